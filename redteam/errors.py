@@ -1,0 +1,72 @@
+"""Errors that a user can cause, each one sentence: what happened, what was expected, what to do.
+
+    RedteamError                     exit code 2
+    ├── BadInput
+    │   ├── UnknownName              a plugin, plan or setting that does not exist ("did you mean …?")
+    │   ├── BadSetting               a value of the wrong type or out of range
+    │   ├── BadPlan                  a plan that cannot be read
+    │   ├── NotACheckpoint           a folder or file that holds no readable weights
+    │   └── UnwritableOutput         a place where nothing can be written
+    ├── ThreatModelViolation         a plugin asked for more than the threat model grants
+    ├── IllegalGauge                 a lock that the architecture does not allow
+    └── PluginFault                  a plugin returned something it must not return
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RedteamError(Exception):
+    """Base of every error that is shown as one sentence, without a traceback."""
+
+
+class BadInput(RedteamError):
+    """Something the user wrote or pointed at cannot be used."""
+
+
+class UnknownName(BadInput):
+    """A name that is not among those on offer."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
+        """Builds the sentence, with the closest known names.
+
+        Args:
+            kind: What was looked for, for example `"attack"`.
+            name: What the user wrote.
+            known: Every name on offer.
+        """
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known) or 'none'}."
+        return cls(f"There is no {kind} called {name!r}; {hint}")
+
+
+class BadSetting(BadInput):
+    """A setting with a value of the wrong type, or out of its range."""
+
+
+class BadPlan(BadInput):
+    """A plan that is not readable TOML or lacks something."""
+
+
+class NotACheckpoint(BadInput):
+    """A folder or file from which no weights can be read."""
+
+
+class UnwritableOutput(BadInput):
+    """A place that was named for output and cannot be written."""
+
+
+class ThreatModelViolation(RedteamError):
+    """A plugin asked its view for something that the threat model does not grant."""
+
+
+class IllegalGauge(RedteamError):
+    """A change of basis that would change the network's function."""
+
+
+class PluginFault(RedteamError):
+    """A plugin returned something that is no usable checkpoint (not finite, wrong shapes, wrong type)."""
