@@ -1,0 +1,188 @@
+"""What a plugin says about itself: a spec per kind, attached to a plain function by a decorator.
+
+The function stays what it was, so that it can be called on views by hand; its keyword-only parameters are its settings
+(`redteam.plugins.settings`).
+
+    @attack("hungarian", breaks={("mlp", Permutation)}, needs=Needs.ANCHOR, paper="arXiv:2209.04836")
+    def hungarian(view: AttackerView, *, sites: tuple[str, ...] = ("mlp",)) -> Checkpoint: ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+SPEC = "__redteam__"
+"""The attribute under which a plugin's function carries its spec."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+Role = Literal["recovery", "naive", "trivial", "ceiling"]
+
+
+class Needs(Flag):
+    """What an attack asks of its view beyond the protected checkpoint; a threat model grants it or not."""
+
+    NONE = 0
+    ANCHOR = auto()
+    """A checkpoint from before the lock: the public base, or a companion where the base is withheld."""
+    COMPANIONS = auto()
+    """Experts of the attacker's own tasks."""
+    INPUTS = auto()
+    """Unlabelled inputs of the victim's task."""
+    SAMPLES = auto()
+    """Labelled samples of the victim's task."""
+    KEY = auto()
+    """The defender's key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What every kind of plugin says about itself.
+
+    Raises:
+        ValueError: If the name is not made of lower-case letters, digits and hyphens, a letter first.
+    """
+
+    kind: ClassVar[str] = "plugin"
+    name: str
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
+            raise ValueError(f"a plugin's name is lower-case words joined by hyphens, like 'random-key', not {self.name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec(Spec):
+    """What an attack claims.
+
+    Attributes:
+        breaks: Pairs of a site's kind (`"qk"`, `"vo"`, `"mlp"`) and a class of groups from `redteam.symmetry`. Each is
+            planted in every evaluation; an attack that doesn't undo what it claims to undo is no evidence.
+        needs: What its view must grant.
+        role: `"recovery"` for an attack proper; `"naive"` for none at all; `"trivial"` for one that must steal nothing;
+            `"ceiling"` for the holder of the key.
+        always: Whether it belongs to every evaluation, asked for or not.
+        targets: Names of the defenses that it was made for.
+        keeps_function: Whether it only changes the basis, so that what it returns computes what the protected model does.
+        paper: Where it comes from.
+    """
+
+    kind: ClassVar[str] = "attack"
+    breaks: frozenset[tuple[str, type]] = frozenset()
+    needs: Needs = Needs.NONE
+    role: Role = "recovery"
+    always: bool = False
+    targets: tuple[str, ...] = ()
+    keeps_function: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.role not in get_args(Role):
+            raise ValueError(f"the role of attack {self.name!r} is one of {', '.join(get_args(Role))}, not {self.role!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseSpec(Spec):
+    """What a defense claims.
+
+    Attributes:
+        exact: Whether the protected model computes exactly what the victim did, up to rounding.
+        keyed: Whether it draws on a key, so that it is worth trying under several.
+        changes_architecture: Whether names and shapes of tensors may differ from the victim's.
+        paper: Where it comes from.
+    """
+
+    kind: ClassVar[str] = "defense"
+    exact: bool
+    keyed: bool
+    changes_architecture: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergerSpec(Spec):
+    """What a merger says about itself.
+
+    Attributes:
+        tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`; `None` if there is none.
+        paper: Where it comes from.
+    """
+
+    kind: ClassVar[str] = "merger"
+    tunable: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioSpec(Spec):
+    """A base, its experts and their tasks, made or loaded by a function of settings alone."""
+
+    kind: ClassVar[str] = "scenario"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSpec(Spec):
+    """A writer of results; its name is the file extension. Plain functions, so this one is derived, never declared."""
+
+    kind: ClassVar[str] = "report"
+
+
+def attack(
+    name: str,
+    *,
+    breaks: Iterable[tuple[str, type]] = (),
+    needs: Needs = Needs.NONE,
+    role: Role = "recovery",
+    always: bool = False,
+    targets: Iterable[str] = (),
+    keeps_function: bool = False,
+    paper: str = "",
+) -> Callable[[F], F]:
+    """Declares `fn(view: AttackerView, *, settings…) -> Checkpoint` an attack; see `AttackSpec`."""
+    return _carry(
+        AttackSpec(
+            name=name,
+            breaks=frozenset(breaks),
+            needs=needs,
+            role=role,
+            always=always,
+            targets=tuple(targets),
+            keeps_function=keeps_function,
+            paper=paper,
+        )
+    )
+
+
+def defense(
+    name: str, *, exact: bool, keyed: bool, changes_architecture: bool = False, paper: str = ""
+) -> Callable[[F], F]:
+    """Declares `fn(view: DefenderView, *, settings…) -> Checkpoint` a defense; see `DefenseSpec`."""
+    return _carry(
+        DefenseSpec(name=name, exact=exact, keyed=keyed, changes_architecture=changes_architecture, paper=paper)
+    )
+
+
+def merger(name: str, *, tunable: str | None = None, paper: str = "") -> Callable[[F], F]:
+    """Declares `fn(view: MergerView, *, settings…) -> Checkpoint` a merger; see `MergerSpec`."""
+    return _carry(MergerSpec(name=name, tunable=tunable, paper=paper))
+
+
+def scenario(name: str, *, paper: str = "") -> Callable[[F], F]:
+    """Declares `fn(*, seed: int = 0, settings…) -> Scenario` a scenario."""
+    return _carry(ScenarioSpec(name=name, paper=paper))
+
+
+def spec_of(function: object) -> Spec | None:
+    """The spec that a function carries, `None` if it is no plugin."""
+    spec = getattr(function, SPEC, None)
+    return spec if isinstance(spec, Spec) else None
+
+
+def _carry(spec: Spec) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        setattr(function, SPEC, spec)
+        return function
+
+    return decorate
