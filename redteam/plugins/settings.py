@@ -152,7 +152,7 @@ def describe(annotation: Any) -> str:
         return " or ".join(describe(a) for a in arguments)
     if origin in (tuple, list, set, frozenset) and arguments:
         if origin is tuple and arguments[-1] is not Ellipsis:
-            return "list of " + ", ".join(describe(a) for a in arguments)
+            return f"list of {len(arguments)}: " + ", ".join(describe(a) for a in arguments)
         return f"list of any length, each {describe(arguments[0])}"
     return getattr(annotation, "__name__", str(annotation))
 
