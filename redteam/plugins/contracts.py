@@ -10,7 +10,7 @@ The function stays what it was, so that it can be called on views by hand; its k
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Any, ClassVar, Literal, TypeVar, get_args
@@ -36,6 +36,8 @@ class Needs(Flag):
     """Labelled samples of the victim's task."""
     KEY = auto()
     """The defender's key."""
+    CODE = auto()
+    """The defense's code, which takes a key; there is none to take where a defense draws on no key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,8 @@ class DefenseSpec(Spec):
         exact: Whether the protected model computes exactly what the victim did, up to rounding.
         keyed: Whether it draws on a key, so that it is worth trying under several.
         changes_architecture: Whether names and shapes of tensors may differ from the victim's.
+        weakened: Settings under which an attack that targets this defense must succeed, so that its failure against the
+            full defense says something.
         paper: Where it comes from.
     """
 
@@ -100,6 +104,7 @@ class DefenseSpec(Spec):
     exact: bool
     keyed: bool
     changes_architecture: bool = False
+    weakened: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +161,24 @@ def attack(
 
 
 def defense(
-    name: str, *, exact: bool, keyed: bool, changes_architecture: bool = False, paper: str = ""
+    name: str,
+    *,
+    exact: bool,
+    keyed: bool,
+    changes_architecture: bool = False,
+    weakened: Mapping[str, Any] | None = None,
+    paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: DefenderView, *, settings…) -> Checkpoint` a defense; see `DefenseSpec`."""
     return _carry(
-        DefenseSpec(name=name, exact=exact, keyed=keyed, changes_architecture=changes_architecture, paper=paper)
+        DefenseSpec(
+            name=name,
+            exact=exact,
+            keyed=keyed,
+            changes_architecture=changes_architecture,
+            weakened=weakened,
+            paper=paper,
+        )
     )
 
 

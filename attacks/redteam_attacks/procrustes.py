@@ -1,0 +1,24 @@
+"""Orthogonal Procrustes (Kabsch): the rotation of every head that brings it closest to the base."""
+
+from redteam.checkpoint import Checkpoint
+from redteam.plugins.contracts import Needs, attack
+from redteam.symmetry import Orthogonal, fit_gauges
+from redteam.views import AttackerView
+
+
+@attack(
+    "procrustes",
+    breaks={("qk", Orthogonal), ("vo", Orthogonal)},
+    needs=Needs.ANCHOR,
+    targets=("rotation",),
+    keeps_function=True,
+    paper="Schönemann, A generalized solution of the orthogonal Procrustes problem, Psychometrika 1966",
+)
+def procrustes(view: AttackerView, *, sites: tuple[str, ...] = ("qk", "vo")) -> Checkpoint:
+    """Undoes rotations, reflections and permutations inside heads; a diagonal defeats it.
+
+    Args:
+        view: Grants the base.
+        sites: Kinds of sites to fit.
+    """
+    return fit_gauges(view.protected, view.anchor, sites, Orthogonal())

@@ -1,0 +1,35 @@
+"""MergeLock: every head in a secret basis that is no longer orthonormal."""
+
+from typing import Annotated, Literal
+
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadSetting
+from redteam.plugins.contracts import defense
+from redteam.plugins.settings import Range
+from redteam.symmetry import GeneralLinear
+from redteam.views import DefenderView
+
+Bound = Annotated[float, Range(1e-6, 1e6)]
+
+
+@defense("mergelock", exact=True, keyed=True, paper="arXiv:2509.01548", weakened={"scale": (0.5, 2.0)})
+def mergelock(
+    view: DefenderView, *, scale: tuple[Bound, Bound] = (0.01, 100.0), factor: Literal["rotation", "gaussian"] = "rotation"
+) -> Checkpoint:
+    """Wq ← Aᵀ Wq, Wk ← A⁻¹ Wk, Wv ← Bᵀ Wv, Wo ← Wo B⁻ᵀ with A, B = rotation × permutation × diagonal, per head.
+
+    The paper leaves two things open. The range of the diagonal decides how strong the lock is; the default is wide,
+    because a wide one hurts the merge most, and was fixed before any attack was run. The first factor is a rotation,
+    or a Gaussian matrix.
+
+    Args:
+        view: The victim and its key.
+        scale: Between which the diagonal's magnitudes are drawn, log-uniformly, with random signs.
+        factor: What the permutation and the diagonal are multiplied with.
+
+    Raises:
+        BadSetting: If the range is empty.
+    """
+    if not scale[0] < scale[1]:
+        raise BadSetting(f"scale of mergelock must rise, as in [0.01,100], got {list(scale)}.")
+    return view.lock(("qk", "vo"), GeneralLinear(scale=scale, factor=factor))

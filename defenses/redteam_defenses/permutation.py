@@ -1,0 +1,17 @@
+"""Permutation lock: neurons and head channels in a secret order."""
+
+from redteam.checkpoint import Checkpoint
+from redteam.plugins.contracts import defense
+from redteam.symmetry import Permutation
+from redteam.views import DefenderView
+
+
+@defense("permutation", exact=True, keyed=True, weakened={"sites": ("mlp",)})
+def permutation(view: DefenderView, *, sites: tuple[str, ...] = ("qk", "vo", "mlp")) -> Checkpoint:
+    """Uniformly random permutations.
+
+    Args:
+        view: The victim and its key.
+        sites: Kinds of sites to lock.
+    """
+    return view.lock(sites, Permutation())
