@@ -20,7 +20,7 @@ _PAIRS = {"[": "]", "{": "}"}
 _BARE = re.compile(r"[^\s\"'\[\]{}=,#]+")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
-_PATH = re.compile(r"[\w./~ -]+")
+_PATH = re.compile(r"[A-Za-z_./~][\w./~ -]*")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORDS_OF_TOML = frozenset({"true", "false", "inf", "nan"})
@@ -85,7 +85,9 @@ def parse_chain(text: str) -> tuple[Reference, ...]:
         BadInput: If brackets or quotes are left open, or a name, setting or value is missing or malformed.
     """
     if _CONTROL.search(text):
-        raise BadInput(f"Cannot read {text!r}: line breaks and control characters have no place in a plugin's name or settings.")
+        raise BadInput(f"Cannot read {text!r}: line breaks and control characters have no place in a plugin's settings.")
+    if not text.strip():
+        raise BadInput("A plugin's name is missing; write name or name:setting=value.")
     parts = _split(text, "+", text)
     return tuple(_reference(part, text) for part in parts)
 

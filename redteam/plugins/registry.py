@@ -1,0 +1,255 @@
+"""Where plugins come from: entry points of installed packages, and single files.
+
+One generic registry per kind. Nothing is imported until a plugin is loaded; `listing` reads sources only. The
+built-in plugins enter by the same entry points as a stranger's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from redteam.errors import BadInput, PluginFault, UnknownName
+from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, ScenarioSpec, Spec, spec_of
+from redteam.plugins.reference import Reference
+from redteam.plugins.source import digest_of, digest_of_file, first_line, locate
+
+S = TypeVar("S", bound=Spec)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of a plugin without importing it.
+
+    Attributes:
+        kind: `"attack"`, `"defense"`, …
+        name: The name in its entry point.
+        package: The distribution that provides it.
+        summary: First line of its module's docstring.
+    """
+
+    kind: str
+    name: str
+    package: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class LoadedPlugin(Generic[S]):
+    """A plugin with its settings bound, ready to be called with a view.
+
+    Attributes:
+        name: Its name; for one in a file `path/to/file.py@name`, as written.
+        function: The plain function.
+        spec: What it says about itself.
+        settings: Every setting with its value, those left out included.
+        source_digest: SHA-256 of its source and of what it imports from its own package.
+        origin: The distribution that provides it, or the file's path.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    spec: S
+    settings: Mapping[str, Any]
+    source_digest: str
+    origin: str
+    reference: Reference = field(compare=False)
+
+    @property
+    def canonical(self) -> str:
+        """Name and all settings in one text; two plugins that would behave alike have the same."""
+        return str(Reference(self.name, self.settings))
+
+    def __call__(self, *views: Any) -> Any:
+        """Calls the function with the bound settings."""
+        return self.function(*views, **self.settings)
+
+
+class Registry(Generic[S]):
+    """All plugins of one kind.
+
+    Args:
+        group: The group of entry points, for example `"redteam.attacks"`.
+        spec: The class of spec that its plugins carry.
+    """
+
+    def __init__(self, group: str, spec: type[S]) -> None:
+        self.group = group
+        self.spec = spec
+
+    @property
+    def kind(self) -> str:
+        """`"attack"`, `"defense"`, …"""
+        return self.spec.kind
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every registered name, sorted."""
+        return tuple(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def listing(self) -> tuple[Listed, ...]:
+        """What is registered, sorted by name, without importing any of it; a name taken twice is listed twice."""
+        return tuple(
+            Listed(self.kind, name, package_of(entry), first_line(locate(entry.module)))
+            for name in self.names
+            for entry in self._entries[name]
+        )
+
+    def load(self, reference: Reference | str, *, folder: Path | None = None) -> LoadedPlugin[S]:
+        """Imports a plugin and binds its settings.
+
+        The same text gives the same plugin in another process.
+
+        Args:
+            reference: What the user wrote.
+            folder: Where relative paths of files start; by default the working directory.
+
+        Raises:
+            UnknownName: If there is no such plugin or setting.
+            BadSetting: If a setting is of the wrong type or out of range.
+            BadInput: If the reference or the file cannot be read, or two packages provide the name.
+            PluginFault: If the plugin cannot be imported or is none of this kind.
+        """
+        if isinstance(reference, str):
+            reference = Reference.parse(reference)
+        if reference.file:
+            return self._from_file(reference, folder or Path())
+        return self._from_entry(reference)
+
+    @cached_property
+    def _entries(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for entry in importlib.metadata.entry_points(group=self.group):
+            found.setdefault(entry.name, []).append(entry)
+        return found
+
+    def _from_entry(self, reference: Reference) -> LoadedPlugin[S]:
+        entries = self._entries.get(reference.name)
+        if not entries:
+            raise UnknownName.among(self.kind, reference.name, self.names)
+        if len(entries) > 1:
+            packages = " and ".join(sorted(package_of(entry) for entry in entries))
+            raise BadInput(
+                f"The {self.kind} {reference.name!r} is provided by both {packages}; uninstall or rename one of them."
+            )
+        entry = entries[0]
+        try:
+            function: object = importlib.import_module(entry.module)
+            for attribute in entry.attr.split("."):
+                function = getattr(function, attribute)
+        except Exception as error:
+            raise PluginFault(
+                f"The {self.kind} {reference.name!r} of {package_of(entry)} cannot be imported: {_located(error, '')}."
+            ) from error
+        spec = self._spec(reference.name, function, f"{entry.value} of {package_of(entry)}")
+        if spec.name != reference.name:
+            raise PluginFault(f"The {self.kind} {reference.name!r} calls itself {spec.name!r}; use one name in both places.")
+        return self._loaded(reference, function, spec, digest_of(entry.module), package_of(entry))
+
+    def _from_file(self, reference: Reference, folder: Path) -> LoadedPlugin[S]:
+        file = folder / Path(reference.file).expanduser()
+        module = module_from(file, shown=reference.file)
+        found = {spec.name: value for value in vars(module).values() if isinstance(spec := spec_of(value), self.spec)}
+        if reference.plugin not in found:
+            raise UnknownName.among(f"{self.kind} in {reference.file}", reference.plugin, found)
+        function = found[reference.plugin]
+        spec = self._spec(reference.plugin, function, reference.file)
+        return self._loaded(reference, function, spec, digest_of_file(file), str(file.resolve()))
+
+    def _spec(self, name: str, function: object, where: str) -> S:
+        spec = spec_of(function)
+        if spec is None and self.spec is ReportSpec and callable(function):
+            spec = ReportSpec(name=name)
+        if not callable(function) or not isinstance(spec, self.spec):
+            raise PluginFault(f"{where} is no {self.kind}; a {self.kind} is a function under @{self.kind}({name!r}, …).")
+        return spec
+
+    def _loaded(self, reference: Reference, function: Any, spec: S, digest: str, origin: str) -> LoadedPlugin[S]:
+        from redteam.plugins.settings import bind
+
+        settings = {} if isinstance(spec, ReportSpec) else bind(function, reference.settings)
+        return LoadedPlugin(reference.name, function, spec, settings, digest, origin, reference)
+
+
+def package_of(entry: importlib.metadata.EntryPoint) -> str:
+    """The name of the distribution that an entry point belongs to."""
+    return entry.dist.name if entry.dist is not None else "an unknown package"
+
+
+def module_from(file: Path, *, shown: str = "") -> ModuleType:
+    """Imports a Python file by its path, anew whenever its content has changed.
+
+    Args:
+        file: The file.
+        shown: What errors call it.
+
+    Raises:
+        BadInput: If it is no readable file.
+        PluginFault: If running it raises.
+    """
+    shown = shown or str(file)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"Cannot read the plugin file {shown!r} ({error.strerror}); expected path/to/file.py@name.") from None
+    unique = hashlib.sha256(os.fsencode(file.resolve()) + b"\0" + content).hexdigest()[:16]
+    name = f"redteam_file_{unique}"
+    if name in sys.modules:
+        return sys.modules[name]
+    specification = importlib.util.spec_from_file_location(name, file)
+    if specification is None or specification.loader is None:
+        raise BadInput(f"The plugin file {shown!r} is no Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        # Compiled here, so that a stale cached bytecode never stands in for a file that was just edited.
+        exec(compile(content, str(file), "exec"), vars(module))
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        raise PluginFault(f"The plugin file {shown!r} cannot be imported: {_located(error, str(file))}.") from error
+    return module
+
+
+def _located(error: BaseException, file: str) -> str:
+    """`ValueError: text (line 3)`, the line being that of the given file, or file and line of where it was raised."""
+    text = " ".join(str(error).split())
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == file]
+    if own:
+        return f"{told} (line {own[-1].lineno})"
+    if frames and not file:
+        with contextlib.suppress(IndexError):
+            last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
+            return f"{told} ({Path(last.filename).name}, line {last.lineno})"
+    return told
+
+
+ATTACKS = Registry("redteam.attacks", AttackSpec)
+DEFENSES = Registry("redteam.defenses", DefenseSpec)
+MERGERS = Registry("redteam.mergers", MergerSpec)
+SCENARIOS = Registry("redteam.scenarios", ScenarioSpec)
+REPORTS = Registry("redteam.reports", ReportSpec)
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    registry.kind: registry for registry in (SCENARIOS, DEFENSES, ATTACKS, MERGERS, REPORTS)
+}
