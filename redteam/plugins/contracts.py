@@ -54,7 +54,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
-            raise ValueError(f"a plugin's name is lower-case words joined by hyphens, like 'random-key', not {self.name!r}")
+            raise ValueError(f"a plugin's name is lower-case words joined by hyphens, not {self.name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class AttackSpec(Spec):
             `"ceiling"` for the holder of the key.
         always: Whether it belongs to every evaluation, asked for or not.
         targets: Names of the defenses that it was made for.
-        keeps_function: Whether it only changes the basis, so that what it returns computes what the protected model does.
+        keeps_function: Whether it only changes the basis, so that its result computes what the protected model does.
         paper: Where it comes from.
     """
 
@@ -84,7 +84,7 @@ class AttackSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.role not in get_args(Role):
-            raise ValueError(f"the role of attack {self.name!r} is one of {', '.join(get_args(Role))}, not {self.role!r}")
+            raise ValueError(f"the role of {self.name!r} is one of {', '.join(get_args(Role))}, not {self.role!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class MergerSpec(Spec):
     """What a merger says about itself.
 
     Attributes:
-        tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`; `None` if there is none.
+        tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`; `None` for none.
         paper: Where it comes from.
     """
 

@@ -85,7 +85,7 @@ def parse_chain(text: str) -> tuple[Reference, ...]:
         BadInput: If brackets or quotes are left open, or a name, setting or value is missing or malformed.
     """
     if _CONTROL.search(text):
-        raise BadInput(f"Cannot read {text!r}: line breaks and control characters have no place in a plugin's settings.")
+        raise BadInput(f"Cannot read {text!r}: it holds line breaks or control characters; leave them out.")
     if not text.strip():
         raise BadInput("A plugin's name is missing; write name or name:setting=value.")
     parts = _split(text, "+", text)
@@ -202,7 +202,8 @@ def _cut(text: str, separator: str, start: int) -> tuple[str, str, str]:
 
 def _joins(text: str, position: int) -> bool:
     before, after = text[:position].rstrip(), text[position + 1 :].lstrip()
-    return before[-1:] not in ("=", ",", ":") and (after[:1].isalpha() or after[:1] in ("", "_", ".", "/", "~", "'", '"'))
+    begins = after[:1].isalpha() or after[:1] in ("", "_", ".", "/", "~", "'", '"')
+    return begins and before[-1:] not in ("=", ",", ":")
 
 
 def _top_level(text: str, whole: str) -> Iterator[int]:
@@ -231,7 +232,7 @@ def _top_level(text: str, whole: str) -> Iterator[int]:
 
 def _quoted(text: str) -> str:
     if _CONTROL.search(text):
-        raise BadInput(f"A setting cannot hold {text!r}: line breaks and control characters have no place in it.")
+        raise BadInput(f"A setting cannot hold {text!r}: it holds line breaks or control characters; leave them out.")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

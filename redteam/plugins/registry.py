@@ -91,7 +91,7 @@ class Registry(Generic[S]):
 
     @property
     def kind(self) -> str:
-        """`"attack"`, `"defense"`, …"""
+        """What its plugins are called: `"attack"`, `"defense"` and so on."""
         return self.spec.kind
 
     @property
@@ -161,7 +161,7 @@ class Registry(Generic[S]):
             ) from error
         spec = self._spec(reference.name, function, f"{entry.value} of {package_of(entry)}")
         if spec.name != reference.name:
-            raise PluginFault(f"The {self.kind} {reference.name!r} calls itself {spec.name!r}; use one name in both places.")
+            raise PluginFault(f"The {self.kind} {reference.name!r} calls itself {spec.name!r}; use one name in both.")
         return self._loaded(reference, function, spec, digest_of(entry.module), package_of(entry))
 
     def _from_file(self, reference: Reference, folder: Path) -> LoadedPlugin[S]:
@@ -179,7 +179,7 @@ class Registry(Generic[S]):
         if spec is None and self.spec is ReportSpec and callable(function):
             spec = ReportSpec(name=name)
         if not callable(function) or not isinstance(spec, self.spec):
-            raise PluginFault(f"{where} is no {self.kind}; a {self.kind} is a function under @{self.kind}({name!r}, …).")
+            raise PluginFault(f"{where} is no {self.kind}; expected a function under @{self.kind}({name!r}, …).")
         return spec
 
     def _loaded(self, reference: Reference, function: Any, spec: S, digest: str, origin: str) -> LoadedPlugin[S]:
@@ -209,7 +209,9 @@ def module_from(file: Path, *, shown: str = "") -> ModuleType:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise BadInput(f"Cannot read the plugin file {shown!r} ({error.strerror}); expected path/to/file.py@name.") from None
+        raise BadInput(
+            f"Cannot read the plugin file {shown!r} ({error.strerror}); write path/to/file.py@name."
+        ) from None
     unique = hashlib.sha256(os.fsencode(file.resolve()) + b"\0" + content).hexdigest()[:16]
     name = f"redteam_file_{unique}"
     if name in sys.modules:

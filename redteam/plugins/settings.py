@@ -6,6 +6,7 @@ imported only there, so that listing plugins stays quick.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import math
@@ -24,9 +25,9 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Range:
-    """Where a number is legal and where a search looks for it, both ends included: `Annotated[float, Range(0.05, 1.5)]`.
+    """Where a number is legal and where a search looks for it, both ends included.
 
-    On a tuple or list it holds for every number inside.
+    Written into a type, as in `Annotated[float, Range(0.05, 1.5)]`. On a tuple or list it holds for every number inside.
 
     Attributes:
         low: The least value.
@@ -91,7 +92,9 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
     owner = _owner(function)
     for parameter in parameters:
         if parameter.annotation is parameter.empty:
-            raise PluginFault(f"The setting {parameter.name!r} of {owner} has no type; annotate it, for example with float.")
+            raise PluginFault(
+                f"The setting {parameter.name!r} of {owner} has no type; annotate it, as in x: float = 1.0."
+            )
     shim = types.SimpleNamespace(__annotations__={p.name: p.annotation for p in parameters})
     scope = getattr(inspect.unwrap(function), "__globals__", {})
     try:
@@ -106,8 +109,8 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
 def bind(function: Callable[..., Any], given: Mapping[str, Any], *, name: str = "") -> dict[str, Any]:
     """Validates what a user gave and fills in the defaults.
 
-    Values are held to the types strictly (no text for numbers, no truth values for whole numbers), but for lists,
-    which TOML has in place of tuples. What comes back is complete and in the order of the signature, so that it can be hashed.
+    Values are held to the types strictly (no text for numbers, no truth values for whole numbers), but for lists, which
+    TOML has in place of tuples. What comes back is complete and in the order of the signature, so that it can be hashed.
 
     Args:
         function: The plugin.
@@ -171,8 +174,6 @@ def _setting(name: str, hint: Any, default: Any) -> Setting:
 
 
 def _unknown(owner: str, key: str, settings: Mapping[str, Setting]) -> UnknownName:
-    import difflib
-
     close = difflib.get_close_matches(key, settings, n=1, cutoff=0.5)
     if close:
         return UnknownName(f"{owner} has no setting {key!r}; did you mean {close[0]!r}?")
@@ -188,7 +189,8 @@ def _validated(owner: str, setting: Setting, value: Any) -> Any:
         adapter = TypeAdapter(setting.annotation, config=ConfigDict(allow_inf_nan=False))
         result = adapter.validate_json(text, strict=True)
     except (TypeError, ValueError, ValidationError):
-        raise BadSetting(f"{setting.name} of {owner} must be {_article(setting.type_text)}, got {_shown(value)}.") from None
+        expected = _article(setting.type_text)
+        raise BadSetting(f"{setting.name} of {owner} must be {expected}, got {_shown(value)}.") from None
     if setting.range is not None:
         for number in _numbers(result):
             if not math.isfinite(number) or number not in setting.range:

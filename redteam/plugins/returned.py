@@ -1,0 +1,68 @@
+"""What a plugin returned is a checkpoint that can be merged and run, or its cell is an error and never a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from redteam.checkpoint import Checkpoint
+from redteam.errors import PluginFault
+from redteam.plugins.registry import LoadedPlugin
+
+
+def check_returned(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) -> Checkpoint:
+    """Holds what a plugin returned against what it was given.
+
+    Every tensor is read once, so a lazy overlay is computed here; names, shapes and dtypes are compared first.
+
+    Args:
+        plugin: Who returned it.
+        before: The checkpoint that it stands in for.
+        after: What was returned.
+
+    Returns:
+        `after`, unchanged.
+
+    Raises:
+        PluginFault: If it is no checkpoint, has other names, shapes or dtypes than `before` (a defense that declares
+            `changes_architecture` may have), or holds a value that is not finite.
+    """
+    who = f"The {plugin.spec.kind} {plugin.name!r}"
+    if not isinstance(after, Checkpoint):
+        raise PluginFault(f"{who} returned {_article(type(after).__name__)}; expected a Checkpoint.")
+    if not getattr(plugin.spec, "changes_architecture", False):
+        _same_layout(who, before, after)
+    for name in after:
+        tensor = after[name]
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise PluginFault(
+                f"{who} returned {name!r} with {bad} of {tensor.numel()} values not finite; expected none."
+            )
+    return after
+
+
+def _same_layout(who: str, before: Checkpoint, after: Checkpoint) -> None:
+    missing, extra = set(before) - set(after), set(after) - set(before)
+    if missing:
+        raise PluginFault(f"{who} returned no {_some(missing)}; expected every tensor that it was given.")
+    if extra:
+        raise PluginFault(f"{who} returned {_some(extra)}; expected no tensor that it wasn't given.")
+    for name in before:
+        if after.shape(name) != before.shape(name):
+            found, expected = list(after.shape(name)), list(before.shape(name))
+            raise PluginFault(f"{who} returned {name!r} with shape {found}; expected {expected}.")
+        if after.dtype(name) != before.dtype(name):
+            found_dtype, expected_dtype = after.dtype(name), before.dtype(name)
+            raise PluginFault(f"{who} returned {name!r} in {found_dtype}; expected {expected_dtype}.")
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *rest = sorted(names)
+    return f"{first!r}" if not rest else f"{first!r} and {len(rest)} more"
+
+
+def _article(noun: str) -> str:
+    return "None" if noun == "NoneType" else f"an object of type {noun}"
