@@ -112,7 +112,7 @@ class MergerSpec(Spec):
     """What a merger says about itself.
 
     Attributes:
-        tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`; `None` for none.
+        tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`, or `None`.
         paper: Where it comes from.
     """
 

@@ -1,7 +1,7 @@
 """Plans that packages ship: TOML files named by entry points of the group `redteam.plans`.
 
-An entry `quick = "redteam_scenarios.plans:quick.toml"` means the file `quick.toml` in the folder of that package. Nothing
-is imported to find it. The first comment line of the file says what the plan is for.
+An entry `quick = "redteam_scenarios.plans:quick.toml"` means the file `quick.toml` in the folder of that package.
+Nothing is imported to find it. The first comment line of the file says what the plan is for.
 """
 
 from __future__ import annotations

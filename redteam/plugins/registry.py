@@ -47,6 +47,23 @@ class Listed:
 
 
 @dataclass(frozen=True)
+class Found(Generic[S]):
+    """A plugin that was imported, before its settings are bound.
+
+    Attributes:
+        function: The plain function.
+        spec: What it says about itself.
+        source_digest: SHA-256 of its source and of what it imports from its own package.
+        origin: The distribution that provides it, or the file's path.
+    """
+
+    function: Callable[..., Any]
+    spec: S
+    source_digest: str
+    origin: str
+
+
+@dataclass(frozen=True)
 class LoadedPlugin(Generic[S]):
     """A plugin with its settings bound, ready to be called with a view.
 
@@ -128,8 +145,19 @@ class Registry(Generic[S]):
             BadInput: If the reference or the file cannot be read, or two packages provide the name.
             PluginFault: If the plugin cannot be imported or is none of this kind.
         """
+        from redteam.plugins.settings import bind
+
         if isinstance(reference, str):
             reference = Reference.parse(reference)
+        found = self.find(reference, folder=folder)
+        # Writers of reports have no settings; their arguments are those of the program.
+        settings = {} if isinstance(found.spec, ReportSpec) else bind(found.function, reference.settings)
+        return LoadedPlugin(
+            reference.name, found.function, found.spec, settings, found.source_digest, found.origin, reference
+        )
+
+    def find(self, reference: Reference, *, folder: Path | None = None) -> Found[S]:
+        """Imports a plugin and leaves its settings alone; see `load`."""
         if reference.file:
             return self._from_file(reference, folder or Path())
         return self._from_entry(reference)
@@ -141,7 +169,7 @@ class Registry(Generic[S]):
             found.setdefault(entry.name, []).append(entry)
         return found
 
-    def _from_entry(self, reference: Reference) -> LoadedPlugin[S]:
+    def _from_entry(self, reference: Reference) -> Found[S]:
         entries = self._entries.get(reference.name)
         if not entries:
             raise UnknownName.among(self.kind, reference.name, self.names)
@@ -152,41 +180,35 @@ class Registry(Generic[S]):
             )
         entry = entries[0]
         try:
-            function: object = importlib.import_module(entry.module)
+            function: Any = importlib.import_module(entry.module)
             for attribute in entry.attr.split("."):
                 function = getattr(function, attribute)
         except Exception as error:
             raise PluginFault(
                 f"The {self.kind} {reference.name!r} of {package_of(entry)} cannot be imported: {_located(error, '')}."
             ) from error
-        spec = self._spec(reference.name, function, f"{entry.value} of {package_of(entry)}")
+        spec = self._checked(reference.name, function, f"{entry.value} of {package_of(entry)}")
         if spec.name != reference.name:
             raise PluginFault(f"The {self.kind} {reference.name!r} calls itself {spec.name!r}; use one name in both.")
-        return self._loaded(reference, function, spec, digest_of(entry.module), package_of(entry))
+        return Found(function, spec, digest_of(entry.module), package_of(entry))
 
-    def _from_file(self, reference: Reference, folder: Path) -> LoadedPlugin[S]:
+    def _from_file(self, reference: Reference, folder: Path) -> Found[S]:
         file = folder / Path(reference.file).expanduser()
         module = module_from(file, shown=reference.file)
         found = {spec.name: value for value in vars(module).values() if isinstance(spec := spec_of(value), self.spec)}
         if reference.plugin not in found:
             raise UnknownName.among(f"{self.kind} in {reference.file}", reference.plugin, found)
         function = found[reference.plugin]
-        spec = self._spec(reference.plugin, function, reference.file)
-        return self._loaded(reference, function, spec, digest_of_file(file), str(file.resolve()))
+        spec = self._checked(reference.plugin, function, reference.file)
+        return Found(function, spec, digest_of_file(file), str(file.resolve()))
 
-    def _spec(self, name: str, function: object, where: str) -> S:
+    def _checked(self, name: str, function: object, where: str) -> S:
         spec = spec_of(function)
         if spec is None and self.spec is ReportSpec and callable(function):
             spec = ReportSpec(name=name)
         if not callable(function) or not isinstance(spec, self.spec):
             raise PluginFault(f"{where} is no {self.kind}; expected a function under @{self.kind}({name!r}, …).")
         return spec
-
-    def _loaded(self, reference: Reference, function: Any, spec: S, digest: str, origin: str) -> LoadedPlugin[S]:
-        from redteam.plugins.settings import bind
-
-        settings = {} if isinstance(spec, ReportSpec) else bind(function, reference.settings)
-        return LoadedPlugin(reference.name, function, spec, settings, digest, origin, reference)
 
 
 def package_of(entry: importlib.metadata.EntryPoint) -> str:

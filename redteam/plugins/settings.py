@@ -27,7 +27,7 @@ REQUIRED = inspect.Parameter.empty
 class Range:
     """Where a number is legal and where a search looks for it, both ends included.
 
-    Written into a type, as in `Annotated[float, Range(0.05, 1.5)]`. On a tuple or list it holds for every number inside.
+    Written into a type, as in `Annotated[float, Range(0.05, 1.5)]`. In a tuple it holds for every number.
 
     Attributes:
         low: The least value.
@@ -110,7 +110,7 @@ def bind(function: Callable[..., Any], given: Mapping[str, Any], *, name: str = 
     """Validates what a user gave and fills in the defaults.
 
     Values are held to the types strictly (no text for numbers, no truth values for whole numbers), but for lists, which
-    TOML has in place of tuples. What comes back is complete and in the order of the signature, so that it can be hashed.
+    TOML has in place of tuples. What comes back is complete and in the signature's order, so that it can be hashed.
 
     Args:
         function: The plugin.

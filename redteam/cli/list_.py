@@ -1,0 +1,61 @@
+"""`redteam list`: what is installed, read from sources without importing any of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from redteam.errors import UnknownName
+from redteam.plugins.plans import listed_plans
+from redteam.plugins.registry import REGISTRIES, Listed
+
+
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report or plan.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List the plugins and plans that are installed: kind, name, package and one line about each."""
+    found = listed(kind)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        _print_table(found)
+    else:
+        for one in found:
+            typer.echo("\t".join((one.kind, one.name, one.package, one.summary)))
+
+
+def listed(kind: str | None = None) -> tuple[Listed, ...]:
+    """Everything installed, or one kind of it, written in the singular or plural.
+
+    Raises:
+        UnknownName: If there is no such kind.
+    """
+    kinds = (*REGISTRIES, "plan")
+    if kind is not None:
+        wanted = kind.lower()
+        wanted = wanted if wanted in kinds else wanted.removesuffix("s")
+        if wanted not in kinds:
+            raise UnknownName.among("kind of plugin", kind, kinds)
+        kinds = (wanted,)
+    return tuple(one for k in kinds for one in (listed_plans() if k == "plan" else REGISTRIES[k].listing()))
+
+
+def _print_table(found: Iterable[Listed]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("kind", "name", "package", ""):
+        table.add_column(column, no_wrap=column != "", overflow="fold")
+    for one in found:
+        table.add_row(*map(Text, (one.kind, one.name, one.package, one.summary)))
+    Console().print(table)

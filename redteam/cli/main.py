@@ -1,0 +1,119 @@
+"""The command `redteam`: one small file per subcommand, each imported only when it is invoked.
+
+Exit codes: 0 fine, 1 a gate failed, 2 could not be evaluated, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from redteam.errors import RedteamError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("redteam.cli.run:run", "Pair defenses with attacks in scenarios and say which protections hold."),
+    "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
+    "show": ("redteam.cli.show:show", "Show one plugin: what it does, claims and needs, and its settings."),
+}
+"""Subcommand → function and the line that `redteam --help` prints, in the order shown there."""
+
+
+class _Lazy(TyperCommand):
+    """Stands in the help for a subcommand whose module is imported when it runs."""
+
+    def __init__(self, name: str, target: str, line: str) -> None:
+        super().__init__(name, help=line, short_help=line)
+        self.target = target
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        module, _, attribute = self.target.partition(":")
+        app = _typer()
+        app.command(self.name)(getattr(importlib.import_module(module), attribute))
+        return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
+
+
+class _Group(TyperGroup):
+    """Finds subcommands in `COMMANDS` and turns what they raise into one sentence and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _Lazy(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("Interrupted; the same command again goes on where it stopped.", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if _of_the_shell(error):
+                raise
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            else:
+                typer.echo(_sentence(error), err=True)
+            raise typer.Exit(2) from None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        arguments: What follows the program's name; by default what the process was given.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = words[: words.index("--")] if "--" in words else words
+    if "--debug" in options:
+        # Accepted after the subcommand as well, where one notices that it is missing.
+        words.remove("--debug")
+        words.insert(0, "--debug")
+    app = _typer(cls=_Group, no_args_is_help=True)
+    app.callback()(_root)
+    typer.main.get_command(app)(words, prog_name="redteam")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"redteam {version('merge-redteam')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks instead of one sentence.")] = False,
+) -> None:
+    """Says whether a protection against model merging really holds."""
+
+
+def _typer(**options: Any) -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+
+
+def _of_the_shell(error: Exception) -> bool:
+    """Whether typer itself knows what to do with it: usage errors, exits, a closed pipe."""
+    shell = type(error).__module__.partition(".")[0] in ("typer", "click")
+    return shell or (isinstance(error, OSError) and error.errno == errno.EPIPE)
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, RedteamError):
+        return f"Error: {text}"
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"Internal error ({told.rstrip('.')}); run the command again with --debug and report what it prints."
