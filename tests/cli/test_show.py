@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from redteam.cli.show import described
+from redteam.errors import BadInput, UnknownName
+from redteam.plugins.plans import listed_plans
+from redteam.plugins.registry import REGISTRIES
+
+FILE = '''
+"""A file with one plugin of each of two kinds."""
+from typing import Annotated, Literal
+
+from redteam.plugins.contracts import Needs, attack, defense
+from redteam.plugins.settings import Range
+
+
+class Rotation:
+    name = "orthogonal"
+
+
+@attack(
+    "mine", breaks={("qk", Rotation)}, needs=Needs.ANCHOR | Needs.KEY, targets=("mergelock",), paper="arXiv:0000.00000"
+)
+def mine(
+    view,
+    *,
+    samples: int,
+    scale: Annotated[tuple[float, float], Range(0.001, 1e3)] = (0.5, 2),
+    way: Literal["up", "down"] = "up",
+):
+    """Does its thing.
+
+    At length.
+    """
+
+
+@defense("mine", exact=False, keyed=True)
+def lock(view, *, note: str | None = None): ...
+
+
+@defense("other", exact=True, keyed=False)
+def other(view): ...
+'''
+
+
+def test_what_is_declared_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FILE)
+    attack, defense = described(f"{tmp_path}/own.py@mine")
+    for text in (
+        f"attack {tmp_path}/own.py@mine",
+        "orthogonal at qk",
+        "anchor, key",
+        "mergelock",
+        "arXiv:0000.00000",
+        "Does its thing.",
+        "At length.",
+        "samples: whole number, required",
+        "scale: list of 2: number, number, default [0.5,2], within [0.001, 1000]",
+        "way: one of 'up', 'down', default up",
+    ):
+        assert text in attack
+    assert "no, the function changes" in defense
+    assert "A file with one plugin" in defense
+    assert "note: text or nothing, default none" in defense
+    assert "no settings" in described(f"{tmp_path}/own.py@other")[0]
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FILE)
+    with pytest.raises(UnknownName, match="did you mean 'mine'"):
+        described(f"{tmp_path}/own.py@mien")
+    with pytest.raises(UnknownName, match="no plugin or plan called 'hungarain'; did you mean 'hungarian'"):
+        described("hungarain")
+    with pytest.raises(BadInput, match="chains 2"):
+        described("none+none")
+
+
+def test_a_name_of_several_kinds_shows_them_all() -> None:
+    kinds = [block.split()[0] for block in described("none")]
+    assert kinds == ["defense", "attack"]
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_everything_built_in_can_be_shown(kind: str) -> None:
+    for name in REGISTRIES[kind]:
+        blocks = described(name)
+        assert any(block.startswith(f"{kind} {name}\n") for block in blocks)
+
+
+def test_plans_can_be_shown() -> None:
+    for plan in listed_plans():
+        (block,) = [block for block in described(plan.name) if block.startswith("plan ")]
+        assert f"{plan.name}.toml" in block
