@@ -17,8 +17,8 @@ for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
     fi
 done
 if [ -z "$python" ]; then
-    found=$("${PYTHON:-python3}" --version 2>&1 || true)
-    fail "Python 3.11, 3.12 or 3.13 is needed and ${PYTHON:-python3} is ${found:-not there}; install one, or name it as in: make PYTHON=/path/to/python3.13"
+    found=$("${PYTHON:-python3}" --version 2>/dev/null || echo "not there")
+    fail "Python 3.11, 3.12 or 3.13 is needed and ${PYTHON:-python3} is $found; install one, or name it: make PYTHON=/path/to/python3.13"
 fi
 
 if ! .venv/bin/python -c "$in_range" >/dev/null 2>&1; then
