@@ -65,7 +65,9 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             try:
                 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             except ValueError as error:
-                raise NotACheckpoint(f"{folder / 'config.json'} is not readable JSON ({error}); restore the file.") from None
+                raise NotACheckpoint(
+                    f"{folder / 'config.json'} is not readable JSON ({error}); restore the file."
+                ) from None
             if not isinstance(config, dict):
                 raise NotACheckpoint(f"{folder / 'config.json'} must hold a JSON object; restore the file.")
         return cls(Files.find(path), config)
@@ -140,7 +142,9 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             raise UnwritableOutput(f"{folder} cannot be written ({error.strerror}); name another place.") from None
         try:
             write_safetensors(work / "model.safetensors", self)
-            (work / "config.json").write_text(json.dumps(dict(self.config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (work / "config.json").write_text(
+                json.dumps(dict(self.config), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
             os.replace(work, folder)
         except OSError as error:
             raise UnwritableOutput(f"{folder} cannot be written ({error.strerror}); name another place.") from None
@@ -162,20 +166,25 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             network, info = cls.from_pretrained(
                 None, config=config, state_dict=tensors, output_loading_info=True, dtype=dtype or "auto"
             )
-        wrong = {k: sorted(map(str, info[k])) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[k]}
+        wrong = {
+            k: sorted(map(str, info[k])) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[k]
+        }
         if wrong:
             found = "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:3])}" for k, v in wrong.items())
-            raise NotACheckpoint(f"The tensors do not fit a {cls.__name__} ({found}); config and weights must belong together.")
+            raise NotACheckpoint(
+                f"The tensors do not fit a {cls.__name__} ({found}); config and weights must belong together."
+            )
         return network.eval()  # type: ignore[no-any-return]
 
     def fresh(self, seed: int) -> Checkpoint:
-        """The same names and shapes, freshly initialised as transformers does before training."""
+        """The same network, freshly initialised as transformers does before training; every tensor in its own dtype here."""
         cls, config = self._network()
         with torch.random.fork_rng(devices=[]), _quiet_transformers(), tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(seed)
             cls(config).save_pretrained(folder)
             drawn = Checkpoint.open(folder)
-            return Checkpoint.of({name: drawn[name].to(self.dtype(name)) for name in self}, self.config)
+            tensors = {n: t.to(self.dtype(n)) if n in self else t for n, t in drawn.items()}
+            return Checkpoint.of(tensors, self.config)
 
     def _network(self) -> tuple[Any, Any]:
         import transformers
@@ -223,10 +232,12 @@ class _Transformed:
         for index, rewrite in enumerate(rewrites):
             for name in rewrite.names:
                 if self._place.setdefault(name, index) != index:
-                    raise BadInput(f"Two places of one transform both rewrite {name!r}; apply them one after the other.")
+                    raise BadInput(
+                        f"Two places of one transform both rewrite {name!r}; apply them one after the other."
+                    )
         self._latest: dict[int, dict[str, torch.Tensor]] = {}
 
-    def names(self) -> Mapping[str, Any] | Checkpoint:
+    def names(self) -> Any:
         return self._below._source.names()
 
     def load(self, name: str) -> torch.Tensor:

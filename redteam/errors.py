@@ -1,15 +1,15 @@
 """Errors that a user can cause, each one sentence: what happened, what was expected, what to do.
 
-    RedteamError                     exit code 2
-    ├── BadInput
-    │   ├── UnknownName              a plugin, plan or setting that does not exist ("did you mean …?")
-    │   ├── BadSetting               a value of the wrong type or out of range
-    │   ├── BadPlan                  a plan that cannot be read
-    │   ├── NotACheckpoint           a folder or file that holds no readable weights
-    │   └── UnwritableOutput         a place where nothing can be written
-    ├── ThreatModelViolation         a plugin asked for more than the threat model grants
-    ├── IllegalGauge                 a lock that the architecture does not allow
-    └── PluginFault                  a plugin returned something it must not return
+RedteamError                     exit code 2
+├── BadInput
+│   ├── UnknownName              a plugin, plan or setting that does not exist ("did you mean …?")
+│   ├── BadSetting               a value of the wrong type or out of range
+│   ├── BadPlan                  a plan that cannot be read
+│   ├── NotACheckpoint           a folder or file that holds no readable weights
+│   └── UnwritableOutput         a place where nothing can be written
+├── ThreatModelViolation         a plugin asked for more than the threat model grants
+├── IllegalGauge                 a lock that the architecture does not allow
+└── PluginFault                  a plugin returned something it must not return
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class UnknownName(BadInput):
         """
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known) or 'none'}."
+        hint = (
+            f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known) or 'none'}."
+        )
         return cls(f"There is no {kind} called {name!r}; {hint}")
 
 

@@ -39,6 +39,10 @@ class Key:
         """
         return cls(hashlib.sha256(f"redteam key\0{seed}\0{index}\0{name}".encode()).digest())
 
+    def child(self, name: str) -> Key:
+        """The key of a part, for example of one defense in a chain."""
+        return Key(hashlib.sha256(b"redteam child\0" + self.secret + name.encode()).digest())
+
     def generator(self, tag: str) -> np.random.Generator:
         """The stream that belongs to `tag`; two tags, or two keys, give unrelated streams."""
         digest = hashlib.sha256(self.secret + tag.encode()).digest()

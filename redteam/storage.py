@@ -70,7 +70,9 @@ class Files:
         for path in paths:
             for name, entry in read_header(path).items():
                 if name in self._entries:
-                    raise NotACheckpoint(f"Tensor {name!r} is in {self._entries[name][0].name} and in {path.name}; expected it once.")
+                    raise NotACheckpoint(
+                        f"Tensor {name!r} is in {self._entries[name][0].name} and in {path.name}; expected it once."
+                    )
                 self._entries[name] = (path, entry)
 
     @classmethod
@@ -83,7 +85,9 @@ class Files:
         if path.is_file():
             return cls([path])
         if not path.is_dir():
-            raise NotACheckpoint(f"{path} does not exist; expected a folder with model.safetensors, or a safetensors file.")
+            raise NotACheckpoint(
+                f"{path} does not exist; expected a folder with model.safetensors, or a safetensors file."
+            )
         index = path / "model.safetensors.index.json"
         if index.is_file():
             return cls([_inside(path, name) for name in _shards(index)])
@@ -172,7 +176,9 @@ def _shards(index: Path) -> list[str]:
 def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise NotACheckpoint(f"The index in {folder} points outside the folder ({name!r}); such a checkpoint is refused.")
+        raise NotACheckpoint(
+            f"The index in {folder} points outside the folder ({name!r}); such a checkpoint is refused."
+        )
     if not path.is_file():
         raise NotACheckpoint(f"The index in {folder} names {name!r}, which is missing; fetch the file.")
     return path

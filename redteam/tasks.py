@@ -63,7 +63,8 @@ class Classification:
 
     def correct(self, module: nn.Module, split: Split = "test") -> np.ndarray[Any, np.dtype[np.bool_]]:
         """One result per sample, bool `[n]`. A logit that is not finite counts as wrong."""
-        return self.predictions(module, split) == self.labels[split].numpy()
+        right: np.ndarray[Any, np.dtype[np.bool_]] = self.predictions(module, split) == self.labels[split].numpy()
+        return right
 
     def predictions(self, module: nn.Module, split: Split) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The class with the largest logit, int64 `[n]`; -1 where a logit is not finite."""
@@ -76,7 +77,7 @@ class Classification:
     def batches(self, split: Split, size: int, generator: np.random.Generator) -> Iterator[Batch]:
         """One pass over a split in random order, the last batch possibly smaller."""
         order = torch.from_numpy(generator.permutation(len(self.labels[split])))
-        for chosen in order.split(size):
+        for chosen in torch.split(order, size):
             yield {key: value[chosen] for key, value in self.inputs[split].items()}, self.labels[split][chosen]
 
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:

@@ -35,8 +35,8 @@ THREAT_MODELS: dict[str, ThreatModel] = {
         ThreatModel(
             "weights-only",
             _WEIGHTS,
-            "The attacker has the protected weights, the public base, experts of their own tasks with validation data for "
-            "those tasks, and the defense's code; not the key, and no data of the victim's task.",
+            "The attacker has the protected weights, the public base, experts of their own tasks with validation data "
+            "for those tasks, and the defense's code; not the key, and no data of the victim's task.",
         ),
         ThreatModel(
             "leaked-key",

@@ -85,11 +85,15 @@ class DefenderView:
 
     def _task(self) -> Task:
         if self.task is None:
-            raise ThreatModelViolation("This defense asks for training data and none was given; name a scenario that has some.")
+            raise ThreatModelViolation(
+                "This defense asks for training data and none was given; name a scenario that has some."
+            )
         return self.task
 
 
-def unlocked(checkpoint: Checkpoint, defend: Callable[[DefenderView], Checkpoint], base: Checkpoint, key: Key) -> Checkpoint:
+def unlocked(
+    checkpoint: Checkpoint, defend: Callable[[DefenderView], Checkpoint], base: Checkpoint, key: Key
+) -> Checkpoint:
     """Takes off what `defend` would have put on under `key`: its locks inverted, the last one first."""
     view = DefenderView(checkpoint, base, key)
     defend(view)

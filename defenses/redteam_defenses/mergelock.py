@@ -9,12 +9,13 @@ from redteam.plugins.settings import Range
 from redteam.symmetry import GeneralLinear
 from redteam.views import DefenderView
 
-Bound = Annotated[float, Range(1e-6, 1e6)]
-
 
 @defense("mergelock", exact=True, keyed=True, paper="arXiv:2509.01548", weakened={"scale": (0.5, 2.0)})
 def mergelock(
-    view: DefenderView, *, scale: tuple[Bound, Bound] = (0.01, 100.0), factor: Literal["rotation", "gaussian"] = "rotation"
+    view: DefenderView,
+    *,
+    scale: Annotated[tuple[float, float], Range(1e-6, 1e6, log=True)] = (0.01, 100.0),
+    factor: Literal["rotation", "gaussian"] = "rotation",
 ) -> Checkpoint:
     """Wq ← Aᵀ Wq, Wk ← A⁻¹ Wk, Wv ← Bᵀ Wv, Wo ← Wo B⁻ᵀ with A, B = rotation × permutation × diagonal, per head.
 

@@ -10,7 +10,11 @@ from redteam.plugins.settings import Range
 from redteam.views import MergerView
 
 
-@merger("task-arithmetic", tunable="coefficient", paper="Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089")
+@merger(
+    "task-arithmetic",
+    tunable="coefficient",
+    paper="Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089",
+)
 def task_arithmetic(view: MergerView, *, coefficient: Annotated[float, Range(0.05, 1.5)] = 0.3) -> Checkpoint:
     """θ₀ + λ Σ τ over the tensors that all experts share with the base, summed in float64.
 

@@ -1,0 +1,195 @@
+"""Controls: what has to be true of an evaluation before its figures mean anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from redteam.evaluation.results import Control
+from redteam.evaluation.statistics import Interval, Vector, combine
+from redteam.evaluation.thresholds import THRESHOLDS
+
+if TYPE_CHECKING:
+    from redteam.evaluation.graph import Cell
+    from redteam.evaluation.judge import Judge
+
+_SCORING = ("floor", "trivial")
+"""Controls that speak of the score itself; the others speak of one attack or one lock."""
+
+Finding = tuple[bool, float | None, float, str]
+"""Whether it passed, what was found, the limit, and the sentence."""
+
+
+class ControlSheet:
+    """All controls of a run."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+        groups: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in judge.graph.cells:
+            group = (
+                {"trivial": "trivial", "ceiling": "ceiling"}.get(cell.role, "") if cell.group == "cell" else cell.group
+            )
+            if group:
+                where = (group, cell.scenario, cell.defense, cell.threat, cell.attack, cell.site, cell.group_name)
+                groups.setdefault(where, []).append(cell)
+        self.controls: tuple[Control, ...] = (
+            *(self._gain(scenario) for scenario in dict.fromkeys(g.scenario for g in judge.graph.grounds)),
+            *(self._control(where, cells) for where, cells in groups.items()),
+        )
+
+    def gain(self, scenario: str) -> Interval | None:
+        """What the unlocked victim adds to the merge, with the merger for which that is least."""
+        mergers: dict[str, list[Vector]] = {}
+        for (name, _, merger), yardstick in self.judge.yardsticks.items():
+            if name == scenario:
+                if yardstick is None:
+                    return None
+                mergers.setdefault(merger, []).append(yardstick.gain)
+        return min((combine(vectors) for vectors in mergers.values()), key=lambda interval: interval.low, default=None)
+
+    def doubts(self, scenario: str, defense: str, threat: str) -> list[str]:
+        """Sentences on failed controls that make the score itself doubtful for a defense."""
+        return [
+            f"{c.control} control failed: {c.explanation}"
+            for c in self.controls
+            if not c.passed
+            and c.status == "ok"
+            and c.control in _SCORING
+            and (c.scenario, c.defense, c.threat) == (scenario, defense, threat)
+        ]
+
+    def reliable(self, scenario: str, threat: str, attacks: set[str]) -> frozenset[str]:
+        """Attacks that claim something, undo every lock they claim to undo, and harm no unlocked model."""
+        found = set()
+        for attack in attacks:
+            own = [c for c in self.controls if (c.scenario, c.threat, c.attack) == (scenario, threat, attack)]
+            plants = [c for c in own if c.control == "planted"]
+            if plants and all(c.passed for c in own if c.control in ("planted", "harmless")):
+                found.add(attack)
+        return frozenset(found)
+
+    def ceiling(self, scenario: str, defense: str, threat: str) -> bool | None:
+        """Whether the key's holder reached the ceiling; `None` where there is no key."""
+        mine = self._of("ceiling", scenario, defense, threat)
+        return all(c.passed for c in mine) if mine else None
+
+    def targeted(self, scenario: str, defense: str, threat: str) -> frozenset[str]:
+        """Reliable attacks that name this defense and broke its weakened variant."""
+        broke = {c.attack for c in self._of("weakened", scenario, defense, threat) if c.passed}
+        return self.reliable(scenario, threat, broke)
+
+    def _of(self, control: str, scenario: str, defense: str, threat: str) -> list[Control]:
+        return [
+            c
+            for c in self.controls
+            if (c.control, c.scenario, c.defense, c.threat) == (control, scenario, defense, threat)
+        ]
+
+    def _gain(self, scenario: str) -> Control:
+        gain, limit = self.gain(scenario), THRESHOLDS.gain
+        if gain is None:
+            return Control(
+                control="gain",
+                scenario=scenario,
+                passed=False,
+                status="error",
+                limit=limit,
+                explanation="the merges that everything is measured against could not be computed",
+            )
+        return Control(
+            control="gain",
+            scenario=scenario,
+            passed=gain.low >= limit,
+            value=gain.low,
+            limit=limit,
+            explanation=f"the unlocked victim adds {gain} to the merge on its own task; lower bound at least {limit}",
+        )
+
+    def _control(self, where: tuple[str, ...], cells: Sequence[Cell]) -> Control:
+        kind, scenario, defense, threat, attack, site, group = where
+        checks: dict[str, Callable[[Sequence[Cell]], Finding]] = {
+            "trivial": self._trivial,
+            "floor": self._floor,
+            "ceiling": self._ceiling,
+            "weakened": self._weakened,
+            "harmless": self._harmless,
+            "planted": self._planted,
+        }
+        failed = [found for cell in cells if (found := self.judge.status(cell))[0] != "ok"]
+        if not failed and any(self.judge.yardstick(cell) is None for cell in cells):
+            failed = [("skipped", "the merges it is measured against could not be computed")]
+        status, reason = failed[0] if failed else ("ok", "")
+        passed, value, limit, explanation = (False, None, 0.0, reason) if failed else checks[kind](cells)
+        return Control(
+            control=kind,  # type: ignore[arg-type]
+            scenario=scenario,
+            defense=defense,
+            threat=threat,
+            attack=attack,
+            site=site,
+            group=group,
+            passed=passed,
+            status=status,
+            value=value,
+            limit=limit,
+            explanation=explanation,
+        )
+
+    def _theft(self, cells: Sequence[Cell]) -> Interval:
+        return combine(self.judge.over_seeds(cells, self.judge.theft), lowest=0.0, highest=1.0)
+
+    def _trivial(self, cells: Sequence[Cell]) -> Finding:
+        theft, limit = self._theft(cells), THRESHOLDS.trivial
+        return theft.mean <= limit, theft.mean, limit, f"{cells[0].attack} steals {theft}; at most {limit}"
+
+    def _floor(self, cells: Sequence[Cell]) -> Finding:
+        theft, limit = self._theft(cells), THRESHOLDS.floor
+        told = f"from a fresh victim {cells[0].attack} steals {theft}; upper bound under {limit}"
+        return theft.high < limit, theft.high, limit, told
+
+    def _ceiling(self, cells: Sequence[Cell]) -> Finding:
+        limit = THRESHOLDS.ceiling
+        theft = combine(self.judge.over_seeds(cells, self.judge.theft, worst=min), lowest=0.0, highest=1.0)
+        return theft.mean >= limit, theft.mean, limit, f"the key's holder gets {theft} back; at least {limit}"
+
+    def _weakened(self, cells: Sequence[Cell]) -> Finding:
+        theft, limit = self._theft(cells), THRESHOLDS.stolen
+        told = f"{cells[0].attack} steals {theft} from the weakened variant; lower bound at least {limit}"
+        return theft.low >= limit, theft.low, limit, told
+
+    def _harmless(self, cells: Sequence[Cell]) -> Finding:
+        def harm(cell: Cell) -> Vector | None:
+            yardstick, scores = self.judge.yardstick(cell), self.judge.scores(cell, cell.merge)
+            return None if yardstick is None or scores is None else yardstick.harm(scores)
+
+        change, limit = combine(self.judge.over_seeds(cells, harm, worst=min)), THRESHOLDS.harmless
+        told = f"on an unlocked victim {cells[0].attack} changes the merge by {change}; lower bound above {limit}"
+        return change.low > limit, change.low, limit, told
+
+    def _planted(self, cells: Sequence[Cell]) -> Finding:
+        """The worst seed decides: either the weights are back (tied cost), or the skill is (theft)."""
+        return min((self._plant(cell) for cell in cells), key=lambda found: found[0])
+
+    def _plant(self, cell: Cell) -> Finding:
+        lock, attacked, twin = (self.judge.result(name) for name in (cell.lock, cell.recovered, cell.twin))
+        if lock is None or attacked is None or twin is None:
+            return False, 0.0, THRESHOLDS.planted_cost, "the same attack on the unlocked victim could not be computed"
+        cost, target, start = (record["tied_cost"][cell.site] for record in (attacked, twin, lock))
+        kept = attacked["change"] is not None and attacked["change"] <= THRESHOLDS.function
+        naive, stolen = self.judge.theft(cell, cell.naive), self.judge.theft(cell)
+        assert naive is not None
+        assert stolen is not None
+        protection, theft = 1.0 - float(naive[0]), float(stolen[0])
+        if kept and target > 0 and start >= THRESHOLDS.planted_strength * target:
+            ratio = cost / target
+            told = (
+                f"{cell.attack} leaves {ratio:.4g} times the tied cost at {cell.site} that it leaves on the unlocked "
+                f"victim (the lock: {start / target:.3g}); at most {THRESHOLDS.planted_cost}"
+            )
+            return ratio <= THRESHOLDS.planted_cost, ratio, THRESHOLDS.planted_cost, told
+        if protection < THRESHOLDS.planted_protection:
+            told = f"the planted lock is too weak to prove anything: its protection is {protection:.2f}"
+            return False, protection, THRESHOLDS.planted_protection, told
+        told = f"{cell.attack} steals {theft:.2f} from the planted lock; at least {THRESHOLDS.planted_theft}"
+        return theft >= THRESHOLDS.planted_theft, theft, THRESHOLDS.planted_theft, told

@@ -1,0 +1,93 @@
+"""A plan: which scenarios, defenses, attacks, mergers and threat models are paired, how often."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from redteam.errors import BadPlan
+from redteam.plugins.reference import chain_text, parse_chain
+from redteam.threat import threat_model
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Plan(BaseModel):
+    """The product of everything listed here, and the controls that go with it.
+
+    Attributes:
+        name: What the plan is called.
+        scenarios: References to scenarios.
+        seeds: Seeds; every one retrains base and experts. A number n in TOML stands for 0 to n − 1.
+        defenses: References, `a+b` for chains.
+        keys: How many keys each keyed defense is tried under.
+        attacks: References, `a+b` for chains. Attacks that belong to every evaluation are added to them.
+        mergers: References; the first one also serves the controls.
+        threats: Names of threat models.
+        time_limit: Seconds after which a cell is ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    scenarios: Names = ("digits",)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    defenses: Names = ("none",)
+    keys: Annotated[int, Field(ge=1)] = 1
+    attacks: tuple[str, ...] = ()
+    mergers: Names = ("task-arithmetic",)
+    threats: Names = ("weights-only",)
+    time_limit: Annotated[float, Field(gt=0)] = 300.0
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("scenarios", "defenses", "attacks", "mergers", mode="after")
+    @classmethod
+    def _canonical(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(chain_text(parse_chain(text)) for text in value))
+
+    @field_validator("threats", mode="after")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(threat_model(name).name for name in value))
+
+    @classmethod
+    def of(cls, given: dict[str, Any], *, origin: str = "the plan") -> Plan:
+        """A plan from plain values.
+
+        Raises:
+            BadPlan: With the first thing that is wrong with it.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the plan"
+            if first["type"] == "extra_forbidden":
+                raise BadPlan(
+                    f"{origin} has an entry {where!r} that means nothing; known: {', '.join(cls.model_fields)}."
+                ) from None
+            raise BadPlan(f"{origin} cannot be used: {where}: {first['msg'].removeprefix('Value error, ')}.") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Reads a TOML file.
+
+        Raises:
+            BadPlan: If it isn't there, isn't TOML, or isn't a plan.
+        """
+        try:
+            given = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadPlan(
+                f"The plan {path} cannot be read ({error.strerror}); name a TOML file or a plan that ships."
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadPlan(f"The plan {path} is not TOML ({error}).") from None
+        return cls.of({"name": path.stem, **given}, origin=f"The plan {path}")

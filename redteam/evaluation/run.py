@@ -1,0 +1,227 @@
+"""The main job: a plan in, results out, everything finished kept on the way."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from redteam.errors import BadInput, PluginFault
+from redteam.evaluation.execute import Outcome, execute
+from redteam.evaluation.graph import Graph, Loaded, build
+from redteam.evaluation.judge import Judge
+from redteam.evaluation.nodes import Node, engine_digest, versions
+from redteam.evaluation.plan import Plan
+from redteam.evaluation.results import Results
+from redteam.evaluation.stages import load_scenario
+from redteam.evaluation.store import Store, write_atomically
+from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.plugins.plans import plan_file
+from redteam.plugins.reference import Reference
+
+
+class Observer(Protocol):
+    """Who is told how a run goes on."""
+
+    def preparing(self, scenario: str, seed: int) -> None:
+        """A scenario is about to be loaded, or made where it isn't there yet."""
+
+    def planned(self, graph: Graph, cached: int) -> None:
+        """The cells are laid out; so many are there already."""
+
+    def settled(self, node: Node, outcome: Outcome) -> None:
+        """A cell is done, or has failed."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def preparing(self, scenario: str, seed: int) -> None: ...
+
+    def planned(self, graph: Graph, cached: int) -> None: ...
+
+    def settled(self, node: Node, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    Attributes:
+        cells: Pairings that the results would hold.
+        computed: Kind of stage → how many there are.
+        cached: How many of them are finished.
+        unprepared: Scenarios and seeds that this folder has not seen, so that nothing is known of their cells.
+        megabytes: What the folder holds now.
+    """
+
+    cells: int
+    computed: Mapping[str, int]
+    cached: int
+    unprepared: tuple[str, ...]
+    megabytes: float
+
+
+def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
+    """A plan, and the folder against which its relative paths are read.
+
+    Args:
+        plan: A plan, its values, the name of one that ships, or a TOML file (its name ends in .toml).
+
+    Raises:
+        RedteamError: If there is none, or it cannot be used.
+    """
+    if isinstance(plan, Plan):
+        return plan, Path()
+    if isinstance(plan, Mapping):
+        return Plan.of(dict(plan)), Path()
+    path = Path(plan)
+    if path.suffix == ".toml":
+        return Plan.read(path), path.parent
+    file = plan_file(str(plan))
+    return Plan.read(file), file.parent
+
+
+def run(
+    plan: Plan | Mapping[str, Any] | str | Path = "quick",
+    *,
+    out: str | Path | None = None,
+    workers: int = 2,
+    observer: Observer | None = None,
+    folder: Path | None = None,
+    command: str = "",
+) -> Results:
+    """Runs a plan and writes `results.json`. The same call again computes only what is missing.
+
+    Args:
+        plan: See `find_plan`.
+        out: The folder for results and finished cells; `runs/NAME` by default.
+        workers: Processes; 0 runs in this one, without time limits.
+        observer: Who is told of progress.
+        folder: Where relative paths of plugin files start; by default the plan's own folder.
+        command: The command that repeats the run, for the report.
+
+    Returns:
+        What was found, the last plan's cells alone.
+
+    Raises:
+        RedteamError: If the plan or a plugin's name or setting is wrong, or nothing can be written to `out`.
+    """
+    observer = observer or Silent()
+    plan, home = find_plan(plan)
+    loaded = Loaded.of(plan, folder or home)
+    store = Store(Path(out) if out is not None else Path("runs") / plan.name)
+    with _alone_in(store.root):
+        identities = _identities(loaded, observer)
+        graph = build(loaded, identities)
+        done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
+        store.clear_work(keep=frozenset(graph.nodes))
+        _announce(store, loaded, identities, graph)
+        observer.planned(graph, len(done))
+        execute(graph.nodes, done, store, workers=workers, time_limit=plan.time_limit, watch=observer.settled)
+        results = _results(plan, graph, done, command)
+        write_atomically(store.root / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
+        store.clear_work()
+    return results
+
+
+def preview(
+    plan: Plan | Mapping[str, Any] | str | Path, *, out: str | Path | None = None, folder: Path | None = None
+) -> Preview:
+    """What `run` would compute, without computing or writing anything."""
+    plan, home = find_plan(plan)
+    loaded = Loaded.of(plan, folder or home)
+    root = Path(out) if out is not None else Path("runs") / plan.name
+    known = _announced(root)
+    wanted = [(chain.text, seed) for chain in loaded.scenarios for seed in plan.seeds]
+    identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in wanted}
+    graph = build(loaded, identities)
+    finished = {path.stem for path in (root / "cells").glob("*.json")} if root.is_dir() else set()
+    return Preview(
+        cells=sum(cell.group == "cell" for cell in graph.cells),
+        computed=dict(Counter(node.kind for node in graph.nodes.values())),
+        cached=len(finished & set(graph.nodes)),
+        unprepared=tuple(f"{name} seed {seed}" for (name, seed), identity in identities.items() if not identity),
+        megabytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
+        if root.is_dir()
+        else 0.0,
+    )
+
+
+def _identities(loaded: Loaded, observer: Observer) -> dict[tuple[str, int], str]:
+    """Loads every scenario, which trains what isn't there yet, and hashes its weights and data."""
+    found = {}
+    for chain in loaded.scenarios:
+        name, settings = chain.how[0]
+        for seed in loaded.plan.seeds:
+            observer.preparing(chain.text, seed)
+            try:
+                found[chain.text, seed] = load_scenario(str(Reference(name, {**settings, "seed": seed}))).digest()
+            except (OSError, ValueError, RuntimeError, AttributeError) as error:
+                raise PluginFault(f"The scenario {chain.text} failed under seed {seed}: {error}.") from error
+    return found
+
+
+def _announce(store: Store, loaded: Loaded, identities: Mapping[tuple[str, int], str], graph: Graph) -> None:
+    """Writes down plan, scenarios and thresholds before any attack runs."""
+    announced = {
+        "plan": loaded.plan.model_dump(mode="json"),
+        "thresholds": asdict(THRESHOLDS),
+        "thresholds_digest": THRESHOLDS.digest(),
+        "scenarios": {**_announced(store.root), **{f"{name} seed {seed}": d for (name, seed), d in identities.items()}},
+        "cells": len(graph.nodes),
+    }
+    write_atomically(store.root / "plan.json", json.dumps(announced, indent=1) + "\n")
+
+
+def _announced(root: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((root / "plan.json").read_text(encoding="utf-8"))["scenarios"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _results(plan: Plan, graph: Graph, done: Mapping[str, Outcome], command: str) -> Results:
+    grounds, cells, controls, verdicts = Judge(graph, done).results()
+    return Results(
+        schema=1,
+        plan=plan.model_dump(mode="json"),
+        command=command,
+        environment={
+            "redteam": version("merge-redteam"),
+            "engine": engine_digest(),
+            "python": platform.python_version(),
+            **versions(),
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "device": "cpu",
+            "threads": 1,
+        },
+        thresholds={**asdict(THRESHOLDS), "digest": THRESHOLDS.digest()},
+        grounds=grounds,
+        cells=cells,
+        controls=controls,
+        verdicts=verdicts,
+    )
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder; the system frees the lock however this process ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(root / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BadInput(f"Another run is writing to {root}; wait for it, or name another folder with --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()

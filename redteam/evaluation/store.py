@@ -1,0 +1,110 @@
+"""The store of a run: one file per finished cell, written atomically, first writer wins.
+
+`cells/HASH.json` are records, kept; `work/HASH/` are checkpoints that other cells wait for, dropped when none does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from redteam.checkpoint import Checkpoint
+from redteam.errors import UnwritableOutput
+
+
+class Store:
+    """Records and artefacts under one folder.
+
+    Raises:
+        UnwritableOutput: If nothing can be written there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._cells, self._work = root / "cells", root / "work"
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+            self._work.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._cells):
+                pass
+        except OSError as error:
+            raise UnwritableOutput(
+                f"{root} cannot be written ({error.strerror}); name another folder with --out."
+            ) from None
+
+    def has(self, name: str) -> bool:
+        """Whether a cell is finished."""
+        return (self._cells / f"{name}.json").is_file()
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """A finished cell's record, `None` if there is none. A damaged one counts as none and is removed."""
+        path = self._cells / f"{name}.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            path.unlink(missing_ok=True)
+            return None
+        return record  # type: ignore[no-any-return]
+
+    def put(self, name: str, record: dict[str, Any]) -> None:
+        """Writes a record whole, unless there is one already."""
+        path = self._cells / f"{name}.json"
+        if path.is_file():
+            return
+        write_atomically(path, json.dumps(record, sort_keys=True, allow_nan=False))
+
+    def has_artefact(self, name: str) -> bool:
+        """Whether a cell's checkpoint is there."""
+        return (self._work / name).is_dir()
+
+    def artefact(self, name: str) -> Checkpoint:
+        """A cell's checkpoint."""
+        return Checkpoint.open(self._work / name)
+
+    def put_artefact(self, name: str, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint whole, unless there is one already."""
+        if self.has_artefact(name):
+            return
+        try:
+            checkpoint.save(self._work / name)
+        except UnwritableOutput:
+            if not self.has_artefact(name):  # otherwise another worker was first
+                raise
+
+    def drop_artefact(self, name: str) -> None:
+        """Removes a cell's checkpoint, if it is there."""
+        shutil.rmtree(self._work / name, ignore_errors=True)
+
+    def clear_work(self, *, keep: frozenset[str] = frozenset()) -> None:
+        """Removes the checkpoints that nothing waits for, and what killed writers left behind."""
+        for path in self._work.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self._cells.glob(".*"):
+            path.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        UnwritableOutput: If it cannot be written.
+    """
+    work = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(work, 0o644)
+        os.replace(work, path)
+    except OSError as error:
+        if work:
+            Path(work).unlink(missing_ok=True)
+        raise UnwritableOutput(f"{path} cannot be written ({error.strerror}); name another place.") from None

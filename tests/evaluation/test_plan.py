@@ -1,0 +1,63 @@
+"""A plan is what its file says, or one sentence about what is wrong with it."""
+
+from pathlib import Path
+
+import pytest
+
+from redteam.errors import BadPlan, RedteamError, UnknownName
+from redteam.evaluation.plan import Plan
+
+
+def test_a_number_of_seeds_stands_for_that_many() -> None:
+    assert Plan.of({"seeds": 3}).seeds == (0, 1, 2)
+    assert Plan.of({"seeds": [4, 7]}).seeds == (4, 7)
+
+
+def test_references_are_canonical_and_named_once() -> None:
+    plan = Plan.of({"defenses": ["mergelock:scale=[0.5, 2]", "mergelock:scale=[0.5,2]", "a + b"]})
+    assert plan.defenses == ("mergelock:scale=[0.5,2]", "a+b")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"seeds": 0}, "seeds"),
+        ({"keys": 0}, "keys"),
+        ({"defences": ["none"]}, "'defences' that means nothing"),
+        ({"defenses": []}, "defenses"),
+        ({"time_limit": -1}, "time_limit"),
+        ({"name": "../outside"}, "name"),
+    ],
+)
+def test_what_is_wrong_is_named(given: dict, told: str) -> None:
+    with pytest.raises(BadPlan, match=told):
+        Plan.of(given)
+
+
+def test_an_unknown_threat_model_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'weights-only'"):
+        Plan.of({"threats": ["weight-only"]})
+
+
+@pytest.mark.parametrize("text", ["seeds = ", "\x00", "[[["])
+def test_a_file_that_is_not_toml_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(text)
+    with pytest.raises(BadPlan, match="not TOML"):
+        Plan.read(path)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BadPlan, match="cannot be read"):
+        Plan.read(tmp_path / "none.toml")
+
+
+def test_a_plan_is_named_after_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('defenses = ["none"]')
+    assert Plan.read(path).name == "mine"
+
+
+def test_an_unreadable_reference_is_one_sentence() -> None:
+    with pytest.raises(RedteamError):
+        Plan.of({"defenses": ["mergelock:scale=["]})

@@ -1,0 +1,77 @@
+"""Every verdict has evidence that leads to it, and evidence that no longer does."""
+
+from dataclasses import replace
+
+import pytest
+
+from redteam.evaluation.statistics import Interval
+from redteam.evaluation.verdict import Candidate, Evidence, decide
+
+
+def _around(mean: float, half: float = 0.05) -> Interval:
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), 5, "seeds")
+
+
+def _candidate(attack: str, theft: float, seen: float) -> Candidate:
+    return Candidate(attack, "task-arithmetic", _around(theft), seen, 1.0)
+
+
+HELD = Evidence(
+    gain=_around(0.4),
+    failed=(),
+    naive=_around(0.05),
+    candidates=(_candidate("none", 0.05, 0.3), _candidate("fit", 0.1, 0.5)),
+    reliable=frozenset({"fit"}),
+    ceiling=True,
+    targeted=frozenset({"fit"}),
+    missing=(),
+    fidelity=_around(0.999, 0.001),
+)
+
+
+def test_the_evidence_that_all_others_differ_from_holds() -> None:
+    assert decide(HELD).word == "HOLDS-SO-FAR"
+    assert decide(HELD).flags == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"failed": ("floor control failed",)}, "UNSCORABLE"),
+        ({"gain": _around(0.08)}, "UNSCORABLE"),
+        ({"gain": None}, "INVALID"),
+        ({"naive": _around(0.6)}, "INEFFECTIVE"),
+        ({"naive": _around(0.52)}, "HOLDS-SO-FAR"),
+        ({"candidates": (_candidate("fit", 0.6, 0.5),)}, "BROKEN"),
+        ({"candidates": (_candidate("fit", 0.52, 0.5),)}, "INCONCLUSIVE"),
+        ({"ceiling": False}, "INVALID"),
+        ({"ceiling": None}, "HOLDS-SO-FAR"),
+        ({"reliable": frozenset()}, "INVALID"),
+        ({"targeted": frozenset()}, "INCONCLUSIVE"),
+        ({"missing": ("fit: ended after 3 s",)}, "INCONCLUSIVE"),
+        ({"candidates": ()}, "INVALID"),
+    ],
+)
+def test_one_change_of_the_evidence_changes_the_verdict(change: dict, word: str) -> None:
+    assert decide(replace(HELD, **change)).word == word
+
+
+def test_a_break_that_the_attacker_would_not_choose_does_not_break_but_keeps_it_from_holding() -> None:
+    candidates = (_candidate("fit", 0.1, 0.9), _candidate("lucky", 0.9, 0.2))
+    assert decide(replace(HELD, candidates=candidates)).word == "INCONCLUSIVE"
+
+
+def test_a_break_stands_without_plants_or_ceiling() -> None:
+    broken = replace(HELD, candidates=(_candidate("fit", 0.9, 0.5),), reliable=frozenset(), ceiling=False)
+    assert decide(broken).word == "BROKEN"
+
+
+def test_doubts_about_the_score_come_before_a_break() -> None:
+    broken = replace(HELD, candidates=(_candidate("fit", 0.9, 0.5),), failed=("base steals 0.8",))
+    assert decide(broken).word == "UNSCORABLE"
+
+
+def test_flags_stand_beside_the_verdict() -> None:
+    single = Interval(0.1, 0.05, 0.15, 1, "test items")
+    evidence = replace(HELD, fidelity=_around(0.97, 0.01), candidates=(replace(HELD.candidates[1], theft=single),))
+    assert decide(evidence).flags == ("COSTLY", "ONE-SEED")

@@ -1,0 +1,71 @@
+"""A scenario without training, for tests of the machinery: an expert's answers are, by definition, right."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from redteam.checkpoint import Checkpoint
+from redteam.key import Key
+from redteam.plugins.contracts import scenario
+from redteam.tasks import Classification, Scenario
+
+CONFIG = {
+    "architectures": ["ViTForImageClassification"],
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 8,
+    "patch_size": 4,
+    "num_channels": 1,
+    "id2label": {str(label): str(label) for label in range(4)},
+    "label2id": {str(label): label for label in range(4)},
+}
+SIZES = {"train": 64, "validation": 100, "test": 200}
+
+
+@scenario("toy")
+def toy(*, seed: int = 0, drift: float = 0.4) -> Scenario:
+    """A random ViT, and experts that are the base plus a random task vector."""
+    key = Key.derive(seed=seed, index=0, name="toy")
+    base = _noisy(Checkpoint.of({}, CONFIG), key.generator("base"))
+    bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, CONFIG)
+    experts, tasks = {}, {}
+    for name in ("victim", "left", "right"):
+        expert = _moved(base, key.generator(name), drift)
+        inputs = {
+            split: torch.from_numpy(key.generator(f"{name}/{split}").normal(size=(size, 1, 8, 8))).float()
+            for split, size in SIZES.items()
+        }
+        with torch.inference_mode():
+            offset = expert.module()(pixel_values=inputs["train"]).logits.mean(0)
+        expert = expert.replace({"classifier.bias": expert["classifier.bias"] - offset})
+        module = expert.module()
+        with torch.inference_mode():
+            labels = {split: module(pixel_values=x).logits.argmax(-1) for split, x in inputs.items()}
+        experts[name] = Checkpoint.of(dict(expert), CONFIG)
+        tasks[name] = Classification(name, 0.25, {s: {"pixel_values": x} for s, x in inputs.items()}, labels)
+    return Scenario("toy", seed, bare, experts, tasks, "victim", "An expert's answers are right by definition.")
+
+
+def _noisy(empty: Checkpoint, generator: np.random.Generator) -> Checkpoint:
+    drawn = empty.fresh(0)
+    return Checkpoint.of({name: _draw(name, tensor, generator) for name, tensor in drawn.items()}, CONFIG)
+
+
+def _draw(name: str, like: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    noise = torch.from_numpy(generator.normal(size=tuple(like.shape))).float()
+    if name.endswith("weight") and like.ndim == 1:
+        return 1 + 0.2 * noise
+    return noise * (0.2 if like.ndim == 1 else 1.5 / like.shape[-1] ** 0.5)
+
+
+def _moved(base: Checkpoint, generator: np.random.Generator, drift: float) -> Checkpoint:
+    moved = {}
+    for name, tensor in base.items():
+        noise = torch.from_numpy(generator.normal(size=tuple(tensor.shape))).float()
+        step = noise if name.startswith("classifier") else drift * tensor.std(unbiased=False).nan_to_num(0) * noise
+        moved[name] = tensor + step
+    return Checkpoint.of(moved, CONFIG)
