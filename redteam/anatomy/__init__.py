@@ -1,0 +1,22 @@
+"""Where the heads, neurons and norms of a network are in its checkpoint, and which groups are legal there."""
+
+from redteam.anatomy.architecture import KINDS, Anatomy, Architecture
+from redteam.anatomy.known import ARCHITECTURES, anatomy_of
+from redteam.anatomy.linear import Affine, Linear, Norm
+from redteam.anatomy.site import GROUPS, GaugeLike, Side, Site, Stacks
+
+__all__ = [
+    "ARCHITECTURES",
+    "GROUPS",
+    "KINDS",
+    "Affine",
+    "Anatomy",
+    "Architecture",
+    "GaugeLike",
+    "Linear",
+    "Norm",
+    "Side",
+    "Site",
+    "Stacks",
+    "anatomy_of",
+]

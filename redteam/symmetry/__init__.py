@@ -1,0 +1,27 @@
+"""Symmetries: groups that defenses sample and attacks fit, and the additive freedoms beside them."""
+
+from redteam.anatomy import Stacks
+from redteam.symmetry.certificate import Certificate, certify
+from redteam.symmetry.fitting import fit_gauges, sample_gauges, tied_cost
+from redteam.symmetry.gauges import Dense, Gauge, Permuted
+from redteam.symmetry.groups import GeneralLinear, Group, Orthogonal, Permutation
+from redteam.symmetry.shifts import canonical, random_shifts, restore
+
+__all__ = [
+    "Certificate",
+    "Dense",
+    "Gauge",
+    "GeneralLinear",
+    "Group",
+    "Orthogonal",
+    "Permutation",
+    "Permuted",
+    "Stacks",
+    "canonical",
+    "certify",
+    "fit_gauges",
+    "random_shifts",
+    "restore",
+    "sample_gauges",
+    "tied_cost",
+]

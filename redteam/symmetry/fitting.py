@@ -1,0 +1,102 @@
+"""Whole checkpoints: sampling gauges (a lock), fitting gauges to an anchor (an attack), and how close a fit came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from redteam.anatomy import GROUPS, Site, anatomy_of
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput, IllegalGauge
+from redteam.symmetry.gauges import Gauge
+from redteam.symmetry.groups import Group
+from redteam.symmetry.shifts import Parts, Whole, canonical, toward
+
+
+def sample_gauges(
+    checkpoint: Checkpoint, kinds: Iterable[str], group: Group, generators: Callable[[str], np.random.Generator]
+) -> Checkpoint:
+    """Moves every site of some kinds by a random element of a group; lazy, and the function stays.
+
+    Args:
+        checkpoint: To be moved.
+        kinds: Kinds of sites.
+        group: Legal at all of them.
+        generators: The random stream of a site, by its label; the same one when asked again (`Key.generator`).
+
+    Raises:
+        BadInput: If the architecture is not known, or, when a tensor is read, if one holds NaN or infinity.
+        IllegalGauge: If the group is not legal at a kind.
+    """
+    for sites in _by_kind(checkpoint, kinds, group):
+        checkpoint = checkpoint.transform(
+            sites, lambda site: group.sample(site.heads, site.width, generators(site.label))
+        )
+    return checkpoint
+
+
+def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], group: Group) -> Checkpoint:
+    """Brings every site of some kinds as close to an anchor as a group and the additive freedoms allow.
+
+    The function stays that of `protected`, so that a poor fit costs closeness and never correctness. Lazy: a site is
+    fitted when one of its tensors is read.
+
+    Args:
+        protected: What a lock may have moved.
+        anchor: The public base, or another relative.
+        kinds: Kinds of sites.
+        group: Where the gauge is looked for; legal at all of them.
+
+    Raises:
+        BadInput: If the architecture is not known, the anchor has other tensors, or, when a tensor is read, if one
+            holds NaN or infinity.
+        IllegalGauge: If the group is not legal at a kind.
+    """
+
+    def fit(place: Whole) -> Gauge:
+        return group.fit(canonical(place.site, protected), canonical(place.site, anchor))
+
+    def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
+        left, right = site.moved(parts.left, parts.right, gauge)
+        return toward(site, Parts(left, right, parts.null_left, parts.null_right), Parts.read(site, anchor))
+
+    fitted = protected
+    for sites in _by_kind(protected, kinds, group):
+        _require_same(sites, protected, anchor)
+        fitted = fitted.transform([Whole(site, change) for site in sites], fit)
+    return fitted
+
+
+def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:
+    """`Σ ‖left − left0‖² + ‖right − right0‖²` over the sites of some kinds, on canonical stacks.
+
+    Raises:
+        BadInput: As `fit_gauges`.
+    """
+    sites = anatomy_of(checkpoint).sites(kinds)
+    _require_same(sites, checkpoint, anchor)
+    return sum(canonical(site, checkpoint).distance(canonical(site, anchor)) for site in sites)
+
+
+def _by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Group) -> list[tuple[Site, ...]]:
+    """The sites kind by kind, since two kinds can lie in one fused tensor and then follow one another."""
+    anatomy = anatomy_of(checkpoint)
+    found = [anatomy.sites((kind,)) for kind in dict.fromkeys(kinds)]
+    for site in (site for sites in found for site in sites):
+        if group.name not in site.legal:
+            legal = ", ".join(name for name in GROUPS if name in site.legal)
+            raise IllegalGauge(f"The {group.name} group changes the function at {site.label}; legal there: {legal}.")
+    return found
+
+
+def _require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
+    for site in sites:
+        for linear in (site.left.linear, site.right.linear):
+            norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)
+            for name in (*linear.names, *(name for name in norm if name is not None)):
+                if name not in anchor or anchor.shape(name) != checkpoint.shape(name):
+                    raise BadInput(
+                        f"The anchor's tensor {name!r} is missing or has another shape; expected an anchor of the same "
+                        "architecture and size, such as the public base."
+                    )
