@@ -4,10 +4,11 @@ from redteam.anatomy import Stacks
 from redteam.symmetry.certificate import Certificate, certify
 from redteam.symmetry.fitting import fit_gauges, sample_gauges, tied_cost
 from redteam.symmetry.gauges import Dense, Gauge, Permuted
-from redteam.symmetry.groups import GeneralLinear, Group, Orthogonal, Permutation
+from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation
 from redteam.symmetry.shifts import canonical, random_shifts, restore
 
 __all__ = [
+    "GROUPS",
     "Certificate",
     "Dense",
     "Gauge",

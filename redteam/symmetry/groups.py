@@ -143,3 +143,9 @@ def _normalised(stacks: Stacks) -> Stacks:
     return Stacks(
         *(x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-300) for x in (stacks.left, stacks.right))
     )
+
+
+GROUPS: dict[str, type[Permutation] | type[Orthogonal] | type[GeneralLinear]] = {
+    group.name: group for group in (Permutation, Orthogonal, GeneralLinear)
+}
+"""Name → group, each contained in the next."""

@@ -55,7 +55,7 @@ class Shift(Protocol):
     """One additive freedom of a site."""
 
     def unit(self, parts: Parts) -> Tensor:
-        """The amount's shape, filled with what moves weights or biases by the weights' standard deviation."""
+        """The amount that moves a unit's weights or bias by the standard deviation of that unit's weights."""
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         """The amount that brings `parts` closest to `anchor`."""
@@ -74,7 +74,8 @@ class ReadShift:
     def unit(self, parts: Parts) -> Tensor:
         weight, null = getattr(parts, self.side).weight, self._null(parts)[:-1]
         size = null.square().mean().sqrt()
-        return torch.full_like(weight[:, 0], float(weight.std() / size) if size > 0 else 0.0)
+        spread: Tensor = weight.std(1)
+        return spread / size if size > 0 else torch.zeros_like(spread)
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         here, there, null = getattr(parts, self.side), getattr(anchor, self.side), self._null(parts)
@@ -99,7 +100,7 @@ class KeyBiasShift:
     """`bk ← bk + c`; the amount is c, [out]."""
 
     def unit(self, parts: Parts) -> Tensor:
-        return torch.full_like(_bias(parts.right), float(parts.right.weight.std()))
+        return parts.right.weight.std(1)
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         return _bias(anchor.right) - _bias(parts.right)
@@ -119,7 +120,7 @@ class ExchangeShift:
     share: int
 
     def unit(self, parts: Parts) -> Tensor:
-        return torch.full_like(_bias(parts.left), float(parts.left.weight.std()))
+        return parts.left.weight.std(1)
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         return _bias(anchor.left) - _bias(parts.left)
@@ -136,7 +137,8 @@ class WriteShift:
     """`W ← W + 1 uᵀ, b ← b + α 1` on the right; the amount is (u, α), [in + 1], [in] where there is no bias."""
 
     def unit(self, parts: Parts) -> Tensor:
-        return torch.full_like(self._means(parts), float(parts.right.weight.std()))
+        spread = parts.right.weight.std(0)
+        return spread if parts.right.bias is None else torch.cat([spread, parts.right.weight.std()[None]])
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         return self._means(anchor) - self._means(parts)
@@ -238,7 +240,8 @@ def random_shifts(
     Args:
         checkpoint: To be shifted.
         generator: Of which one draw per site is taken now, so that the order of reading doesn't matter.
-        size: In standard deviations of the weights that are shifted.
+        size: In standard deviations of the weights, taken unit by unit (rows of what reads, columns of what writes), so
+            that a lock with small and large rows keeps its digits.
         kinds: Kinds of the sites to shift.
 
     Raises:

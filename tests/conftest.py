@@ -1,0 +1,142 @@
+"""Networks small enough for float64, with no tensor left at a value (0 or 1) that would hide that it was forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from redteam.anatomy import ARCHITECTURES, Architecture
+from redteam.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint and what it computes on some fixed inputs."""
+
+    checkpoint: Checkpoint
+    outputs: Callable[[Checkpoint], Tensor]
+
+    def change(self, other: Checkpoint) -> float:
+        """`max|Δ| / max|output|`."""
+        here = self.outputs(self.checkpoint)
+        return float((self.outputs(other) - here).abs().max() / here.abs().max())
+
+
+def drawn(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+    """Weights of deviation 1/√in, biases and shifts of 0.3, gains of either sign away from 0."""
+    draws, tensors = np.random.default_rng(seed), {}
+    for name, shape in shapes.items():
+        noise = torch.from_numpy(np.asarray(draws.standard_normal(shape)))
+        if "norm" in name and name.endswith("weight"):
+            noise = (0.5 + noise.abs()) * noise.sign()
+        else:
+            noise = noise * (0.3 if len(shape) == 1 else float(np.prod(shape[1:])) ** -0.5)
+        tensors[name] = noise
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A Hugging Face ViT: 2 layers, width 24, 3 heads of 8, 20 neurons."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=20,
+        image_size=12,
+        patch_size=4,
+        num_labels=5,
+    )
+    folder = tmp_path_factory.mktemp("vit")
+    ViTForImageClassification(config).save_pretrained(folder)
+    blank = Checkpoint.open(folder)
+    checkpoint = Checkpoint.of(drawn({name: blank.shape(name) for name in sorted(blank)}, 0), blank.config)
+    images = {"pixel_values": torch.from_numpy(np.random.default_rng(1).standard_normal((6, 3, 12, 12)))}
+
+    def outputs(checkpoint: Checkpoint) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = checkpoint.module(torch.float64)(**images).logits
+        return logits
+
+    return Case(checkpoint, outputs)
+
+
+TOY = Architecture(
+    query="block.{layer}.q",
+    key="block.{layer}.k",
+    value="block.{layer}.v",
+    output="block.{layer}.o",
+    up="block.{layer}.up",
+    down="block.{layer}.down",
+    attention_norm="block.{layer}.norm1",
+    mlp_norm="block.{layer}.norm2",
+)
+FUSED = Architecture(
+    **{**vars(TOY), "query": "block.{layer}.qkv", "key": "block.{layer}.qkv", "value": "block.{layer}.qkv", "transposed": True}
+)
+HEADS, GROUPS, N, D, NEURONS, LAYERS = 4, 2, 6, 24, 15, 2  # H·n = D, so that a forgotten transposition shows as a change
+
+
+@pytest.fixture(params=["plain", "no-bias", "fused"])
+def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    """A hand-made pre-norm network with two query heads to a key/value head, in three layouts."""
+    fused, biases = request.param == "fused", request.param != "no-bias"
+    monkeypatch.setitem(ARCHITECTURES, "toy", FUSED if fused else TOY)
+    config = {
+        "model_type": "toy",
+        "hidden_size": D,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": GROUPS,
+        "intermediate_size": NEURONS,
+    }
+    q, kv = HEADS * N, GROUPS * N
+    maps = {"q": (q, D), "k": (kv, D), "v": (kv, D), "o": (D, q), "up": (NEURONS, D), "down": (D, NEURONS)}
+    if fused:
+        maps = {"qkv": (q + 2 * kv, D)} | {name: maps[name] for name in ("o", "up", "down")}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in range(LAYERS):
+        for name, shape in maps.items():
+            shapes[f"block.{layer}.{name}.weight"] = shape[::-1] if fused else shape
+            if biases:
+                shapes[f"block.{layer}.{name}.bias"] = shape[:1]
+        for name in ("norm1", "norm2"):
+            shapes[f"block.{layer}.{name}.weight"] = shapes[f"block.{layer}.{name}.bias"] = (D,)
+    tokens = torch.from_numpy(np.random.default_rng(2).standard_normal((7, D)))
+    yield Case(Checkpoint.of(drawn(shapes, 3), config), lambda checkpoint: toy_outputs(checkpoint, tokens, fused))
+
+
+def toy_outputs(checkpoint: Checkpoint, x: Tensor, fused: bool) -> Tensor:
+    """The network written out head by head, independently of `redteam.anatomy`; a last LayerNorm reads the stream."""
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        weight = checkpoint[name + ".weight"].double()
+        y = x @ (weight if fused else weight.T)
+        return y + checkpoint[name + ".bias"].double() if name + ".bias" in checkpoint else y
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        gain, shift = checkpoint[name + ".weight"].double(), checkpoint[name + ".bias"].double()
+        return torch.nn.functional.layer_norm(x, (D,), gain, shift, eps=1e-12)
+
+    for layer in range(LAYERS):
+        stem = f"block.{layer}."
+        y = norm(stem + "norm1", x)
+        if fused:
+            q, k, v = linear(stem + "qkv", y).split([HEADS * N, GROUPS * N, GROUPS * N], dim=-1)
+        else:
+            q, k, v = (linear(stem + name, y) for name in "qkv")
+        heads = []
+        for h in range(HEADS):
+            g = h // (HEADS // GROUPS)
+            scores = q[:, h * N : (h + 1) * N] @ k[:, g * N : (g + 1) * N].T / N**0.5
+            heads.append(scores.softmax(-1) @ v[:, g * N : (g + 1) * N])
+        x = x + linear(stem + "o", torch.cat(heads, dim=-1))
+        x = x + linear(stem + "down", torch.nn.functional.gelu(linear(stem + "up", norm(stem + "norm2", x))))
+    return torch.nn.functional.layer_norm(x, (D,))
