@@ -58,10 +58,10 @@ class Progress:
         """One cell further. Those computed again for others do not count twice."""
         self._done = min(self._total, self._done + 1)
         status = outcome["status"]
-        told = f"{node.kind} {node.label}" + ("" if status == "ok" else f": {status}, {outcome['reason']}")
+        told = node.label + ("" if status == "ok" else f": {status}, {outcome['reason']}")
         if self._bar is None:
             print(f"[{self._done}/{self._total}] {told}", file=sys.stderr, flush=True)  # noqa: T201
             return
-        self._bar.update(self._task, completed=self._done, description=f"{node.kind} {node.label}"[:60])
+        self._bar.update(self._task, completed=self._done, description=node.label[:60])
         if status != "ok":
             self._bar.console.print(told, markup=False)

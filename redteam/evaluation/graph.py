@@ -205,8 +205,8 @@ class _Layout:
                     merger.text,
                     alone,
                     self.tunes[merger.text],
-                    without=self.merge("companions", None, None, merger),
-                    reference=self.merge("unlocked victim", unlocked, unlocked, merger),
+                    without=self.merge("companions", None, merger),
+                    reference=self.merge("unlocked victim", unlocked, merger),
                 )
             )
         for defense in self.loaded.defenses:
@@ -278,7 +278,10 @@ class _Layout:
         lock: str,
         **rest: str,
     ) -> None:
-        label = defense or rest.get("site", "") or "unlocked victim"
+        planted = f"{rest['group_name']} planted at {rest['site']}" if "site" in rest else ""
+        label = planted or {"harmless": "the unlocked victim", "floor": f"{defense} on a fresh victim"}.get(
+            group, defense
+        )
         recovered = self.attack(threat, attack, lock, label, key)
         self.graph.cells.append(
             Cell(
@@ -293,8 +296,8 @@ class _Layout:
                 merger.text,
                 lock,
                 recovered,
-                merge=self.merge(f"{attack.text} on {label}", recovered, lock, merger),
-                naive=self.merge(label, lock, lock, merger),
+                merge=self.merge(f"{attack.text} on {label}", recovered, merger),
+                naive=self.merge(label, lock, merger),
                 **rest,
             )
         )
@@ -304,24 +307,22 @@ class _Layout:
         return self.lock(what, {"defense": defense.identity, "fresh": fresh}, {"defense": defense.how}, key)
 
     def lock(self, label: str, settings: dict[str, Any], how: dict[str, Any], key: int) -> str:
-        return self.node("lock", label, {**settings, "key": key}, {}, how, makes=True)
+        return self.node("lock", f"lock {label}", {**settings, "key": key}, {}, how, makes=True)
 
     def attack(self, threat: ThreatModel, attack: Chain, lock: str, label: str, key: int) -> str:
         held = "leaked-key" if attack.role == "ceiling" else threat.name
         code = {"defense": self.graph.nodes[lock].how.get("defense", ())}
         return self.node(
             "attack",
-            f"{attack.text} on {label}",
+            f"attack {attack.text} on {label}",
             {"attack": attack.identity, "threat": held, "key": key},
             {"lock": lock},
             {"attack": attack.how, **code},
             makes=True,
         )
 
-    def merge(self, label: str, victim: str | None, lock: str | None, merger: Chain) -> str:
-        inputs = {"tune": self.tunes[merger.text]}
-        if victim and lock:
-            inputs |= {"victim": victim, "lock": lock}
+    def merge(self, label: str, victim: str | None, merger: Chain) -> str:
+        inputs = {"tune": self.tunes[merger.text], **({"victim": victim} if victim else {})}
         return self.node("merge", f"merge with {label}", {"merger": merger.identity}, inputs, {"merger": merger.how})
 
     def node(

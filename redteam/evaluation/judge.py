@@ -57,13 +57,20 @@ class Judge:
         return None if yardstick is None or scores is None else yardstick.theft(scores)
 
     def seen(self, cell: Cell) -> float | None:
-        """What an attacker sees of a merge: the mean of own tasks' n and of agreement with the protected model."""
-        merge, alone = self.result(cell.merge), self.result(self.grounds[cell.scenario, cell.seed, cell.merger].alone)
-        if merge is None or alone is None:
+        """What an attacker without the victim's data sees of a merge, and chooses by.
+
+        The share of the protected model's answers that came over, on inputs of the attacker's own tasks, counted from
+        the companions-only merge as theft is; and by how much the own tasks' mean n, on validation data, changed.
+        """
+        ground = self.grounds[cell.scenario, cell.seed, cell.merger]
+        records = [self.result(name) for name in (cell.merge, ground.without, cell.lock, ground.alone)]
+        merge, without, lock, alone = records
+        if merge is None or without is None or lock is None or alone is None:
             return None
-        chance, expert = alone["chance"], alone["validation"]
-        own = [(v - chance[t]) / (expert[t] - chance[t]) for t, v in merge["seen"]["validation"].items()]
-        return float(np.mean([*own, merge["seen"]["agreement"]]))
+        own = {t: alone["validation"][t] - alone["chance"][t] for t in alone["validation"]}
+        change = [(merge["seen"]["validation"][t] - without["seen"]["validation"][t]) / own[t] for t in own]
+        agree, start = (_agreement(record["seen"]["answers"], lock["answers"]) for record in (merge, without))
+        return (agree - start) / (1.0 - start) + float(np.mean(change)) if start < 1.0 else float(np.mean(change))
 
     def over_seeds(
         self, cells: Iterable[Cell], figure: Callable[[Cell], Vector | None], *, worst: Callable[..., Any] = max
@@ -247,6 +254,10 @@ class Judge:
 def estimate(interval: Interval) -> r.Estimate:
     """An interval as it stands in results."""
     return r.Estimate(**asdict(interval))
+
+
+def _agreement(answers: Sequence[int], others: Sequence[int]) -> float:
+    return float(np.mean(np.asarray(answers) == np.asarray(others)))
 
 
 def _points(vectors: Mapping[str, Vector]) -> dict[str, float]:

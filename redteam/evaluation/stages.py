@@ -130,6 +130,7 @@ def _lock(node: Node, bench: Bench) -> dict[str, Any]:
         "changed": changed,
         "digest": protected.digest(),
         "tied_cost": _tied_costs(protected, scenario.base),
+        "answers": _answers(scenario, protected),
         "fidelity": fidelity,
         "dtype": str(next(iter(victim.values())).dtype).removeprefix("torch."),
         "cost": {"seconds": seconds, "megabytes": memory.megabytes},
@@ -168,8 +169,13 @@ def _merge(node: Node, bench: Bench) -> dict[str, Any]:
         "tasks": {name: pack(correct) for name, correct in _everywhere(scenario, merged).items()},
         "cost": {"seconds": seconds},
     }
-    if victim is not None:
-        result["seen"] = _seen(scenario, merged, bench.input("lock"))
+    result["seen"] = {
+        "validation": {
+            name: float(scenario.tasks[name].correct(scenario.dressed(merged, name).module(), "validation").mean())
+            for name in scenario.companions
+        },
+        "answers": _answers(scenario, scenario.dressed(merged, scenario.victim)),
+    }
     return result
 
 
@@ -251,17 +257,10 @@ def _everywhere(scenario: Scenario, shared: Checkpoint) -> dict[str, Bits]:
     return {name: task.correct(scenario.dressed(shared, name).module()) for name, task in scenario.tasks.items()}
 
 
-def _seen(scenario: Scenario, merged: Checkpoint, protected: Checkpoint) -> dict[str, Any]:
-    """What an attacker without the victim's data sees of a merge: own validation, agreement with the protected."""
-    own = {
-        name: float(scenario.tasks[name].correct(scenario.dressed(merged, name).module(), "validation").mean())
-        for name in scenario.companions
-    }
-    published, stolen = protected.module(), scenario.dressed(merged, scenario.victim).module()
-    agree = [
-        float((predict(published, inputs) == predict(stolen, inputs)).mean()) for inputs in _own_inputs(scenario, _SEEN)
-    ]
-    return {"validation": own, "agreement": float(np.mean(agree))}
+def _answers(scenario: Scenario, wearing_the_victims_head: Checkpoint) -> list[int]:
+    """Answers on inputs of the attacker's own tasks: by these an attacker compares a merge with the protected model."""
+    module = wearing_the_victims_head.module()
+    return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in predict(module, inputs)]
 
 
 def _own_inputs(scenario: Scenario, count: int) -> list[dict[str, torch.Tensor]]:

@@ -23,18 +23,18 @@ CONFIG = {
     "id2label": {str(label): str(label) for label in range(4)},
     "label2id": {str(label): label for label in range(4)},
 }
-SIZES = {"train": 64, "validation": 100, "test": 200}
+SIZES = {"train": 64, "validation": 100, "test": 500}
 
 
 @scenario("toy")
-def toy(*, seed: int = 0, drift: float = 0.4) -> Scenario:
+def toy(*, seed: int = 0, drift: float = 0.35) -> Scenario:
     """A random ViT, and experts that are the base plus a random task vector."""
     key = Key.derive(seed=seed, index=0, name="toy")
     base = _noisy(Checkpoint.of({}, CONFIG), key.generator("base"))
     bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, CONFIG)
     experts, tasks = {}, {}
     for name in ("victim", "left", "right"):
-        expert = _moved(base, key.generator(name), drift)
+        expert = _moved(base, key.generator(name), drift if name == "victim" else 0.4 * drift)
         inputs = {
             split: torch.from_numpy(key.generator(f"{name}/{split}").normal(size=(size, 1, 8, 8))).float()
             for split, size in SIZES.items()
