@@ -177,7 +177,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return network.eval()  # type: ignore[no-any-return]
 
     def fresh(self, seed: int) -> Checkpoint:
-        """The same network, freshly initialised as transformers does before training; every tensor in its own dtype here."""
+        """The same network, freshly initialised as transformers does before training, in the dtypes found here."""
         cls, config = self._network()
         with torch.random.fork_rng(devices=[]), _quiet_transformers(), tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(seed)

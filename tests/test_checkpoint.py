@@ -173,7 +173,7 @@ def test_an_index_cannot_lead_outside(tmp_path: Path, name: str) -> None:
     Checkpoint.of({"w": torch.ones(1)}, {}).save(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").rename(tmp_path / "outside.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(NotACheckpoint, match="outside the folder|is missing"):
+    with pytest.raises(NotACheckpoint, match=r"outside the folder|is missing"):
         Checkpoint.open(folder)
 
 

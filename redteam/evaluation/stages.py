@@ -211,7 +211,8 @@ def _protected(node: Node, bench: Bench, source: Checkpoint) -> Checkpoint:
     if "plant" in settings:
         kind, group = settings["plant"]
         view = DefenderView(source, bench.scenario.base, bench.key.child(f"plant {group} at {kind}"))
-        return _in_memory(view.lock((kind,), GROUPS[group]()))
+        source = _in_memory(view.lock((kind,), GROUPS[group]()))
+        return source
     if "defense" not in settings:
         return source
     for turn, defense in enumerate(bench.plugins(DEFENSES, "defense")):

@@ -203,7 +203,9 @@ def _cells(results: Results) -> str:
     ]
     told = (
         "*Recovery* compares mean scores and rewards throwing the victim away; verdicts do not use it. *Residual* is "
-        "‖recovered − victim‖ ÷ ‖victim − base‖ over the tensors that the defense changed. *Seen* is what the attacker chooses by."
+        "‖recovered − victim‖ ÷ ‖victim − base‖ over the tensors that the defense changed. *Seen* is what the attacker "
+        "chooses by: the share of the protected model's answers that came over, on inputs of the attacker's own tasks, "
+        "and by how much the own tasks changed."
     )
     return f"{told}\n\n{_table(heads, rows)}"
 
