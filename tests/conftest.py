@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,15 +79,41 @@ TOY = Architecture(
     mlp_norm="block.{layer}.norm2",
 )
 FUSED = Architecture(
-    **{**vars(TOY), "query": "block.{layer}.qkv", "key": "block.{layer}.qkv", "value": "block.{layer}.qkv", "transposed": True}
+    **{
+        **vars(TOY),
+        "query": "block.{layer}.qkv",
+        "key": "block.{layer}.qkv",
+        "value": "block.{layer}.qkv",
+        "transposed": True,
+    }
 )
-HEADS, GROUPS, N, D, NEURONS, LAYERS = 4, 2, 6, 24, 15, 2  # H·n = D, so that a forgotten transposition shows as a change
+HEADS, GROUPS, N, D, NEURONS, LAYERS = (
+    4,
+    2,
+    6,
+    24,
+    15,
+    2,
+)  # H·n = D, so that a forgotten transposition shows as a change
 
 
-@pytest.fixture(params=["plain", "no-bias", "fused"])
-def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+LAYOUTS = ["plain", "no-bias", "fused"]
+
+
+@pytest.fixture(params=LAYOUTS)
+def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A hand-made pre-norm network with two query heads to a key/value head, in three layouts."""
-    fused, biases = request.param == "fused", request.param != "no-bias"
+    return toy(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["vit", *LAYOUTS])
+def case(request: pytest.FixtureRequest, vit: Case, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """The ViT, then the hand-made networks."""
+    return vit if request.param == "vit" else toy(request.param, monkeypatch)
+
+
+def toy(layout: str, monkeypatch: pytest.MonkeyPatch) -> Case:
+    fused, biases = layout == "fused", layout != "no-bias"
     monkeypatch.setitem(ARCHITECTURES, "toy", FUSED if fused else TOY)
     config = {
         "model_type": "toy",
@@ -110,7 +136,7 @@ def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         for name in ("norm1", "norm2"):
             shapes[f"block.{layer}.{name}.weight"] = shapes[f"block.{layer}.{name}.bias"] = (D,)
     tokens = torch.from_numpy(np.random.default_rng(2).standard_normal((7, D)))
-    yield Case(Checkpoint.of(drawn(shapes, 3), config), lambda checkpoint: toy_outputs(checkpoint, tokens, fused))
+    return Case(Checkpoint.of(drawn(shapes, 3), config), lambda checkpoint: toy_outputs(checkpoint, tokens, fused))
 
 
 def toy_outputs(checkpoint: Checkpoint, x: Tensor, fused: bool) -> Tensor:

@@ -17,7 +17,8 @@ from redteam.errors import BadInput
 _RANK = 1e-13  # singular values below this share of the largest count as zero
 _WEAK = 1e-10  # the same for the product of both stacks, below which balancing would amplify rounding
 _SLACK = 1e-13  # rounding of a cost that is computed from Gram matrices, as a share of the stacks' squared norms
-_FLAT = 1e-20  # a predicted gain below this share of the squared norms moves no weight by more than 1e-9
+_ENOUGH = 1e-10  # a predicted gain below this share of the cost ends the descent
+_FLAT = 1e-22  # and so does one below this share of the stacks' squared norms, where the fit is exact
 
 
 def assign(profit: Tensor) -> Tensor:
@@ -97,7 +98,8 @@ def general_linear(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *
         right: Moving, [B, n, c].
         left0: Target, [B, n, a].
         right0: Target, [B, n, c].
-        limit: Most steps to take. Two to four come within 1e-4 of the optimum on real weights.
+        limit: Most steps to take. On a small ViT's real task vectors the start is within 4 % of the optimal cost, one
+            step within 2e-3, two within 2e-4.
 
     Raises:
         BadInput: If anything is NaN or infinite.
@@ -212,7 +214,8 @@ def _descend(start: Tensor, grams: _Grams, limit: int) -> tuple[Tensor, Tensor]:
     for _ in range(limit):
         slope = (here.c - here.a) - (here.d.mT - here.b)
         step = _sylvester(here.b, here.a, slope)
-        going = (step * slope).sum((-2, -1)) > _FLAT * here.norm
+        gain = (step * slope).sum((-2, -1))
+        going = gain > torch.maximum(_ENOUGH * here.costs(), _FLAT * here.norm)
         active, here, step = active[going], here[going], step[going]
         if not len(active):
             break
