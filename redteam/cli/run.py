@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,8 +124,15 @@ def _writer(path: Path) -> Any:
     if extension not in REPORTS:
         known = ", ".join(f".{name}" for name in REPORTS.names)
         raise BadInput(f"No report can be written to {path.name}; the file's name must end in one of {known}.")
-    if path.is_dir() or not os.access(next(p for p in path.absolute().parents if p.exists()), os.W_OK):
-        raise UnwritableOutput(f"{path} cannot be written; name a file in a folder that can.")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=next(p for p in path.absolute().parents if p.exists())):
+            pass
+    except OSError as error:
+        raise UnwritableOutput(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder that can."
+        ) from None
     return REPORTS.load(extension).function
 
 

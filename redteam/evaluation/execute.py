@@ -5,22 +5,19 @@ A worker writes its cell's record itself, as its last act, so that whatever was 
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
-import os
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from redteam.errors import RedteamError
 from redteam.evaluation.nodes import Node
+from redteam.evaluation.pool import Ended, Pool
 from redteam.evaluation.store import Store
 
 _LIVES = 3  # how often a cell is started whose worker dies under it
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Outcome = dict[str, Any]
 Watcher = Callable[[Node, Outcome], None]
@@ -81,27 +78,19 @@ def execute(
         while (name := run.next()) is not None:
             run.settle(name, compute(nodes[name], store.root))
         return
-    with _pool(workers) as pool:
-        running: dict[concurrent.futures.Future[Outcome], str] = {}
-        lives: dict[str, int] = {}
-
-        def start(name: str) -> None:
-            lives[name] = lives.get(name, 0) + 1
-            running[pool.schedule(compute, args=[nodes[name], store.root], timeout=time_limit)] = name
-
+    lives: Counter[str] = Counter()
+    with Pool(workers) as pool:
         while True:
-            while len(running) < 2 * workers and (name := run.next()) is not None:
-                start(name)
-            if not running:
+            while pool.free and (name := run.next()) is not None:
+                pool.start(name, compute, nodes[name], store.root, seconds=time_limit)
+            if not pool.jobs:
                 return
-            finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                name = running.pop(future)
-                outcome = _outcome(future, time_limit)
-                if outcome["status"] == "died" and lives[name] < _LIVES:
-                    start(name)
-                    continue
-                run.settle(name, {**outcome, "status": "error"} if outcome["status"] == "died" else outcome)
+            for ended in pool.wait():
+                lives[ended.job] += 1
+                if ended.how == "died" and lives[ended.job] < _LIVES:
+                    pool.start(ended.job, compute, nodes[ended.job], store.root, seconds=time_limit)
+                else:
+                    run.settle(ended.job, _outcome(ended, time_limit))
 
 
 def compute(node: Node, root: Path) -> Outcome:
@@ -115,7 +104,7 @@ def compute(node: Node, root: Path) -> Outcome:
         store.put(node.name, record)
     except RedteamError as error:
         return {"status": "error", "reason": str(error)}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}, line {last.lineno}"
         return {
@@ -135,6 +124,7 @@ class _Run:
         self.nodes, self.done, self.store, self.watch = nodes, done, store, watch
         self.open = [name for name in nodes if name in names]
         self.unsettled = set(names)
+        self.failed: dict[str, Outcome] = {}
         self.waiting: dict[str, int] = {}
         for name in self.open:
             for need in nodes[name].inputs.values():
@@ -147,66 +137,38 @@ class _Run:
             if any(need in self.unsettled for need in inputs):
                 continue
             self.open.remove(name)
-            failed = [need for need in inputs if self.done[need]["status"] != "ok"]
-            if not failed:
+            causes = [need for need in inputs if need in self.failed]
+            if not causes:
                 return name
-            cause = self.done[failed[0]]
-            reason = (
-                cause["reason"] if cause["status"] == "skipped" else f"{self.nodes[failed[0]].label}: {cause['reason']}"
-            )
+            cause = self.failed[causes[0]]
+            reason = cause["reason"]
+            if cause["status"] != "skipped":
+                reason = f"{self.nodes[causes[0]].label}: {reason}"
             self.settle(name, {"status": "skipped", "reason": reason})
-            return self.next()
         return None
 
     def settle(self, name: str, outcome: Outcome) -> None:
         """Enters an outcome and drops the checkpoints that nothing waits for any more."""
         self.unsettled.discard(name)
-        known = self.store.get(name) if outcome["status"] == "ok" else None
-        self.done[name] = known or outcome  # the first writer's record, so that another run's figures stay
+        if outcome["status"] == "ok":
+            # The first writer's record, so that another run's figures stay.
+            self.done[name] = self.store.get(name) or outcome
+        else:
+            # A cell that was computed before, and now failed to make its checkpoint anew, keeps its record.
+            self.failed[name] = outcome
+            self.done.setdefault(name, outcome)
         for need in self.nodes[name].inputs.values():
             self.waiting[need] -= 1
             if self.waiting[need] == 0 and self.nodes[need].makes:
                 self.store.drop_artefact(need)
         if self.nodes[name].makes and not self.waiting.get(name):
             self.store.drop_artefact(name)
-        self.watch(self.nodes[name], self.done[name])
+        self.watch(self.nodes[name], self.failed.get(name, self.done[name]))
 
 
-def _outcome(future: concurrent.futures.Future[Outcome], time_limit: float) -> Outcome:
-    from pebble import ProcessExpired
-
-    try:
-        return future.result()
-    except concurrent.futures.TimeoutError:
+def _outcome(ended: Ended, time_limit: float) -> Outcome:
+    if ended.how == "done":
+        return ended.value  # type: ignore[no-any-return]
+    if ended.how == "timeout":
         return {"status": "timeout", "reason": f"ended after {time_limit:g} s"}
-    except ProcessExpired as error:
-        return {"status": "died", "reason": f"its process died {_LIVES} times (exit code {error.exitcode})"}
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[Any]:
-    """A pool whose workers are forked from a server that has torch loaded and one thread to compute with."""
-    from pebble import ProcessPool
-
-    context = multiprocessing.get_context(
-        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    )
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["redteam.evaluation.stages"])
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))  # children inherit it, and read it when they first load torch
-    pool = ProcessPool(max_workers=workers, context=context)
-    try:
-        yield pool
-        pool.close()
-        pool.join()
-    except BaseException:
-        pool.stop()
-        pool.join()
-        raise
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return {"status": "error", "reason": f"its process died {_LIVES} times (exit code {ended.exit_code})"}

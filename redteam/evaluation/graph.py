@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from redteam.errors import BadInput, BadPlan
 from redteam.evaluation.nodes import Node
 from redteam.evaluation.plan import Plan
 from redteam.plugins.contracts import AttackSpec, Needs
@@ -148,18 +149,21 @@ class Loaded:
     def of(cls, plan: Plan, folder: Path) -> Loaded:
         """Loads everything the plan names, and the attacks that belong to every evaluation."""
         attacks = [Chain.load(ATTACKS, text, folder) for text in plan.attacks]
-        named = {link.spec.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
+        named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
         for name in ATTACKS.names:
             spec: AttackSpec = ATTACKS.load(name).spec
             if (spec.always or spec.role != "recovery") and name not in named:
                 attacks.append(Chain.load(ATTACKS, name, folder))
         order = ("naive", "recovery", "trivial", "ceiling")
+        attacks.sort(key=lambda chain: order.index(chain.role))
         return cls(
             plan,
-            tuple(_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in plan.scenarios),
-            tuple(Chain.load(DEFENSES, text, folder) for text in plan.defenses),
-            tuple(sorted(attacks, key=lambda chain: order.index(chain.role))),
-            tuple(_single(Chain.load(MERGERS, text, folder), "merger") for text in plan.mergers),
+            _distinct(
+                "scenarios", [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in plan.scenarios]
+            ),
+            _distinct("defenses", [Chain.load(DEFENSES, text, folder) for text in plan.defenses]),
+            _distinct("attacks", attacks),
+            _distinct("mergers", [_single(Chain.load(MERGERS, text, folder), "merger") for text in plan.mergers]),
             tuple(threat_model(name) for name in plan.threats),
         )
 
@@ -347,11 +351,18 @@ class _Layout:
 
 
 def _single(chain: Chain, kind: str) -> Chain:
-    from redteam.errors import BadInput
-
     if len(chain.links) > 1:
         raise BadInput(f"{chain.text!r} chains several plugins; a {kind} stands alone.")
     return chain
+
+
+def _distinct(kind: str, chains: Sequence[Chain]) -> tuple[Chain, ...]:
+    """The chains, none of which results could take for another one."""
+    texts = [chain.text for chain in chains]
+    twice = sorted({text for text in texts if texts.count(text) > 1})
+    if twice:
+        raise BadPlan(f"Two different {kind} are called {twice[0]!r}; give the one in the file a name of its own.")
+    return tuple(chains)
 
 
 def _claims(attack: Chain) -> Sequence[tuple[str, Any]]:

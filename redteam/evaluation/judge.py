@@ -85,7 +85,7 @@ class Judge:
 
     def status(self, cell: Cell) -> tuple[r.Status, str]:
         """The cell's own failure if it has one, else that of what it waited for."""
-        for name in (cell.recovered, cell.merge):
+        for name in (cell.recovered, cell.merge, cell.naive):
             outcome = self.outcomes[name]
             if outcome["status"] != "ok":
                 return outcome["status"], outcome["reason"]

@@ -1,0 +1,240 @@
+"""Processes that take one job at a time and may be killed at any moment: a lost worker costs its job and nothing else.
+
+Every worker has a pipe of its own and no two share a lock, so that a worker which dies holds up nobody. A worker whose
+main process is gone leaves at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+from redteam.errors import RedteamError
+
+_PRELOAD = ("redteam.evaluation.stages", "transformers.modeling_utils")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_STILLBORN = 5  # so many workers in a row that end before they are ready: the next would too
+_PATIENCE = 5.0  # seconds that an idle worker gets to leave by itself
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended.
+
+    Attributes:
+        job: Its name.
+        how: `"done"`; `"timeout"`: it was ended; `"died"`: its process did, by itself or by a signal.
+        value: What its function returned.
+        exit_code: The process's, negative for a signal.
+    """
+
+    job: str
+    how: Literal["done", "timeout", "died"]
+    value: Any = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    call: tuple[Callable[..., Any], tuple[Any, ...]]
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    pipe: multiprocessing.connection.Connection = field(repr=False)
+    ready: bool = False
+    job: _Job | None = None
+    deadline: float = float("inf")
+
+    def kill(self) -> int | None:
+        """Ends it and frees what it held; its exit code."""
+        self.process.kill()
+        self.process.join()
+        code: int | None = self.process.exitcode
+        self.process.close()
+        self.pipe.close()
+        return code
+
+
+class Pool:
+    """Workers with torch and transformers loaded and one thread each, started as they are needed.
+
+    Args:
+        size: How many at most.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._queue: deque[_Job] = deque()
+        self._workers: list[_Worker] = []
+        self._stillborn = 0
+        kinds = multiprocessing.get_all_start_methods()
+        self._context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
+        if "forkserver" in kinds:
+            self._context.set_forkserver_preload(list(_PRELOAD))
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs have not ended."""
+        return len(self._queue) + sum(worker.job is not None for worker in self._workers)
+
+    @property
+    def free(self) -> bool:
+        """Whether a further job would not have to wait for another one."""
+        return self.jobs < self._size
+
+    def start(self, name: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> None:
+        """Takes a job in.
+
+        Args:
+            name: Under which its end is told.
+            function: Importable by name; must not raise.
+            arguments: For the function.
+            seconds: Its time limit, from when a worker takes it up.
+        """
+        self._queue.append(_Job(name, (function, arguments), seconds))
+
+    def wait(self) -> list[Ended]:
+        """Waits until a job ends, if there is one; every job that has ended by then.
+
+        Raises:
+            RedteamError: If workers end before they are ready to work, one after the other.
+        """
+        ended: list[Ended] = []
+        while not ended and self.jobs:
+            while len(self._workers) < min(self._size, self.jobs):
+                self._hire()
+            for worker in self._workers:
+                if worker.ready and worker.job is None and self._queue:
+                    self._hand(worker, self._queue.popleft())
+            soonest = min(worker.deadline for worker in self._workers)
+            patience = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
+            signs = [sign for worker in self._workers for sign in (worker.pipe, worker.process.sentinel)]
+            signalled = multiprocessing.connection.wait(signs, patience)
+            for worker in list(self._workers):
+                if worker.pipe in signalled or worker.process.sentinel in signalled:
+                    ended.extend(self._hear(worker))
+                elif worker.job is not None and worker.deadline <= time.monotonic():
+                    ended.append(Ended(worker.job.name, "timeout"))
+                    self._dismiss(worker)
+        return ended
+
+    def _hire(self) -> None:
+        here, there = self._context.Pipe()
+        process = self._context.Process(  # type: ignore[attr-defined]
+            target=_work, args=(there,), name="redteam worker"
+        )
+        try:
+            with _one_thread():
+                process.start()
+        except (OSError, EOFError):  # the server that forks them was killed; the next start brings it back
+            here.close()
+            self._bury(None)
+        else:
+            self._workers.append(_Worker(process, here))
+        finally:
+            there.close()
+
+    def _hand(self, worker: _Worker, job: _Job) -> None:
+        try:
+            worker.pipe.send(job.call)
+        except OSError:  # it has died idle, which its sentinel is about to say
+            self._queue.appendleft(job)
+        else:
+            worker.job, worker.deadline = job, time.monotonic() + job.seconds
+
+    def _hear(self, worker: _Worker) -> Iterator[Ended]:
+        try:
+            said = worker.pipe.recv() if worker.pipe.poll() else None
+            if said is None and worker.process.is_alive():
+                return
+        except (OSError, EOFError):  # it died, perhaps in mid-sentence
+            said = None
+        if said is None:
+            job, ready = worker.job, worker.ready
+            code = self._dismiss(worker)
+            if job is not None:
+                yield Ended(job.name, "died", exit_code=code)
+            elif not ready:
+                self._bury(code)
+        elif worker.job is None:
+            worker.ready, self._stillborn = True, 0
+        else:
+            job, worker.job, worker.deadline = worker.job, None, float("inf")
+            yield Ended(job.name, "done", said[0])
+
+    def _dismiss(self, worker: _Worker) -> int | None:
+        self._workers.remove(worker)
+        return worker.kill()
+
+    def _bury(self, code: int | None) -> None:
+        self._stillborn += 1
+        if self._stillborn >= _STILLBORN:
+            raise RedteamError(
+                f"{_STILLBORN} worker processes in a row ended before they could work (exit code {code}); "
+                "--workers 0 does without any. A script that calls redteam.run needs if __name__ == '__main__'."
+            )
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            for worker in self._workers:
+                worker.pipe.close()
+            until = time.monotonic() + _PATIENCE
+            for worker in self._workers:
+                worker.process.join(max(0.0, until - time.monotonic()))
+        while self._workers:
+            self._dismiss(self._workers[0])
+
+
+def _work(pipe: multiprocessing.connection.Connection) -> None:
+    """What a worker does: says that it is ready, then answers job after job until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the keyboard is the main process's business
+    threading.Thread(target=_leave_with_the_main_process, daemon=True).start()
+    for module in _PRELOAD:
+        importlib.import_module(module)
+    with suppress(EOFError, OSError):
+        pipe.send("ready")
+        while True:
+            function, arguments = pipe.recv()
+            pipe.send((function(*arguments),))
+
+
+def _leave_with_the_main_process() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Children inherit the environment and read it when they first load torch."""
+    before: Mapping[str, str | None] = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
