@@ -1,0 +1,133 @@
+"""Runs of the toy scenario, each done once for all tests that look at it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from redteam.evaluation.nodes import Node
+from redteam.evaluation.results import Cell, Control, Results, Verdict
+from redteam.evaluation.run import Silent, run
+from redteam.plugins.reference import Reference
+
+HERE = Path(__file__).parent
+REDTEAM = Path(sys.executable).with_name("redteam")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's folder and what it found."""
+
+    folder: Path
+    results: Results
+
+    def cell(self, defense: str, attack: str) -> Cell:
+        (found,) = (c for c in self.results.cells if (c.defense, c.attack) == (defense, attack))
+        return found
+
+    def theft(self, defense: str, attack: str) -> float:
+        return float(self.cell(defense, attack).scores["theft"])
+
+    def verdict(self, defense: str) -> Verdict:
+        (found,) = (v for v in self.results.verdicts if v.defense == defense)
+        return found
+
+    def controls(self, control: str, attack: str) -> list[Control]:
+        return [c for c in self.results.controls if (c.control, c.attack) == (control, attack)]
+
+
+class Counting(Silent):
+    """Remembers what was computed, with the outcomes."""
+
+    def __init__(self) -> None:
+        self.settlements: list[tuple[Node, dict[str, Any]]] = []
+
+    def settled(self, node: Node, outcome: dict[str, Any]) -> None:
+        self.settlements.append((node, outcome))
+
+    @property
+    def labels(self) -> list[str]:
+        return [node.label for node, _ in self.settlements]
+
+
+class Toys:
+    """Plans on the toy scenario, and how to run and compare them."""
+
+    Counting = Counting
+    redteam = REDTEAM
+
+    def plan(self, defenses: tuple[str, ...], attacks: tuple[str, ...], **rest: Any) -> dict[str, Any]:
+        return {"scenarios": [self.named("toy", "toy.py")], "defenses": defenses, "attacks": attacks, **rest}
+
+    def small(self) -> dict[str, Any]:
+        """37 computations."""
+        return self.plan(("rotation",), ("procrustes",))
+
+    def named(self, name: str, file: str | Path = "plugins.py") -> str:
+        return str(Reference(f"{HERE / file}@{name}"))
+
+    def run(self, plan: Mapping[str, Any], out: Path, **options: Any) -> Finished:
+        return Finished(out, run(plan, out=out, **{"workers": 0, **options}))
+
+    def read(self, folder: Path) -> Finished:
+        return Finished(folder, Results.read(folder))
+
+    def write(self, plan: Mapping[str, Any], file: Path) -> Path:
+        """The plan as a TOML file."""
+        lines = (f"{key} = {list(map(str, v)) if isinstance(v, (tuple, list)) else v}" for key, v in plan.items())
+        file.write_text("\n".join(lines) + "\n")
+        return file
+
+    def numbers(self, results: Results) -> Any:
+        """Everything but times, memory and the command."""
+        return _timeless(results.model_dump(mode="json"))
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in ("cost", "command") and "seconds" not in k}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="session")
+def toys() -> Toys:
+    return Toys()
+
+
+@pytest.fixture(scope="session")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this test session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def once(together: Path, toys: Toys) -> Callable[..., Finished]:
+    """Runs a plan the first time it is asked for; whoever comes second finds everything cached."""
+
+    def done(name: str, plan: Mapping[str, Any], **options: Any) -> Finished:
+        with FileLock(together / f"{name}.lock"):
+            return toys.run(plan, together / name, **options)
+
+    return done
+
+
+@pytest.fixture(scope="session")
+def honest(once: Callable[..., Finished], toys: Toys) -> Finished:
+    """The plan `quick`, on toys."""
+    defenses = ("none", "permutation", "rotation", "mergelock")
+    return once("honest", toys.plan(defenses, ("graft", "hungarian", "procrustes", "gauge-fit")))
+
+
+@pytest.fixture(scope="session")
+def environment(together: Path) -> dict[str, str]:
+    """For real processes: what the first one compiles serves the others."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": str(together / "compiled"), "OMP_NUM_THREADS": "1"}

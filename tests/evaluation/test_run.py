@@ -1,0 +1,300 @@
+"""Honest runs: the verdicts that are known beforehand, what is written, and what is computed again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redteam.errors import BadInput, BadPlan
+from redteam.evaluation.execute import execute, todo
+from redteam.evaluation.nodes import Node
+from redteam.evaluation.results import Results
+from redteam.evaluation.store import Store
+from redteam.key import Key
+
+LOCKS = ("permutation", "rotation", "mergelock")
+BREAKS = (("permutation", "hungarian"), ("rotation", "procrustes"), ("mergelock", "gauge-fit"))
+
+
+@pytest.fixture(scope="module")
+def twice(toys: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+    """The small plan once, and how it went the second time."""
+    out, again = tmp_path_factory.mktemp("resume"), toys.Counting()
+    return toys.run(toys.small(), out), toys.run(toys.small(), out, observer=again), again
+
+
+class TestVerdicts:
+    def test_no_defense_is_ineffective(self, honest: Any) -> None:
+        assert honest.verdict("none").verdict == "INEFFECTIVE"
+        assert honest.theft("none", "none") == 1.0
+
+    @pytest.mark.parametrize("lock", LOCKS)
+    def test_locks_stop_whoever_merges_without_attack(self, honest: Any, lock: str) -> None:
+        assert honest.theft(lock, "none") <= 0.1
+        assert honest.cell(lock, "none").scores["protection"] >= 0.9
+
+    @pytest.mark.parametrize(("lock", "attack"), BREAKS)
+    def test_locks_fall_to_what_was_made_for_them(self, honest: Any, lock: str, attack: str) -> None:
+        assert honest.theft(lock, attack) >= 0.9
+        assert honest.cell(lock, attack).scores["residual"] < 1
+        assert honest.verdict(lock).verdict == "BROKEN"
+
+    @pytest.mark.parametrize("attack", ["hungarian", "procrustes"])
+    def test_smaller_groups_do_not_break_general_linear_locks(self, honest: Any, attack: str) -> None:
+        assert honest.theft("mergelock", attack) < 0.5
+
+    @pytest.mark.parametrize("lock", LOCKS)
+    def test_the_base_and_a_random_key_steal_nothing_and_the_key_all(self, honest: Any, lock: str) -> None:
+        assert honest.theft(lock, "base") <= 0.1
+        assert honest.theft(lock, "random-key") <= 0.1
+        assert honest.theft(lock, "key-holder") >= 0.95
+
+    def test_an_open_door_is_ineffective_and_a_fresh_victim_never_broken(self, once: Any, toys: Any) -> None:
+        done = once("known", toys.plan((toys.named("open-door"), toys.named("fresh-victim")), ("gauge-fit",)))
+        assert done.verdict("open-door").verdict == "INEFFECTIVE"
+        assert done.verdict("fresh-victim").verdict not in ("BROKEN", "INEFFECTIVE", "HOLDS-SO-FAR")
+        assert max(c.scores["theft"] for c in done.results.cells if c.defense == "fresh-victim") <= 0.1
+
+
+class TestControls:
+    def test_all_pass(self, honest: Any) -> None:
+        failed = [control for control in honest.results.controls if not control.passed]
+        assert failed == []
+
+    def test_every_claim_is_planted(self, honest: Any) -> None:
+        from redteam.plugins.registry import ATTACKS
+
+        for attack in ("graft", "hungarian", "procrustes", "gauge-fit"):
+            claims = {(site, group.name) for site, group in ATTACKS.load(attack).spec.breaks}
+            planted = honest.controls("planted", attack)
+            assert sorted((c.site, c.group) for c in planted) == sorted(claims)
+
+    def test_every_defense_has_its_own(self, honest: Any) -> None:
+        kinds = {(c.control, c.defense) for c in honest.results.controls}
+        assert {("trivial", lock) for lock in ("none", *LOCKS)} <= kinds
+        assert {("floor", lock) for lock in ("none", *LOCKS)} <= kinds
+        assert {("ceiling", lock) for lock in LOCKS} <= kinds
+        assert {("weakened", lock) for lock in LOCKS} <= kinds
+        assert {("gain", ""), ("harmless", "")} <= kinds
+
+
+class TestOutput:
+    def test_results_are_read_back(self, honest: Any, toys: Any) -> None:
+        read = Results.read(honest.folder)
+        assert toys.numbers(read) == toys.numbers(honest.results)
+        assert read.exit_code == 0
+        assert json.loads((honest.folder / "results.json").read_text())["schema"] == 1
+
+    def test_they_hold_exactly_the_plans_cells(self, honest: Any) -> None:
+        everywhere = {"none", "graft", "hungarian", "procrustes", "gauge-fit", "base"}
+        expected = {("none", attack) for attack in everywhere}
+        expected |= {(lock, attack) for lock in LOCKS for attack in everywhere | {"random-key", "key-holder"}}
+        found = [(cell.defense, cell.attack) for cell in honest.results.cells]
+        assert len(found) == len(set(found))
+        assert set(found) == expected
+        assert {cell.status for cell in honest.results.cells} == {"ok"}
+
+    def test_nothing_secret_is_written(self, honest: Any) -> None:
+        owner = Key.derive(seed=0, index=0, name="defender")
+        tags = [f"0/{lock}" for lock in LOCKS]
+        tags += [f"plant {g} at {s}" for g in ("permutation", "orthogonal", "general-linear") for s in ("qk", "vo")]
+        secrets = [owner.secret, *(owner.child(tag).secret for tag in tags)]
+        content = b"".join(file.read_bytes() for file in honest.folder.rglob("*") if file.is_file())
+        assert honest.results.grounds[0].digest.encode() in content  # this search does find things
+        for secret in secrets:
+            assert secret not in content
+            assert secret.hex().encode() not in content.lower()
+
+    def test_checkpoints_are_dropped(self, honest: Any) -> None:
+        assert list((honest.folder / "work").iterdir()) == []
+        assert not [file for file in honest.folder.rglob("*") if file.suffix == ".safetensors"]
+
+    def test_thresholds_are_fixed_beforehand(self, honest: Any) -> None:
+        announced = json.loads((honest.folder / "plan.json").read_text())
+        assert announced["thresholds_digest"] == honest.results.thresholds["digest"]
+
+
+class TestResume:
+    def test_the_same_run_computes_nothing(self, twice: Any, toys: Any) -> None:
+        first, second, again = twice
+        assert again.labels == []
+        assert second.results.model_dump(exclude={"command"}) == first.results.model_dump(exclude={"command"})
+
+    def test_wider_computes_what_is_new_and_narrower_shows_what_is_asked(
+        self, twice: Any, toys: Any, honest: Any
+    ) -> None:
+        first, _, _ = twice
+        before = {file.stem for file in (first.folder / "cells").iterdir()}
+        count = toys.Counting()
+        plan = toys.plan(("rotation",), ("procrustes", "hungarian"))
+        wide = toys.run(plan, first.folder, observer=count)
+        again = [node for node, _ in count.settlements if node.name in before]
+        assert again, "the locks were dropped, and are needed for the new attack"
+        assert all(node.makes for node in again)
+        assert all("procrustes" not in label for label in count.labels)
+        assert any("attack hungarian on rotation (" in label for label in count.labels)
+        assert list((first.folder / "work").iterdir()) == []
+        for attack in ("procrustes", "hungarian", "graft", "base", "random-key", "key-holder", "none"):
+            # What was rebuilt gives the numbers that were never interrupted.
+            assert wide.cell("rotation", attack).scores == honest.cell("rotation", attack).scores
+        narrow = toys.run(toys.small(), first.folder, observer=(silent := toys.Counting()))
+        assert silent.labels == []
+        assert toys.numbers(narrow.results) == toys.numbers(first.results)
+
+    def test_a_changed_plugin_recomputes_its_own_cells(self, toys: Any, tmp_path: Path) -> None:
+        source = (
+            '"""Changes with every edit."""\n'
+            "from redteam.plugins.contracts import attack\n\n\n"
+            '@attack("NAME")\ndef made(view):\n    return view.protected\n'
+        )
+        files = {name: tmp_path / f"{name}.py" for name in ("mine", "other")}
+        for name, file in files.items():
+            file.write_text(source.replace("NAME", name))
+        plan = toys.plan(("open-door",), tuple(toys.named(name, file) for name, file in files.items()))
+        plan["defenses"] = (toys.named("open-door"),)
+        first = toys.run(plan, tmp_path / "out")
+        files["mine"].write_text(files["mine"].read_text() + "# edited\n")
+        again = toys.Counting()
+        second = toys.run(plan, tmp_path / "out", observer=again)
+        computed = [label for label in again.labels if not label.startswith("lock ")]
+        assert computed
+        assert all("mine" in label for label in computed)
+        assert toys.numbers(second.results) == toys.numbers(first.results)
+
+    def test_a_lost_or_damaged_record_is_computed_again(self, twice: Any, toys: Any) -> None:
+        first, _, _ = twice
+        files = {json.loads(file.read_text())["label"]: file for file in (first.folder / "cells").iterdir()}
+        lost, damaged = (files[f"{what} procrustes on rotation (toy, seed 0)"] for what in ("attack", "merge with"))
+        lost.unlink()
+        damaged.write_text(damaged.read_text()[:40])
+        again = toys.Counting()
+        second = toys.run(toys.small(), first.folder, observer=again)
+        assert {lost.stem, damaged.stem} <= {node.name for node, _ in again.settlements}
+        assert toys.numbers(second.results) == toys.numbers(first.results)
+
+
+class TestRefused:
+    def test_two_plugins_of_one_name(self, toys: Any, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            (tmp_path / f"{name}.py").write_text(
+                "from redteam.plugins.contracts import attack\n\n\n@attack('graft')\ndef graft(view):\n    return 1\n"
+            )
+        for attacks in (("a.py", "b.py"), ("a.py",)):
+            plan = toys.plan(("none",), tuple(toys.named("graft", tmp_path / file) for file in attacks))
+            with pytest.raises(BadPlan, match="Two different attacks are called 'graft'"):
+                toys.run(plan, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_second_run_in_the_folder(self, toys: Any, tmp_path: Path) -> None:
+        from redteam.evaluation.run import _alone_in
+
+        (tmp_path / "out").mkdir()
+        with _alone_in(tmp_path / "out"), pytest.raises(BadInput, match="Another run is writing"):
+            toys.run(toys.small(), tmp_path / "out")
+        assert list((tmp_path / "out" / "cells").iterdir()) == []
+
+
+class TestScheduling:
+    """`todo` and `execute` on cells made by hand; the stages are stood in for."""
+
+    @pytest.fixture
+    def stage(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        from redteam.evaluation import stages
+
+        ran: list[str] = []
+
+        def run_stage(node: Node, store: Store) -> dict[str, Any]:
+            ran.append(node.label)
+            if node.settings.get("fails"):
+                raise ValueError("by request")
+            if node.makes:
+                store.put_artefact(node.name, _checkpoint())
+            for need in node.inputs.values():
+                assert store.get(need) is not None
+            return {"value": node.label}
+
+        monkeypatch.setattr(stages, "run_stage", run_stage)
+        return ran
+
+    def test_inputs_first_and_checkpoints_dropped_when_nobody_waits(self, stage: list[str], tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        lock = _node("lock", makes=True)
+        attack = _node("attack", {"lock": lock}, makes=True)
+        merge = _node("merge", {"victim": attack})
+        nodes, held = {n.name: n for n in (lock, attack, merge)}, []
+
+        def watch(node: Node, outcome: dict[str, Any]) -> None:
+            held.append([n.label for n in (lock, attack) if store.has_artefact(n.name)])
+
+        done: dict[str, Any] = {}
+        execute(nodes, done, store, workers=0, time_limit=1, watch=watch)
+        assert stage == ["lock", "attack", "merge"]
+        assert held == [["lock"], ["attack"], []]
+        assert {record["status"] for record in done.values()} == {"ok"}
+
+    def test_only_what_is_missing_and_what_it_needs(self, stage: list[str], tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        lock, other = _node("lock", makes=True), _node("other lock", makes=True)
+        attack, spare = _node("attack", {"lock": lock}, makes=True), _node("spare", {"lock": other})
+        nodes = {n.name: n for n in (lock, other, attack, spare)}
+        done: dict[str, Any] = {}
+        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
+        merge = _node("merge", {"victim": attack})
+        nodes[merge.name] = merge
+        work = todo(nodes, done, store)
+        assert (work.missing, set(work.again)) == ((merge.name,), {attack.name, lock.name})
+        store.put_artefact(attack.name, _checkpoint())
+        assert todo(nodes, done, store).again == ()
+        store.drop_artefact(attack.name)
+        stage.clear()
+        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
+        assert stage == ["lock", "attack", "merge"]
+        assert todo(nodes, done, store).missing == ()
+
+    def test_failures_are_passed_on_however_long_the_chain(self, stage: list[str], tmp_path: Path) -> None:
+        chain = [_node("first", fails=True)]
+        for index in range(3000):
+            chain.append(_node(f"{index}", {"before": chain[-1]}))
+        nodes, done = {n.name: n for n in chain}, {}
+        execute(nodes, done, Store(tmp_path), workers=0, time_limit=1, watch=lambda *_: None)
+        assert stage == ["first"]
+        assert done[chain[0].name]["status"] == "error"
+        last = done[chain[-1].name]
+        assert last["status"] == "skipped"
+        assert last["reason"].startswith("first: ValueError: by request")
+        assert list((tmp_path / "cells").iterdir()) == []
+
+    def test_a_record_survives_the_failure_to_make_its_checkpoint_again(
+        self, stage: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, lock = Store(tmp_path), _node("lock", makes=True)
+        nodes, done = {lock.name: lock}, {}
+        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
+        merge = _node("merge", {"victim": lock})
+        nodes[merge.name] = merge
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Store, "put_artefact", full)
+        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
+        assert done[lock.name]["status"] == "ok"
+        assert done[merge.name]["status"] == "skipped"
+        assert "No space left" in done[merge.name]["reason"]
+
+
+def _node(label: str, inputs: dict[str, Node] | None = None, *, makes: bool = False, fails: bool = False) -> Node:
+    settings = {"label": label, "fails": fails}
+    names = {role: node.name for role, node in (inputs or {}).items()}
+    return Node.of("test", label, settings=settings, inputs=names, makes=makes)
+
+
+def _checkpoint() -> Any:
+    import torch
+
+    from redteam.checkpoint import Checkpoint
+
+    return Checkpoint.of({"w": torch.ones(1)}, {})
