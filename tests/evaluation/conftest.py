@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -81,7 +82,7 @@ class Toys:
 
     def write(self, plan: Mapping[str, Any], file: Path) -> Path:
         """The plan as a TOML file."""
-        lines = (f"{key} = {list(map(str, v)) if isinstance(v, (tuple, list)) else v}" for key, v in plan.items())
+        lines = (f"{key} = {json.dumps(value)}" for key, value in plan.items())
         file.write_text("\n".join(lines) + "\n")
         return file
 
