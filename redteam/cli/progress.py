@@ -16,6 +16,7 @@ class Progress:
     """Shows on standard error what is being done."""
 
     def __init__(self) -> None:
+        self._cached: frozenset[str] = frozenset()
         self._total = self._done = 0
         self._started = time.monotonic()
         self._bar: Any = None
@@ -34,11 +35,11 @@ class Progress:
         """Names the scenario; it shows its own progress where it has to be trained."""
         print(f"Scenario {scenario}, seed {seed}", file=sys.stderr, flush=True)  # noqa: T201
 
-    def planned(self, graph: Graph, cached: int) -> None:
+    def planned(self, graph: Graph, cached: frozenset[str]) -> None:
         """Starts the bar."""
-        self._total, self._done = len(graph.nodes), cached
-        print(f"{self._total} computations, {cached} of them cached", file=sys.stderr, flush=True)  # noqa: T201
-        if sys.stderr.isatty() and cached < self._total:
+        self._cached, self._total, self._done = cached, len(graph.nodes), len(cached)
+        print(f"{self._total} computations, {self._done} of them cached", file=sys.stderr, flush=True)  # noqa: T201
+        if sys.stderr.isatty() and self._done < self._total:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -52,11 +53,11 @@ class Progress:
             )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("", total=self._total, completed=cached)
+            self._task = self._bar.add_task("", total=self._total, completed=self._done)
 
     def settled(self, node: Node, outcome: dict[str, Any]) -> None:
         """One cell further. Those computed again for others do not count twice."""
-        self._done = min(self._total, self._done + 1)
+        self._done += node.name not in self._cached
         status = outcome["status"]
         told = node.label + ("" if status == "ok" else f": {status}, {outcome['reason']}")
         if self._bar is None:

@@ -156,11 +156,13 @@ class Loaded:
                 attacks.append(Chain.load(ATTACKS, name, folder))
         order = ("naive", "recovery", "trivial", "ceiling")
         attacks.sort(key=lambda chain: order.index(chain.role))
+        scenarios = [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in plan.scenarios]
+        for chain in scenarios:
+            if "seed" in chain.links[0].reference.settings:
+                raise BadPlan(f"{chain.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
         return cls(
             plan,
-            _distinct(
-                "scenarios", [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in plan.scenarios]
-            ),
+            _distinct("scenarios", scenarios),
             _distinct("defenses", [Chain.load(DEFENSES, text, folder) for text in plan.defenses]),
             _distinct("attacks", attacks),
             _distinct("mergers", [_single(Chain.load(MERGERS, text, folder), "merger") for text in plan.mergers]),

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from redteam.errors import BadInput, PluginFault
+from redteam.errors import BadInput, PluginFault, RedteamError
 from redteam.evaluation.execute import Outcome, execute
 from redteam.evaluation.graph import Graph, Loaded, build
 from redteam.evaluation.judge import Judge
@@ -32,8 +32,8 @@ class Observer(Protocol):
     def preparing(self, scenario: str, seed: int) -> None:
         """A scenario is about to be loaded, or made where it isn't there yet."""
 
-    def planned(self, graph: Graph, cached: int) -> None:
-        """The cells are laid out; so many are there already."""
+    def planned(self, graph: Graph, cached: frozenset[str]) -> None:
+        """The cells are laid out; these are there already, though some may have to make their checkpoint again."""
 
     def settled(self, node: Node, outcome: Outcome) -> None:
         """A cell is done, or has failed."""
@@ -44,7 +44,7 @@ class Silent:
 
     def preparing(self, scenario: str, seed: int) -> None: ...
 
-    def planned(self, graph: Graph, cached: int) -> None: ...
+    def planned(self, graph: Graph, cached: frozenset[str]) -> None: ...
 
     def settled(self, node: Node, outcome: Outcome) -> None: ...
 
@@ -123,7 +123,7 @@ def run(
         done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
         store.clear_work(keep=frozenset(graph.nodes))
         _announce(store, loaded, identities, graph)
-        observer.planned(graph, len(done))
+        observer.planned(graph, frozenset(done))
         execute(graph.nodes, done, store, workers=workers, time_limit=plan.time_limit, watch=observer.settled)
         results = _results(plan, graph, done, command)
         write_atomically(store.root / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
@@ -163,8 +163,11 @@ def _identities(loaded: Loaded, observer: Observer) -> dict[tuple[str, int], str
             observer.preparing(chain.text, seed)
             try:
                 found[chain.text, seed] = load_scenario(str(Reference(name, {**settings, "seed": seed}))).digest()
-            except (OSError, ValueError, RuntimeError, AttributeError) as error:
-                raise PluginFault(f"The scenario {chain.text} failed under seed {seed}: {error}.") from error
+            except RedteamError:
+                raise
+            except Exception as error:
+                told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise PluginFault(f"The scenario {chain.text} failed under seed {seed} ({told}).") from error
     return found
 
 

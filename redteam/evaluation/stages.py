@@ -211,8 +211,8 @@ def _protected(node: Node, bench: Bench, source: Checkpoint) -> Checkpoint:
     if "plant" in settings:
         kind, group = settings["plant"]
         view = DefenderView(source, bench.scenario.base, bench.key.child(f"plant {group} at {kind}"))
-        source = _in_memory(view.lock((kind,), GROUPS[group]()))
-        return source
+        planted: Checkpoint = _in_memory(view.lock((kind,), GROUPS[group]()))
+        return planted
     if "defense" not in settings:
         return source
     for turn, defense in enumerate(bench.plugins(DEFENSES, "defense")):

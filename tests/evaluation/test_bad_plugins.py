@@ -142,7 +142,7 @@ class TestMisbehaviour:
 def test_a_scenario_that_fails_ends_the_run_with_one_sentence(toys: Any, tmp_path: Path) -> None:
     file = tmp_path / "worlds.py"
     head = "from redteam.plugins.contracts import scenario\n\n\n@scenario('broken')\ndef broken(*, seed: int = 0):\n"
-    for body, reason in (("raise RuntimeError('no data here')", "no data here"), ("return 3", "returned a int")):
+    for body, reason in (("return {}['data']", r"KeyError: 'data'"), ("return 3", "returned a int")):
         file.write_text(f"{head}    {body}\n")
         plan = {**toys.plan(("none",), ()), "scenarios": (toys.named("broken", file),)}
         with pytest.raises(Exception, match=reason) as failed:
@@ -163,6 +163,7 @@ def test_a_scenario_that_fails_ends_the_run_with_one_sentence(toys: Any, tmp_pat
         ({"defenses": ("mergelock:scale=[1]",)}, "scale of mergelock must be"),
         ({"attacks": ("graft:",)}, "settings are missing after the colon"),
         ({"attacks": ("nowhere.py@x",)}, "Cannot read the plugin file 'nowhere.py'"),
+        ({"scenarios": ("digits:seed=3",)}, "list seeds in the plan's 'seeds'"),
         ({"mergers": ("task-arithmetic+task-arithmetic",)}, "a merger stands alone"),
         ({"keys": 0}, "keys"),
         ({"seeds": -1}, "seeds"),

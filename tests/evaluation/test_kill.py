@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import re
@@ -135,10 +136,10 @@ class TestWorkers:
 
 @linux
 class TestMain:
-    def test_killed_at_random_moments_then_run_again(
+    def test_interrupted_and_killed_at_random_moments_then_run_again(
         self, undisturbed: Any, toys: Any, tmp_path: Path, environment: dict[str, str]
     ) -> None:
-        self.killed(2, undisturbed, toys, tmp_path, environment)
+        self.killed(3, undisturbed, toys, tmp_path, environment)
 
     @pytest.mark.slow
     def test_killed_many_times(self, undisturbed: Any, toys: Any, tmp_path: Path, environment: dict[str, str]) -> None:
@@ -151,7 +152,12 @@ class TestMain:
         kept = [0]
         for kill in range(times):
             with subprocess.Popen(
-                command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+                command,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                text=True,
+                env=environment,
+                start_new_session=True,
             ) as run:
                 total, cached = announced(run)
                 assert cached >= kept[-1], "what was finished before the last kill is still there"
@@ -161,12 +167,15 @@ class TestMain:
                         break
                 time.sleep(draw.uniform(0, 0.3))
                 family = below(run.pid)
-                assert family
-                run.kill()
-            assert run.returncode == -signal.SIGKILL
+                if kill == 0:  # the keyboard's way: everybody gets the signal
+                    os.killpg(run.pid, signal.SIGINT)
+                    assert (run.stderr or io.StringIO()).read().splitlines()[-1].startswith("Interrupted; the same")
+                else:
+                    run.kill()
+            assert run.returncode == (130 if kill == 0 else -signal.SIGKILL)
             assert gone(family), "nobody lives on"
             kept.append(cached + share)
-        assert kept[-1] > 0
+        assert 0 < kept[1] <= kept[-1]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr
         finished = toys.read(folder / "out")

@@ -1,0 +1,246 @@
+"""`redteam run`, in this process: what it says, writes and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redteam.cli.main import main
+from redteam.evaluation import run as evaluation
+from redteam.evaluation.plan import Plan
+
+TOY = Path(__file__).parent.parent / "evaluation" / "toy.py"
+ATTACK = """
+from redteam.plugins.contracts import attack
+
+
+@attack("{name}")
+def {name}(view):
+    return view.protected
+"""
+
+
+@dataclass(frozen=True)
+class Told:
+    code: int
+    out: str
+    err: str
+
+
+def redteam(*words: str | Path, where: Path | None = None) -> Told:
+    """Runs the command line, in a working directory."""
+    out, err = io.StringIO(), io.StringIO()
+    stand = contextlib.chdir(where) if where else contextlib.nullcontext()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), stand, pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return Told(int(left.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def planned(folder: Path, **changes: Any) -> Path:
+    """A small plan in a file, with an attack from a file beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "beside.py").write_text(ATTACK.format(name="beside"))
+    plan = {"scenarios": [f"{TOY}@toy"], "defenses": ["rotation"], "attacks": ["beside.py@beside"], **changes}
+    file = folder / "plan.toml"
+    file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in plan.items()))
+    return file
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The plans that dry runs are made of."""
+    plans: list[Plan] = []
+    preview = evaluation.preview
+
+    def watched(plan: Plan, **rest: Any) -> evaluation.Preview:
+        plans.append(plan)
+        return preview(plan, **rest)
+
+    monkeypatch.setattr(evaluation, "preview", watched)
+    return plans
+
+
+class TestRun:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def ran(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Told]:
+        """One run, the plan elsewhere than the working directory."""
+        home = tmp_path_factory.mktemp("shell")
+        planned(home / "plans")
+        words = ["run", "plans/plan.toml", "--out", "out", "--workers", "0", "-o", "new/r.md", "-o", "r.json"]
+        return home, redteam(*words, where=home)
+
+    def test_tells_verdicts_and_where_the_report_is(self, ran: tuple[Path, Told]) -> None:
+        _, told = ran
+        assert told.code == 2, "no attack proved itself, so the verdict is INVALID"
+        assert "INVALID        rotation under weights-only" in told.out
+        assert "report: out/report.md" in told.out
+        assert "upper bounds" in told.out
+
+    def test_progress_is_plain_lines_where_there_is_no_terminal(self, ran: tuple[Path, Told]) -> None:
+        _, told = ran
+        lines = told.err.splitlines()
+        assert lines[0] == "Scenario toy, seed 0"
+        total = int(lines[1].split()[0])
+        assert [line.split()[0] for line in lines[2:]] == [f"[{k}/{total}]" for k in range(1, total + 1)]
+
+    def test_reports_are_written_where_asked(self, ran: tuple[Path, Told]) -> None:
+        home, _ = ran
+        assert (home / "new" / "r.md").read_text() == (home / "out" / "report.md").read_text()
+        assert (home / "r.json").read_text() == (home / "out" / "results.json").read_text()
+        assert "rotation" in (home / "new" / "r.md").read_text()
+
+    def test_a_dry_run_counts_what_a_run_computed(self, ran: tuple[Path, Told]) -> None:
+        home, told = ran
+        before = sorted(path for path in home.rglob("*"))
+        dry = redteam("run", "plans/plan.toml", "--out", "out", "--dry-run", where=home)
+        total = told.err.splitlines()[1].split()[0]
+        cells = json.loads((home / "r.json").read_text())["cells"]
+        assert dry.code == 0
+        assert f"{len(cells)} cells in the results, from {total} computations" in dry.out
+        assert f"{total} computations are cached" in dry.out
+        assert "Not loaded" not in dry.out
+        assert sorted(path for path in home.rglob("*")) == before
+
+    def test_a_file_that_the_shell_names_is_read_from_where_the_user_stands(self, ran: tuple[Path, Told]) -> None:
+        home, _ = ran
+        (home / "here.py").write_text(ATTACK.format(name="here"))
+        words = ["run", "plans/plan.toml", "--out", "out", "--dry-run"]
+        assert redteam(*words, "--attack", "here.py@here", where=home).code == 0
+        assert redteam(*words, "--attack", "plans/beside.py@beside", where=home).code == 0
+        lost = redteam(*words, "--attack", "beside.py@beside", where=home)
+        assert lost.code == 2
+        assert "Cannot read the plugin file" in lost.err
+
+
+class TestDryRun:
+    def test_writes_nothing(self, tmp_path: Path) -> None:
+        plan = planned(tmp_path / "plans")
+        told = redteam("run", plan, "--dry-run", where=tmp_path)
+        assert told.code == 0
+        assert "0 computations are cached" in told.out
+        assert "Not loaded in this folder so far, so counted as missing: toy seed 0" in told.out
+        assert {path.name for path in tmp_path.rglob("*")} == {"plans", "plan.toml", "beside.py"}
+
+    def test_options_replace_what_the_plan_says(self, tmp_path: Path, seen: list[Plan]) -> None:
+        plan = planned(tmp_path, keys=3, time_limit=5.0)
+        options = ["--defense", "mergelock", "--defense", "none", "--attack", "hungarian", "--seeds", "2"]
+        told = redteam("run", plan, "--dry-run", *options, "--time-limit", "7", "--threat", "leaked-key")
+        assert told.code == 0
+        (found,) = seen
+        assert found.defenses == ("mergelock", "none")
+        assert found.attacks == ("hungarian",)
+        assert found.seeds == (0, 1)
+        assert found.threats == ("leaked-key",)
+        assert (found.keys, found.time_limit) == (3, 7.0)
+        assert found.scenarios == (f"{TOY}@toy",)
+        assert found.name == "plan"
+
+    def test_more_keys_are_more_cells(self, tmp_path: Path) -> None:
+        plan = planned(tmp_path)
+        counts = [int(redteam("run", plan, "--dry-run", "--keys", str(n)).out.split()[0]) for n in (1, 2)]
+        assert counts[1] == 2 * counts[0]
+
+    def test_without_a_plan_it_is_quick(self, tmp_path: Path, seen: list[Plan]) -> None:
+        assert redteam("run", "--dry-run", where=tmp_path).code == 0
+        assert seen[0].name == "quick"
+
+
+NAMES = {
+    "attack": ("gauge-fitt", "There is no attack called 'gauge-fitt'; did you mean 'gauge-fit' or 'graft'?"),
+    "defense": ("merglock", "did you mean 'mergelock'?"),
+    "merger": ("task-arith", "did you mean 'task-arithmetic'?"),
+    "scenario": ("digit", "did you mean 'digits'?"),
+    "threat": ("weights", "did you mean 'weights-only'?"),
+}
+PLANS = {
+    "attacks = [": "is not TOML",
+    "attacks = 'graft'": "attacks",
+    "atacks = ['graft']": "has an entry 'atacks' that means nothing",
+    "seeds = 0": "seeds",
+    "keys = 'two'": "keys",
+    "name = 'a/b'": "name",
+    "threats = []": "threats",
+    "attacks = ['graft:drift=9']": "drift of graft must lie in [0, 2], got 9",
+    "attacks = ['missing.py@x']": "Cannot read the plugin file 'missing.py'",
+}
+
+
+class TestRefusals:
+    """One sentence and exit code 2, before anything runs."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def ran(*_: object, **__: object) -> None:
+            raise AssertionError("a scenario was loaded")
+
+        monkeypatch.setattr(evaluation, "load_scenario", ran)
+
+    @pytest.fixture
+    def refused(self, tmp_path: Path) -> Callable[..., str]:
+        plan = planned(tmp_path / "plans")
+
+        def sentence(*words: str | Path, plan: Path | str = plan) -> str:
+            told = redteam("run", plan, *words, where=tmp_path)
+            assert (told.code, told.out) == (2, "")
+            assert told.err.count("\n") == 1
+            assert told.err.startswith("Error: ")
+            return told.err
+
+        return sentence
+
+    @pytest.mark.parametrize("option", NAMES)
+    def test_unknown_names(self, refused: Callable[..., str], option: str) -> None:
+        name, sentence = NAMES[option]
+        assert sentence in refused(f"--{option}", name)
+
+    @pytest.mark.parametrize("text", PLANS)
+    def test_malformed_plans(self, refused: Callable[..., str], tmp_path: Path, text: str) -> None:
+        (tmp_path / "bad.toml").write_text(text)
+        assert PLANS[text] in refused(plan="bad.toml")
+
+    def test_plans_that_are_not_there(self, refused: Callable[..., str]) -> None:
+        assert "did you mean 'quick'?" in refused(plan="quik")
+        assert "cannot be read (No such file or directory)" in refused(plan="nowhere.toml")
+
+    @pytest.mark.parametrize("place", ["file/out", "file", "/proc/none/out"])
+    def test_folders_that_cannot_be_written(self, refused: Callable[..., str], tmp_path: Path, place: str) -> None:
+        (tmp_path / "file").write_text("in the way")
+        assert "cannot be written" in refused("--out", place)
+
+    @pytest.mark.parametrize("place", ["file/r.md", "folder.md", "/proc/none/r.json"])
+    def test_reports_that_cannot_be_written(self, refused: Callable[..., str], tmp_path: Path, place: str) -> None:
+        (tmp_path / "file").write_text("in the way")
+        (tmp_path / "folder.md").mkdir()
+        assert f"{place} cannot be written" in refused("-o", place, "--out", "out")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("name", ["r.pdf", "r", ".md"])
+    def test_reports_of_unknown_kinds(self, refused: Callable[..., str], tmp_path: Path, name: str) -> None:
+        assert "must end in one of .json, .md" in refused("-o", name, "--out", "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_in_use(self, refused: Callable[..., str], tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        with evaluation._alone_in(tmp_path / "out"):
+            assert "Another run is writing to out" in refused("--out", "out")
+
+    @pytest.mark.parametrize("words", [("--workers", "-1"), ("--keys", "0"), ("--seeds", "x"), ("--time-limit", "0")])
+    def test_numbers_out_of_range_are_misuse(self, tmp_path: Path, words: tuple[str, str]) -> None:
+        told = redteam("run", planned(tmp_path), *words)
+        assert told.code == 2
+        assert words[0] in told.err
+
+
+def test_all_cores_that_this_process_may_use() -> None:
+    from redteam.cli.run import _cores
+
+    assert 1 <= _cores() <= (os.cpu_count() or 1)
