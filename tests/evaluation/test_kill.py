@@ -29,9 +29,11 @@ def state(pid: int) -> tuple[str, int]:
     """A process's state and its parent; ("X", 0) once it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except OSError:
         return "X", 0
-    return fields[0], int(fields[1])
+    # A first thread that is dead already holds its files open until the others are.
+    return "D" if fields[0] == "Z" and threads > 1 else fields[0], int(fields[1])
 
 
 def below(ancestor: int) -> set[int]:
