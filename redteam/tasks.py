@@ -23,8 +23,13 @@ _EVALUATION_BATCH = 256  # fixed, because it can change the last bits of a logit
 class Task(Protocol):
     """What the evaluation asks of a task."""
 
-    name: str
-    chance: float
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing."""
 
     def correct(self, module: nn.Module, split: Split = "test") -> np.ndarray[Any, np.dtype[np.bool_]]:
         """One result per sample."""

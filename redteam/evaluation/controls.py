@@ -12,6 +12,7 @@ from redteam.evaluation.thresholds import THRESHOLDS
 if TYPE_CHECKING:
     from redteam.evaluation.graph import Cell
     from redteam.evaluation.judge import Judge
+    from redteam.evaluation.scores import Yardstick
 
 _SCORING = ("floor", "trivial")
 """Controls that speak of the score itself; the others speak of one attack or one lock."""
@@ -39,14 +40,15 @@ class ControlSheet:
         )
 
     def gain(self, scenario: str) -> Interval | None:
-        """What the unlocked victim adds to the merge, with the merger for which that is least."""
-        mergers: dict[str, list[Vector]] = {}
+        """What the unlocked victim adds to the merge, with the merger for which that is least, failed ones left out."""
+        mergers: dict[str, list[Yardstick | None]] = {}
         for (name, _, merger), yardstick in self.judge.yardsticks.items():
             if name == scenario:
-                if yardstick is None:
-                    return None
-                mergers.setdefault(merger, []).append(yardstick.gain)
-        return min((combine(vectors) for vectors in mergers.values()), key=lambda interval: interval.low, default=None)
+                mergers.setdefault(merger, []).append(yardstick)
+        gains = [
+            [y.gain for y in yardsticks if y is not None] for yardsticks in mergers.values() if None not in yardsticks
+        ]
+        return min((combine(vectors) for vectors in gains), key=lambda interval: interval.low, default=None)
 
     def doubts(self, scenario: str, defense: str, threat: str) -> list[str]:
         """Sentences on failed controls that make the score itself doubtful for a defense."""
@@ -140,8 +142,12 @@ class ControlSheet:
         return combine(self.judge.over_seeds(cells, self.judge.theft), lowest=0.0, highest=1.0)
 
     def _trivial(self, cells: Sequence[Cell]) -> Finding:
+        """An attacker who still holds the victim, under a wrong gauge, may steal what is stolen without any attack."""
         theft, limit = self._theft(cells), THRESHOLDS.trivial
-        return theft.mean <= limit, theft.mean, limit, f"{cells[0].attack} steals {theft}; at most {limit}"
+        if all(self._kept(cell) for cell in cells):
+            naive = combine(self.judge.over_seeds(cells, lambda cell: self.judge.theft(cell, cell.naive)))
+            limit = max(limit, naive.mean)
+        return theft.mean <= limit, theft.mean, limit, f"{cells[0].attack} steals {theft}; at most {limit:.2g}"
 
     def _floor(self, cells: Sequence[Cell]) -> Finding:
         theft, limit = self._theft(cells), THRESHOLDS.floor
@@ -176,12 +182,11 @@ class ControlSheet:
         if lock is None or attacked is None or twin is None:
             return False, 0.0, THRESHOLDS.planted_cost, "the same attack on the unlocked victim could not be computed"
         cost, target, start = (record["tied_cost"][cell.site] for record in (attacked, twin, lock))
-        kept = attacked["change"] is not None and attacked["change"] <= THRESHOLDS.function
         naive, stolen = self.judge.theft(cell, cell.naive), self.judge.theft(cell)
         assert naive is not None
         assert stolen is not None
         protection, theft = 1.0 - float(naive[0]), float(stolen[0])
-        if kept and target > 0 and start >= THRESHOLDS.planted_strength * target:
+        if self._kept(cell) and target > 0 and start >= THRESHOLDS.planted_strength * target:
             ratio = cost / target
             told = (
                 f"{cell.attack} leaves {ratio:.4g} times the tied cost at {cell.site} that it leaves on the unlocked "
@@ -193,3 +198,8 @@ class ControlSheet:
             return False, protection, THRESHOLDS.planted_protection, told
         told = f"{cell.attack} steals {theft:.2f} from the planted lock; at least {THRESHOLDS.planted_theft}"
         return theft >= THRESHOLDS.planted_theft, theft, THRESHOLDS.planted_theft, told
+
+    def _kept(self, cell: Cell) -> bool:
+        """Whether what the attack returned still computes what the protected model does."""
+        record = self.judge.result(cell.recovered)
+        return record is not None and record["change"] is not None and record["change"] <= THRESHOLDS.function

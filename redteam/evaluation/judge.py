@@ -11,6 +11,7 @@ import numpy as np
 from redteam.evaluation import results as r
 from redteam.evaluation.controls import ControlSheet
 from redteam.evaluation.graph import Cell, Graph, Ground
+from redteam.evaluation.measures import DTYPES
 from redteam.evaluation.scores import Scores, Yardstick
 from redteam.evaluation.statistics import Interval, Vector, combine
 from redteam.evaluation.verdict import Candidate, Evidence, decide
@@ -71,6 +72,15 @@ class Judge:
         change = [(merge["seen"]["validation"][t] - without["seen"]["validation"][t]) / own[t] for t in own]
         agree, start = (_agreement(record["seen"]["answers"], lock["answers"]) for record in (merge, without))
         return (agree - start) / (1.0 - start) + float(np.mean(change)) if start < 1.0 else float(np.mean(change))
+
+    def fidelity(self, cell: Cell) -> dict[str, Vector]:
+        """Accuracy of the protected model alone over the victim's, by the dtype that both are stored in."""
+        yardstick, lock = self.yardstick(cell), self.result(cell.lock)
+        alone = self.result(self.grounds[cell.scenario, cell.seed, cell.merger].alone)
+        if yardstick is None or lock is None or alone is None:
+            return {}
+        both = {dtype: (lock["stored"][dtype], alone["stored"][dtype]) for dtype in DTYPES}
+        return {dtype: yardstick.fidelity(*pair) for dtype, pair in both.items()}
 
     def over_seeds(
         self, cells: Iterable[Cell], figure: Callable[[Cell], Vector | None], *, worst: Callable[..., Any] = max
@@ -147,7 +157,7 @@ class Judge:
                 "recovery": None if recovery is None else float(recovery[0]),
                 "residual": recovered["residual"],
                 "change": recovered["change"],
-                "fidelity": {dtype: float(yardstick.fidelity(pair)[0]) for dtype, pair in lock["fidelity"].items()},
+                "fidelity": {dtype: float(vector[0]) for dtype, vector in self.fidelity(cell).items()},
                 "seen": self.seen(cell),
             }
             cost = {**recovered["cost"], "merge_seconds": outcome["result"]["cost"]["seconds"]}
@@ -228,18 +238,15 @@ class Judge:
         return made
 
     def _fidelity(self, cells: Sequence[Cell]) -> tuple[dict[str, Interval], str]:
-        made, released = {}, ""
-        locks = [lock for cell in cells if (lock := self.result(cell.lock)) is not None]
-        for dtype in locks[0]["fidelity"] if locks else ():
-            released = locks[0]["dtype"]
+        """By dtype over all seeds, the worst key of each, and which of the dtypes the model is released in."""
+        released = next((lock["dtype"] for cell in cells if (lock := self.result(cell.lock)) is not None), "")
+        figures = {cell: self.fidelity(cell) for cell in cells}
 
-            def figure(cell: Cell, dtype: str = dtype) -> Vector | None:
-                yardstick, lock = self.yardstick(cell), self.result(cell.lock)
-                return None if yardstick is None or lock is None else yardstick.fidelity(lock["fidelity"][dtype])
+        def stored_in(dtype: str) -> Callable[[Cell], Vector | None]:
+            return lambda cell: figures[cell].get(dtype)
 
-            vectors = self.over_seeds(cells, figure, worst=min)
-            if vectors:
-                made[dtype] = combine(vectors, lowest=0.0)
+        dtypes = next((tuple(found) for found in figures.values() if found), ())
+        made = {d: combine(self.over_seeds(cells, stored_in(d), worst=min), lowest=0.0) for d in dtypes}
         return made, released
 
     def _missing(self, cells: Sequence[Cell]) -> list[str]:

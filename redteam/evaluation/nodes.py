@@ -23,6 +23,7 @@ NUMERICAL = (
     "anatomy",
     "symmetry",
     "evaluation/bits.py",
+    "evaluation/measures.py",
     "evaluation/stages.py",
 )
 """The engine's files, and folders, on which numbers depend."""

@@ -89,10 +89,10 @@ class Yardstick:
         tasks = tuple(self.chance)
         return self.mean(attacked, tasks) - self.mean(self.reference, tasks)
 
-    def fidelity(self, record: Mapping[str, Any]) -> Vector:
-        """Accuracy of the protected model alone ÷ that of the victim in the same dtype."""
+    def fidelity(self, protected: Mapping[str, Any], victim: Mapping[str, Any]) -> Vector:
+        """Accuracy of the protected model alone ÷ that of the victim, both stored in the same dtype."""
         resample = self.resamples[self.victim]
-        return _ratio(accuracy(record["protected"], resample), accuracy(record["victim"], resample))
+        return _ratio(accuracy(protected, resample), accuracy(victim, resample))
 
     @staticmethod
     def mean(scores: Scores, tasks: tuple[str, ...]) -> Vector:

@@ -8,30 +8,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import PluginFault
-from redteam.evaluation.bits import Bits, pack
+from redteam.evaluation import measures
+from redteam.evaluation.bits import pack
 from redteam.evaluation.nodes import Node
 from redteam.evaluation.store import Store
 from redteam.key import Key
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
-from redteam.symmetry import GROUPS, tied_cost
-from redteam.tasks import Scenario, predict
+from redteam.symmetry import GROUPS
+from redteam.tasks import Scenario
 from redteam.threat import threat_model
 from redteam.views import AttackerView, DefenderView, MergerView, unlocked
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SEEN = 200  # of each own task, the inputs on which an attacker compares a merge with the protected model
-_PROBES = 64  # inputs on which the function is compared
 
 
 class Bench:
@@ -91,7 +86,11 @@ def _alone(node: Node, bench: Bench) -> dict[str, Any]:
             name: float(scenario.tasks[name].correct(experts[name], "validation").mean())
             for name in scenario.companions
         },
-        "base": {name: pack(correct) for name, correct in _everywhere(scenario, scenario.base).items()},
+        "base": {
+            name: pack(task.correct(scenario.dressed(scenario.base, name).module()))
+            for name, task in scenario.tasks.items()
+        },
+        "stored": measures.stored(scenario.tasks[scenario.victim], bench.victim),
     }
 
 
@@ -111,27 +110,20 @@ def _tune(node: Node, bench: Bench) -> dict[str, Any]:
 
 def _lock(node: Node, bench: Bench) -> dict[str, Any]:
     scenario, victim = bench.scenario, bench.victim
-    source = victim.fresh(_stream(bench, "fresh victim")) if node.settings.get("fresh") else victim
+    fresh = node.settings.get("fresh", False)
+    source = victim.fresh(_stream(bench, "fresh victim")) if fresh else victim
     started = time.perf_counter()
-    with _memory() as memory:
+    with measures.Memory() as memory:
         protected = _protected(node, bench, source)
     seconds = time.perf_counter() - started
     bench.store.put_artefact(node.name, protected)
-    fidelity = {}
-    if not node.settings.get("fresh"):
-        task = scenario.tasks[scenario.victim]
-        for name, dtype in DTYPES.items():
-            fidelity[name] = {
-                "protected": pack(task.correct(protected.to(dtype).to(torch.float32).module())),
-                "victim": pack(task.correct(victim.to(dtype).to(torch.float32).module())),
-            }
     changed = [name for name in victim if name in protected and not torch.equal(victim[name], protected[name])]
     return {
         "changed": changed,
         "digest": protected.digest(),
-        "tied_cost": _tied_costs(protected, scenario.base),
-        "answers": _answers(scenario, protected),
-        "fidelity": fidelity,
+        "tied_cost": measures.tied_costs(protected, scenario.base),
+        "answers": measures.answers(scenario, protected.module()),
+        "stored": {} if fresh else measures.stored(scenario.tasks[scenario.victim], protected),
         "dtype": str(next(iter(victim.values())).dtype).removeprefix("torch."),
         "cost": {"seconds": seconds, "megabytes": memory.megabytes},
     }
@@ -141,7 +133,7 @@ def _attack(node: Node, bench: Bench) -> dict[str, Any]:
     scenario, protected, victim = bench.scenario, bench.input("lock"), bench.victim
     samples = 0
     started = time.perf_counter()
-    with _memory() as memory:
+    with measures.Memory() as memory:
         recovered = protected
         for attack in bench.plugins(ATTACKS, "attack"):
             view = _attacker_view(node, bench, recovered, attack.spec.name)
@@ -152,9 +144,9 @@ def _attack(node: Node, bench: Bench) -> dict[str, Any]:
     changed = bench.record("lock")["changed"]
     return {
         "digest": recovered.digest(),
-        "residual": _residual(recovered, victim, scenario.base, changed),
-        "tied_cost": _tied_costs(recovered, scenario.base),
-        "change": _change(protected, recovered, _probes(scenario)),
+        "residual": measures.residual(recovered, victim, scenario.base, changed),
+        "tied_cost": measures.tied_costs(recovered, scenario.base),
+        "change": measures.change(protected, recovered, scenario),
         "cost": {"seconds": seconds, "megabytes": memory.megabytes, "labels": samples},
     }
 
@@ -165,18 +157,17 @@ def _merge(node: Node, bench: Bench) -> dict[str, Any]:
     started = time.perf_counter()
     merged = _merged(bench, victim, tuned)
     seconds = time.perf_counter() - started
-    result: dict[str, Any] = {
-        "tasks": {name: pack(correct) for name, correct in _everywhere(scenario, merged).items()},
-        "cost": {"seconds": seconds},
-    }
-    result["seen"] = {
-        "validation": {
-            name: float(scenario.tasks[name].correct(scenario.dressed(merged, name).module(), "validation").mean())
-            for name in scenario.companions
-        },
-        "answers": _answers(scenario, scenario.dressed(merged, scenario.victim)),
-    }
-    return result
+    tasks: dict[str, Any] = {}
+    validation: dict[str, float] = {}
+    answers: list[int] = []
+    for name, task in scenario.tasks.items():
+        module = scenario.dressed(merged, name).module()
+        tasks[name] = pack(task.correct(module))
+        if name == scenario.victim:
+            answers = measures.answers(scenario, module)
+        else:
+            validation[name] = float(task.correct(module, "validation").mean())
+    return {"tasks": tasks, "seen": {"validation": validation, "answers": answers}, "cost": {"seconds": seconds}}
 
 
 _STAGES: Mapping[str, Callable[[Node, Bench], dict[str, Any]]] = {
@@ -254,56 +245,9 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
     return check_returned(merger, scenario.base, _in_memory(merged))
 
 
-def _everywhere(scenario: Scenario, shared: Checkpoint) -> dict[str, Bits]:
-    return {name: task.correct(scenario.dressed(shared, name).module()) for name, task in scenario.tasks.items()}
-
-
-def _answers(scenario: Scenario, wearing_the_victims_head: Checkpoint) -> list[int]:
-    """Answers on inputs of the attacker's own tasks: by these an attacker compares a merge with the protected model."""
-    module = wearing_the_victims_head.module()
-    return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in predict(module, inputs)]
-
-
-def _own_inputs(scenario: Scenario, count: int) -> list[dict[str, torch.Tensor]]:
-    return [
-        {key: value[:count] for key, value in scenario.tasks[name].inputs_of("validation").items()}
-        for name in scenario.companions
-    ]
-
-
-def _probes(scenario: Scenario) -> dict[str, torch.Tensor]:
-    parts = _own_inputs(scenario, _PROBES // max(1, len(scenario.companions)) + 1)
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-
 def _mean_score(accuracies: Mapping[str, float], alone: Mapping[str, Any]) -> float:
     chance, expert = alone["chance"], alone["validation"]
     return float(np.mean([(accuracies[t] - chance[t]) / (expert[t] - chance[t]) for t in accuracies]))
-
-
-def _residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, changed: list[str]) -> float | None:
-    """‖recovered − victim‖ ÷ ‖victim − base‖ over the tensors that the defense changed."""
-    far = near = 0.0
-    for name in changed:
-        if name in base and base.shape(name) == victim.shape(name):
-            expert = victim[name].to(torch.float64)
-            far += float((recovered[name].to(torch.float64) - expert).square().sum())
-            near += float((expert - base[name].to(torch.float64)).square().sum())
-    return (far / near) ** 0.5 if near else None
-
-
-def _tied_costs(recovered: Checkpoint, base: Checkpoint) -> dict[str, float]:
-    kinds = sorted({site.kind for site in anatomy_of(base).sites()})
-    return {kind: tied_cost(recovered, base, (kind,)) for kind in kinds}
-
-
-def _change(before: Checkpoint, after: Checkpoint, inputs: Mapping[str, torch.Tensor]) -> float | None:
-    """max |Δ logits| ÷ max |logits| on inputs that the attacker owns, in float64; `None` where that is no number."""
-    double = {k: v.to(torch.float64) if v.is_floating_point() else v for k, v in inputs.items()}
-    with torch.inference_mode():
-        old, new = (checkpoint.module(torch.float64)(**double).logits for checkpoint in (before, after))
-    change = float((new - old).abs().max() / old.abs().max())
-    return change if np.isfinite(change) else None
 
 
 def _in_memory(returned: Any) -> Any:
@@ -313,30 +257,3 @@ def _in_memory(returned: Any) -> Any:
 
 def _stream(bench: Bench, tag: str) -> int:
     return int(Key.derive(seed=bench.seed, index=0, name="engine").generator(tag).integers(2**31))
-
-
-class _memory:
-    """Peak resident memory of a block over what was resident before, where the system can tell."""
-
-    megabytes: float | None = None
-
-    def __enter__(self) -> _memory:
-        self._before = self._peak(reset=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        after = self._peak(reset=False)
-        if self._before is not None and after is not None:
-            self.megabytes = max(0.0, after - self._before)
-
-    @staticmethod
-    def _peak(*, reset: bool) -> float | None:
-        try:
-            if reset:
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-        except OSError:
-            return None
-        return None

@@ -75,5 +75,5 @@ def test_recovery_is_undefined_where_the_lock_costs_nothing() -> None:
 
 def test_identical_models_have_no_uncertainty_between_them() -> None:
     yardstick = _yardstick()
-    fidelity = yardstick.fidelity({"protected": _right(0.9), "victim": _right(0.9)})
+    fidelity = yardstick.fidelity(_right(0.9), _right(0.9))
     assert np.ptp(fidelity) == 0.0
