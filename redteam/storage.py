@@ -53,7 +53,7 @@ class Memory:
         return self._tensors
 
     def load(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
+        return self._tensors[name].clone()  # a plugin that writes into what it was given spoils nobody else's
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)

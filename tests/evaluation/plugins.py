@@ -69,6 +69,19 @@ def even_layers(view: AttackerView) -> Checkpoint:
     return sound(view).replace({name: view.protected[name] for site in odd for name in site.names})
 
 
+@attack("scribbles", needs=Needs.ANCHOR | Needs.COMPANIONS)
+def scribbles(view: AttackerView) -> Checkpoint:
+    """Writes into everything it was given."""
+    for checkpoint in (view.protected, view.anchor, *view.companions.values()):
+        for name in checkpoint:
+            checkpoint[name].mul_(1.5).numpy()[:] += 1
+    for inputs, labels in view.own_batches(next(iter(view.companions)), 64):
+        labels.zero_()
+        for value in inputs.values():
+            value.zero_()
+    return view.protected
+
+
 @attack("raises")
 def raises(view: AttackerView) -> Checkpoint:
     """Fails like any program."""

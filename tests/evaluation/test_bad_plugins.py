@@ -29,7 +29,8 @@ class TestClaims:
     @pytest.fixture(scope="class")
     @classmethod
     def claims(cls, once: Callable[..., Any], toys: Any) -> Any:
-        return once("claims", toys.plan(("none",), tuple(toys.named(name) for name in ("sound", *CRIPPLED))))
+        names = ("scribbles", "sound", *CRIPPLED)
+        return once("claims", toys.plan(("none",), tuple(toys.named(name) for name in names)))
 
     def test_the_sound_one_passes(self, claims: Any) -> None:
         (planted,) = claims.controls("planted", "sound")
@@ -40,6 +41,11 @@ class TestClaims:
         (planted,) = claims.controls("planted", attack)
         assert planted.status == "ok"
         assert not planted.passed, planted.explanation
+
+    def test_writing_into_what_was_given_spoils_nobody_elses(self, claims: Any, honest: Any) -> None:
+        assert claims.results.grounds == honest.results.grounds
+        for attack in ("none", "graft", "base"):
+            assert claims.cell("none", attack).scores == honest.cell("none", attack).scores
 
     @pytest.fixture(scope="class")
     @classmethod
