@@ -7,29 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import IllegalGauge, ThreatModelViolation
+from redteam.errors import ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
-from redteam.symmetry import Gauge, Group
+from redteam.symmetry import Group, Lock, sampled_locks
 from redteam.tasks import Batch, Task
 from redteam.threat import ThreatModel
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-class Lock(Protocol):
-    """One use of a group on some sites: a site's gauge, computed when asked for."""
-
-    def __call__(self, site: Site, /) -> Gauge:
-        """The gauge of a site."""
 
 
 @dataclass
@@ -46,7 +38,7 @@ class DefenderView:
     base: Checkpoint
     key: Key
     task: Task | None = field(default=None, repr=False)
-    locks: list[tuple[tuple[Site, ...], Lock]] = field(default_factory=list, repr=False)
+    locks: list[Lock] = field(default_factory=list, repr=False)
 
     def lock(self, kinds: Sequence[str], group: Group, *, checkpoint: Checkpoint | None = None) -> Checkpoint:
         """The victim with a fresh gauge from `group` at every site of these kinds, as a lazy overlay.
@@ -59,17 +51,13 @@ class DefenderView:
         Raises:
             IllegalGauge: If the architecture does not allow this group there.
         """
-        checkpoint = checkpoint or self.victim
-        sites = anatomy_of(checkpoint).sites(kinds)
-        for site in sites:
-            require_legal(site, group, checkpoint.architecture)
+        checkpoint = self.victim if checkpoint is None else checkpoint
         turn = len(self.locks)
-
-        def gauge(site: Site) -> Gauge:
-            return group.sample(site.heads, site.width, self.key.generator(f"{turn}/{site.label}"))
-
-        self.locks.append((sites, gauge))
-        return checkpoint.transform(sites, gauge)
+        drawn = sampled_locks(checkpoint, kinds, group, lambda label: self.key.generator(f"{turn}/{label}"))
+        for lock in drawn:
+            checkpoint = lock.put_on(checkpoint)
+        self.locks.extend(drawn)
+        return checkpoint
 
     def batches(self, size: int, tag: str = "batches") -> Iterator[Batch]:
         """One pass over the victim's training data in random order."""
@@ -97,13 +85,9 @@ def unlocked(
     """Takes off what `defend` would have put on under `key`: its locks inverted, the last one first."""
     view = DefenderView(checkpoint, base, key)
     defend(view)
-    for sites, gauge in reversed(view.locks):
-        checkpoint = checkpoint.transform(sites, _inverse(gauge))
+    for lock in reversed(view.locks):
+        checkpoint = lock.take_off(checkpoint)
     return checkpoint
-
-
-def _inverse(gauge: Lock) -> Lock:
-    return lambda site: gauge(site).inverse()
 
 
 @dataclass
@@ -192,12 +176,3 @@ class MergerView:
     def generator(self, tag: str) -> np.random.Generator:
         """A random stream of this merge, the same in every run."""
         return self.stream.generator(tag)
-
-
-def require_legal(site: Site, group: Group, architecture: str) -> None:
-    """Raises IllegalGauge, with the legal groups, unless the architecture allows the group at the site."""
-    if group.name not in site.legal:
-        raise IllegalGauge(
-            f"A {group.name} gauge at {site.label} would change what a {architecture!r} computes; legal there: "
-            f"{', '.join(sorted(site.legal)) or 'none'}."
-        )

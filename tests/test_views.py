@@ -138,16 +138,17 @@ class TestDefender:
     def test_the_order_of_undoing_matters(self, victim: Checkpoint) -> None:
         view = DefenderView(victim, victim, KEY)
         locked = overlapping(view)
-        for sites, gauge in view.locks:  # first to last, which is wrong
-            locked = locked.transform(sites, lambda site, gauge=gauge: gauge(site).inverse())
+        for lock in view.locks:  # first to last, which is wrong
+            locked = lock.take_off(locked)
         assert distance(locked, victim) > 0.1
 
     def test_two_locks_on_one_site_are_drawn_apart(self, victim: Checkpoint) -> None:
         view = DefenderView(victim, victim, KEY)
         view.lock(("qk",), Orthogonal())
         view.lock(("qk",), Orthogonal())
-        (sites, first), (_, second) = view.locks
-        assert not torch.allclose(first(sites[0]).matrix, second(sites[0]).matrix)
+        first, second = view.locks
+        site = first.sites[0]
+        assert not torch.allclose(first.gauge(site).matrix, second.gauge(site).matrix)
 
     def test_a_gauge_does_not_depend_on_the_order_of_sites(self, victim: Checkpoint) -> None:
         kinds = (("qk", "vo"), ("vo", "qk"), ("vo",))
@@ -160,13 +161,12 @@ class TestDefender:
     def test_every_site_has_a_gauge_of_its_own(self, victim: Checkpoint) -> None:
         view = DefenderView(victim, victim, KEY)
         view.lock(("qk", "vo"), Orthogonal())
-        (sites, gauge), *_ = view.locks
-        drawn = [matrix for site in sites for matrix in gauge(site).matrix]
+        drawn = [matrix for lock in view.locks for site in lock.sites for matrix in lock.gauge(site).matrix]
         assert len(drawn) == 2 * 2 * 3  # layers, kinds, heads
         assert all(not torch.allclose(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
     def test_an_illegal_group_is_named_with_the_legal_ones(self, victim: Checkpoint) -> None:
-        with pytest.raises(IllegalGauge, match=r"general-linear gauge at mlp/0 .* legal there: permutation"):
+        with pytest.raises(IllegalGauge, match=r"general-linear group .* at mlp/0; legal there: permutation"):
             DefenderView(victim, victim, KEY).lock(("qk", "mlp"), GeneralLinear())
 
     def test_training_data_where_there_is_some(self) -> None:

@@ -2,7 +2,7 @@
 
 from redteam.anatomy import Stacks
 from redteam.symmetry.certificate import Certificate, certify
-from redteam.symmetry.fitting import fit_gauges, sample_gauges, tied_cost
+from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
 from redteam.symmetry.gauges import Dense, Gauge, Permuted
 from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation
 from redteam.symmetry.shifts import canonical, random_shifts, restore
@@ -14,6 +14,7 @@ __all__ = [
     "Gauge",
     "GeneralLinear",
     "Group",
+    "Lock",
     "Orthogonal",
     "Permutation",
     "Permuted",
@@ -24,5 +25,6 @@ __all__ = [
     "random_shifts",
     "restore",
     "sample_gauges",
+    "sampled_locks",
     "tied_cost",
 ]

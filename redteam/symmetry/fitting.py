@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,25 +15,60 @@ from redteam.symmetry.groups import Group
 from redteam.symmetry.shifts import Parts, Whole, canonical, toward
 
 
-def sample_gauges(
+@dataclass(frozen=True)
+class Lock:
+    """Gauges that can be put on a checkpoint and taken off again; the function stays either way.
+
+    Attributes:
+        sites: Where; no two of them share a tensor.
+        gauge: Gives the gauge of a site, the same one whenever it is asked.
+    """
+
+    sites: tuple[Site, ...]
+    gauge: Callable[[Site], Gauge]
+
+    def put_on(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Every site moved by its gauge; lazy."""
+        return checkpoint.transform(self.sites, self.gauge)
+
+    def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Every site moved back; lazy."""
+        return checkpoint.transform(self.sites, lambda site: self.gauge(site).inverse())
+
+
+def sampled_locks(
     checkpoint: Checkpoint, kinds: Iterable[str], group: Group, generators: Callable[[str], np.random.Generator]
-) -> Checkpoint:
-    """Moves every site of some kinds by a random element of a group; lazy, and the function stays.
+) -> list[Lock]:
+    """Random elements of a group for every site of some kinds, to be put on in this order.
 
     Args:
-        checkpoint: To be moved.
+        checkpoint: Says where the sites are; no tensor is read.
         kinds: Kinds of sites.
         group: Legal at all of them.
         generators: The random stream of a site, by its label; the same one when asked again (`Key.generator`).
 
     Raises:
-        BadInput: If the architecture is not known, or, when a tensor is read, if one holds NaN or infinity.
+        BadInput: If the architecture is not known.
         IllegalGauge: If the group is not legal at a kind.
     """
-    for sites in _by_kind(checkpoint, kinds, group):
-        checkpoint = checkpoint.transform(
-            sites, lambda site: group.sample(site.heads, site.width, generators(site.label))
-        )
+
+    def gauge(site: Site) -> Gauge:
+        return group.sample(site.heads, site.width, generators(site.label))
+
+    return [Lock(sites, gauge) for sites in _by_kind(checkpoint, kinds, group)]
+
+
+def sample_gauges(
+    checkpoint: Checkpoint, kinds: Iterable[str], group: Group, generators: Callable[[str], np.random.Generator]
+) -> Checkpoint:
+    """A checkpoint with `sampled_locks` put on; lazy.
+
+    Raises:
+        BadInput: As `sampled_locks`, or, when a tensor is read, if one holds NaN or infinity.
+        IllegalGauge: As `sampled_locks`.
+    """
+    for lock in sampled_locks(checkpoint, kinds, group, generators):
+        checkpoint = lock.put_on(checkpoint)
     return checkpoint
 
 

@@ -16,6 +16,16 @@ _MEANING = {
     "INCONCLUSIVE": "the figures decide neither way",
 }
 
+_SHOWS = {
+    "gain": "the victim adds something to the merge that could be stolen",
+    "trivial": "an attacker who uses nothing of the victim, or guesses the key, steals nothing",
+    "floor": "nothing is stolen from a victim that has nothing",
+    "ceiling": "the score can be reached: the key's holder reaches it",
+    "planted": "an attack undoes the locks that it claims to undo, planted one by one",
+    "weakened": "an attack made for a defense breaks a weaker variant of it",
+    "harmless": "an attack spoils no model that was not locked",
+}
+
 
 def write(results: Results, path: Path) -> None:
     """Writes the report.
@@ -40,6 +50,7 @@ def _parts(results: Results) -> Iterable[str]:
     yield "## What everything is measured against"
     yield _grounds(results)
     yield "## Controls"
+    yield _summary(results)
     yield _controls(results)
     yield "## Cells"
     yield _cells(results)
@@ -143,6 +154,18 @@ def _grounds(results: Results) -> str:
         "per seed, on the companions-only merge, with the attacker's own validation data, and used in every merge."
     )
     return f"{told}\n\n{_table(heads, rows)}"
+
+
+def _summary(results: Results) -> str:
+    rows = []
+    for kind, shows in _SHOWS.items():
+        mine = [control for control in results.controls if control.control == kind]
+        if mine:
+            passed = sum(control.passed for control in mine)
+            rows.append(
+                [kind, f"{passed} of {len(mine)}" if passed == len(mine) else f"**{passed} of {len(mine)}**", shows]
+            )
+    return _table(["control", "passed", "what it shows"], rows)
 
 
 def _controls(results: Results) -> str:
