@@ -1,5 +1,6 @@
 """Gauge fit: at every site the best legal gauge towards the base, additive freedoms removed first."""
 
+from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, fit_gauges
@@ -13,7 +14,7 @@ from redteam.views import AttackerView
     targets=("mergelock", "rotation", "permutation"),
     keeps_function=True,
 )
-def gauge_fit(view: AttackerView, *, sites: tuple[str, ...] = ("qk", "vo", "mlp")) -> Checkpoint:
+def gauge_fit(view: AttackerView, *, sites: Sites = ("qk", "vo", "mlp")) -> Checkpoint:
     """The tied fit: min over G of ‖G·left − left₀‖² + ‖G⁻ᵀ·right − right₀‖² over everything that keeps the function.
 
     Heads are fitted over the general linear group and neurons over permutations. A poor fit costs closeness to the base

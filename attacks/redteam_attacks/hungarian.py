@@ -1,5 +1,6 @@
 """Hungarian matching: the assignment of neurons and head channels to the base's that correlates best."""
 
+from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import Permutation, fit_gauges
@@ -14,7 +15,7 @@ from redteam.views import AttackerView
     keeps_function=True,
     paper="Ainsworth et al., Git Re-Basin, arXiv:2209.04836, weight matching",
 )
-def hungarian(view: AttackerView, *, sites: tuple[str, ...] = ("qk", "vo", "mlp")) -> Checkpoint:
+def hungarian(view: AttackerView, *, sites: Sites = ("qk", "vo", "mlp")) -> Checkpoint:
     """Undoes permutations, whatever the scale of the rows; leaves rotations and general linear locks on.
 
     Args:

@@ -1,5 +1,6 @@
 """Orthogonal Procrustes (Kabsch): the rotation of every head that brings it closest to the base."""
 
+from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import Orthogonal, fit_gauges
@@ -14,7 +15,7 @@ from redteam.views import AttackerView
     keeps_function=True,
     paper="Schönemann, A generalized solution of the orthogonal Procrustes problem, Psychometrika 1966",
 )
-def procrustes(view: AttackerView, *, sites: tuple[str, ...] = ("qk", "vo")) -> Checkpoint:
+def procrustes(view: AttackerView, *, sites: Sites = ("qk", "vo")) -> Checkpoint:
     """Undoes rotations, reflections and permutations inside heads; a diagonal defeats it.
 
     Args:

@@ -3,7 +3,6 @@
 from typing import Annotated, Literal
 
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadSetting
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
 from redteam.symmetry import GeneralLinear
@@ -14,7 +13,7 @@ from redteam.views import DefenderView
 def mergelock(
     view: DefenderView,
     *,
-    scale: Annotated[tuple[float, float], Range(1e-6, 1e6, log=True)] = (0.01, 100.0),
+    scale: Annotated[tuple[float, float], Range(1e-6, 1e6, log=True, rising=True)] = (0.01, 100.0),
     factor: Literal["rotation", "gaussian"] = "rotation",
 ) -> Checkpoint:
     """Wq ← Aᵀ Wq, Wk ← A⁻¹ Wk, Wv ← Bᵀ Wv, Wo ← Wo B⁻ᵀ with A, B = rotation × permutation × diagonal, per head.
@@ -27,10 +26,5 @@ def mergelock(
         view: The victim and its key.
         scale: Between which the diagonal's magnitudes are drawn, log-uniformly, with random signs.
         factor: What the permutation and the diagonal are multiplied with.
-
-    Raises:
-        BadSetting: If the range is empty.
     """
-    if not scale[0] < scale[1]:
-        raise BadSetting(f"scale of mergelock must rise, as in [0.01,100], got {list(scale)}.")
     return view.lock(("qk", "vo"), GeneralLinear(scale=scale, factor=factor))

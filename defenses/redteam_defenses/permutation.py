@@ -1,5 +1,6 @@
 """Permutation lock: neurons and head channels in a secret order."""
 
+from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import defense
 from redteam.symmetry import Permutation
@@ -7,7 +8,7 @@ from redteam.views import DefenderView
 
 
 @defense("permutation", exact=True, keyed=True, weakened={"sites": ("mlp",)})
-def permutation(view: DefenderView, *, sites: tuple[str, ...] = ("qk", "vo", "mlp")) -> Checkpoint:
+def permutation(view: DefenderView, *, sites: Sites = ("qk", "vo", "mlp")) -> Checkpoint:
     """Uniformly random permutations.
 
     Args:

@@ -1,5 +1,6 @@
 """Rotation lock: every head in a secret orthonormal basis."""
 
+from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import defense
 from redteam.symmetry import Orthogonal
@@ -7,7 +8,7 @@ from redteam.views import DefenderView
 
 
 @defense("rotation", exact=True, keyed=True, weakened={"sites": ("vo",)})
-def rotation(view: DefenderView, *, sites: tuple[str, ...] = ("qk", "vo")) -> Checkpoint:
+def rotation(view: DefenderView, *, sites: Sites = ("qk", "vo")) -> Checkpoint:
     """Rotations and reflections drawn from the Haar measure.
 
     Args:

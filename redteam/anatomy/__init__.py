@@ -1,6 +1,6 @@
 """Where the heads, neurons and norms of a network are in its checkpoint, and which groups are legal there."""
 
-from redteam.anatomy.architecture import KINDS, Anatomy, Architecture
+from redteam.anatomy.architecture import KINDS, Anatomy, Architecture, Sites
 from redteam.anatomy.known import ARCHITECTURES, anatomy_of
 from redteam.anatomy.linear import Affine, Linear, Norm
 from redteam.anatomy.site import GROUPS, GaugeLike, Side, Site, Stacks
@@ -17,6 +17,7 @@ __all__ = [
     "Norm",
     "Side",
     "Site",
+    "Sites",
     "Stacks",
     "anatomy_of",
 ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.site import GROUPS, Side, Site
 from redteam.errors import BadInput, UnknownName
 
-KINDS = ("qk", "vo", "mlp")
+Kind = Literal["qk", "vo", "mlp"]
+Sites = tuple[Kind, ...]
+"""The type of a plugin's setting that names kinds of sites."""
+KINDS: Sites = get_args(Kind)
 """The kinds of sites."""
 
 

@@ -12,18 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from redteam.errors import BadInput, PluginFault, RedteamError
+from redteam.errors import BadInput
 from redteam.evaluation.execute import Outcome, execute
 from redteam.evaluation.graph import Graph, Loaded, build
 from redteam.evaluation.judge import Judge
 from redteam.evaluation.nodes import Node, engine_digest, versions
 from redteam.evaluation.plan import Plan
+from redteam.evaluation.prepare import prepare
 from redteam.evaluation.results import Results
-from redteam.evaluation.stages import load_scenario
 from redteam.evaluation.store import Store, write_atomically
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.plans import plan_file
-from redteam.plugins.reference import Reference
 
 
 class Observer(Protocol):
@@ -118,7 +117,7 @@ def run(
     loaded = Loaded.of(plan, folder or home)
     store = Store(Path(out) if out is not None else Path("runs") / plan.name)
     with _alone_in(store.root):
-        identities = _identities(loaded, observer)
+        identities = prepare(loaded, workers=workers, tell=observer.preparing)
         graph = build(loaded, identities)
         done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
         store.clear_work(keep=frozenset(graph.nodes))
@@ -152,23 +151,6 @@ def preview(
         if root.is_dir()
         else 0.0,
     )
-
-
-def _identities(loaded: Loaded, observer: Observer) -> dict[tuple[str, int], str]:
-    """Loads every scenario, which trains what isn't there yet, and hashes its weights and data."""
-    found = {}
-    for chain in loaded.scenarios:
-        name, settings = chain.how[0]
-        for seed in loaded.plan.seeds:
-            observer.preparing(chain.text, seed)
-            try:
-                found[chain.text, seed] = load_scenario(str(Reference(name, {**settings, "seed": seed}))).digest()
-            except RedteamError:
-                raise
-            except Exception as error:
-                told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                raise PluginFault(f"The scenario {chain.text} failed under seed {seed} ({told}).") from error
-    return found
 
 
 def _announce(store: Store, loaded: Loaded, identities: Mapping[tuple[str, int], str], graph: Graph) -> None:

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from redteam.errors import BadSetting, PluginFault, UnknownName
@@ -33,6 +34,7 @@ class Range:
         low: The least value.
         high: The greatest value.
         log: Whether a search should step in the logarithm.
+        rising: Whether the numbers of a list must rise, as the two ends of an interval do.
 
     Raises:
         ValueError: If `low` exceeds `high`, or a logarithmic range reaches 0.
@@ -41,6 +43,7 @@ class Range:
     low: float
     high: float
     log: bool = False
+    rising: bool = False
 
     def __post_init__(self) -> None:
         if not self.low <= self.high or (self.log and self.low <= 0):
@@ -196,6 +199,9 @@ def _validated(owner: str, setting: Setting, value: Any) -> Any:
             if not math.isfinite(number) or number not in setting.range:
                 where = "must lie in" if number is result else "must have its numbers in"
                 raise BadSetting(f"{setting.name} of {owner} {where} {setting.range}, got {number:g}.")
+        numbers = list(_numbers(result))
+        if setting.range.rising and any(low >= high for low, high in pairwise(numbers)):
+            raise BadSetting(f"{setting.name} of {owner} must rise from number to number, got {_shown(result)}.")
     return result
 
 

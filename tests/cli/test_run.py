@@ -182,7 +182,7 @@ class TestRefusals:
         def ran(*_: object, **__: object) -> None:
             raise AssertionError("a scenario was loaded")
 
-        monkeypatch.setattr(evaluation, "load_scenario", ran)
+        monkeypatch.setattr(evaluation, "prepare", ran)
 
     @pytest.fixture
     def refused(self, tmp_path: Path) -> Callable[..., str]:
