@@ -40,7 +40,7 @@ def test_packs_begin_empty(pack: Path) -> None:
 
 @pytest.mark.parametrize("file", [f for pack in PACKS for f in pack.rglob("*.py")], ids=lambda f: f.name)
 def test_packs_import_slow_libraries_only_in_functions(file: Path) -> None:
-    slow = {"transformers", "sklearn", "matplotlib", "PIL", "pebble", "ot", "open_clip", "mlflow", "optuna", "ray"}
+    slow = {"transformers", "sklearn", "matplotlib", "PIL", "ot", "open_clip", "mlflow", "optuna", "ray"}
     for node in ast.parse(file.read_text()).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):

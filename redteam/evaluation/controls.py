@@ -61,6 +61,11 @@ class ControlSheet:
             and (c.scenario, c.defense, c.threat) == (scenario, defense, threat)
         ]
 
+    def unfinished(self, scenario: str, defense: str, threat: str) -> list[str]:
+        """Sentences on controls of a defense that could not be carried out."""
+        mine = [c for c in self.controls if (c.scenario, c.defense, c.threat) == (scenario, defense, threat)]
+        return [f"{c.control} control of {c.attack}: {c.explanation}" for c in mine if c.status != "ok"]
+
     def reliable(self, scenario: str, threat: str, attacks: set[str]) -> frozenset[str]:
         """Attacks that claim something, undo every lock they claim to undo, and harm no unlocked model."""
         found = set()

@@ -199,7 +199,7 @@ class Judge:
             reliable=sheet.reliable(scenario, threat, {cell.attack for cell in judged if cell.role == "recovery"}),
             ceiling=sheet.ceiling(scenario, defense, threat),
             targeted=sheet.targeted(scenario, defense, threat),
-            missing=self._missing(cells),
+            missing=self._missing(cells) + sheet.unfinished(scenario, defense, threat),
             fidelity=fidelity.get(released),
         )
         decision, chosen, oracle = decide(evidence), evidence.chosen, evidence.oracle

@@ -80,7 +80,7 @@ class Plan(BaseModel):
         """Reads a TOML file.
 
         Raises:
-            BadPlan: If it isn't there, isn't TOML, or isn't a plan.
+            BadPlan: If it isn't there, isn't TOML, isn't a plan, or names a plugin file outside its folder.
         """
         try:
             given = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -90,4 +90,17 @@ class Plan(BaseModel):
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadPlan(f"The plan {path} is not TOML ({error}).") from None
-        return cls.of({"name": path.stem, **given}, origin=f"The plan {path}")
+        plan = cls.of({"name": path.stem, **given}, origin=f"The plan {path}")
+        plan._require_inside(path)
+        return plan
+
+    def _require_inside(self, path: Path) -> None:
+        """A plan may come from elsewhere, and the Python files that it names are run."""
+        home = path.parent.resolve()
+        for text in (*self.scenarios, *self.defenses, *self.attacks, *self.mergers):
+            for reference in parse_chain(text):
+                if reference.file and not (home / Path(reference.file).expanduser()).resolve().is_relative_to(home):
+                    raise BadPlan(
+                        f"The plan {path} names {reference.file}, which lies outside its folder; move the file there, "
+                        "or name the plugin on the shell."
+                    )

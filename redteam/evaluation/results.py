@@ -134,5 +134,5 @@ class Results(Model):
     def exit_code(self) -> int:
         """0 if everything could be evaluated, else 2."""
         doubtful = any(v.verdict in ("UNSCORABLE", "INVALID") for v in self.verdicts) or not self.verdicts
-        failed = any(cell.status in ("error", "timeout") for cell in self.cells)
-        return 2 if doubtful or failed else 0
+        statuses = {cell.status for cell in self.cells} | {control.status for control in self.controls}
+        return 2 if doubtful or statuses & {"error", "timeout"} else 0

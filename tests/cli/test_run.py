@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ def planned(folder: Path, **changes: Any) -> Path:
     """A small plan in a file, with an attack from a file beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "beside.py").write_text(ATTACK.format(name="beside"))
-    plan = {"scenarios": [f"{TOY}@toy"], "defenses": ["rotation"], "attacks": ["beside.py@beside"], **changes}
+    shutil.copy(TOY, folder)
+    plan = {"scenarios": ["toy.py@toy"], "defenses": ["rotation"], "attacks": ["beside.py@beside"], **changes}
     file = folder / "plan.toml"
     file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in plan.items()))
     return file
@@ -128,7 +130,7 @@ class TestDryRun:
         assert told.code == 0
         assert "0 computations are cached" in told.out
         assert "Not loaded in this folder so far, so counted as missing: toy seed 0" in told.out
-        assert {path.name for path in tmp_path.rglob("*")} == {"plans", "plan.toml", "beside.py"}
+        assert {path.name for path in tmp_path.rglob("*")} == {"plans", "plan.toml", "toy.py", "beside.py"}
 
     def test_options_replace_what_the_plan_says(self, tmp_path: Path, seen: list[Plan]) -> None:
         plan = planned(tmp_path, keys=3, time_limit=5.0)
@@ -141,7 +143,7 @@ class TestDryRun:
         assert found.seeds == (0, 1)
         assert found.threats == ("leaked-key",)
         assert (found.keys, found.time_limit) == (3, 7.0)
-        assert found.scenarios == (f"{TOY}@toy",)
+        assert found.scenarios == ("toy.py@toy",)
         assert found.name == "plan"
 
     def test_more_keys_are_more_cells(self, tmp_path: Path) -> None:

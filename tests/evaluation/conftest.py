@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,7 +82,11 @@ class Toys:
         return Finished(folder, Results.read(folder))
 
     def write(self, plan: Mapping[str, Any], file: Path) -> Path:
-        """The plan as a TOML file."""
+        """The plan as a TOML file, with the plugin files that it may name beside it."""
+        for plugins in HERE.glob("*.py"):
+            if not plugins.name.startswith(("test_", "conftest")):
+                shutil.copy(plugins, file.parent)
+        plan = json.loads(json.dumps(plan).replace(f"{HERE}/", ""))
         lines = (f"{key} = {json.dumps(value)}" for key, value in plan.items())
         file.write_text("\n".join(lines) + "\n")
         return file

@@ -61,3 +61,20 @@ def test_a_plan_is_named_after_its_file(tmp_path: Path) -> None:
 def test_an_unreadable_reference_is_one_sentence() -> None:
     with pytest.raises(RedteamError):
         Plan.of({"defenses": ["mergelock:scale=["]})
+
+
+@pytest.mark.parametrize("file", ["../outside.py", "/tmp/outside.py", "~/outside.py", "link.py"])
+def test_a_plan_runs_no_file_from_outside_its_folder(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "plans"
+    folder.mkdir()
+    (tmp_path / "outside.py").write_text("")
+    (folder / "link.py").symlink_to(tmp_path / "outside.py")
+    (folder / "plan.toml").write_text(f'attacks = ["{file}@mine"]')
+    with pytest.raises(BadPlan, match="outside its folder"):
+        Plan.read(folder / "plan.toml")
+
+
+def test_a_plan_may_bring_plugins_in_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text('attacks = ["deep/../mine.py@mine"]')
+    assert Plan.read(path).attacks == ("deep/../mine.py@mine",)
