@@ -1,7 +1,7 @@
 """A small vision transformer and four experts: handwritten digits (the victim), letters, shapes and textures.
 
 Pretrained on clean drawings of all 39 classes, then fine-tuned once per task with frozen heads. Seed 0 ships with the
-package; other seeds are trained when first asked for, about a minute each on two cores, and kept in the user's cache.
+package; other seeds are trained when first asked for, a minute or two each, and kept in the user's cache.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from types import TracebackType
@@ -18,7 +19,7 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and multiprocessing.parent_process() is None:  # workers' bars would overwrite each other
             from rich.console import Console
             from rich.progress import Progress as Bar
 
@@ -26,7 +27,7 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task(self._title, total=self._total)
         else:
-            self._say("training, about a minute on two cores")
+            self._say("training, a minute or two")
         return self
 
     def __exit__(

@@ -124,7 +124,7 @@ class Recipe:
     tuning_epsilon: float = 1e-3
     warmup: float = 0.1
     largest_gradient: float = 1.0
-    threads: int = 2
+    threads: int = 1
     counts: dict[str, int] = field(default_factory=lambda: {"train": 3000, "validation": 300, "test": 600})
     real_counts: dict[str, int] = field(default_factory=lambda: {"train": 900, "validation": 300, "test": 597})
     clean: dict[str, Style] = field(
