@@ -2,72 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from redteam.errors import BadInput, BadPlan
+from redteam.evaluation.loaded import Chain, Loaded
 from redteam.evaluation.nodes import Node
-from redteam.evaluation.plan import Plan
-from redteam.plugins.contracts import AttackSpec, Needs
-from redteam.plugins.reference import Reference, chain_text, parse_chain
-from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
+from redteam.plugins.contracts import Needs
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import DEFENSES
 from redteam.plugins.settings import settings_of
-from redteam.threat import ThreatModel, threat_model
+from redteam.threat import ThreatModel
 
 _DATA = Needs.INPUTS | Needs.SAMPLES
 _COEFFICIENTS = 30
-
-
-@dataclass(frozen=True)
-class Chain:
-    """One plugin, or several applied one after the other, as written `a+b`.
-
-    Attributes:
-        text: What reports call it: canonical, but without the settings that were left at their defaults.
-        links: The plugins, in order.
-    """
-
-    text: str
-    links: tuple[LoadedPlugin[Any], ...]
-
-    @classmethod
-    def load(cls, registry: Registry[Any], text: str, folder: Path) -> Chain:
-        """Imports every link of the text."""
-        references = parse_chain(text)
-        shown = tuple(Reference(reference.plugin, reference.settings) for reference in references)
-        return cls(chain_text(shown), tuple(registry.load(reference, folder=folder) for reference in references))
-
-    @property
-    def identity(self) -> list[Any]:
-        """What a cell's name says about it: names, settings and sources."""
-        return [[link.spec.name, dict(link.settings), link.source_digest] for link in self.links]
-
-    @property
-    def how(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and settings under which a worker loads the same, wherever it runs."""
-        return [
-            (f"{link.origin}@{link.spec.name}" if link.reference.file else link.name, dict(link.settings))
-            for link in self.links
-        ]
-
-    def any(self, check: Callable[[Any], bool]) -> bool:
-        """Whether some link's spec passes the check."""
-        return any(check(link.spec) for link in self.links)
-
-    @property
-    def needs(self) -> Needs:
-        """What the attacks in it need between them."""
-        total = Needs.NONE
-        for link in self.links:
-            total |= link.spec.needs
-        return total
-
-    @property
-    def role(self) -> str:
-        """The role of the last attack in it."""
-        return str(self.links[-1].spec.role)
 
 
 @dataclass(frozen=True)
@@ -130,46 +78,6 @@ class Graph:
         return node.name
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A plan with its plugins imported.
-
-    Raises:
-        RedteamError: On loading, if a name or a setting is wrong; nothing has run by then.
-    """
-
-    plan: Plan
-    scenarios: tuple[Chain, ...]
-    defenses: tuple[Chain, ...]
-    attacks: tuple[Chain, ...]
-    mergers: tuple[Chain, ...]
-    threats: tuple[ThreatModel, ...]
-
-    @classmethod
-    def of(cls, plan: Plan, folder: Path) -> Loaded:
-        """Loads everything the plan names, and the attacks that belong to every evaluation."""
-        attacks = [Chain.load(ATTACKS, text, folder) for text in plan.attacks]
-        named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
-        for name in ATTACKS.names:
-            spec: AttackSpec = ATTACKS.load(name).spec
-            if (spec.always or spec.role != "recovery") and name not in named:
-                attacks.append(Chain.load(ATTACKS, name, folder))
-        order = ("naive", "recovery", "trivial", "ceiling")
-        attacks.sort(key=lambda chain: order.index(chain.role))
-        scenarios = [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in plan.scenarios]
-        for chain in scenarios:
-            if "seed" in chain.links[0].reference.settings:
-                raise BadPlan(f"{chain.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
-        return cls(
-            plan,
-            _distinct("scenarios", scenarios),
-            _distinct("defenses", [Chain.load(DEFENSES, text, folder) for text in plan.defenses]),
-            _distinct("attacks", attacks),
-            _distinct("mergers", [_single(Chain.load(MERGERS, text, folder), "merger") for text in plan.mergers]),
-            tuple(threat_model(name) for name in plan.threats),
-        )
-
-
 def build(loaded: Loaded, identities: Mapping[tuple[str, int], str]) -> Graph:
     """Lays out every cell of a plan.
 
@@ -219,13 +127,14 @@ class _Layout:
             keyed = defense.any(lambda spec: spec.keyed)
             for key in range(self.loaded.plan.keys if keyed else 1):
                 lock = self.defend(defense, key)
-                for threat, attack in self.pairs(defense, keyed):
+                for threat, attack in self.pairs(keyed):
                     for merger in self.loaded.mergers:
                         self.cell("cell", defense.text, key, threat, attack, merger, lock)
+            self.skip(defense)
             self.floor(defense)
             self.weakened(defense)
         first = self.loaded.mergers[0]
-        for threat, attack in self.pairs(None, keyed=False):
+        for threat, attack in self.pairs(keyed=False):
             if attack.role != "recovery":
                 continue
             if not attack.needs & _DATA:
@@ -236,7 +145,7 @@ class _Layout:
                 self.cell("planted", "", 0, threat, attack, first, lock, twin=twin, site=site, group_name=group.name)
 
     def floor(self, defense: Chain) -> None:
-        for threat, attack in self.pairs(defense, keyed=defense.any(lambda spec: spec.keyed)):
+        for threat, attack in self.pairs(defense.any(lambda spec: spec.keyed)):
             if attack.role == "recovery" and not attack.needs & _DATA:
                 lock = self.defend(defense, 0, fresh=True)
                 self.cell("floor", defense.text, 0, threat, attack, self.loaded.mergers[0], lock)
@@ -247,30 +156,27 @@ class _Layout:
         name, settings = defense.links[0].spec.name, defense.links[0].spec.weakened
         reference = Reference(defense.how[0][0], {**defense.links[0].settings, **settings})
         weak = Chain(f"{name} weakened", (DEFENSES.load(reference),))
-        for threat, attack in self.pairs(weak, keyed=weak.any(lambda spec: spec.keyed)):
+        for threat, attack in self.pairs(weak.any(lambda spec: spec.keyed)):
             if attack.role == "recovery" and attack.any(lambda spec: name in spec.targets):
                 self.cell("weakened", defense.text, 0, threat, attack, self.loaded.mergers[0], self.defend(weak, 0))
 
-    def pairs(self, defense: Chain | None, keyed: bool) -> Iterator[tuple[ThreatModel, Chain]]:
+    def pairs(self, keyed: bool) -> Iterator[tuple[ThreatModel, Chain]]:
         """Attacks with the threat models that grant what they need; the key's holder whatever the threat model."""
         for threat in self.loaded.threats:
             for attack in self.loaded.attacks:
                 needs = attack.needs & ~Needs.KEY if attack.role == "ceiling" else attack.needs
-                if needs & Needs.CODE and not keyed:
-                    continue
-                if threat.allows(needs):
+                if threat.allows(needs) and (keyed or not needs & Needs.CODE):
                     yield threat, attack
-                elif defense is not None:
+
+    def skip(self, defense: Chain) -> None:
+        """Says which attacks that were asked for are not planned, since they need more than is granted."""
+        for threat in self.loaded.threats:
+            for attack in self.loaded.attacks:
+                if attack.role == "recovery" and not threat.allows(attack.needs):
+                    where = {"scenario": self.scenario.text, "seed": self.seed, "defense": defense.text}
+                    reason = "needs more than the threat model grants"
                     self.graph.skipped.append(
-                        {
-                            "scenario": self.scenario.text,
-                            "seed": self.seed,
-                            "defense": defense.text,
-                            "threat": threat.name,
-                            "attack": attack.text,
-                            "status": "skipped",
-                            "reason": "needs more than the threat model grants",
-                        }
+                        {**where, "threat": threat.name, "attack": attack.text, "status": "skipped", "reason": reason}
                     )
 
     def cell(
@@ -350,21 +256,6 @@ class _Layout:
                 makes=makes,
             )
         )
-
-
-def _single(chain: Chain, kind: str) -> Chain:
-    if len(chain.links) > 1:
-        raise BadInput(f"{chain.text!r} chains several plugins; a {kind} stands alone.")
-    return chain
-
-
-def _distinct(kind: str, chains: Sequence[Chain]) -> tuple[Chain, ...]:
-    """The chains, none of which results could take for another one."""
-    texts = [chain.text for chain in chains]
-    twice = sorted({text for text in texts if texts.count(text) > 1})
-    if twice:
-        raise BadPlan(f"Two different {kind} are called {twice[0]!r}; give the one in the file a name of its own.")
-    return tuple(chains)
 
 
 def _claims(attack: Chain) -> Sequence[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redteam.errors import PluginFault, RedteamError
-from redteam.evaluation.graph import Loaded
+from redteam.evaluation.loaded import Loaded
 from redteam.evaluation.pool import Pool
 from redteam.evaluation.stages import load_scenario
 from redteam.plugins.reference import Reference

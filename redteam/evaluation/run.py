@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from redteam.errors import BadInput
 from redteam.evaluation.execute import Outcome, execute
-from redteam.evaluation.graph import Graph, Loaded, build
+from redteam.evaluation.graph import Graph, build
 from redteam.evaluation.judge import Judge
+from redteam.evaluation.loaded import Loaded
 from redteam.evaluation.nodes import Node, engine_digest, versions
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.prepare import prepare
