@@ -86,14 +86,18 @@ class Toys:
         for plugins in HERE.glob("*.py"):
             if not plugins.name.startswith(("test_", "conftest")):
                 shutil.copy(plugins, file.parent)
-        plan = json.loads(json.dumps(plan).replace(f"{HERE}/", ""))
+        plan = json.loads(_bare(json.dumps(plan)))
         lines = (f"{key} = {json.dumps(value)}" for key, value in plan.items())
         file.write_text("\n".join(lines) + "\n")
         return file
 
     def numbers(self, results: Results) -> Any:
-        """Everything but times, memory and the command."""
-        return _timeless(results.model_dump(mode="json"))
+        """Everything but times, memory, the command, and in which folder the toys lie."""
+        return _timeless(json.loads(_bare(results.model_dump_json())))
+
+
+def _bare(text: str) -> str:
+    return text.replace(f"{HERE}/", "")
 
 
 def _timeless(value: Any) -> Any:
