@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -216,10 +215,10 @@ class Judge:
             flags=decision.flags,
             attack=chosen.attack if chosen else "",
             merger=chosen.merger if chosen else "",
-            theft=estimate(chosen.theft) if chosen else None,
-            protection=estimate(protection) if protection else None,
-            fidelity={dtype: estimate(interval) for dtype, interval in fidelity.items()},
-            oracle={"attack": oracle.attack, "merger": oracle.merger, "theft": asdict(oracle.theft)} if oracle else {},
+            theft=chosen.theft if chosen else None,
+            protection=protection,
+            fidelity=fidelity,
+            oracle=r.Oracle(attack=oracle.attack, merger=oracle.merger, theft=oracle.theft) if oracle else None,
             cost={"seconds": chosen.seconds} if chosen else {},
         )
 
@@ -256,11 +255,6 @@ class Judge:
             if status != "ok":
                 told[f"{cell.attack}: {reason}"] = None
         return list(told)
-
-
-def estimate(interval: Interval) -> r.Estimate:
-    """An interval as it stands in results."""
-    return r.Estimate(**asdict(interval))
 
 
 def _agreement(answers: Sequence[int], others: Sequence[int]) -> float:

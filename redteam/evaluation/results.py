@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.errors import BadInput
+from redteam.evaluation.statistics import Interval
 
 Status = Literal["ok", "error", "timeout", "skipped"]
 
@@ -16,19 +17,6 @@ class Model(BaseModel):
     """Values that do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Estimate(Model):
-    """A figure with its 95 % interval, and over what it was taken."""
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-    over: str
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 class Cell(Model):
@@ -67,6 +55,14 @@ class Control(Model):
     explanation: str
 
 
+class Oracle(Model):
+    """The best attack on the scoring data, which no attacker can know: what HOLDS-SO-FAR must survive."""
+
+    attack: str
+    merger: str
+    theft: Interval
+
+
 class Verdict(Model):
     """What can be said of one defense under one threat model."""
 
@@ -78,10 +74,10 @@ class Verdict(Model):
     flags: tuple[str, ...]
     attack: str = ""
     merger: str = ""
-    theft: Estimate | None = None
-    protection: Estimate | None = None
-    fidelity: dict[str, Estimate] = Field(default_factory=dict)
-    oracle: dict[str, Any] = Field(default_factory=dict)
+    theft: Interval | None = None
+    protection: Interval | None = None
+    fidelity: dict[str, Interval] = Field(default_factory=dict)
+    oracle: Oracle | None = None
     cost: dict[str, float | None] = Field(default_factory=dict)
 
 

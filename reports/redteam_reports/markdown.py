@@ -73,12 +73,8 @@ def _verdict(verdict: Verdict, results: Results) -> str:
             f"theft {verdict.theft} by `{verdict.attack}` with `{verdict.merger}`{cost}, "
             f"interval over {verdict.theft.over}"
         )
-    if verdict.oracle:
-        theft = verdict.oracle["theft"]
-        facts.append(
-            f"the best on the scoring data: `{verdict.oracle['attack']}`, "
-            f"{theft['mean']:.2f} [{theft['low']:.2f}, {theft['high']:.2f}]"
-        )
+    if verdict.oracle is not None:
+        facts.append(f"the best on the scoring data: `{verdict.oracle.attack}`, {verdict.oracle.theft}")
     if verdict.protection is not None:
         facts.append(f"protection from a merge without attack {verdict.protection}")
     if verdict.fidelity:

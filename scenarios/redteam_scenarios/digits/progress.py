@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 import time
 from types import TracebackType
-from typing import Any
+
+from redteam.terminal import bar, say
 
 
 class Progress:
@@ -15,19 +14,11 @@ class Progress:
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done = title, max(total, 1), 0
         self._started, self._told = time.monotonic(), 0
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar = bar(self._total, text=title)
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty() and multiprocessing.parent_process() is None:  # workers' bars would overwrite each other
-            from rich.console import Console
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self._title, total=self._total)
-        else:
-            self._say("training, a minute or two")
+        if self._bar is None:
+            say(f"{self._title}: training, a minute or two")
         return self
 
     def __exit__(
@@ -36,7 +27,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:
-            self._say(f"trained in {time.monotonic() - self._started:.0f} s")
+            say(f"{self._title}: trained in {time.monotonic() - self._started:.0f} s")
 
     def step(self, what: str) -> None:
         """One step further.
@@ -46,10 +37,7 @@ class Progress:
         """
         self._done += 1
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=f"{self._title}: {what}")
+            self._bar.show(self._done, f"{self._title}: {what}")
         elif (fifth := 5 * self._done // self._total) > self._told and self._done < self._total:
             self._told = fifth
-            self._say(f"{what}, {100 * self._done // self._total} %")
-
-    def _say(self, text: str) -> None:
-        print(f"{self._title}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+            say(f"{self._title}: {what}, {100 * self._done // self._total} %")
