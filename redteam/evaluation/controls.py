@@ -146,12 +146,16 @@ class ControlSheet:
     def _theft(self, cells: Sequence[Cell]) -> Interval:
         return combine(self.judge.over_seeds(cells, self.judge.theft), lowest=0.0, highest=1.0)
 
+    def _naive(self, cells: Sequence[Cell]) -> Interval:
+        """Theft from the same locks without any attack."""
+        figures = self.judge.over_seeds(cells, lambda cell: self.judge.theft(cell, cell.naive))
+        return combine(figures, lowest=0.0, highest=1.0)
+
     def _trivial(self, cells: Sequence[Cell]) -> Finding:
         """An attacker who still holds the victim, under a wrong gauge, may steal what is stolen without any attack."""
         theft, limit = self._theft(cells), THRESHOLDS.trivial
         if all(self._kept(cell) for cell in cells):
-            naive = combine(self.judge.over_seeds(cells, lambda cell: self.judge.theft(cell, cell.naive)))
-            limit = max(limit, naive.mean)
+            limit = max(limit, self._naive(cells).mean)
         return theft.mean <= limit, theft.mean, limit, f"{cells[0].attack} steals {theft}; at most {limit:.2g}"
 
     def _floor(self, cells: Sequence[Cell]) -> Finding:
@@ -165,9 +169,14 @@ class ControlSheet:
         return theft.mean >= limit, theft.mean, limit, f"the key's holder gets {theft} back; at least {limit}"
 
     def _weakened(self, cells: Sequence[Cell]) -> Finding:
+        """A variant that stops no merge is not there to be broken."""
         theft, limit = self._theft(cells), THRESHOLDS.stolen
-        told = f"{cells[0].attack} steals {theft} from the weakened variant; lower bound at least {limit}"
-        return theft.low >= limit, theft.low, limit, told
+        naive = self._naive(cells)
+        told = (
+            f"{cells[0].attack} steals {theft} from the weakened variant, no attack {naive.mean:.2f}; "
+            f"lower bound at least {limit}, without attack less"
+        )
+        return theft.low >= limit > naive.mean, theft.low, limit, told
 
     def _harmless(self, cells: Sequence[Cell]) -> Finding:
         def harm(cell: Cell) -> Vector | None:

@@ -18,7 +18,7 @@ from redteam.views import AttackerView, DefenderView, MergerView
 CLAIM = {("qk", GeneralLinear)}
 
 
-@attack("sound", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock",))
+@attack("sound", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock", "half-door"))
 def sound(view: AttackerView) -> Checkpoint:
     """What the crippled ones are crippled from."""
     return fit_gauges(view.protected, view.anchor, ("qk",), GeneralLinear())
@@ -149,6 +149,12 @@ def fresh_victim(view: DefenderView) -> Checkpoint:
 def open_door(view: DefenderView) -> Checkpoint:
     """Takes a key and locks nothing."""
     return view.victim
+
+
+@defense("half-door", exact=True, keyed=True, weakened={"closed": False})
+def half_door(view: DefenderView, *, closed: bool = True) -> Checkpoint:
+    """Its weakened variant locks nothing, so that breaking it proves nothing."""
+    return view.lock(("qk",), GeneralLinear()) if closed else view.victim
 
 
 @merger("diverges")

@@ -80,6 +80,12 @@ class TestControls:
         assert {("weakened", lock) for lock in LOCKS} <= kinds
         assert {("gain", ""), ("harmless", "")} <= kinds
 
+    def test_a_weakened_variant_that_stops_no_merge_proves_nothing(self, once: Any, toys: Any) -> None:
+        done = once("half-door", toys.plan((toys.named("half-door"),), (toys.named("sound"),)))
+        (weakened,) = done.controls("weakened", "sound")
+        assert weakened.value >= weakened.limit
+        assert not weakened.passed
+
 
 class TestOutput:
     def test_results_are_read_back(self, honest: Any, toys: Any) -> None:
