@@ -43,7 +43,7 @@ def run(
     missing. Robustness figures are upper bounds: a stronger attack can only lower them.
     """
     from redteam.evaluation.plan import Plan
-    from redteam.evaluation.run import find_plan, preview
+    from redteam.evaluation.run import find_plan, preview, run_folder
     from redteam.evaluation.run import run as evaluate
 
     started = time.perf_counter()
@@ -80,8 +80,7 @@ def run(
             command=command,
             workers=_cores() if workers is None else workers,
         )
-    home = out if out is not None else Path("runs") / found.name
-    markdown = home / "report.md"
+    markdown = run_folder(found, out) / "report.md"
     for path, writer in [(markdown, _writer(markdown)), *writers]:
         writer(results, path)
     _tell(results, markdown, time.perf_counter() - started)

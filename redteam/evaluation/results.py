@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.errors import BadInput
 from redteam.evaluation.statistics import Interval
+from redteam.evaluation.store import write_atomically
 
 Status = Literal["ok", "error", "timeout", "skipped"]
 
@@ -125,6 +126,14 @@ class Results(Model):
             raise BadInput(f"{path} cannot be read ({error.strerror}); name the folder of a finished run.") from None
         except ValueError:
             raise BadInput(f"{path} holds no results that this version reads; run the plan again.") from None
+
+    def write(self, path: Path) -> None:
+        """Writes the file that `read` reads, whole or not at all.
+
+        Raises:
+            UnwritableOutput: If it cannot be written.
+        """
+        write_atomically(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
 
     @property
     def exit_code(self) -> int:

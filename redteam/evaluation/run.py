@@ -88,6 +88,11 @@ def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
     return Plan.read(file), file.parent
 
 
+def run_folder(plan: Plan, out: str | Path | None) -> Path:
+    """Where a run's results and finished cells go: `out`, or `runs/NAME`."""
+    return Path(out) if out is not None else Path("runs") / plan.name
+
+
 def run(
     plan: Plan | Mapping[str, Any] | str | Path = "quick",
     *,
@@ -116,7 +121,7 @@ def run(
     observer = observer or Silent()
     plan, home = find_plan(plan)
     loaded = Loaded.of(plan, folder or home)
-    store = Store(Path(out) if out is not None else Path("runs") / plan.name)
+    store = Store(run_folder(plan, out))
     with _alone_in(store.root):
         identities = prepare(loaded, workers=workers, tell=observer.preparing)
         graph = build(loaded, identities)
@@ -126,7 +131,7 @@ def run(
         observer.planned(graph, frozenset(done))
         execute(graph.nodes, done, store, workers=workers, time_limit=plan.time_limit, watch=observer.settled)
         results = _results(plan, graph, done, command)
-        write_atomically(store.root / "results.json", results.model_dump_json(indent=1, by_alias=True) + "\n")
+        results.write(store.root / "results.json")
         store.clear_work()
     return results
 
@@ -137,7 +142,7 @@ def preview(
     """What `run` would compute, without computing or writing anything."""
     plan, home = find_plan(plan)
     loaded = Loaded.of(plan, folder or home)
-    root = Path(out) if out is not None else Path("runs") / plan.name
+    root = run_folder(plan, out)
     known = _announced(root)
     wanted = [(chain.text, seed) for chain in loaded.scenarios for seed in plan.seeds]
     identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in wanted}

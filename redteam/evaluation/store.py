@@ -36,10 +36,6 @@ class Store:
                 f"{root} cannot be written ({error.strerror}); name another folder with --out."
             ) from None
 
-    def has(self, name: str) -> bool:
-        """Whether a cell is finished."""
-        return (self._cells / f"{name}.json").is_file()
-
     def get(self, name: str) -> dict[str, Any] | None:
         """A finished cell's record, `None` if there is none. A damaged one counts as none and is removed."""
         path = self._cells / f"{name}.json"
