@@ -42,7 +42,7 @@ class Cell(Model):
 class Control(Model):
     """One check that the evaluation itself can be trusted."""
 
-    control: Literal["gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened"]
+    control: Literal["gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened", "monotone", "keys"]
     scenario: str
     defense: str = ""
     threat: str = ""
@@ -64,8 +64,101 @@ class Oracle(Model):
     theft: Interval
 
 
+class Price(Model):
+    """What the cheapest attack that steals nearly everything costs, over what training such an expert anew costs.
+
+    Attributes:
+        censored: Whether no attack got that far, so that all that is known is that none of those tried is enough.
+        attack, merger: The cheapest one, by seconds.
+        ratio: Unit (`"seconds"`, `"labels"`, `"steps"`, `"megabytes"`) → cost ÷ cost of training anew; `None` where
+            that is not known.
+        paid, anew: The costs themselves, by unit.
+    """
+
+    censored: bool
+    attack: str = ""
+    merger: str = ""
+    ratio: dict[str, float | None] = Field(default_factory=dict)
+    paid: dict[str, float | None] = Field(default_factory=dict)
+    anew: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Figure(Model):
+    """One attack with one merger against one defense, over all seeds and keys: a square of the heat map.
+
+    Attributes:
+        counted: What verdicts count: theft, or for attacks with the victim's data the part of it that the victim was of
+            use for (`advantage`).
+        advantage: Theft minus that of the same attack with the same budget started from the base; `None` for attacks
+            without data.
+        labels: Labelled samples of the victim's task that were used.
+        cells: How many (seed, key) pairs are behind it.
+        status: `"ok"`, or what happened to the first cell that has no result; then there is no theft.
+    """
+
+    scenario: str
+    defense: str
+    threat: str
+    attack: str
+    role: str
+    merger: str
+    status: Status
+    reason: str = ""
+    theft: Interval | None = None
+    counted: Interval | None = None
+    advantage: Interval | None = None
+    residual: float | None = None
+    seen: float | None = None
+    labels: float | None = None
+    steps: float | None = None
+    seconds: float | None = None
+    cells: int = 0
+    extra_parameters: float = 0.0
+
+
+class Flag(Model):
+    """What a flag on a verdict says."""
+
+    raised_if: str
+    means: str
+    do: str
+
+
+class Coverage(Model):
+    """How much of what was planned has a result; errors, timeouts and skipped cells never count as robust."""
+
+    planned: int
+    judged: int
+    errors: int
+    timeouts: int
+    skipped: int
+
+
+class Gate(Model):
+    """What `--fail-on` asked for, and the answer: the exit code follows from it alone.
+
+    Attributes:
+        expression: As written, for example `"theft>=0.5"`.
+        outcome: `"held"`, `"failed"`, or `"undefined"` where a figure that it asks for does not exist.
+        failed: Which verdicts failed it, as (scenario, defense, threat).
+        undefined: For which it could not be decided.
+    """
+
+    expression: str
+    outcome: Literal["held", "failed", "undefined"]
+    failed: tuple[tuple[str, str, str], ...] = ()
+    undefined: tuple[tuple[str, str, str], ...] = ()
+
+
 class Verdict(Model):
-    """What can be said of one defense under one threat model."""
+    """What can be said of one defense under one threat model.
+
+    Attributes:
+        theft: Of the attack chosen by what the attacker sees.
+        counted: The part of it that verdicts count; see `Figure`.
+        broke_first: The cheapest attack, by seconds, whose lower bound reaches half; empty if none.
+        gated: Whether a gate speaks of it; not so for a defense that protects nothing on purpose.
+    """
 
     scenario: str
     defense: str
@@ -76,10 +169,16 @@ class Verdict(Model):
     attack: str = ""
     merger: str = ""
     theft: Interval | None = None
+    counted: Interval | None = None
+    advantage: Interval | None = None
     protection: Interval | None = None
     fidelity: dict[str, Interval] = Field(default_factory=dict)
     oracle: Oracle | None = None
+    broke_first: str = ""
     cost: dict[str, float | None] = Field(default_factory=dict)
+    price: Price | None = None
+    keys: int = 1
+    gated: bool = True
 
 
 class Ground(Model):
@@ -98,7 +197,15 @@ class Ground(Model):
 
 
 class Results(Model):
-    """Everything that the last plan found, and nothing else."""
+    """Everything that the last plan found, and nothing else.
+
+    Attributes:
+        flags: Name → what it says, for every flag that a verdict carries.
+        threats: Name → the threat model in words, for those of the plan.
+        about: `"defense"`, `"attack"`, `"merger"`, `"scenario"` → text as in cells → one line about it.
+        untested: Sentences on what was not tested.
+        gate: `None` where nothing was asked.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     plan: dict[str, Any]
@@ -107,8 +214,15 @@ class Results(Model):
     thresholds: dict[str, Any]
     grounds: tuple[Ground, ...]
     cells: tuple[Cell, ...]
+    figures: tuple[Figure, ...] = ()
     controls: tuple[Control, ...]
     verdicts: tuple[Verdict, ...]
+    flags: dict[str, Flag] = Field(default_factory=dict)
+    threats: dict[str, str] = Field(default_factory=dict)
+    about: dict[str, dict[str, str]] = Field(default_factory=dict)
+    untested: tuple[str, ...] = ()
+    coverage: Coverage | None = None
+    gate: Gate | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
