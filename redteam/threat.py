@@ -1,11 +1,18 @@
-"""Threat models: what the attacker has, in words and as grants."""
+"""Threat models: what the attacker has, in words and as grants; written `name` or `name:setting=value`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from redteam.errors import UnknownName
 from redteam.plugins.contracts import Needs
+from redteam.plugins.reference import Reference
+from redteam.plugins.settings import Range, bind
+
+DATA = Needs.INPUTS | Needs.SAMPLES
+"""What only the owner of the victim's task has, unless a threat model grants it."""
 
 
 @dataclass(frozen=True)
@@ -13,47 +20,128 @@ class ThreatModel:
     """What an attacker knows and has.
 
     Attributes:
-        name: As written in plans and on the shell.
+        name: As written in plans and on the shell, settings included.
         grants: What a view under this model hands out.
         words: The model as a sentence for reports.
+        anchor: Which checkpoint stands for "from before the lock": the public base, a companion where the base is
+            withheld, or a base that isn't quite the owner's.
+        drift: How far a stale base lies from the owner's, in units of the companions' mean ‖τ‖.
+        labels: How many labelled samples of the victim's task are granted; `None` for all.
     """
 
     name: str
     grants: Needs
     words: str
+    anchor: Literal["base", "companion", "stale"] = "base"
+    drift: float = 0.0
+    labels: int | None = 0
 
     def allows(self, needs: Needs) -> bool:
         """Whether an attack with these needs can be run at all."""
         return needs in self.grants
 
+    def matters(self, needs: Needs) -> dict[str, Any]:
+        """What of this model an attack with these needs can notice, as plain values: models that agree share cells."""
+        held: dict[str, Any] = {"grants": sorted(str(need.name) for need in needs & self.grants)}
+        if Needs.ANCHOR in needs:
+            held |= {"anchor": self.anchor, "drift": self.drift}
+        if needs & DATA:
+            held["labels"] = self.labels
+        return held
+
 
 _WEIGHTS = Needs.ANCHOR | Needs.COMPANIONS | Needs.CODE
 
-THREAT_MODELS: dict[str, ThreatModel] = {
-    model.name: model
-    for model in (
-        ThreatModel(
-            "weights-only",
-            _WEIGHTS,
-            "The attacker has the protected weights, the public base, experts of their own tasks with validation data "
-            "for those tasks, and the defense's code; not the key, and no data of the victim's task.",
-        ),
-        ThreatModel(
-            "leaked-key",
-            _WEIGHTS | Needs.KEY,
-            "As weights-only, and the defender's key has leaked.",
-        ),
+
+def _weights_only() -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS,
+        "The attacker has the protected weights, the public base, experts of their own tasks with validation data "
+        "for those tasks, and the defense's code; not the key, and no data of the victim's task.",
     )
+
+
+def _leaked_key() -> ThreatModel:
+    return ThreatModel("", _WEIGHTS | Needs.KEY, "As weights-only, and the defender's key has leaked.")
+
+
+def _no_base() -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS,
+        "As weights-only, but the base is withheld: a companion, fine-tuned from the same base, stands in for it, and "
+        "only mergers that need no base can be used.",
+        anchor="companion",
+    )
+
+
+def _stale_base(*, drift: Annotated[float, Range(0.0, 100.0)] = 1.0) -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS,
+        f"As weights-only, but what attacks take for the base is not quite the owner's: it lies {drift:g} times as far "
+        "from it, in a random direction, as the companions do on average. Merges start from the companions' own base.",
+        anchor="stale",
+        drift=drift,
+    )
+
+
+def _two_releases() -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS | Needs.RELEASES,
+        "As weights-only, and the owner has released the same victim twice, under two independent keys.",
+    )
+
+
+def _few_shot(*, samples: Annotated[int, Range(1, 10**9)] = 64) -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS | DATA,
+        f"As weights-only, and {samples} labelled samples of the victim's task, none of which is scored on.",
+        labels=samples,
+    )
+
+
+def _data_rich() -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS | DATA,
+        "As weights-only, and all labelled samples that the owner trained on, none of which is scored on.",
+        labels=None,
+    )
+
+
+THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
+    "weights-only": _weights_only,
+    "no-base": _no_base,
+    "stale-base": _stale_base,
+    "two-releases": _two_releases,
+    "few-shot": _few_shot,
+    "data-rich": _data_rich,
+    "leaked-key": _leaked_key,
 }
+"""Name → what makes the model from its settings."""
+
+OWNER = ThreatModel(
+    "owner", _WEIGHTS | Needs.RELEASES | DATA | Needs.KEY, "Everything that the owner has.", labels=None
+)
+"""What ceilings are granted, whatever the threat model."""
 
 
-def threat_model(name: str) -> ThreatModel:
-    """The threat model of that name.
+def threat_model(text: str) -> ThreatModel:
+    """The threat model that is written so, under its canonical name.
 
     Raises:
         UnknownName: With the closest names, if there is none.
+        BadSetting: If a setting has the wrong type or is out of range.
+        BadInput: If the text cannot be read.
     """
-    try:
-        return THREAT_MODELS[name]
-    except KeyError:
-        raise UnknownName.among("threat model", name, THREAT_MODELS) from None
+    reference = Reference.parse(text)
+    make = THREAT_MODELS.get(reference.name)
+    if make is None:
+        raise UnknownName.among("threat model", reference.name, THREAT_MODELS)
+    settings = bind(make, reference.settings, name=reference.name)
+    model = make(**settings)
+    return replace(model, name=str(Reference(reference.name, settings)))

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
-from redteam.checkpoint import Checkpoint
-from redteam.errors import ThreatModelViolation
+from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.errors import BadInput, ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.symmetry import Group, Lock, sampled_locks
 from redteam.tasks import Batch, Task
-from redteam.threat import ThreatModel
+from redteam.threat import ThreatModel, threat_model
 
 if TYPE_CHECKING:
     from torch import nn
+
+T = TypeVar("T")
+_ALL = 2**62
 
 
 @dataclass
@@ -92,37 +95,64 @@ def unlocked(
 
 @dataclass
 class Meter:
-    """What an attack has used up."""
+    """What an attack has used up.
 
-    samples: int = 0
+    Attributes:
+        labels: Labelled samples of the victim's task that it has seen.
+        steps: Optimizer steps.
+    """
+
+    labels: int = 0
+    steps: int = 0
 
 
 @dataclass
 class AttackerView:
-    """What an attack sees.
+    """What an attack sees: what its threat model grants and the attack has declared that it needs.
 
     Attributes:
         protected: The published, protected model.
         threat: What else is granted.
+        needs: What the attack declares; all that is granted by default.
         meter: What was used.
     """
 
     protected: Checkpoint
     threat: ThreatModel
     stream: Key = field(repr=False)
+    needs: Needs = ~Needs.NONE
     meter: Meter = field(default_factory=Meter)
     _anchor: Checkpoint | None = field(default=None, repr=False)
     _companions: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     _own: Mapping[str, Task] = field(default_factory=dict, repr=False)
     _key: Key | None = field(default=None, repr=False)
     _unlock: Callable[[Checkpoint, Key], Checkpoint] | None = field(default=None, repr=False)
+    _releases: Sequence[Checkpoint] = field(default=(), repr=False)
+    _task: Task | None = field(default=None, repr=False)
+    _owner: Key | None = field(default=None, repr=False)
+
+    @classmethod
+    def by_hand(
+        cls, protected: Checkpoint, *, anchor: Checkpoint | None = None, threat: str = "weights-only", seed: int = 0
+    ) -> AttackerView:
+        """A view of two checkpoints, to call an attack on them from Python.
+
+        Args:
+            protected: The published model.
+            anchor: The public base.
+            threat: The threat model, as written in plans.
+            seed: Of the attack's random streams.
+
+        Raises:
+            UnknownName: If there is no such threat model.
+        """
+        return cls(protected, threat_model(threat), Key.derive(seed=seed, index=0, name="by hand"), _anchor=anchor)
 
     @property
     def anchor(self) -> Checkpoint:
-        """A checkpoint in the basis from before the lock: the public base."""
+        """A checkpoint in the basis from before the lock: the public base, or what the attacker has in its place."""
         self._require(Needs.ANCHOR, "the public base", "anchor")
-        assert self._anchor is not None
-        return self._anchor
+        return self._given(self._anchor, "anchor")
 
     @property
     def companions(self) -> Mapping[str, Checkpoint]:
@@ -134,23 +164,58 @@ class AttackerView:
     def key(self) -> Key:
         """The defender's key."""
         self._require(Needs.KEY, "the defender's key", "key")
-        assert self._key is not None
-        return self._key
+        return self._given(self._key, "key")
+
+    @property
+    def releases(self) -> Sequence[Checkpoint]:
+        """Releases of the same victim under independent keys, the one that is attacked first."""
+        self._require(Needs.RELEASES, "further releases of the victim", "releases")
+        return (self.protected, *self._releases)
 
     def own_batches(self, task: str, size: int) -> Iterator[Batch]:
         """Labelled validation data of one of the attacker's own tasks."""
         self._require(Needs.COMPANIONS, "data of the attacker's own tasks", "own_batches")
         return self._own[task].batches("validation", size, self.generator(f"own/{task}"))
 
+    def samples(self, count: int | None = None) -> Batch:
+        """Labelled samples of the victim's task: the first `count` of those granted, all of them by default.
+
+        Fewer are always the beginning of more, and none of them is scored on.
+        """
+        self._require(Needs.SAMPLES, "labelled samples of the victim's task", "samples")
+        batch = self._data(count)
+        self.meter.labels = max(self.meter.labels, len(batch[1]))
+        return batch
+
+    def inputs(self, count: int | None = None) -> dict[str, torch.Tensor]:
+        """The same samples without their labels."""
+        self._require(Needs.INPUTS, "inputs of the victim's task", "inputs")
+        return self._data(count)[0]
+
+    def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """The training loss of the victim's task, a scalar."""
+        self._require(Needs.SAMPLES, "the loss on the victim's task", "loss")
+        return self._given(self._task, "loss").loss(module, batch)
+
     def unlock(self, key: Key) -> Checkpoint:
         """The protected model with the defense's own code run backwards under `key`, right or wrong."""
         self._require(Needs.CODE, "the defense's code", "unlock")
-        assert self._unlock is not None
-        return self._unlock(self.protected, key)
+        return self._given(self._unlock, "unlock")(self.protected, key)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """Counts 0 to `count` − 1 and meters each as one optimizer step."""
+        for index in range(count):
+            self.meter.steps += 1
+            yield index
 
     def generator(self, tag: str) -> np.random.Generator:
         """A random stream of this attack, the same in every run."""
         return self.stream.generator(tag)
+
+    def _data(self, count: int | None) -> Batch:
+        limits = [limit for limit in (count, self.threat.labels) if limit is not None]
+        stream = self._given(self._owner, "samples").generator("samples of the victim's task")
+        return next(self._given(self._task, "samples").batches("train", min(limits, default=_ALL), stream))
 
     def _require(self, need: Needs, what: str, attribute: str) -> None:
         if not self.threat.allows(need):
@@ -158,6 +223,16 @@ class AttackerView:
                 f"view.{attribute} asks for {what}, which threat model '{self.threat.name}' does not grant; declare "
                 f"needs=Needs.{need.name} so that the attack is planned only where it is granted."
             )
+        if need not in self.needs:
+            raise ThreatModelViolation(
+                f"view.{attribute} asks for {what}, which the attack does not declare; add Needs.{need.name} to its "
+                "needs."
+            )
+
+    def _given(self, value: T | None, attribute: str) -> T:
+        if value is None:
+            raise BadInput(f"view.{attribute} was asked for and this view was made without it; pass it when making it.")
+        return value
 
 
 @dataclass
@@ -166,12 +241,31 @@ class MergerView:
 
     Attributes:
         experts: Task → expert, in the scenario's order.
-        base: The public model.
+        needs_base: Whether the merger has declared that it starts from the base.
     """
 
     experts: Mapping[str, Checkpoint]
-    base: Checkpoint
+    _base: Checkpoint = field(repr=False)
     stream: Key = field(repr=False)
+    needs_base: bool = True
+
+    @property
+    def base(self) -> Checkpoint:
+        """The public model; not for mergers that declare that they need none."""
+        if not self.needs_base:
+            raise ThreatModelViolation("view.base was asked for by a merger that declares needs_base=False; drop that.")
+        return self._base
+
+    def shared(self) -> Iterator[tuple[str, list[Checkpoint]]]:
+        """Every tensor that can be merged, in order of its name, with the experts that have it in the base's shape.
+
+        Where a defense changed the shape of an expert's tensor, the others are merged without it.
+        """
+        holders: dict[str, list[Checkpoint]] = {}
+        for expert in self.experts.values():
+            for name in shared_tensors(expert, self._base):
+                holders.setdefault(name, []).append(expert)
+        yield from sorted(holders.items())
 
     def generator(self, tag: str) -> np.random.Generator:
         """A random stream of this merge, the same in every run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import IllegalGauge, ThreatModelViolation
+from redteam.errors import BadInput, IllegalGauge, ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation
 from redteam.tasks import Classification
-from redteam.threat import THREAT_MODELS, ThreatModel, threat_model
+from redteam.threat import DATA, OWNER, THREAT_MODELS, ThreatModel, threat_model
 from redteam.views import AttackerView, DefenderView, MergerView, unlocked
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
@@ -32,6 +33,10 @@ GRANTED: dict[str, tuple[Needs, Callable[[AttackerView], Any]]] = {
     "own_batches": (Needs.COMPANIONS, lambda view: list(view.own_batches("own", 4))),
     "key": (Needs.KEY, lambda view: view.key),
     "unlock": (Needs.CODE, lambda view: view.unlock(OTHER)),
+    "releases": (Needs.RELEASES, lambda view: view.releases[1]),
+    "samples": (Needs.SAMPLES, lambda view: view.samples()),
+    "inputs": (Needs.INPUTS, lambda view: view.inputs()),
+    "loss": (Needs.SAMPLES, lambda view: view.loss(Sum(), ({"x": torch.ones(2, 1)}, torch.ones(2).long()))),
 }
 """What can be asked of a view → what the threat model must grant for it."""
 
@@ -46,7 +51,17 @@ def view(threat: ThreatModel) -> AttackerView:
         _own={"own": TASK},
         _key=OTHER,
         _unlock=lambda checkpoint, key: BASE if key == OTHER else checkpoint,
+        _releases=(BASE,),
+        _task=TASK,
+        _owner=KEY,
     )
+
+
+class Sum(torch.nn.Module):
+    """Two logits."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=torch.cat([x, -x], dim=1))
 
 
 class TestAttacker:
@@ -62,7 +77,7 @@ class TestAttacker:
             ask(view(model))
         told = str(refused.value)
         assert f"view.{asked} asks for" in told
-        assert f"threat model '{threat}' does not grant" in told
+        assert f"threat model '{model.name}' does not grant" in told
         assert f"needs=Needs.{need.name}" in told
 
     @pytest.mark.parametrize("asked", sorted(GRANTED))
@@ -75,8 +90,54 @@ class TestAttacker:
     def test_the_key_is_the_difference_between_the_models_that_ship(self) -> None:
         weights, leaked = threat_model("weights-only"), threat_model("leaked-key")
         assert leaked.grants & ~weights.grants == Needs.KEY
-        for data in (Needs.INPUTS, Needs.SAMPLES):
-            assert not weights.allows(data)
+        assert threat_model("two-releases").grants & ~weights.grants == Needs.RELEASES
+        assert threat_model("data-rich").grants & ~weights.grants == DATA == Needs.INPUTS | Needs.SAMPLES
+        assert threat_model("few-shot:samples=3").grants == threat_model("data-rich").grants
+        for name in THREAT_MODELS:
+            assert threat_model(name).allows(DATA) == (name in ("few-shot", "data-rich"))
+
+    def test_what_is_granted_is_not_given_to_whoever_does_not_declare_it(self) -> None:
+        for asked, (need, ask) in GRANTED.items():
+            declared = view(OWNER)
+            declared.needs = ~need
+            with pytest.raises(ThreatModelViolation, match=rf"view.{asked} asks for .* add Needs.{need.name}"):
+                ask(declared)
+
+    def test_fewer_samples_are_the_beginning_of_more_and_never_scored_on(self) -> None:
+        everything = view(threat_model("data-rich"))
+        inputs, labels = everything.samples()
+        assert sorted(inputs["x"].flatten().tolist()) == INPUTS["train"]["x"].flatten().tolist()
+        few = view(threat_model("few-shot:samples=3"))
+        assert few.meter.labels == 0
+        for count, expected in ((2, 2), (None, 3), (9, 3)):
+            batch = few.samples(count)
+            assert batch[0]["x"].tolist() == inputs["x"][:expected].tolist()
+            assert batch[1].tolist() == labels[:expected].tolist()
+        assert few.meter.labels == 3
+        assert few.inputs(2)["x"].tolist() == inputs["x"][:2].tolist()
+
+    def test_steps_are_counted_as_they_are_taken(self) -> None:
+        taking = view(threat_model("weights-only"))
+        for index in taking.steps(10):
+            if index == 3:
+                break
+        assert taking.meter.steps == 4
+
+    def test_what_cannot_matter_to_an_attack_does_not_tell_threat_models_apart(self) -> None:
+        def matters(name: str, needs: Needs) -> Any:
+            return threat_model(name).matters(needs)
+
+        assert matters("weights-only", Needs.ANCHOR) == matters("data-rich", Needs.ANCHOR)
+        assert matters("weights-only", Needs.ANCHOR) != matters("no-base", Needs.ANCHOR)
+        assert matters("stale-base", Needs.ANCHOR) != matters("stale-base:drift=2.0", Needs.ANCHOR)
+        assert matters("few-shot:samples=8", Needs.SAMPLES) != matters("few-shot:samples=9", Needs.SAMPLES)
+        assert matters("weights-only", Needs.COMPANIONS) == matters("no-base", Needs.COMPANIONS)
+
+    def test_by_hand_from_two_checkpoints(self) -> None:
+        made = AttackerView.by_hand(TINY, anchor=BASE)
+        assert (made.protected, made.anchor) == (TINY, BASE)
+        with pytest.raises(BadInput, match=r"view.anchor was asked for"):
+            AttackerView.by_hand(TINY).anchor  # noqa: B018
 
     def test_sees_own_validation_data_and_nothing_that_is_scored(self) -> None:
         batches = list(view(threat_model("weights-only")).own_batches("own", 4))

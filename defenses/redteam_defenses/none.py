@@ -5,7 +5,7 @@ from redteam.plugins.contracts import defense
 from redteam.views import DefenderView
 
 
-@defense("none", exact=True, keyed=False)
+@defense("none", exact=True, keyed=False, protects=False)
 def none(view: DefenderView) -> Checkpoint:
     """Publishes the victim unprotected; an honest verdict on it is INEFFECTIVE."""
     return view.victim

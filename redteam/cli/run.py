@@ -42,7 +42,6 @@ def run(
     Without PLAN it runs 'quick'. Options replace what the plan says. The same command again computes only what is
     missing. Robustness figures are upper bounds: a stronger attack can only lower them.
     """
-    from redteam.evaluation.plan import Plan
     from redteam.evaluation.run import find_plan, preview, run_folder
     from redteam.evaluation.run import run as evaluate
 
@@ -65,7 +64,7 @@ def run(
             key: [_absolute(text) for text in value] if isinstance(value, list) else value
             for key, value in changed.items()
         }
-        found = Plan.of({**found.model_dump(), **here}, origin="The command line")
+        found = found.changed(here, origin="The command line")
     writers = [(path, _writer(path)) for path in report or ()]
     if dry_run:
         _show(preview(found, out=out, folder=folder))

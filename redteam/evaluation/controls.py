@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from redteam.evaluation.monotone import monotone
 from redteam.evaluation.results import Control
 from redteam.evaluation.statistics import Interval, Vector, combine
 from redteam.evaluation.thresholds import THRESHOLDS
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _SCORING = ("floor", "trivial")
 """Controls that speak of the score itself; the others speak of one attack or one lock."""
 
+_OF_ROLE = {"trivial": "trivial", "ceiling": "ceiling", "anew": "ceiling"}
+
 Finding = tuple[bool, float | None, float, str]
 """Whether it passed, what was found, the limit, and the sentence."""
 
@@ -28,16 +31,20 @@ class ControlSheet:
         self.judge = judge
         groups: dict[tuple[str, ...], list[Cell]] = {}
         for cell in judge.graph.cells:
-            group = (
-                {"trivial": "trivial", "ceiling": "ceiling"}.get(cell.role, "") if cell.group == "cell" else cell.group
-            )
-            if group:
+            group = _OF_ROLE.get(cell.role, "") if cell.group == "cell" else cell.group
+            if group and not self._nowhere(cell):
                 where = (group, cell.scenario, cell.defense, cell.threat, cell.attack, cell.site, cell.group_name)
                 groups.setdefault(where, []).append(cell)
         self.controls: tuple[Control, ...] = (
             *(self._gain(scenario) for scenario in dict.fromkeys(g.scenario for g in judge.graph.grounds)),
             *(self._control(where, cells) for where, cells in groups.items()),
+            *monotone(judge),
         )
+
+    def _nowhere(self, cell: Cell) -> bool:
+        """Whether a planted lock found no such site in this architecture: there is nothing to undo."""
+        lock = self.judge.result(cell.lock)
+        return cell.group == "planted" and lock is not None and not lock["changed"]
 
     def gain(self, scenario: str) -> Interval | None:
         """What the unlocked victim adds to the merge, with the merger for which that is least, failed ones left out."""
@@ -76,8 +83,16 @@ class ControlSheet:
                 found.add(attack)
         return frozenset(found)
 
+    def unproven(self, scenario: str, threat: str) -> frozenset[str]:
+        """Attacks that failed a control of their own."""
+        return frozenset(
+            c.attack
+            for c in self.controls
+            if (c.scenario, c.threat) == (scenario, threat) and c.control in ("planted", "harmless") and not c.passed
+        )
+
     def ceiling(self, scenario: str, defense: str, threat: str) -> bool | None:
-        """Whether the key's holder reached the ceiling; `None` where there is no key."""
+        """Whether the key's holder and training anew reached the ceiling; `None` where neither ran."""
         mine = self._of("ceiling", scenario, defense, threat)
         return all(c.passed for c in mine) if mine else None
 
@@ -144,12 +159,11 @@ class ControlSheet:
         )
 
     def _theft(self, cells: Sequence[Cell]) -> Interval:
-        return combine(self.judge.over_seeds(cells, self.judge.theft), lowest=0.0, highest=1.0)
+        return self.judge.interval(cells, self.judge.theft)
 
     def _naive(self, cells: Sequence[Cell]) -> Interval:
         """Theft from the same locks without any attack."""
-        figures = self.judge.over_seeds(cells, lambda cell: self.judge.theft(cell, cell.naive))
-        return combine(figures, lowest=0.0, highest=1.0)
+        return self.judge.interval(cells, lambda cell: self.judge.theft(cell, cell.naive))
 
     def _trivial(self, cells: Sequence[Cell]) -> Finding:
         """An attacker who still holds the victim, under a wrong gauge, may steal what is stolen without any attack."""
@@ -164,9 +178,11 @@ class ControlSheet:
         return theft.high < limit, theft.high, limit, told
 
     def _ceiling(self, cells: Sequence[Cell]) -> Finding:
-        limit = THRESHOLDS.ceiling
-        theft = combine(self.judge.over_seeds(cells, self.judge.theft, worst=min), lowest=0.0, highest=1.0)
-        return theft.mean >= limit, theft.mean, limit, f"the key's holder gets {theft} back; at least {limit}"
+        who, limit = "the key's holder gets {} back", THRESHOLDS.ceiling
+        if cells[0].role == "anew":
+            who, limit = "an expert trained anew is worth {} in its place", THRESHOLDS.anew
+        theft = self.judge.interval(cells, self.judge.theft, worst=min)
+        return theft.mean >= limit, theft.mean, limit, f"{who.format(theft)}; at least {limit}"
 
     def _weakened(self, cells: Sequence[Cell]) -> Finding:
         """A variant that stops no merge is not there to be broken."""
@@ -180,7 +196,7 @@ class ControlSheet:
 
     def _harmless(self, cells: Sequence[Cell]) -> Finding:
         def harm(cell: Cell) -> Vector | None:
-            yardstick, scores = self.judge.yardstick(cell), self.judge.scores(cell, cell.merge)
+            yardstick, scores = self.judge.yardstick(cell), self.judge.scores(cell.merge)
             return None if yardstick is None or scores is None else yardstick.harm(scores)
 
         change, limit = combine(self.judge.over_seeds(cells, harm, worst=min)), THRESHOLDS.harmless
@@ -195,7 +211,7 @@ class ControlSheet:
         lock, attacked, twin = (self.judge.result(name) for name in (cell.lock, cell.recovered, cell.twin))
         if lock is None or attacked is None or twin is None:
             return False, 0.0, THRESHOLDS.planted_cost, "the same attack on the unlocked victim could not be computed"
-        cost, target, start = (record["tied_cost"][cell.site] for record in (attacked, twin, lock))
+        cost, target, start = (record["tied_cost"].get(cell.site, 0.0) for record in (attacked, twin, lock))
         naive, stolen = self.judge.theft(cell, cell.naive), self.judge.theft(cell)
         assert naive is not None
         assert stolen is not None

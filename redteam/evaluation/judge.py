@@ -1,4 +1,4 @@
-"""From records to results: scores every cell, checks every control, gathers the evidence for every verdict."""
+"""From records to scores: what a merge stole, what the attacker saw of it, and how sure that is."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from redteam.evaluation import results as r
-from redteam.evaluation.controls import ControlSheet
 from redteam.evaluation.graph import Cell, Graph, Ground
 from redteam.evaluation.measures import DTYPES
+from redteam.evaluation.results import Status
 from redteam.evaluation.scores import Scores, Yardstick
-from redteam.evaluation.statistics import Interval, Vector, combine
-from redteam.evaluation.verdict import Candidate, Evidence, decide
+from redteam.evaluation.statistics import Interval, Vector, combine, unseen
 
 Outcomes = Mapping[str, dict[str, Any]]
 
@@ -30,7 +28,7 @@ class Judge:
         self.graph, self.outcomes = graph, outcomes
         self.grounds: dict[tuple[str, int, str], Ground] = {(g.scenario, g.seed, g.merger): g for g in graph.grounds}
         self.yardsticks = {where: self._yardstick(ground) for where, ground in self.grounds.items()}
-        self._scores: dict[tuple[str, str], Scores] = {}
+        self._scores: dict[str, Scores] = self._all_scores()
 
     def result(self, name: str) -> dict[str, Any] | None:
         """The result of a cell, `None` unless it is finished."""
@@ -41,20 +39,48 @@ class Judge:
         """What a cell is measured with."""
         return self.yardsticks[cell.scenario, cell.seed, cell.merger]
 
-    def scores(self, cell: Cell, name: str) -> Scores | None:
-        """n of a merge on every task."""
-        yardstick, record = self.yardstick(cell), self.result(name)
-        if yardstick is None or record is None:
-            return None
-        where = (name, cell.merger)
-        if where not in self._scores:
-            self._scores[where] = yardstick.scores(record)
-        return self._scores[where]
+    def scores(self, name: str) -> Scores | None:
+        """n of a merge on every task; `None` where it has no result."""
+        return self._scores.get(name)
 
     def theft(self, cell: Cell, name: str | None = None) -> Vector | None:
         """Theft of a cell's merge, or of another merge beside it."""
-        yardstick, scores = self.yardstick(cell), self.scores(cell, name or cell.merge)
+        yardstick, scores = self.yardstick(cell), self.scores(name or cell.merge)
         return None if yardstick is None or scores is None else yardstick.theft(scores)
+
+    def advantage(self, cell: Cell) -> Vector | None:
+        """Theft minus that of the same attack with the same budget from the base; `None` for attacks without data."""
+        if not cell.unused:
+            return None
+        theft, unused = self.theft(cell), self.theft(cell, cell.unused)
+        return None if theft is None or unused is None else theft - unused
+
+    def counted(self, cell: Cell) -> Vector | None:
+        """What verdicts count: theft, or the part of it that the victim was of use for."""
+        if not cell.unused:
+            return self.theft(cell)
+        advantage = self.advantage(cell)
+        return None if advantage is None else np.clip(advantage, 0.0, 1.0)
+
+    def interval(
+        self,
+        cells: Iterable[Cell],
+        figure: Callable[[Cell], Vector | None],
+        *,
+        worst: Callable[..., Any] = max,
+        lowest: float = 0.0,
+    ) -> Interval:
+        """A share over seeds, of each the worst key; never narrower than the number of test items allows."""
+        cells = list(cells)
+        yardsticks = {cell.seed: y for cell in cells if (y := self.yardstick(cell)) is not None}
+        items = sum(y.items for y in yardsticks.values())
+        scale = float(np.mean([y.theft_of_all for y in yardsticks.values()])) if yardsticks else 0.0
+        return combine(
+            self.over_seeds(cells, figure, worst=worst),
+            lowest=lowest,
+            highest=1.0,
+            resolution=unseen(items) * scale if items else 0.0,
+        )
 
     def seen(self, cell: Cell) -> float | None:
         """What an attacker without the victim's data sees of a merge, and chooses by.
@@ -92,20 +118,13 @@ class Judge:
                 by_seed.setdefault(cell.seed, []).append(vector)
         return [worst(vectors, key=lambda vector: vector[0]) for _, vectors in sorted(by_seed.items())]
 
-    def status(self, cell: Cell) -> tuple[r.Status, str]:
+    def status(self, cell: Cell) -> tuple[Status, str]:
         """The cell's own failure if it has one, else that of what it waited for."""
-        for name in (cell.recovered, cell.merge, cell.naive):
+        for name in (cell.recovered, cell.merge, cell.naive, *([cell.unused] if cell.unused else [])):
             outcome = self.outcomes[name]
             if outcome["status"] != "ok":
                 return outcome["status"], outcome["reason"]
         return "ok", ""
-
-    def results(self) -> tuple[tuple[r.Ground, ...], tuple[r.Cell, ...], tuple[r.Control, ...], tuple[r.Verdict, ...]]:
-        """Grounds, cells, controls and verdicts, in the plan's order."""
-        sheet = ControlSheet(self)
-        cells = tuple(self._cell(cell) for cell in self.graph.cells if cell.group == "cell")
-        skipped = tuple(r.Cell(victim="", key=0, role="recovery", merger="", **entry) for entry in self.graph.skipped)
-        return self._grounds(), cells + skipped, sheet.controls, self._verdicts(sheet)
 
     def _yardstick(self, ground: Ground) -> Yardstick | None:
         records = [self.result(name) for name in (ground.alone, ground.without, ground.reference)]
@@ -113,153 +132,21 @@ class Judge:
             return None
         return Yardstick.of(f"{ground.scenario}/{ground.seed}", *records)  # type: ignore[arg-type]
 
-    def _grounds(self) -> tuple[r.Ground, ...]:
-        made = []
-        for where, ground in self.grounds.items():
-            yardstick, alone, tune = self.yardsticks[where], self.result(ground.alone), self.result(ground.tune)
-            if yardstick is None or alone is None or tune is None:
-                continue
-            base = {t: float(yardstick.score(packed, t)[0]) for t, packed in alone["base"].items()}
-            made.append(
-                r.Ground(
-                    scenario=ground.scenario,
-                    seed=ground.seed,
-                    merger=ground.merger,
-                    digest=alone["digest"],
-                    settings=tune["settings"],
-                    experts=_points(yardstick.expert),
-                    base=base,
-                    without=_points(yardstick.without),
-                    reference=_points(yardstick.reference),
-                    gain=float(yardstick.gain[0]),
-                )
-            )
-        return tuple(made)
-
-    def _cell(self, cell: Cell) -> r.Cell:
-        outcome, recovered, lock = self.outcomes[cell.merge], self.result(cell.recovered), self.result(cell.lock)
-        yardstick, attacked, locked = self.yardstick(cell), self.scores(cell, cell.merge), self.scores(cell, cell.naive)
-        scores: dict[str, Any] = {}
-        cost: dict[str, float | None] = {}
-        status, reason = self.status(cell)
-        if (
-            yardstick is not None
-            and attacked is not None
-            and locked is not None
-            and recovered is not None
-            and lock is not None
-        ):
-            recovery = yardstick.recovery(attacked, locked)
-            scores = {
-                "theft": float(yardstick.theft(attacked)[0]),
-                "protection": 1.0 - float(yardstick.theft(locked)[0]),
-                "recovery": None if recovery is None else float(recovery[0]),
-                "residual": recovered["residual"],
-                "change": recovered["change"],
-                "fidelity": {dtype: float(vector[0]) for dtype, vector in self.fidelity(cell).items()},
-                "seen": self.seen(cell),
-            }
-            cost = {**recovered["cost"], "merge_seconds": outcome["result"]["cost"]["seconds"]}
-        return r.Cell(
-            scenario=cell.scenario,
-            seed=cell.seed,
-            victim=yardstick.victim if yardstick else "",
-            defense=cell.defense,
-            key=cell.key,
-            threat=cell.threat,
-            attack=cell.attack,
-            role=cell.role,
-            merger=cell.merger,
-            status=status,
-            reason=reason,
-            scores=scores,
-            tasks=_points(attacked) if attacked and scores else {},
-            cost=cost,
-        )
-
-    def _verdicts(self, sheet: ControlSheet) -> tuple[r.Verdict, ...]:
-        groups: dict[tuple[str, str, str], list[Cell]] = {}
+    def _all_scores(self) -> dict[str, Scores]:
+        """n of every merge that has a result, by its name; all merges of a seed at once."""
+        wanted: dict[tuple[str, int, str], dict[str, None]] = {}
         for cell in self.graph.cells:
-            if cell.group == "cell":
-                groups.setdefault((cell.scenario, cell.defense, cell.threat), []).append(cell)
-        return tuple(self._verdict(where, cells, sheet) for where, cells in groups.items())
-
-    def _verdict(self, where: tuple[str, str, str], cells: Sequence[Cell], sheet: ControlSheet) -> r.Verdict:
-        scenario, defense, threat = where
-        judged = [cell for cell in cells if cell.role in ("naive", "recovery")]
-        candidates = self._candidates(judged)
-        naive = [c for c in candidates if c.attack in {cell.attack for cell in judged if cell.role == "naive"}]
-        fidelity, released = self._fidelity(judged)
-        evidence = Evidence(
-            gain=sheet.gain(scenario),
-            failed=sheet.doubts(scenario, defense, threat),
-            naive=max((c.theft for c in naive), key=lambda theft: theft.mean, default=None),
-            candidates=candidates,
-            reliable=sheet.reliable(scenario, threat, {cell.attack for cell in judged if cell.role == "recovery"}),
-            ceiling=sheet.ceiling(scenario, defense, threat),
-            targeted=sheet.targeted(scenario, defense, threat),
-            missing=self._missing(cells) + sheet.unfinished(scenario, defense, threat),
-            fidelity=fidelity.get(released),
-        )
-        decision, chosen, oracle = decide(evidence), evidence.chosen, evidence.oracle
-        protection = None
-        if evidence.naive is not None:
-            n = evidence.naive
-            protection = Interval(1 - n.mean, 1 - n.high, 1 - n.low, n.seeds, n.over)
-        return r.Verdict(
-            scenario=scenario,
-            defense=defense,
-            threat=threat,
-            verdict=decision.word,
-            reason=decision.reason,
-            flags=decision.flags,
-            attack=chosen.attack if chosen else "",
-            merger=chosen.merger if chosen else "",
-            theft=chosen.theft if chosen else None,
-            protection=protection,
-            fidelity=fidelity,
-            oracle=r.Oracle(attack=oracle.attack, merger=oracle.merger, theft=oracle.theft) if oracle else None,
-            cost={"seconds": chosen.seconds} if chosen else {},
-        )
-
-    def _candidates(self, cells: Sequence[Cell]) -> list[Candidate]:
-        pairs: dict[tuple[str, str], list[Cell]] = {}
-        for cell in cells:
-            pairs.setdefault((cell.attack, cell.merger), []).append(cell)
-        made = []
-        for (attack, merger), group in pairs.items():
-            thefts = self.over_seeds(group, self.theft)
-            seen = [value for cell in group if (value := self.seen(cell)) is not None]
-            if thefts and seen and len(thefts) == len({cell.seed for cell in group}):
-                seconds = [record["cost"]["seconds"] for cell in group if (record := self.result(cell.recovered))]
-                theft = combine(thefts, lowest=0.0, highest=1.0)
-                made.append(Candidate(attack, merger, theft, float(np.mean(seen)), float(np.mean(seconds))))
-        return made
-
-    def _fidelity(self, cells: Sequence[Cell]) -> tuple[dict[str, Interval], str]:
-        """By dtype over all seeds, the worst key of each, and which of the dtypes the model is released in."""
-        released = next((lock["dtype"] for cell in cells if (lock := self.result(cell.lock)) is not None), "")
-        figures = {cell: self.fidelity(cell) for cell in cells}
-
-        def stored_in(dtype: str) -> Callable[[Cell], Vector | None]:
-            return lambda cell: figures[cell].get(dtype)
-
-        dtypes = next((tuple(found) for found in figures.values() if found), ())
-        made = {d: combine(self.over_seeds(cells, stored_in(d), worst=min), lowest=0.0) for d in dtypes}
-        return made, released
-
-    def _missing(self, cells: Sequence[Cell]) -> list[str]:
-        told: dict[str, None] = {}
-        for cell in cells:
-            status, reason = self.status(cell)
-            if status != "ok":
-                told[f"{cell.attack}: {reason}"] = None
-        return list(told)
+            names = [name for name in (cell.merge, cell.naive, cell.unused) if name and self.result(name) is not None]
+            wanted.setdefault((cell.scenario, cell.seed, cell.merger), {}).update(dict.fromkeys(names))
+        found: dict[str, Scores] = {}
+        for where, merges in wanted.items():
+            yardstick = self.yardsticks[where]
+            if yardstick is not None and merges:
+                found.update(
+                    zip(merges, yardstick.many_scores([self.outcomes[n]["result"] for n in merges]), strict=True)
+                )
+        return found
 
 
 def _agreement(answers: Sequence[int], others: Sequence[int]) -> float:
     return float(np.mean(np.asarray(answers) == np.asarray(others)))
-
-
-def _points(vectors: Mapping[str, Vector]) -> dict[str, float]:
-    return {task: float(vector[0]) for task, vector in vectors.items()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from redteam.errors import BadInput, BadPlan
-from redteam.evaluation.plan import Plan
-from redteam.plugins.contracts import AttackSpec, Needs
+from redteam.evaluation.plan import Plan, Product
+from redteam.plugins.contracts import AttackSpec, Needs, Role
 from redteam.plugins.reference import Reference, chain_text, parse_chain
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
+from redteam.plugins.source import first_line
 from redteam.threat import ThreatModel, threat_model
 
 
@@ -64,6 +66,48 @@ class Chain:
         """The role of the last attack in it."""
         return str(self.links[-1].spec.role)
 
+    @property
+    def summary(self) -> str:
+        """One line about it."""
+        return "; then ".join(first_line(Path(inspect.getfile(link.function))) for link in self.links)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One product of a plan, with its plugins imported."""
+
+    seeds: tuple[int, ...]
+    keys: int
+    scenarios: tuple[Chain, ...]
+    defenses: tuple[Chain, ...]
+    attacks: tuple[Chain, ...]
+    mergers: tuple[Chain, ...]
+    threats: tuple[ThreatModel, ...]
+
+    @classmethod
+    def of(cls, product: Product, folder: Path) -> Part:
+        """Loads everything the product names, and the attacks that belong to every evaluation."""
+        attacks = [Chain.load(ATTACKS, text, folder) for text in product.attacks]
+        named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
+        for name in ATTACKS.names:
+            spec: AttackSpec = ATTACKS.load(name).spec
+            if (spec.always or spec.role != "recovery") and name not in named:
+                attacks.append(Chain.load(ATTACKS, name, folder))
+        attacks.sort(key=lambda chain: get_args(Role).index(chain.role))
+        scenarios = [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in product.scenarios]
+        for chain in scenarios:
+            if "seed" in chain.links[0].reference.settings:
+                raise BadPlan(f"{chain.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
+        return cls(
+            product.seeds,
+            product.keys,
+            tuple(scenarios),
+            tuple(Chain.load(DEFENSES, text, folder) for text in product.defenses),
+            tuple(attacks),
+            tuple(_single(Chain.load(MERGERS, text, folder), "merger") for text in product.mergers),
+            tuple(threat_model(name) for name in product.threats),
+        )
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -74,35 +118,29 @@ class Loaded:
     """
 
     plan: Plan
-    scenarios: tuple[Chain, ...]
-    defenses: tuple[Chain, ...]
-    attacks: tuple[Chain, ...]
-    mergers: tuple[Chain, ...]
-    threats: tuple[ThreatModel, ...]
+    parts: tuple[Part, ...]
 
     @classmethod
     def of(cls, plan: Plan, folder: Path) -> Loaded:
-        """Loads everything the plan names, and the attacks that belong to every evaluation."""
-        attacks = [Chain.load(ATTACKS, text, folder) for text in plan.attacks]
-        named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
-        for name in ATTACKS.names:
-            spec: AttackSpec = ATTACKS.load(name).spec
-            if (spec.always or spec.role != "recovery") and name not in named:
-                attacks.append(Chain.load(ATTACKS, name, folder))
-        order = ("naive", "recovery", "trivial", "ceiling")
-        attacks.sort(key=lambda chain: order.index(chain.role))
-        scenarios = [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in plan.scenarios]
-        for chain in scenarios:
-            if "seed" in chain.links[0].reference.settings:
-                raise BadPlan(f"{chain.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
-        return cls(
-            plan,
-            _distinct("scenarios", scenarios),
-            _distinct("defenses", [Chain.load(DEFENSES, text, folder) for text in plan.defenses]),
-            _distinct("attacks", attacks),
-            _distinct("mergers", [_single(Chain.load(MERGERS, text, folder), "merger") for text in plan.mergers]),
-            tuple(threat_model(name) for name in plan.threats),
-        )
+        """Loads every product of the plan."""
+        parts = tuple(Part.of(product, folder) for product in plan.products)
+        for kind in ("scenarios", "defenses", "attacks", "mergers"):
+            _distinct(kind, [getattr(part, kind) for part in parts])
+        return cls(plan, parts)
+
+    @property
+    def places(self) -> dict[tuple[str, int], Chain]:
+        """(scenario, seed) → the scenario, each once."""
+        return {(chain.text, seed): chain for part in self.parts for chain in part.scenarios for seed in part.seeds}
+
+    @property
+    def threats(self) -> dict[str, ThreatModel]:
+        """Name → threat model."""
+        return {threat.name: threat for part in self.parts for threat in part.threats}
+
+    def chains(self, kind: str) -> dict[str, Chain]:
+        """Text → chain, for `"scenarios"`, `"defenses"`, `"attacks"` or `"mergers"`."""
+        return {chain.text: chain for part in self.parts for chain in getattr(part, kind)}
 
 
 def _single(chain: Chain, kind: str) -> Chain:
@@ -111,10 +149,13 @@ def _single(chain: Chain, kind: str) -> Chain:
     return chain
 
 
-def _distinct(kind: str, chains: Sequence[Chain]) -> tuple[Chain, ...]:
-    """The chains, none of which results could take for another one."""
-    texts = [chain.text for chain in chains]
-    twice = sorted({text for text in texts if texts.count(text) > 1})
-    if twice:
-        raise BadPlan(f"Two different {kind} are called {twice[0]!r}; give the one in the file a name of its own.")
-    return tuple(chains)
+def _distinct(kind: str, parts: Sequence[Sequence[Chain]]) -> None:
+    """Refuses chains that results would take for one another: the same text in one product, or for different things."""
+    identities: dict[str, Any] = {}
+    for chains in parts:
+        texts = [chain.text for chain in chains]
+        for chain in chains:
+            if texts.count(chain.text) > 1 or identities.setdefault(chain.text, chain.identity) != chain.identity:
+                raise BadPlan(
+                    f"Two different {kind} are called {chain.text!r}; give the one in the file a name of its own."
+                )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput
 from redteam.evaluation.bits import pack
 from redteam.symmetry import tied_cost
 from redteam.tasks import Scenario, Task, predict
@@ -38,10 +40,15 @@ def stored(task: Task, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, changed: list[str]) -> float | None:
-    """‖recovered − victim‖ ÷ ‖victim − base‖ over the tensors that the defense changed; `None` if it changed none."""
+    """‖recovered − victim‖ ÷ ‖victim − base‖ over the tensors that the defense changed.
+
+    `None` if it changed none that the victim shares with the base, or some of them still have another shape.
+    """
     far = near = 0.0
     for name in changed:
         if name in base and base.shape(name) == victim.shape(name):
+            if name not in recovered or recovered.shape(name) != victim.shape(name):
+                return None
             expert = victim[name].to(torch.float64)
             far += float((recovered[name].to(torch.float64) - expert).square().sum())
             near += float((expert - base[name].to(torch.float64)).square().sum())
@@ -49,9 +56,12 @@ def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, change
 
 
 def tied_costs(recovered: Checkpoint, base: Checkpoint) -> dict[str, float]:
-    """The tied cost to the base, by kind of site."""
-    kinds = dict.fromkeys(site.kind for site in anatomy_of(base).sites())
-    return {kind: tied_cost(recovered, base, (kind,)) for kind in kinds}
+    """The tied cost to the base, by kind of site; without those whose shape a defense has changed."""
+    costs = {}
+    for kind in dict.fromkeys(site.kind for site in anatomy_of(base).sites()):
+        with suppress(BadInput):
+            costs[kind] = tied_cost(recovered, base, (kind,))
+    return costs
 
 
 def change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float | None:

@@ -57,16 +57,14 @@ class Node:
     @classmethod
     def of(cls, kind: str, label: str, *, settings: Mapping[str, Any], **rest: Any) -> Node:
         """A cell under its name."""
-        inputs = rest.get("inputs", {})
-        content = {
-            "kind": kind,
-            "settings": settings,
-            "inputs": inputs,
-            "engine": engine_digest(),
-            "versions": versions(),
-        }
-        name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+        name = content_name(kind, {"settings": settings, "inputs": rest.get("inputs", {})})
         return cls(kind, label, settings, name=name, **rest)
+
+
+def content_name(kind: str, depends: Mapping[str, Any]) -> str:
+    """The hash of what a computation depends on; engine and versions of libraries are added here."""
+    content = {"kind": kind, **depends, "engine": engine_digest(), "versions": versions()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @lru_cache(maxsize=1)

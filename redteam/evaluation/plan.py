@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redteam.errors import BadPlan
 from redteam.plugins.reference import chain_text, parse_chain
@@ -15,24 +15,21 @@ from redteam.threat import threat_model
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class Plan(BaseModel):
-    """The product of everything listed here, and the controls that go with it.
+class Product(BaseModel):
+    """Everything listed here paired with everything else.
 
     Attributes:
-        name: What the plan is called.
         scenarios: References to scenarios.
         seeds: Seeds; every one retrains base and experts. A number n in TOML stands for 0 to n − 1.
         defenses: References, `a+b` for chains.
         keys: How many keys each keyed defense is tried under.
         attacks: References, `a+b` for chains. Attacks that belong to every evaluation are added to them.
         mergers: References; the first one also serves the controls.
-        threats: Names of threat models.
-        time_limit: Seconds after which a cell is ended.
+        threats: Threat models, as `name` or `name:setting=value`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     scenarios: Names = ("digits",)
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     defenses: Names = ("none",)
@@ -40,7 +37,6 @@ class Plan(BaseModel):
     attacks: tuple[str, ...] = ()
     mergers: Names = ("task-arithmetic",)
     threats: Names = ("weights-only",)
-    time_limit: Annotated[float, Field(gt=0)] = 300.0
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -56,6 +52,45 @@ class Plan(BaseModel):
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(threat_model(name).name for name in value))
+
+
+class Plan(Product):
+    """A product, and further ones beside it, with the controls that go with them.
+
+    Attributes:
+        name: What the plan is called.
+        time_limit: Seconds after which a cell is ended.
+        also: Further products, for curves and sweeps; what one of them leaves out is as in the plan itself.
+    """
+
+    name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    time_limit: Annotated[float, Field(gt=0)] = 300.0
+    also: tuple[Product, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("also"), (list, tuple)):
+            shared = {key: value for key, value in given.items() if key in Product.model_fields}
+            also = [{**shared, **one} if isinstance(one, dict) else one for one in given["also"]]
+            return {**given, "also": also}
+        return given
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """All of them, the plan's own first."""
+        own = Product.model_construct(**{key: getattr(self, key) for key in Product.model_fields})
+        return (own, *self.also)
+
+    def changed(self, values: dict[str, Any], *, origin: str = "the plan") -> Plan:
+        """The plan with some values replaced, in every product that it holds.
+
+        Raises:
+            BadPlan: As `of`.
+        """
+        paired = {key: value for key, value in values.items() if key in Product.model_fields}
+        also = [{**product.model_dump(), **paired} for product in self.also]
+        return Plan.of({**self.model_dump(), **values, "also": also}, origin=origin)
 
     @classmethod
     def of(cls, given: dict[str, Any], *, origin: str = "the plan") -> Plan:
@@ -97,7 +132,8 @@ class Plan(BaseModel):
     def _require_inside(self, path: Path) -> None:
         """A plan may come from elsewhere, and the Python files that it names are run."""
         home = path.parent.resolve()
-        for text in (*self.scenarios, *self.defenses, *self.attacks, *self.mergers):
+        named = (text for p in self.products for text in (*p.scenarios, *p.defenses, *p.attacks, *p.mergers))
+        for text in named:
             for reference in parse_chain(text):
                 if reference.file and not (home / Path(reference.file).expanduser()).resolve().is_relative_to(home):
                     raise BadPlan(

@@ -28,9 +28,8 @@ def prepare(loaded: Loaded, *, workers: int, tell: Callable[[str, int], None]) -
         RedteamError: With a scenario's own sentence, or one about how it failed.
     """
     references = {
-        (chain.text, seed): str(Reference(chain.how[0][0], {**chain.how[0][1], "seed": seed}))
-        for chain in loaded.scenarios
-        for seed in loaded.plan.seeds
+        where: str(Reference(chain.how[0][0], {**chain.how[0][1], "seed": where[1]}))
+        for where, chain in loaded.places.items()
     }
     if workers < 2 or len(references) < 2:
         found = {}

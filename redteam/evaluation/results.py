@@ -40,9 +40,13 @@ class Cell(Model):
 
 
 class Control(Model):
-    """One check that the evaluation itself can be trusted."""
+    """One check that the evaluation itself can be trusted.
 
-    control: Literal["gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened", "monotone", "keys"]
+    Attributes:
+        warning: Whether it only warns: no verdict depends on it.
+    """
+
+    control: Literal["gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened", "monotone"]
     scenario: str
     defense: str = ""
     threat: str = ""
@@ -54,6 +58,7 @@ class Control(Model):
     value: float | None = None
     limit: float
     explanation: str
+    warning: bool = False
 
 
 class Oracle(Model):
@@ -92,6 +97,7 @@ class Figure(Model):
         advantage: Theft minus that of the same attack with the same budget started from the base; `None` for attacks
             without data.
         labels: Labelled samples of the victim's task that were used.
+        key_spread: The largest difference of the residual between two keys of one seed; an exact fit has none.
         cells: How many (seed, key) pairs are behind it.
         status: `"ok"`, or what happened to the first cell that has no result; then there is no theft.
     """
@@ -108,12 +114,13 @@ class Figure(Model):
     counted: Interval | None = None
     advantage: Interval | None = None
     residual: float | None = None
+    key_spread: float | None = None
     seen: float | None = None
     labels: float | None = None
     steps: float | None = None
     seconds: float | None = None
+    megabytes: float | None = None
     cells: int = 0
-    extra_parameters: float = 0.0
 
 
 class Flag(Model):

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 from redteam.errors import BadInput
 from redteam.evaluation.execute import Outcome, execute
-from redteam.evaluation.graph import Graph, build
+from redteam.evaluation.findings import Findings
+from redteam.evaluation.graph import Graph
 from redteam.evaluation.judge import Judge
+from redteam.evaluation.layout import build
 from redteam.evaluation.loaded import Loaded
 from redteam.evaluation.nodes import Node, engine_digest, versions
 from redteam.evaluation.plan import Plan
@@ -23,6 +25,8 @@ from redteam.evaluation.prepare import prepare
 from redteam.evaluation.results import Results
 from redteam.evaluation.store import Store, write_atomically
 from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.evaluation.untested import untested
+from redteam.evaluation.verdict import FLAGS
 from redteam.plugins.plans import plan_file
 
 
@@ -130,7 +134,7 @@ def run(
         _announce(store, loaded, identities, graph)
         observer.planned(graph, frozenset(done))
         execute(graph.nodes, done, store, workers=workers, time_limit=plan.time_limit, watch=observer.settled)
-        results = _results(plan, graph, done, command)
+        results = _results(loaded, graph, done, command)
         results.write(store.root / "results.json")
         store.clear_work()
     return results
@@ -144,8 +148,7 @@ def preview(
     loaded = Loaded.of(plan, folder or home)
     root = run_folder(plan, out)
     known = _announced(root)
-    wanted = [(chain.text, seed) for chain in loaded.scenarios for seed in plan.seeds]
-    identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in wanted}
+    identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in loaded.places}
     graph = build(loaded, identities)
     finished = {path.stem for path in (root / "cells").glob("*.json")} if root.is_dir() else set()
     return Preview(
@@ -178,11 +181,18 @@ def _announced(root: Path) -> dict[str, str]:
         return {}
 
 
-def _results(plan: Plan, graph: Graph, done: Mapping[str, Outcome], command: str) -> Results:
-    grounds, cells, controls, verdicts = Judge(graph, done).results()
+def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command: str) -> Results:
+    defenses = loaded.chains("defenses")
+    targets = {
+        name for chain in loaded.chains("attacks").values() for link in chain.links for name in link.spec.targets
+    }
+    unprotected = frozenset(text for text, chain in defenses.items() if not chain.any(lambda spec: spec.protects))
+    tried = frozenset(text for text, chain in defenses.items() if chain.any(lambda spec: spec.name in targets))
+    found = Findings(Judge(graph, done), unprotected=unprotected, adaptive=tried | unprotected)
+    raised = {flag for verdict in found.verdicts for flag in verdict.flags}
     return Results(
         schema=1,
-        plan=plan.model_dump(mode="json"),
+        plan=loaded.plan.model_dump(mode="json"),
         command=command,
         environment={
             "redteam": version("merge-redteam"),
@@ -195,10 +205,19 @@ def _results(plan: Plan, graph: Graph, done: Mapping[str, Outcome], command: str
             "threads": 1,
         },
         thresholds={**asdict(THRESHOLDS), "digest": THRESHOLDS.digest()},
-        grounds=grounds,
-        cells=cells,
-        controls=controls,
-        verdicts=verdicts,
+        grounds=found.grounds,
+        cells=found.cells,
+        figures=found.figures,
+        controls=found.controls,
+        verdicts=found.verdicts,
+        flags={name: flag for name, flag in FLAGS.items() if name in raised},
+        threats={name: threat.words for name, threat in loaded.threats.items()},
+        about={
+            kind.removesuffix("s"): {text: chain.summary for text, chain in loaded.chains(kind).items()}
+            for kind in ("scenarios", "defenses", "attacks", "mergers")
+        },
+        untested=tuple(untested(loaded)),
+        coverage=found.coverage,
     )
 
 

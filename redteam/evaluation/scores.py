@@ -6,7 +6,7 @@ gives vectors over resampled test items (`redteam.evaluation.statistics`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,17 @@ class Yardstick:
 
     def scores(self, merge: Mapping[str, Any]) -> Scores:
         """n of a merge on every task, from its record."""
-        return {t: self.score(packed, t) for t, packed in merge["tasks"].items()}
+        return self.many_scores([merge])[0]
+
+    def many_scores(self, merges: Sequence[Mapping[str, Any]]) -> list[Scores]:
+        """The same of several merges, a product of matrices for all of them."""
+        found: list[Scores] = [{} for _ in merges]
+        for task, resample in self.resamples.items():
+            bits = np.stack([unpack(merge["tasks"][task]) for merge in merges]).astype(np.float64)
+            gap = self.expert[task] - self.chance[task]
+            for scores, accuracies in zip(found, bits @ resample.T / bits.shape[1], strict=True):
+                scores[task] = _ratio(accuracies - self.chance[task], gap)
+        return found
 
     def score(self, packed: Mapping[str, Any], task: str) -> Vector:
         """n of one task."""
@@ -67,6 +77,17 @@ class Yardstick:
     def gain(self) -> Vector:
         """What the victim adds on its own task: n(reference, v) − n(without, v)."""
         return self.reference[self.victim] - self.without[self.victim]
+
+    @property
+    def items(self) -> int:
+        """How many test items the victim's task has."""
+        return int(self.resamples[self.victim].shape[1])
+
+    @property
+    def theft_of_all(self) -> float:
+        """By how much theft changes if the victim's task goes from all wrong to all right."""
+        scale = float(self.gain[0]) * (float(self.expert[self.victim][0]) - self.chance[self.victim])
+        return 1.0 / scale if scale > 0 else 0.0
 
     def theft(self, attacked: Scores) -> Vector:
         """The share of the gain that the attacker got, 0 to 1; 0 where the companions paid for it."""

@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import PluginFault
 from redteam.evaluation import measures
 from redteam.evaluation.bits import pack
-from redteam.evaluation.nodes import Node
+from redteam.evaluation.nodes import Node, content_name
 from redteam.evaluation.store import Store
 from redteam.key import Key
+from redteam.plugins.contracts import AttackSpec
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import GROUPS
 from redteam.tasks import Scenario
-from redteam.threat import threat_model
-from redteam.views import AttackerView, DefenderView, MergerView, unlocked
+from redteam.threat import OWNER, ThreatModel, threat_model
+from redteam.views import AttackerView, DefenderView, MergerView, Meter, unlocked
 
 
 class Bench:
@@ -117,7 +118,7 @@ def _lock(node: Node, bench: Bench) -> dict[str, Any]:
         protected = _protected(node, bench, source)
     seconds = time.perf_counter() - started
     bench.store.put_artefact(node.name, protected)
-    changed = [name for name in victim if name in protected and not torch.equal(victim[name], protected[name])]
+    changed = [name for name in victim if name not in protected or not torch.equal(victim[name], protected[name])]
     return {
         "changed": changed,
         "digest": protected.digest(),
@@ -131,14 +132,13 @@ def _lock(node: Node, bench: Bench) -> dict[str, Any]:
 
 def _attack(node: Node, bench: Bench) -> dict[str, Any]:
     scenario, protected, victim = bench.scenario, bench.input("lock"), bench.victim
-    samples = 0
+    meter = Meter()
     started = time.perf_counter()
     with measures.Memory() as memory:
         recovered = protected
         for attack in bench.plugins(ATTACKS, "attack"):
-            view = _attacker_view(node, bench, recovered, attack.spec.name)
+            view = _attacker_view(node, bench, recovered, attack, meter)
             recovered = check_returned(attack, recovered, _in_memory(attack(view)))
-            samples += view.meter.samples
     seconds = time.perf_counter() - started
     bench.store.put_artefact(node.name, recovered)
     changed = bench.record("lock")["changed"]
@@ -147,12 +147,29 @@ def _attack(node: Node, bench: Bench) -> dict[str, Any]:
         "residual": measures.residual(recovered, victim, scenario.base, changed),
         "tied_cost": measures.tied_costs(recovered, scenario.base),
         "change": measures.change(protected, recovered, scenario),
-        "cost": {"seconds": seconds, "megabytes": memory.megabytes, "labels": samples},
+        "cost": {
+            "seconds": seconds,
+            "megabytes": memory.megabytes,
+            "labels": meter.labels,
+            "steps": meter.steps,
+        },
     }
 
 
 def _merge(node: Node, bench: Bench) -> dict[str, Any]:
-    scenario, tuned = bench.scenario, bench.record("tune")["settings"]
+    """Attacks often return the same weights (the base, for example), which are merged and scored once."""
+    tuned = bench.record("tune")["settings"]
+    weights = bench.record("victim")["digest"] if "victim" in node.inputs else ""
+    name = content_name("merged", {**node.settings, "tuned": tuned, "victim": weights})
+    found = bench.store.shared(name)
+    if found is None:
+        found = _merged_scores(node, bench, tuned)
+        bench.store.put_shared(name, found)
+    return found
+
+
+def _merged_scores(node: Node, bench: Bench, tuned: Mapping[str, Any]) -> dict[str, Any]:
+    scenario = bench.scenario
     victim = bench.input("victim") if "victim" in node.inputs else None
     started = time.perf_counter()
     merged = _merged(bench, victim, tuned)
@@ -198,23 +215,28 @@ def load_scenario(reference: str) -> Scenario:
 
 
 def _protected(node: Node, bench: Bench, source: Checkpoint) -> Checkpoint:
-    settings = node.settings
+    settings, base = node.settings, bench.scenario.base
+    if "unused" in settings:
+        return source.replace({name: base[name] for name in shared_tensors(source, base)})
     if "plant" in settings:
         kind, group = settings["plant"]
-        view = DefenderView(source, bench.scenario.base, bench.key.child(f"plant {group} at {kind}"))
+        view = DefenderView(source, base, bench.key.child(f"plant {group} at {kind}"))
         planted: Checkpoint = _in_memory(view.lock((kind,), GROUPS[group]()))
         return planted
     if "defense" not in settings:
         return source
     for turn, defense in enumerate(bench.plugins(DEFENSES, "defense")):
         key = bench.key.child(f"{turn}/{defense.spec.name}")
-        view = DefenderView(source, bench.scenario.base, key, bench.scenario.tasks[bench.scenario.victim])
+        view = DefenderView(source, base, key, bench.scenario.tasks[bench.scenario.victim])
         source = check_returned(defense, source, _in_memory(defense(view)))
     return source
 
 
-def _attacker_view(node: Node, bench: Bench, protected: Checkpoint, name: str) -> AttackerView:
-    scenario = bench.scenario
+def _attacker_view(
+    node: Node, bench: Bench, protected: Checkpoint, attack: LoadedPlugin[AttackSpec], meter: Meter
+) -> AttackerView:
+    scenario, name = bench.scenario, node.how["threat"]
+    threat = OWNER if name == OWNER.name else threat_model(name)
     defenses = list(enumerate(bench.plugins(DEFENSES, "defense")))
 
     def unlock(checkpoint: Checkpoint, key: Key) -> Checkpoint:
@@ -224,25 +246,54 @@ def _attacker_view(node: Node, bench: Bench, protected: Checkpoint, name: str) -
 
     return AttackerView(
         protected,
-        threat_model(node.settings["threat"]),
-        Key.derive(seed=bench.seed, index=bench.key_index, name=f"attack {name}"),
-        _anchor=scenario.base,
+        threat,
+        Key.derive(seed=bench.seed, index=bench.key_index, name=f"attack {attack.spec.name}"),
+        needs=attack.spec.needs,
+        meter=meter,
+        _anchor=_anchor(threat, bench),
         _companions={task: scenario.experts[task] for task in scenario.companions},
         _own={task: scenario.tasks[task] for task in scenario.companions},
         _key=bench.key,
         _unlock=unlock,
+        _releases=(bench.input("release"),) if "release" in node.inputs else (),
+        _task=scenario.tasks[scenario.victim],
+        _owner=Key.derive(seed=bench.seed, index=0, name="owner"),
     )
 
 
-def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]) -> Checkpoint:
+def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:
+    """What the attacker has in the base's place."""
     scenario = bench.scenario
+    if threat.anchor == "companion":
+        return scenario.experts[scenario.companions[0]]
+    if threat.anchor == "base":
+        return scenario.base
+    stream = Key.derive(seed=bench.seed, index=0, name="stale base")
+    stale = {}
+    companions = [scenario.experts[task] for task in scenario.companions]
+    for name in set.intersection(*(set(shared_tensors(expert, scenario.base)) for expert in companions)):
+        start = scenario.base[name].to(torch.float64)
+        away = float(np.mean([float((expert[name].to(torch.float64) - start).norm()) for expert in companions]))
+        noise = torch.from_numpy(np.asarray(stream.generator(name).standard_normal(tuple(start.shape))))
+        moved = start + threat.drift * away * noise / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        stale[name] = moved.to(scenario.base.dtype(name))
+    return scenario.base.replace(stale)
+
+
+def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]) -> Checkpoint:
+    scenario, base = bench.scenario, bench.scenario.base
     merger = bench.plugins(MERGERS, "merger")[0]
     experts = {name: scenario.experts[name] for name in scenario.companions}
     if victim is not None:
         experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
-    view = MergerView(experts, scenario.base, Key.derive(seed=bench.seed, index=0, name=f"merger {merger.spec.name}"))
-    merged = merger.function(view, **{**merger.settings, **settings})
-    return check_returned(merger, scenario.base, _in_memory(merged))
+    stream = Key.derive(seed=bench.seed, index=0, name=f"merger {merger.spec.name}")
+    merged = _in_memory(
+        merger.function(MergerView(experts, base, stream, merger.spec.needs_base), **{**merger.settings, **settings})
+    )
+    if not merger.spec.needs_base and isinstance(merged, Checkpoint):
+        # It has never seen the base; what it leaves out no expert shares, and no task wears.
+        merged = base.replace({name: merged[name] for name in shared_tensors(base, merged)})
+    return check_returned(merger, base, merged)
 
 
 def _mean_score(accuracies: Mapping[str, float], alone: Mapping[str, Any]) -> float:

@@ -53,13 +53,25 @@ def weights(count: int, tag: str) -> Vector:
     return np.concatenate([np.ones((1, count)), drawn.astype(np.float64)])
 
 
-def combine(figures: Sequence[Vector], *, lowest: float = -np.inf, highest: float = np.inf) -> Interval:
+def unseen(count: int) -> float:
+    """The largest share of items that may differ although none of `count` did, with the confidence of an interval.
+
+    The exact (Clopper and Pearson 1934) bound for 0 of n: resampling cannot see what never happened, and would give an
+    interval of no width.
+    """
+    return float(1.0 - ((1.0 - CONFIDENCE) / 2) ** (1.0 / count))
+
+
+def combine(
+    figures: Sequence[Vector], *, lowest: float = -np.inf, highest: float = np.inf, resolution: float = 0.0
+) -> Interval:
     """One interval from the figures of all seeds.
 
     Args:
         figures: Per seed a vector as described above.
         lowest: Where the scale begins; the interval is cut there.
         highest: Where it ends.
+        resolution: The least distance of the bounds from the mean: what the number of test items cannot tell apart.
 
     Raises:
         ValueError: If there is no figure.
@@ -80,8 +92,34 @@ def combine(figures: Sequence[Vector], *, lowest: float = -np.inf, highest: floa
     mean = float(points.mean())
     return Interval(
         mean,
-        float(np.clip(min(low, mean), lowest, highest)),
-        float(np.clip(max(high, mean), lowest, highest)),
+        float(np.clip(min(low, mean - resolution), lowest, highest)),
+        float(np.clip(max(high, mean + resolution), lowest, highest)),
         len(points),
         over,
     )
+
+
+def drops(figures: Sequence[Vector]) -> float:
+    """The one-sided p-value of a paired difference being negative by chance, the seed as the unit.
+
+    Args:
+        figures: Per seed a vector of differences, as described above. With one seed its resamples are used.
+    """
+    points = np.array([figure[0] for figure in figures])
+    if len(points) == 1:
+        return float((1 + np.count_nonzero(figures[0][1:] >= 0)) / len(figures[0]))
+    if not points.std():
+        return 0.5 ** len(points) if points[0] < 0 else 1.0
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(points, 0.0, alternative="less").pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are (Holm 1979), in the order given."""
+    order = np.argsort(p_values)
+    corrected, running = np.ones(len(p_values)), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running
+    return [float(value) for value in corrected]

@@ -1,6 +1,7 @@
 """The store of a run: one file per finished cell, written atomically, first writer wins.
 
-`cells/HASH.json` are records, kept; `work/HASH/` are checkpoints that other cells wait for, dropped when none does.
+`cells/HASH.json` are records, kept, and `shared/HASH.json` what several of them have in common; `work/HASH/` are
+checkpoints that other cells wait for, dropped when none does.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._cells, self._work = root / "cells", root / "work"
+        self._cells, self._work, self._shared = root / "cells", root / "work", root / "shared"
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
             self._work.mkdir(exist_ok=True)
+            self._shared.mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=self._cells):
                 pass
         except OSError as error:
@@ -38,22 +40,19 @@ class Store:
 
     def get(self, name: str) -> dict[str, Any] | None:
         """A finished cell's record, `None` if there is none. A damaged one counts as none and is removed."""
-        path = self._cells / f"{name}.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            path.unlink(missing_ok=True)
-            return None
-        return record  # type: ignore[no-any-return]
+        return _read(self._cells / f"{name}.json")
 
     def put(self, name: str, record: dict[str, Any]) -> None:
         """Writes a record whole, unless there is one already."""
-        path = self._cells / f"{name}.json"
-        if path.is_file():
-            return
-        write_atomically(path, json.dumps(record, sort_keys=True, allow_nan=False))
+        _write_first(self._cells / f"{name}.json", record)
+
+    def shared(self, name: str) -> dict[str, Any] | None:
+        """What several cells have in common, under a name of its own; `None` if it is not there."""
+        return _read(self._shared / f"{name}.json")
+
+    def put_shared(self, name: str, values: dict[str, Any]) -> None:
+        """Writes that whole, unless it is there already."""
+        _write_first(self._shared / f"{name}.json", values)
 
     def has_artefact(self, name: str) -> bool:
         """Whether a cell's checkpoint is there."""
@@ -82,8 +81,25 @@ class Store:
         for path in self._work.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self._cells.glob(".*"):
-            path.unlink(missing_ok=True)
+        for folder in (self._cells, self._shared):
+            for path in folder.glob(".*"):
+                path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        path.unlink(missing_ok=True)
+        return None
+    return record  # type: ignore[no-any-return]
+
+
+def _write_first(path: Path, record: dict[str, Any]) -> None:
+    if not path.is_file():
+        write_atomically(path, json.dumps(record, sort_keys=True, allow_nan=False))
 
 
 def write_atomically(path: Path, text: str) -> None:

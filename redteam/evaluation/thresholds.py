@@ -17,6 +17,9 @@ class Thresholds:
         floor: The most that may be stolen from a freshly initialised victim, which has nothing to give.
         harmless: The least change of the mean score when an attack runs on an unlocked victim.
         ceiling: The least that the key's holder must get.
+        anew: The least that training such an expert anew must get.
+        priced: Theft from which an attack's cost is a price.
+        monotone: The corrected p-value under which data that steals less than fewer data did is a warning.
         companions: How far the companions' mean score may fall under the reference merge's before theft counts as none.
         gain: The least that the victim must add to the merge for theft to mean anything.
         planted_cost: The most that the tied cost after an attack may be, over the same attack's on the unlocked victim.
@@ -32,6 +35,9 @@ class Thresholds:
     floor: float = 0.1
     harmless: float = -0.05
     ceiling: float = 0.95
+    anew: float = 0.9
+    priced: float = 0.9
+    monotone: float = 0.05
     companions: float = 0.02
     gain: float = 0.05
     planted_cost: float = 1.01

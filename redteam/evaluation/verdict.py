@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
+from redteam.evaluation.results import Flag
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.thresholds import THRESHOLDS
 
 Word = Literal["UNSCORABLE", "INEFFECTIVE", "BROKEN", "INVALID", "HOLDS-SO-FAR", "INCONCLUSIVE"]
 
 
+FLAGS: dict[str, Flag] = {
+    "COSTLY": Flag(
+        raised_if=f"the protected model alone surely keeps less than {THRESHOLDS.costly} of the victim's accuracy, in "
+        "the dtype that it is released in",
+        means="the owner pays for the protection with the skill that it protects",
+        do="compare the fidelity by dtype with what the protection is worth; a lock of smaller condition number, or a "
+        "wider dtype, may cost less",
+    ),
+    "ONE-SEED": Flag(
+        raised_if="one base and one set of experts stand behind the figures",
+        means="the interval speaks of test items alone; another training run may behave otherwise",
+        do="run at least five seeds before quoting the figure",
+    ),
+    "PRELIMINARY": Flag(
+        raised_if="two to four seeds stand behind the figures",
+        means="a bound holds only where all seeds agree on it; there are too few for an interval over seeds",
+        do="run at least five seeds before quoting the figure",
+    ),
+    "NEEDS-LABELS": Flag(
+        raised_if="the attack that breaks it uses labelled samples of the victim's task",
+        means="an attacker without such samples has not broken it here; theft is counted beyond what the same labels "
+        "buy when training starts from the base",
+        do="look at the verdict under weights-only, at the curve of theft over labels, and at the price",
+    ),
+    "UNCHOSEN-BREAK": Flag(
+        raised_if="an attack surely steals half, but not the one that an attacker would choose by what they can see",
+        means="it is not BROKEN by the rule, and not safe either: an attacker may know better, or be lucky",
+        do="treat it as broken when you decide about a release",
+    ),
+    "NO-ADAPTIVE-ATTACK": Flag(
+        raised_if="no attack of the plan names this defense as its target",
+        means="nobody has tried to break this defense in particular, so it cannot be said to hold",
+        do="write an attack that targets it and let the defense ship a weakened variant",
+    ),
+    "UNPROVEN-ATTACKS": Flag(
+        raised_if="an attack did not undo a lock that it claims to undo, or harmed an unlocked model",
+        means="its failures are no evidence; what it broke stands",
+        do="see the panel of controls for which one, and mend the attack or its claim",
+    ),
+    "PARTIAL": Flag(
+        raised_if="a cell or control of this defense failed, timed out or was skipped over",
+        means="the figures rest on what ran; what did not run counts for nothing, least of all as robust",
+        do="see the reasons beside the cells, and run the same command again",
+    ),
+}
+"""What each flag says."""
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """An attack with a merger, and what it stole, over keys the most."""
+    """An attack with a merger, and what it stole, over keys the most.
+
+    Attributes:
+        counted: What verdicts count: theft, or for attacks with data of the victim's task the part that the victim was
+            of use for.
+        seen: What the attacker can see of it, and chooses by.
+        cost: Unit → what it cost, on average.
+        advantage: For attacks with data of the victim's task: how much more it steals than from the base.
+    """
 
     attack: str
     merger: str
     theft: Interval
+    counted: Interval
     seen: float
-    seconds: float
+    cost: Mapping[str, float | None] = field(default_factory=dict)
+    advantage: Interval | None = None
+
+    @property
+    def breaks(self) -> bool:
+        """Whether it surely gets half or more."""
+        return self.counted.low >= THRESHOLDS.stolen
 
 
 @dataclass(frozen=True)
@@ -33,10 +97,12 @@ class Evidence:
         naive: Theft without an attack.
         candidates: All attacks × mergers that ran, no attack among them.
         reliable: Attacks whose plants came off and which harm no unlocked model.
-        ceiling: Whether the key's holder reached the ceiling; `None` where there is no key.
+        ceiling: Whether key's holder and training anew reached the ceiling; `None` where neither ran.
         targeted: Reliable attacks that name this defense and broke its weakened variant.
         missing: Sentences on cells of this defense that failed.
         fidelity: Of the released dtype.
+        unproven: Attacks that failed one of their own controls.
+        adaptive: Whether some attack of the plan was made for this defense.
     """
 
     gain: Interval | None
@@ -48,6 +114,20 @@ class Evidence:
     targeted: frozenset[str]
     missing: Sequence[str]
     fidelity: Interval | None
+    unproven: frozenset[str] = frozenset()
+    adaptive: bool = True
+
+    @property
+    def judged(self) -> Candidate | None:
+        """The one that the verdict speaks of.
+
+        Of the attacks without data, and of all, the one that an attacker would choose by what they can see. Knowing
+        more never makes a defense safer, so where the former breaks it, it does.
+        """
+        free = max((c for c in self.candidates if c.advantage is None), key=lambda c: c.seen, default=None)
+        if free is not None and free.breaks:
+            return free
+        return self.chosen
 
     @property
     def chosen(self) -> Candidate | None:
@@ -57,7 +137,7 @@ class Evidence:
     @property
     def oracle(self) -> Candidate | None:
         """The best on the scoring data: what HOLDS-SO-FAR must survive."""
-        return max(self.candidates, key=lambda c: c.theft.mean, default=None)
+        return max(self.candidates, key=lambda c: c.counted.mean, default=None)
 
 
 @dataclass(frozen=True)
@@ -72,18 +152,30 @@ class Decision:
 def decide(evidence: Evidence) -> Decision:
     """Weighs the evidence."""
     word, reason = _word(evidence)
-    flags = []
-    if evidence.fidelity is not None and evidence.fidelity.high < THRESHOLDS.costly:
-        flags.append("COSTLY")
-    judged = evidence.chosen or evidence.oracle
+    return Decision(word, reason, tuple(_flags(evidence, word)))
+
+
+def _flags(e: Evidence, word: Word) -> Iterator[str]:
+    if e.fidelity is not None and e.fidelity.high < THRESHOLDS.costly:
+        yield "COSTLY"
+    judged = e.judged or e.oracle
     if judged is not None and judged.theft.over != "seeds":
-        flags.append("PRELIMINARY" if judged.theft.seeds > 1 else "ONE-SEED")
-    return Decision(word, reason, tuple(flags))
+        yield "PRELIMINARY" if judged.theft.seeds > 1 else "ONE-SEED"
+    if word == "BROKEN" and judged is not None and judged.advantage is not None:
+        yield "NEEDS-LABELS"
+    if word != "BROKEN" and e.oracle is not None and e.oracle.breaks and word != "INEFFECTIVE":
+        yield "UNCHOSEN-BREAK"
+    if not e.adaptive:
+        yield "NO-ADAPTIVE-ATTACK"
+    if e.unproven:
+        yield "UNPROVEN-ATTACKS"
+    if e.missing:
+        yield "PARTIAL"
 
 
 def _word(e: Evidence) -> tuple[Word, str]:
     stolen = THRESHOLDS.stolen
-    if e.gain is None or e.naive is None or e.chosen is None or e.oracle is None:
+    if e.gain is None or e.naive is None or e.judged is None or e.oracle is None:
         return "INVALID", f"nothing could be judged: {'; '.join(e.missing) or 'no attack ran'}"
     if e.failed:
         return "UNSCORABLE", "; ".join(e.failed)
@@ -91,15 +183,18 @@ def _word(e: Evidence) -> tuple[Word, str]:
         return "UNSCORABLE", f"the victim adds too little to the merge to be stolen: its gain is {e.gain}"
     if e.naive.low >= stolen:
         return "INEFFECTIVE", f"merging without any attack already steals {e.naive} of what the victim adds"
-    chosen, oracle = e.chosen, e.oracle
-    if chosen.theft.low >= stolen:
-        return "BROKEN", f"{chosen.attack} with {chosen.merger} steals {chosen.theft}"
+    chosen, oracle = e.judged, e.oracle
+    if chosen.breaks:
+        use = f", of which the victim was of use for {chosen.counted}" if chosen.advantage is not None else ""
+        return "BROKEN", f"{chosen.attack} with {chosen.merger} steals {chosen.theft}{use}"
     if e.ceiling is False:
-        return "INVALID", "even the key's holder does not get the skill back, so no attack's failure means anything"
+        return "INVALID", "even the owner does not get the skill back, so no attack's failure means anything"
     if not e.reliable:
         return "INVALID", "no attack undid the locks it claims to undo, so no attack's failure means anything"
-    best = f"the best attack, {oracle.attack} with {oracle.merger}, steals {oracle.theft}"
-    if oracle.theft.high >= stolen:
+    best = f"the best attack, {oracle.attack} with {oracle.merger}, steals {oracle.counted}"
+    if oracle.advantage is not None:
+        best += f" beyond what its labels alone are worth ({oracle.theft} in all)"
+    if oracle.counted.high >= stolen:
         return "INCONCLUSIVE", f"{best}, which neither reaches {stolen} surely nor stays under it"
     if e.missing:
         return "INCONCLUSIVE", f"{best}, but not everything ran: {'; '.join(e.missing)}"

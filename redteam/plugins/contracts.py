@@ -19,7 +19,7 @@ SPEC = "__redteam__"
 """The attribute under which a plugin's function carries its spec."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-Role = Literal["recovery", "naive", "trivial", "ceiling"]
+Role = Literal["naive", "recovery", "trivial", "ceiling", "anew"]
 
 
 class Needs(Flag):
@@ -38,6 +38,8 @@ class Needs(Flag):
     """The defender's key."""
     CODE = auto()
     """The defense's code, which takes a key; there is none to take where a defense draws on no key."""
+    RELEASES = auto()
+    """Further releases of the same victim, protected alike under other keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,12 @@ class AttackSpec(Spec):
             planted in every evaluation; an attack that doesn't undo what it claims to undo is no evidence.
         needs: What its view must grant.
         role: `"recovery"` for an attack proper; `"naive"` for none at all; `"trivial"` for one that must steal nothing;
-            `"ceiling"` for the holder of the key.
+            `"ceiling"` for the holder of the key; `"anew"` for training such an expert from the base with everything
+            that the owner has, which is what stealing is priced against.
         always: Whether it belongs to every evaluation, asked for or not.
         targets: Names of the defenses that it was made for.
         keeps_function: Whether it only changes the basis, so that its result computes what the protected model does.
+        changes_architecture: Whether names and shapes of tensors may differ from the protected model's.
         paper: Where it comes from.
     """
 
@@ -80,6 +84,7 @@ class AttackSpec(Spec):
     always: bool = False
     targets: tuple[str, ...] = ()
     keeps_function: bool = False
+    changes_architecture: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,12 +102,14 @@ class DefenseSpec(Spec):
         changes_architecture: Whether names and shapes of tensors may differ from the victim's.
         weakened: Settings under which an attack that targets this defense must succeed, so that its failure against the
             full defense says something.
+        protects: Whether it is meant to protect; gates do not speak of those that are there for comparison alone.
         paper: Where it comes from.
     """
 
     kind: ClassVar[str] = "defense"
     exact: bool
     keyed: bool
+    protects: bool = True
     changes_architecture: bool = False
     weakened: Mapping[str, Any] | None = None
 
@@ -113,11 +120,13 @@ class MergerSpec(Spec):
 
     Attributes:
         tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`, or `None`.
+        needs_base: Whether it starts from the base, which some threat models withhold.
         paper: Where it comes from.
     """
 
     kind: ClassVar[str] = "merger"
     tunable: str | None = None
+    needs_base: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +152,7 @@ def attack(
     always: bool = False,
     targets: Iterable[str] = (),
     keeps_function: bool = False,
+    changes_architecture: bool = False,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: AttackerView, *, settings…) -> Checkpoint` an attack; see `AttackSpec`."""
@@ -155,6 +165,7 @@ def attack(
             always=always,
             targets=tuple(targets),
             keeps_function=keeps_function,
+            changes_architecture=changes_architecture,
             paper=paper,
         )
     )
@@ -167,6 +178,7 @@ def defense(
     keyed: bool,
     changes_architecture: bool = False,
     weakened: Mapping[str, Any] | None = None,
+    protects: bool = True,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: DefenderView, *, settings…) -> Checkpoint` a defense; see `DefenseSpec`."""
@@ -177,14 +189,15 @@ def defense(
             keyed=keyed,
             changes_architecture=changes_architecture,
             weakened=weakened,
+            protects=protects,
             paper=paper,
         )
     )
 
 
-def merger(name: str, *, tunable: str | None = None, paper: str = "") -> Callable[[F], F]:
+def merger(name: str, *, tunable: str | None = None, needs_base: bool = True, paper: str = "") -> Callable[[F], F]:
     """Declares `fn(view: MergerView, *, settings…) -> Checkpoint` a merger; see `MergerSpec`."""
-    return _carry(MergerSpec(name=name, tunable=tunable, paper=paper))
+    return _carry(MergerSpec(name=name, tunable=tunable, needs_base=needs_base, paper=paper))
 
 
 def scenario(name: str, *, paper: str = "") -> Callable[[F], F]:

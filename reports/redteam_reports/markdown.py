@@ -84,9 +84,8 @@ def _verdict(verdict: Verdict, results: Results) -> str:
         )
         facts.append(f"fidelity of the protected model alone: {told}")
     lines.append("\n".join(f"- {fact}" for fact in facts))
-    model = THREAT_MODELS.get(verdict.threat)
-    if model is not None:
-        lines.append(f"*{model.words}*")
+    if verdict.threat in results.threats:
+        lines.append(f"*{results.threats[verdict.threat]}*")
     return "\n\n".join(line for line in lines if line)
 
 

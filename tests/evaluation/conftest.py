@@ -100,9 +100,13 @@ def _bare(text: str) -> str:
     return text.replace(f"{HERE}/", "")
 
 
+_TIMED = {"cost", "command", "megabytes", "price", "broke_first"}
+"""What depends on how long things took; which attack is the cheapest does."""
+
+
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k not in ("cost", "command") and "seconds" not in k}
+        return {k: _timeless(v) for k, v in value.items() if k not in _TIMED and "seconds" not in k}
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from redteam.evaluation.statistics import Interval
-from redteam.evaluation.verdict import Candidate, Evidence, decide
+from redteam.evaluation.verdict import FLAGS, Candidate, Evidence, decide
 
 
 def _around(mean: float, half: float = 0.05) -> Interval:
@@ -13,7 +13,11 @@ def _around(mean: float, half: float = 0.05) -> Interval:
 
 
 def _candidate(attack: str, theft: float, seen: float) -> Candidate:
-    return Candidate(attack, "task-arithmetic", _around(theft), seen, 1.0)
+    return Candidate(attack, "task-arithmetic", _around(theft), _around(theft), seen)
+
+
+def _with_data(attack: str, theft: float, advantage: float, seen: float) -> Candidate:
+    return Candidate(attack, "task-arithmetic", _around(theft), _around(advantage), seen, advantage=_around(advantage))
 
 
 HELD = Evidence(
@@ -75,3 +79,31 @@ def test_flags_stand_beside_the_verdict() -> None:
     single = Interval(0.1, 0.05, 0.15, 1, "test items")
     evidence = replace(HELD, fidelity=_around(0.97, 0.01), candidates=(replace(HELD.candidates[1], theft=single),))
     assert decide(evidence).flags == ("COSTLY", "ONE-SEED")
+
+
+def test_what_labels_alone_buy_is_not_stolen() -> None:
+    candidates = (_candidate("fit", 0.1, 0.5), _with_data("tune", 0.95, 0.1, 0.9))
+    assert decide(replace(HELD, candidates=candidates)).word == "HOLDS-SO-FAR"
+    useful = (_candidate("fit", 0.1, 0.5), _with_data("tune", 0.95, 0.7, 0.9))
+    broken = decide(replace(HELD, candidates=useful))
+    assert (broken.word, broken.flags) == ("BROKEN", ("NEEDS-LABELS",))
+
+
+def test_data_never_make_a_defense_safer() -> None:
+    candidates = (_candidate("fit", 0.9, 0.5), _with_data("tune", 0.95, 0.1, 0.9))
+    decision = decide(replace(HELD, candidates=candidates))
+    assert (decision.word, decision.flags) == ("BROKEN", ())
+
+
+def test_every_flag_that_can_be_raised_is_explained() -> None:
+    evidence = replace(
+        HELD,
+        fidelity=_around(0.97, 0.01),
+        candidates=(_candidate("fit", 0.1, 0.9), _candidate("lucky", 0.9, 0.2)),
+        adaptive=False,
+        unproven=frozenset({"fit"}),
+        missing=("fit: ended after 3 s",),
+    )
+    raised = decide(evidence).flags
+    assert raised == ("COSTLY", "UNCHOSEN-BREAK", "NO-ADAPTIVE-ATTACK", "UNPROVEN-ATTACKS", "PARTIAL")
+    assert set(raised) | {"ONE-SEED", "PRELIMINARY", "NEEDS-LABELS"} == set(FLAGS)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
@@ -23,10 +23,10 @@ def task_arithmetic(view: MergerView, *, coefficient: Annotated[float, Range(0.0
         coefficient: λ. The order of the experts is irrelevant up to rounding.
     """
     merged = {}
-    for name in sorted(set.intersection(*(set(shared_tensors(expert, view.base)) for expert in view.experts.values()))):
+    for name, experts in view.shared():
         start = view.base[name]
         total = torch.zeros_like(start, dtype=torch.float64)
-        for expert in view.experts.values():
+        for expert in experts:
             total += expert[name].to(torch.float64) - start.to(torch.float64)
         merged[name] = (start.to(torch.float64) + coefficient * total).to(start.dtype)
     return view.base.replace(merged)
