@@ -179,11 +179,18 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     def fresh(self, seed: int) -> Checkpoint:
         """The same network, freshly initialised as transformers does before training, in the dtypes found here."""
         cls, config = self._network()
-        with torch.random.fork_rng(devices=[]), _quiet_transformers(), tempfile.TemporaryDirectory() as folder:
+        with torch.random.fork_rng(devices=[]), _quiet_transformers():
             torch.manual_seed(seed)
-            cls(config).save_pretrained(folder)
-            drawn = Checkpoint.open(folder)
-            tensors = {n: t.to(self.dtype(n)) if n in self else t for n, t in drawn.items()}
+            return self.trained(cls(config))
+
+    def trained(self, module: nn.Module) -> Checkpoint:
+        """The weights of a network that `module()` gave, after training, under the names and in the dtypes found here.
+
+        transformers renames tensors on the way in, so a state dict of the network does not fit a checkpoint.
+        """
+        with _quiet_transformers(), tempfile.TemporaryDirectory() as folder:
+            module.save_pretrained(folder)  # type: ignore[operator]
+            tensors = {n: t.to(self.dtype(n)) if n in self else t for n, t in Checkpoint.open(folder).items()}
             return Checkpoint.of(tensors, self.config)
 
     def _network(self) -> tuple[Any, Any]:

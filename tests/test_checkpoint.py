@@ -213,3 +213,16 @@ def test_only_networks_that_transformers_knows_are_built(architecture: str) -> N
     )
     with pytest.raises(NotACheckpoint, match="no network that transformers knows"):
         hostile.module()
+
+
+def test_a_trained_network_goes_back_under_the_names_and_dtypes_it_came_with(vit: Any) -> None:
+    half = vit.checkpoint.to(torch.bfloat16)
+    module = half.module(torch.float32)
+    back = half.trained(module)
+    assert back.digest() == half.digest()
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(1.0)
+    moved = half.trained(module)
+    assert set(moved) == set(half)
+    assert all(torch.equal(moved[name], (half[name].float() + 1.0).bfloat16()) for name in half)
