@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import torch
 
@@ -10,49 +12,66 @@ from redteam.key import Key
 from redteam.plugins.contracts import scenario
 from redteam.tasks import Classification, Scenario
 
-CONFIG = {
-    "architectures": ["ViTForImageClassification"],
-    "model_type": "vit",
+_SHARED = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "image_size": 8,
-    "patch_size": 4,
-    "num_channels": 1,
     "id2label": {str(label): str(label) for label in range(4)},
     "label2id": {str(label): label for label in range(4)},
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "vit": {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+        **_SHARED,
+    },
+    "bert": {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "vocab_size": 40,
+        "max_position_embeddings": 8,
+        "type_vocab_size": 1,
+        **_SHARED,
+    },
 }
 SIZES = {"train": 64, "validation": 100, "test": 500}
 
 
 @scenario("toy")
-def toy(*, seed: int = 0, drift: float = 0.35) -> Scenario:
-    """A random ViT, and experts that are the base plus a random task vector."""
+def toy(*, seed: int = 0, drift: float = 0.35, architecture: Literal["vit", "bert"] = "vit") -> Scenario:
+    """A random network, and experts that are the base plus a random task vector."""
+    config = CONFIGS[architecture]
     key = Key.derive(seed=seed, index=0, name="toy")
-    base = _noisy(Checkpoint.of({}, CONFIG), key.generator("base"))
-    bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, CONFIG)
+    base = _noisy(Checkpoint.of({}, config), key.generator("base"))
+    bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, config)
     experts, tasks = {}, {}
     for name in ("victim", "left", "right"):
         expert = _moved(base, key.generator(name), drift if name == "victim" else 0.4 * drift)
-        inputs = {
-            split: torch.from_numpy(key.generator(f"{name}/{split}").normal(size=(size, 1, 8, 8))).float()
-            for split, size in SIZES.items()
-        }
+        inputs = {split: _inputs(architecture, key.generator(f"{name}/{split}"), size) for split, size in SIZES.items()}
         with torch.inference_mode():
-            offset = expert.module()(pixel_values=inputs["train"]).logits.mean(0)
+            offset = expert.module()(**inputs["train"]).logits.mean(0)
         expert = expert.replace({"classifier.bias": expert["classifier.bias"] - offset})
         module = expert.module()
         with torch.inference_mode():
-            labels = {split: module(pixel_values=x).logits.argmax(-1) for split, x in inputs.items()}
-        experts[name] = Checkpoint.of(dict(expert), CONFIG)
-        tasks[name] = Classification(name, 0.25, {s: {"pixel_values": x} for s, x in inputs.items()}, labels)
+            labels = {split: module(**x).logits.argmax(-1) for split, x in inputs.items()}
+        experts[name] = Checkpoint.of(dict(expert), config)
+        tasks[name] = Classification(name, 0.25, inputs, labels)
     return Scenario("toy", seed, bare, experts, tasks, "victim", "An expert's answers are right by definition.")
+
+
+def _inputs(architecture: str, generator: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
+    if architecture == "vit":
+        return {"pixel_values": torch.from_numpy(generator.normal(size=(size, 1, 8, 8))).float()}
+    return {"input_ids": torch.from_numpy(generator.integers(0, 40, (size, 8)))}
 
 
 def _noisy(empty: Checkpoint, generator: np.random.Generator) -> Checkpoint:
     drawn = empty.fresh(0)
-    return Checkpoint.of({name: _draw(name, tensor, generator) for name, tensor in drawn.items()}, CONFIG)
+    return Checkpoint.of({name: _draw(name, tensor, generator) for name, tensor in drawn.items()}, empty.config)
 
 
 def _draw(name: str, like: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
@@ -68,4 +87,4 @@ def _moved(base: Checkpoint, generator: np.random.Generator, drift: float) -> Ch
         noise = torch.from_numpy(generator.normal(size=tuple(tensor.shape))).float()
         step = noise if name.startswith("classifier") else drift * tensor.std(unbiased=False).nan_to_num(0) * noise
         moved[name] = tensor + step
-    return Checkpoint.of(moved, CONFIG)
+    return Checkpoint.of(moved, base.config)

@@ -1,0 +1,82 @@
+"""Every kind of lock, planted: what claims to undo it does, what is crippled is noticed, and nothing is called safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import ATTACKS, module_from
+
+HERE = Path(__file__).parent
+CRIPPLED = module_from(HERE / "crippled.py")
+CASES = [(pair, cripple.__name__.replace("_", "-")) for pair in CRIPPLED.PAIRS for cripple in CRIPPLED.CRIPPLES]
+CLAIMING = [name for name in ATTACKS.names if ATTACKS.load(name).spec.breaks]
+
+pytestmark = pytest.mark.slow
+
+
+def _plant(pair: tuple[str, str], case: str) -> str:
+    return str(Reference(f"{HERE / 'crippled.py'}@plant", {"site": pair[0], "group": pair[1], "case": case}))
+
+
+def _attack(what: str, pair: tuple[str, str]) -> str:
+    return str(Reference(f"{HERE / 'crippled.py'}@{what}-{pair[0]}-{pair[1]}"))
+
+
+def _plan(toys: Any, cases: list[tuple[tuple[str, str], str]]) -> dict[str, Any]:
+    """One product a case: a lock of its own, and one attack on it."""
+    products = [{"defenses": (_plant(pair, what),), "attacks": (_attack(what, pair),)} for pair, what in cases]
+    return {**toys.plan(**products[0]), "also": products[1:]}
+
+
+@pytest.fixture(scope="module")
+def crippled(once: Callable[..., Any], toys: Any) -> Any:
+    return once("crippled", _plan(toys, CASES), workers=2)
+
+
+@pytest.fixture(scope="module")
+def sound(once: Callable[..., Any], toys: Any) -> Any:
+    return once("sound", _plan(toys, [(pair, "sound") for pair in CRIPPLED.PAIRS]), workers=2)
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 40
+
+
+@pytest.mark.parametrize(("pair", "what"), CASES)
+def test_whatever_is_crippled_fails_its_plant(crippled: Any, pair: tuple[str, str], what: str) -> None:
+    (planted,) = crippled.controls("planted", f"{what}-{pair[0]}-{pair[1]}")
+    assert planted.status == "ok"
+    assert not planted.passed, planted.explanation
+
+
+def test_none_of_these_locks_is_said_to_hold(crippled: Any) -> None:
+    words = {v.defense: v.verdict for v in crippled.results.verdicts}
+    assert len(words) == len(CASES)
+    assert "HOLDS-SO-FAR" not in words.values()
+    assert {v.verdict for v in crippled.results.verdicts if v.attack.startswith("sound")} <= {"BROKEN"}
+
+
+@pytest.mark.parametrize("pair", CRIPPLED.PAIRS)
+def test_what_they_were_crippled_from_passes_and_breaks_the_lock(sound: Any, pair: tuple[str, str]) -> None:
+    (planted,) = sound.controls("planted", f"sound-{pair[0]}-{pair[1]}")
+    assert planted.passed, planted.explanation
+    (verdict,) = (
+        v for v in sound.results.verdicts if f"site={pair[0]}" in v.defense and f"group={pair[1]}," in v.defense
+    )
+    assert verdict.verdict in ("BROKEN", "INEFFECTIVE"), verdict.reason
+
+
+@pytest.mark.parametrize("architecture", ["vit", "bert"])
+def test_every_registered_claim_comes_off(once: Callable[..., Any], toys: Any, architecture: str) -> None:
+    scenario = str(Reference(f"{HERE / 'toy.py'}@toy", {"architecture": architecture}))
+    plan = {**toys.plan(("none",), tuple(CLAIMING)), "scenarios": (scenario,)}
+    done = once(f"claims-{architecture}", plan, workers=2)
+    planted = [c for c in done.results.controls if c.control == "planted"]
+    assert {c.attack for c in planted} == set(CLAIMING)
+    assert [c.explanation for c in planted if not c.passed] == []
+    assert [c.explanation for c in done.results.controls if c.control == "harmless" and not c.passed] == []
