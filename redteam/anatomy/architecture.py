@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+from redteam.anatomy.legality import within
 from redteam.anatomy.linear import Linear, Norm
-from redteam.anatomy.site import GROUPS, Side, Site
+from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput, UnknownName
 
 Kind = Literal["qk", "vo", "mlp"]
@@ -182,4 +183,4 @@ class _Found:
             raise BadInput(f"The tensor {name!r} has shape {found}; expected {list(shape)} by the config.")
 
     def legal(self, kind: str) -> frozenset[str]:
-        return frozenset(GROUPS[: GROUPS.index(self.arch.legal[kind]) + 1])
+        return within(self.arch.legal[kind])

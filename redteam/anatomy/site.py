@@ -18,19 +18,25 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from redteam.anatomy.legality import Layout, listed
 from redteam.anatomy.linear import Affine, Linear
 from redteam.errors import IllegalGauge
 
-GROUPS = ("permutation", "orthogonal", "general-linear")
-"""Names of the groups, each contained in the next."""
-
 
 class GaugeLike(Protocol):
-    """What a site needs of a gauge (`redteam.symmetry.Dense` and `Permuted` are some)."""
+    """What a site needs of a gauge (`redteam.symmetry.Dense`, `Permuted` and `Turned` are some)."""
 
     @property
     def group(self) -> str:
         """The smallest group it belongs to."""
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """All groups that it belongs to."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of its rotary planes; None if it knows none."""
 
     @property
     def batch(self) -> int:
@@ -163,10 +169,10 @@ class Site:
         Raises:
             IllegalGauge: If the gauge would change the function, or is for another number of heads or dimensions.
         """
-        if gauge.group not in self.legal:
-            legal = ", ".join(name for name in GROUPS if name in self.legal)
+        if self.legal.isdisjoint(gauge.groups):
             raise IllegalGauge(
-                f"A gauge of the {gauge.group} group changes the function at {self.label}; legal there: {legal}."
+                f"A gauge of the {gauge.group} group changes the function at {self.label}; "
+                f"legal there: {listed(self.legal)}."
             )
         if (gauge.batch, gauge.width) != (self.heads, self.width):
             raise IllegalGauge(

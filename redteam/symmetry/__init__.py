@@ -3,8 +3,9 @@
 from redteam.anatomy import Stacks
 from redteam.symmetry.certificate import Certificate, certify
 from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
-from redteam.symmetry.gauges import Dense, Gauge, Permuted
-from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation
+from redteam.symmetry.gauges import Dense, Gauge, Permuted, Turned
+from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation, SignedPermutation
+from redteam.symmetry.scalings import Monomial, Planar, Scaling
 from redteam.symmetry.shifts import canonical, random_shifts, restore
 
 __all__ = [
@@ -15,10 +16,15 @@ __all__ = [
     "GeneralLinear",
     "Group",
     "Lock",
+    "Monomial",
     "Orthogonal",
     "Permutation",
     "Permuted",
+    "Planar",
+    "Scaling",
+    "SignedPermutation",
     "Stacks",
+    "Turned",
     "canonical",
     "certify",
     "fit_gauges",

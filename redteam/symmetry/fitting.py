@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from redteam.anatomy import GROUPS, Site, anatomy_of
+from redteam.anatomy import Site, anatomy_of, listed
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
 from redteam.symmetry.gauges import Gauge
@@ -121,8 +121,9 @@ def _by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Group) -> list
     found = [anatomy.sites((kind,)) for kind in dict.fromkeys(kinds)]
     for site in (site for sites in found for site in sites):
         if group.name not in site.legal:
-            legal = ", ".join(name for name in GROUPS if name in site.legal)
-            raise IllegalGauge(f"The {group.name} group changes the function at {site.label}; legal there: {legal}.")
+            raise IllegalGauge(
+                f"The {group.name} group changes the function at {site.label}; legal there: {listed(site.legal)}."
+            )
     return found
 
 

@@ -81,4 +81,4 @@ def test_an_architecture_may_allow_less(vit, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "vit", dataclasses.replace(ARCHITECTURES["vit"], legal=less))
     qk, vo, _ = anatomy_of(vit.checkpoint).sites()[:3]
     assert qk.legal == {"permutation"}
-    assert vo.legal == {"permutation", "orthogonal"}
+    assert vo.legal == {"permutation", "signed-permutation", "orthogonal"}
