@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 import torch
 
-from redteam.anatomy import Stacks
+from redteam.anatomy import Site, Stacks
 from redteam.errors import BadSetting
 from redteam.symmetry.gauges import Dense, Gauge, Permuted
 from redteam.symmetry.sampling import magnitudes, permutations, require_range, rotations, signs
@@ -145,3 +145,11 @@ GROUPS: Mapping[str, type[Group]] = {
     for group in (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal, GeneralLinear)
 }
 """Name → group; `redteam.anatomy.containing` says which is contained in which."""
+
+
+def widest(site: Site) -> Group:
+    """The largest group that is legal at a site, with its default settings."""
+    if site.planes is not None:
+        return Planar(layout=site.planes)
+    name = max(site.legal, key=list(GROUPS).index)
+    return GROUPS[name]()
