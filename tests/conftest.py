@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from redteam.anatomy import ARCHITECTURES, Architecture
+from redteam.anatomy import ARCHITECTURES, Architecture, Layout
 from redteam.checkpoint import Checkpoint
 
 
@@ -32,12 +33,26 @@ def drawn(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
     draws, tensors = np.random.default_rng(seed), {}
     for name, shape in shapes.items():
         noise = torch.from_numpy(np.asarray(draws.standard_normal(shape)))
-        if "norm" in name and name.endswith("weight"):
+        if "norm" in name.lower() and name.endswith("weight"):
             noise = (0.5 + noise.abs()) * noise.sign()
         else:
             noise = noise * (0.3 if len(shape) == 1 else float(np.prod(shape[1:])) ** -0.5)
         tensors[name] = noise
     return tensors
+
+
+def hugging_face(network: object, folder: Path, inputs: dict[str, Tensor]) -> Case:
+    """A network of transformers, drawn anew."""
+    network.save_pretrained(folder)  # type: ignore[attr-defined]
+    blank = Checkpoint.open(folder)
+    checkpoint = Checkpoint.of(drawn({name: blank.shape(name) for name in sorted(blank)}, 0), blank.config)
+
+    def outputs(checkpoint: Checkpoint) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = checkpoint.module(torch.float64)(**inputs).logits
+        return logits
+
+    return Case(checkpoint, outputs)
 
 
 @pytest.fixture(scope="session")
@@ -54,18 +69,31 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Case:
         patch_size=4,
         num_labels=5,
     )
-    folder = tmp_path_factory.mktemp("vit")
-    ViTForImageClassification(config).save_pretrained(folder)
-    blank = Checkpoint.open(folder)
-    checkpoint = Checkpoint.of(drawn({name: blank.shape(name) for name in sorted(blank)}, 0), blank.config)
-    images = {"pixel_values": torch.from_numpy(np.random.default_rng(1).standard_normal((6, 3, 12, 12)))}
+    images = torch.from_numpy(np.random.default_rng(1).standard_normal((6, 3, 12, 12)))
+    return hugging_face(ViTForImageClassification(config), tmp_path_factory.mktemp("vit"), {"pixel_values": images})
 
-    def outputs(checkpoint: Checkpoint) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = checkpoint.module(torch.float64)(**images).logits
-        return logits
 
-    return Case(checkpoint, outputs)
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A Hugging Face BERT, whose norms stand after the blocks: 2 layers, width 24, 3 heads of 8, 20 neurons."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=20,
+        vocab_size=13,
+        max_position_embeddings=9,
+        num_labels=5,
+    )
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 13, (6, 7)))
+    mask = (torch.arange(7) < torch.tensor([7, 7, 5, 7, 3, 6])[:, None]).long()
+    return hugging_face(
+        BertForSequenceClassification(config),
+        tmp_path_factory.mktemp("bert"),
+        {"input_ids": tokens, "attention_mask": mask},
+    )
 
 
 TOY = Architecture(
@@ -106,15 +134,21 @@ def grouped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return toy(request.param, monkeypatch)
 
 
-@pytest.fixture(params=["vit", *LAYOUTS])
-def case(request: pytest.FixtureRequest, vit: Case, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """The ViT, then the hand-made networks."""
-    return vit if request.param == "vit" else toy(request.param, monkeypatch)
+@pytest.fixture(params=["half", "interleaved"])
+def rotary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """The same with queries and keys rotated by position, in both layouts of the planes."""
+    return toy("plain", monkeypatch, planes=request.param)
 
 
-def toy(layout: str, monkeypatch: pytest.MonkeyPatch) -> Case:
+@pytest.fixture(params=["vit", "bert", *LAYOUTS])
+def case(request: pytest.FixtureRequest, vit: Case, bert: Case, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """The networks of transformers, then the hand-made ones."""
+    return {"vit": vit, "bert": bert}.get(request.param) or toy(request.param, monkeypatch)
+
+
+def toy(layout: str, monkeypatch: pytest.MonkeyPatch, planes: Layout | None = None) -> Case:
     fused, biases = layout == "fused", layout != "no-bias"
-    monkeypatch.setitem(ARCHITECTURES, "toy", FUSED if fused else TOY)
+    monkeypatch.setitem(ARCHITECTURES, "toy", replace(FUSED if fused else TOY, planes=planes))
     config = {
         "model_type": "toy",
         "hidden_size": D,
@@ -136,10 +170,12 @@ def toy(layout: str, monkeypatch: pytest.MonkeyPatch) -> Case:
         for name in ("norm1", "norm2"):
             shapes[f"block.{layer}.{name}.weight"] = shapes[f"block.{layer}.{name}.bias"] = (D,)
     tokens = torch.from_numpy(np.random.default_rng(2).standard_normal((7, D)))
-    return Case(Checkpoint.of(drawn(shapes, 3), config), lambda checkpoint: toy_outputs(checkpoint, tokens, fused))
+    return Case(
+        Checkpoint.of(drawn(shapes, 3), config), lambda checkpoint: toy_outputs(checkpoint, tokens, fused, planes)
+    )
 
 
-def toy_outputs(checkpoint: Checkpoint, x: Tensor, fused: bool) -> Tensor:
+def toy_outputs(checkpoint: Checkpoint, x: Tensor, fused: bool, planes: str | None = None) -> Tensor:
     """The network written out head by head, independently of `redteam.anatomy`; a last LayerNorm reads the stream."""
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -161,8 +197,23 @@ def toy_outputs(checkpoint: Checkpoint, x: Tensor, fused: bool) -> Tensor:
         heads = []
         for h in range(HEADS):
             g = h // (HEADS // GROUPS)
-            scores = q[:, h * N : (h + 1) * N] @ k[:, g * N : (g + 1) * N].T / N**0.5
+            one, other = q[:, h * N : (h + 1) * N], k[:, g * N : (g + 1) * N]
+            if planes:
+                one, other = rotated(one, planes), rotated(other, planes)
+            scores = one @ other.T / N**0.5
             heads.append(scores.softmax(-1) @ v[:, g * N : (g + 1) * N])
         x = x + linear(stem + "o", torch.cat(heads, dim=-1))
         x = x + linear(stem + "down", torch.nn.functional.gelu(linear(stem + "up", norm(stem + "norm2", x))))
     return torch.nn.functional.layer_norm(x, (D,))
+
+
+def rotated(x: Tensor, planes: str) -> Tensor:
+    """Rotary embedding of one head [tokens, N], a rotation matrix at a time."""
+    turned = x.clone()
+    for token in range(len(x)):
+        for plane in range(N // 2):
+            pair = [plane, plane + N // 2] if planes == "half" else [2 * plane, 2 * plane + 1]
+            angle = torch.tensor(0.9 * token / 4.0**plane, dtype=torch.float64)
+            turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+            turned[token, pair] = turn @ x[token, pair]
+    return turned

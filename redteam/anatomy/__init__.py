@@ -2,8 +2,9 @@
 
 from redteam.anatomy.architecture import KINDS, Anatomy, Architecture, Sites
 from redteam.anatomy.known import ARCHITECTURES, anatomy_of
+from redteam.anatomy.legality import GROUPS, Layout, containing, listed, smallest, within
 from redteam.anatomy.linear import Affine, Linear, Norm
-from redteam.anatomy.site import GROUPS, GaugeLike, Side, Site, Stacks
+from redteam.anatomy.site import GaugeLike, Side, Site, Stacks
 
 __all__ = [
     "ARCHITECTURES",
@@ -13,6 +14,7 @@ __all__ = [
     "Anatomy",
     "Architecture",
     "GaugeLike",
+    "Layout",
     "Linear",
     "Norm",
     "Side",
@@ -20,4 +22,8 @@ __all__ = [
     "Sites",
     "Stacks",
     "anatomy_of",
+    "containing",
+    "listed",
+    "smallest",
+    "within",
 ]

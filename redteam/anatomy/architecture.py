@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+from redteam.anatomy.legality import Layout, within
 from redteam.anatomy.linear import Linear, Norm
-from redteam.anatomy.site import GROUPS, Side, Site
+from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput, UnknownName
 
-Kind = Literal["qk", "vo", "mlp"]
+Kind = Literal["qk", "vo", "mlp", "heads", "queries", "norm"]
 Sites = tuple[Kind, ...]
 """The type of a plugin's setting that names kinds of sites."""
-KINDS: Sites = get_args(Kind)
-"""The kinds of sites."""
+KINDS: Sites = ("qk", "vo", "mlp")
+"""The kinds of sites taken by default: pairs of maps, no two of which share a row or column."""
 
 
 class Shaped(Protocol):
@@ -41,35 +42,52 @@ class Anatomy:
     places: tuple[Site, ...]
 
     def sites(self, kinds: Iterable[str] = KINDS) -> tuple[Site, ...]:
-        """The sites of some kinds, ordered by layer.
+        """The sites of some kinds, ordered by layer; none of a kind that the architecture does not have.
 
         Raises:
             UnknownName: If there is no such kind.
         """
         wanted = set(kinds)
-        for kind in sorted(wanted - set(KINDS)):
-            raise UnknownName.among("kind of site", kind, KINDS)
+        for kind in sorted(wanted - set(get_args(Kind))):
+            raise UnknownName.among("kind of site", kind, get_args(Kind))
         return tuple(site for site in self.places if site.kind in wanted)
+
+
+PRE_NORM: Mapping[str, str] = {
+    "qk": "general-linear",
+    "vo": "general-linear",
+    "mlp": "permutation",
+    "heads": "permutation",
+    "queries": "permutation",
+    "norm": "scaling",
+}
+"""The largest legal group by kind of site where norms stand before the blocks, with any activation in the MLP."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the checkpoints of a model type have in common. Templates take `{layer}`; `.weight` and `.bias` are added.
+    """What the checkpoints of a model type have in common.
 
+    Templates take `{layer}`, those of norms also `{previous}` (the layer before); `.weight` and `.bias` are added.
     Projections with the same template are fused: their rows follow one another, query, key, value. Whether a bias is
     there is read off the checkpoint.
 
     Attributes:
         query, key, value, output, up, down: Templates of the projections.
         attention_norm, mlp_norm: Templates of the norms that the projections read.
+        first_norm: What the first layer's attention reads in place of `attention_norm`, where that is another.
         prefixes: What may stand before every template, tried in this order.
         layers, width, heads, neurons: Keys of the config.
         kv_heads: Key of the config; as many as there are heads where the config lacks it.
         head_width: Key of the config; width / heads where the config lacks it.
-        centred: Whether norms are LayerNorms and only they read the stream (the additive freedoms of LayerNorm).
+        centred: Whether norms are LayerNorms, and what is written is read by LayerNorms only: blocks with the norm
+            before (pre-norm), or straight after the addition (post-norm).
         key_bias_free: Whether softmax ignores the key bias: no rotary embedding and no norm of queries and keys.
+        planes: Layout of the rotary planes, if queries and keys are rotated by position. Then qk allows planar gauges
+            of that layout and nothing else, and softmax does not ignore the key bias.
         transposed: Whether weights are stored [in, out].
-        legal: The largest group that keeps the function, by kind of site.
+        legal: The largest group that keeps the function, by kind of site; a kind that is left out has no sites. Leave
+            out norm where more than projections read what a norm writes: in post-norm blocks the stream does.
     """
 
     query: str
@@ -80,6 +98,7 @@ class Architecture:
     down: str
     attention_norm: str
     mlp_norm: str
+    first_norm: str | None = None
     prefixes: tuple[str, ...] = ("",)
     layers: str = "num_hidden_layers"
     width: str = "hidden_size"
@@ -89,10 +108,9 @@ class Architecture:
     neurons: str = "intermediate_size"
     centred: bool = True
     key_bias_free: bool = True
+    planes: Layout | None = None
     transposed: bool = False
-    legal: Mapping[str, str] = field(
-        default_factory=lambda: {"qk": "general-linear", "vo": "general-linear", "mlp": "permutation"}
-    )
+    legal: Mapping[str, str] = field(default_factory=lambda: dict(PRE_NORM))
 
     def anatomy(self, checkpoint: Shaped) -> Anatomy:
         """Finds the sites of a checkpoint; reads names, shapes and the config only.
@@ -137,26 +155,49 @@ class _Found:
     def places(self) -> tuple[Site, ...]:
         return tuple(site for layer in range(self.layers) for site in self.layer(layer))
 
-    def layer(self, layer: int) -> tuple[Site, Site, Site]:
-        arch, n, share = self.arch, self.n, self.heads // self.groups
-        reads = self.norm(arch.attention_norm, layer)
-        queries, keys, model = self.heads * n, self.groups * n, self.width
+    def layer(self, layer: int) -> Iterator[Site]:
+        arch, n, groups, share = self.arch, self.n, self.groups, self.heads // self.groups
+        first = arch.first_norm if layer == 0 else None
+        reads, reads_too = self.norm(first or arch.attention_norm, layer), self.norm(arch.mlp_norm, layer)
+        queries, keys, model = self.heads * n, groups * n, self.width
         sizes = {"query": (queries, model), "key": (keys, model), "value": (keys, model), "output": (model, queries)}
         sizes |= {"up": (self.neurons, model), "down": (model, self.neurons)}
         output = self.linear("output", layer, sizes, writes_centred=arch.centred)
         query = self.linear("query", layer, sizes, norm=reads)
-        key = self.linear("key", layer, sizes, norm=reads, bias_free=arch.key_bias_free)
+        key = self.linear("key", layer, sizes, norm=reads, bias_free=arch.key_bias_free and arch.planes is None)
         value = self.linear("value", layer, sizes, norm=reads, bias_free=output.bias is not None)
-        up = self.linear("up", layer, sizes, norm=self.norm(arch.mlp_norm, layer))
+        up = self.linear("up", layer, sizes, norm=reads_too)
         down = self.linear("down", layer, sizes, writes_centred=arch.centred)
-        return (
-            Site("qk", layer, self.groups, n, Side(query, share), Side(key), self.legal("qk")),
-            Site("vo", layer, self.groups, n, Side(value), Side(output, share, columns=True), self.legal("vo")),
-            Site("mlp", layer, 1, self.neurons, Side(up), Side(down, columns=True), self.legal("mlp")),
-        )
+
+        legal = {kind: within(largest) for kind, largest in arch.legal.items()}
+        if arch.planes is not None:
+            legal["qk"] = within("planar")
+        if "qk" in legal:
+            yield Site("qk", layer, groups, n, Side(query, share), Side(key), legal["qk"], planes=arch.planes)
+        if "vo" in legal:
+            yield Site("vo", layer, groups, n, Side(value), Side(output, share, columns=True), legal["vo"])
+        if "mlp" in legal:
+            yield Site("mlp", layer, 1, self.neurons, Side(up), Side(down, columns=True), legal["mlp"])
+        if "heads" in legal:
+            whole, columns = Side(query, unit=share * n), Side(output, columns=True, unit=share * n)
+            also = Side(key, unit=n), Side(value, unit=n)
+            yield Site("heads", layer, 1, groups, whole, columns, legal["heads"], left_too=also)
+        if "queries" in legal and share > 1:
+            whole, columns = Side(query, unit=n), Side(output, columns=True, unit=n)
+            yield Site("queries", layer, groups, share, whole, columns, legal["queries"])
+        if "norm" in legal:
+            readers = {"attention": (reads, (query, key, value)), "mlp": (reads_too, (up,))}
+            if reads == reads_too:
+                readers = {"block": (reads, (query, key, value, up))}
+            for part, (norm, linears) in readers.items():
+                gain, (columns, *others) = (
+                    Side(Linear(norm.weight, norm.bias)),
+                    (Side(x, columns=True) for x in linears),
+                )
+                yield Site("norm", layer, 1, model, gain, columns, legal["norm"], (), tuple(others), part=part)
 
     def norm(self, template: str, layer: int) -> Norm:
-        stem = self.prefix + template.format(layer=layer)
+        stem = self.prefix + template.format(layer=layer, previous=layer - 1)
         self.expect(stem + ".weight", (self.width,))
         return Norm(stem + ".weight", stem + ".bias" if stem + ".bias" in self.checkpoint else None, self.arch.centred)
 
@@ -180,6 +221,3 @@ class _Found:
         if self.checkpoint.shape(name) != shape:
             found = list(self.checkpoint.shape(name))
             raise BadInput(f"The tensor {name!r} has shape {found}; expected {list(shape)} by the config.")
-
-    def legal(self, kind: str) -> frozenset[str]:
-        return frozenset(GROUPS[: GROUPS.index(self.arch.legal[kind]) + 1])

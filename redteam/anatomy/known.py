@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redteam.anatomy.architecture import Anatomy, Architecture
+from redteam.anatomy.architecture import PRE_NORM, Anatomy, Architecture
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 
@@ -17,6 +17,19 @@ ARCHITECTURES: dict[str, Architecture] = {
         attention_norm="encoder.layer.{layer}.layernorm_before",
         mlp_norm="encoder.layer.{layer}.layernorm_after",
         prefixes=("vit.", ""),
+    ),
+    "bert": Architecture(
+        query="encoder.layer.{layer}.attention.self.query",
+        key="encoder.layer.{layer}.attention.self.key",
+        value="encoder.layer.{layer}.attention.self.value",
+        output="encoder.layer.{layer}.attention.output.dense",
+        up="encoder.layer.{layer}.intermediate.dense",
+        down="encoder.layer.{layer}.output.dense",
+        attention_norm="encoder.layer.{previous}.output.LayerNorm",
+        first_norm="embeddings.LayerNorm",
+        mlp_norm="encoder.layer.{layer}.attention.output.LayerNorm",
+        prefixes=("bert.", ""),
+        legal={kind: group for kind, group in PRE_NORM.items() if kind != "norm"},
     ),
 }
 """Hugging Face names, as they are saved. A further architecture is an entry here."""

@@ -46,7 +46,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear map in a checkpoint, perhaps a part of a fused tensor.
+    """A linear map in a checkpoint, perhaps a part of a fused tensor. A norm's gain is one from a single number.
 
     Attributes:
         weight: Name of the tensor.
@@ -82,20 +82,23 @@ class Linear:
     def _rows(self) -> slice:
         return slice(None) if self.rows is None else slice(*self.rows)
 
+    def _own(self, weight: Tensor) -> Tensor:
+        """The part of a stored weight that is this map's, [out, in]: a view."""
+        return weight[:, None] if weight.ndim == 1 else (weight.T if self.transposed else weight)[self._rows]
+
     def read(self, checkpoint: Mapping[str, Tensor]) -> Affine:
         """The map, in float64.
 
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        weight = _float64(checkpoint, self.weight)
-        weight = (weight.T if self.transposed else weight)[self._rows]
+        weight = self._own(_float64(checkpoint, self.weight))
         return Affine(weight, None if self.bias is None else _float64(checkpoint, self.bias)[self._rows])
 
     def write(self, checkpoint: Mapping[str, Tensor], affine: Affine) -> dict[str, Tensor]:
         """The tensors it lies in with `affine` in its place, in their own dtype; a fused tensor's other rows stay."""
         weight = checkpoint[self.weight].clone()
-        (weight.T if self.transposed else weight)[self._rows] = affine.weight.to(weight.dtype)
+        self._own(weight).copy_(affine.weight)
         if self.bias is None or affine.bias is None:
             return {self.weight: weight}
         bias = checkpoint[self.bias].clone()

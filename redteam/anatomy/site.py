@@ -3,34 +3,43 @@
 A site is a pair of stacks, `left` [B, n, a] and `right` [B, n, c], and the function stays the same under
 `left ← G left, right ← G⁻ᵀ right`:
 
-    qk   left = the r query heads of a key/value group side by side, a bias as one more column; right = the key head
-    vo   left = the value head, with its bias; right = the r heads' columns of the output, transposed, side by side
-    mlp  left = up, with its bias; right = down, transposed; one batch entry, n neurons
+    qk       left = the r query heads of a key/value group side by side, a bias as one more column; right = the key head
+    vo       left = the value head, with its bias; right = the r heads' columns of the output, transposed, side by side
+    mlp      left = up, with its bias; right = down, transposed; one batch entry, n neurons
+    heads    left = query, key and value, a row for all of a group; right = the output's columns; n groups
+    queries  left = query, a row for each head of a group; right = the output's columns; n = r heads to a group
+    norm     left = gain γ and shift β; right = the columns of every projection that reads them; n = the model's width
 """
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from redteam.anatomy.legality import Layout, listed
 from redteam.anatomy.linear import Affine, Linear
 from redteam.errors import IllegalGauge
 
-GROUPS = ("permutation", "orthogonal", "general-linear")
-"""Names of the groups, each contained in the next."""
-
 
 class GaugeLike(Protocol):
-    """What a site needs of a gauge (`redteam.symmetry.Dense` and `Permuted` are some)."""
+    """What a site needs of a gauge (`redteam.symmetry.Dense`, `Permuted` and `Turned` are some)."""
 
     @property
     def group(self) -> str:
         """The smallest group it belongs to."""
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """All groups that it belongs to."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of its rotary planes; None if it knows none."""
 
     @property
     def batch(self) -> int:
@@ -76,11 +85,13 @@ class Side:
         linear: The map.
         share: How many heads share one G (r).
         columns: Whether G acts on the map's input (its columns, transposed, are stacked) rather than on its output.
+        unit: How many dimensions make one row of the stack: those of a whole head where heads are permuted.
     """
 
     linear: Linear
     share: int = 1
     columns: bool = False
+    unit: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,17 +99,17 @@ class Side:
         return (self.linear.weight,) if self.columns else self.linear.names
 
     def stack(self, affine: Affine, heads: int) -> Tensor:
-        """[B, n, r·k] from a map whose stacked dimension is B·r·n long; head h belongs to group h // r."""
+        """[B, n, r·k] from a map whose stacked dimension is B·r·n units long; head h belongs to group h // r."""
         flat = affine.weight.T if self.columns else affine.weight
         if not self.columns and affine.bias is not None:
             flat = torch.cat([flat, affine.bias[:, None]], dim=1)
-        cut = flat.reshape(heads, self.share, -1, flat.shape[1])
+        cut = flat.reshape(heads, self.share, -1, self.unit * flat.shape[1])
         return cut.transpose(1, 2).reshape(heads, cut.shape[2], -1)
 
     def unstack(self, stack: Tensor, affine: Affine) -> Affine:
         """The reverse of `stack`; `affine` gives what the stack doesn't hold."""
         cut = stack.reshape(*stack.shape[:2], self.share, -1).transpose(1, 2)
-        flat = cut.reshape(-1, cut.shape[-1])
+        flat = cut.reshape(-1, cut.shape[-1] // self.unit)
         if self.columns:
             return Affine(flat.T, affine.bias)
         return Affine(flat, None) if affine.bias is None else Affine(flat[:, :-1], flat[:, -1])
@@ -109,13 +120,17 @@ class Site:
     """A place with a symmetry.
 
     Attributes:
-        kind: `"qk"`, `"vo"` or `"mlp"`.
+        kind: `"qk"`, `"vo"`, `"mlp"`, `"heads"`, `"queries"` or `"norm"`.
         layer: Counted from 0.
-        heads: Batch size B of the stacks: key/value heads, 1 for an MLP.
-        width: n, the dimensions of a head or the neurons of an MLP.
+        heads: Batch size B of the stacks: key/value heads; 1 where there is one gauge for all.
+        width: n, what a gauge mixes: the dimensions of a head, the neurons of an MLP, heads, the dimensions of a norm.
         left: The map that G multiplies.
         right: The map that G⁻ᵀ multiplies.
         legal: Names of the groups that keep the function here.
+        left_too: Further maps that G multiplies.
+        right_too: Further maps that G⁻ᵀ multiplies.
+        planes: Layout of the rotary planes, if a rotary embedding follows; a planar gauge must have the same.
+        part: Tells two sites of one kind in a layer apart.
     """
 
     kind: str
@@ -125,19 +140,33 @@ class Site:
     left: Side
     right: Side
     legal: frozenset[str]
+    left_too: tuple[Side, ...] = ()
+    right_too: tuple[Side, ...] = ()
+    planes: Layout | None = None
+    part: str = ""
 
     @property
     def label(self) -> str:
-        """For example `"qk/3"`."""
-        return f"{self.kind}/{self.layer}"
+        """For example `"qk/3"` or `"norm/3/mlp"`."""
+        return "/".join(filter(None, (self.kind, str(self.layer), self.part)))
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All sides, those that G multiplies first."""
+        return (self.left, *self.left_too, self.right, *self.right_too)
+
+    @property
+    def paired(self) -> bool:
+        """Whether `left` and `right` are a pair of maps that nothing else moves with: qk, vo and mlp."""
+        return self.kind in ("qk", "vo", "mlp")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The tensors that a gauge rewrites, each once."""
-        return tuple(dict.fromkeys(self.left.names + self.right.names))
+        return tuple(dict.fromkeys(name for side in self.sides for name in side.names))
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> tuple[Affine, Affine]:
-        """The two maps, in float64."""
+        """The two maps `left` and `right`, in float64."""
         return self.left.linear.read(checkpoint), self.right.linear.read(checkpoint)
 
     def write(self, checkpoint: Mapping[str, Tensor], left: Affine, right: Affine) -> dict[str, Tensor]:
@@ -151,30 +180,22 @@ class Site:
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        return self.stacked(*self.read(checkpoint))
+        return self.stacked(*(side.linear.read(checkpoint) for side in self.sides))
 
-    def stacked(self, left: Affine, right: Affine) -> Stacks:
-        """The stacks of two maps."""
-        return Stacks(self.left.stack(left, self.heads), self.right.stack(right, self.heads))
+    def stacked(self, *maps: Affine) -> Stacks:
+        """The stacks of some maps, one for each of `sides`; further maps are more columns."""
+        cut = [side.stack(affine, self.heads) for side, affine in zip(self.sides, maps, strict=True)]
+        lefts = 1 + len(self.left_too)
+        return Stacks(_beside(cut[:lefts]), _beside(cut[lefts:]))
 
     def moved(self, left: Affine, right: Affine, gauge: GaugeLike) -> tuple[Affine, Affine]:
-        """The two maps under a gauge.
+        """The maps `left` and `right` under a gauge.
 
         Raises:
             IllegalGauge: If the gauge would change the function, or is for another number of heads or dimensions.
         """
-        if gauge.group not in self.legal:
-            legal = ", ".join(name for name in GROUPS if name in self.legal)
-            raise IllegalGauge(
-                f"A gauge of the {gauge.group} group changes the function at {self.label}; legal there: {legal}."
-            )
-        if (gauge.batch, gauge.width) != (self.heads, self.width):
-            raise IllegalGauge(
-                f"A gauge for {gauge.batch} heads of {gauge.width} dimensions doesn't fit {self.label}; "
-                f"expected {self.heads} of {self.width}."
-            )
-        stacks = self.stacked(left, right).moved(gauge)
-        return self.left.unstack(stacks.left, left), self.right.unstack(stacks.right, right)
+        self.require(gauge)
+        return _turned(self.left, left, self.heads, gauge.left), _turned(self.right, right, self.heads, gauge.right)
 
     def apply(self, checkpoint: Mapping[str, Tensor], gauge: GaugeLike) -> dict[str, Tensor]:
         """The tensors in `names` under a gauge, in their own dtype.
@@ -183,5 +204,53 @@ class Site:
             BadInput: If a tensor holds NaN or infinity.
             IllegalGauge: See `moved`.
         """
-        tensors = self.write(checkpoint, *self.moved(*self.read(checkpoint), gauge))
+        self.require(gauge)
+        tensors: dict[str, Tensor] = {}
+        lefts = 1 + len(self.left_too)
+        for place, side in enumerate(self.sides):
+            act = gauge.left if place < lefts else gauge.right
+            affine = _turned(side, side.linear.read(checkpoint), self.heads, act)
+            tensors |= side.linear.write(ChainMap(tensors, checkpoint), affine)  # type: ignore[arg-type]
         return {name: tensors[name] for name in self.names}
+
+    def require(self, gauge: GaugeLike) -> None:
+        """Says why a gauge cannot be applied here.
+
+        Raises:
+            IllegalGauge: If it would change the function, or is for another number of heads or dimensions.
+        """
+        self.require_group(gauge.group, gauge.groups, gauge.layout)
+        if (gauge.batch, gauge.width) != (self.heads, self.width):
+            raise IllegalGauge(
+                f"A gauge for {gauge.batch} heads of {gauge.width} dimensions doesn't fit {self.label}; "
+                f"expected {self.heads} of {self.width}."
+            )
+
+    def require_group(self, name: str, names: frozenset[str], layout: Layout | None) -> None:
+        """Says why no element of a group keeps the function here.
+
+        Args:
+            name: The group.
+            names: It and all that contain it, or the groups that a gauge belongs to.
+            layout: Of its rotary planes, if it has any.
+
+        Raises:
+            IllegalGauge: If it would change the function.
+        """
+        if self.legal.isdisjoint(names):
+            raise IllegalGauge(
+                f"A gauge of the {name} group changes the function at {self.label}; legal there: {listed(self.legal)}."
+            )
+        if self.planes is not None and layout != self.planes:
+            raise IllegalGauge(
+                f"A gauge for planes in the {layout!r} layout changes the function at {self.label}, where they lie in "
+                f"the {self.planes!r} layout; name that one."
+            )
+
+
+def _beside(stacks: list[Tensor]) -> Tensor:
+    return stacks[0] if len(stacks) == 1 else torch.cat(stacks, dim=-1)
+
+
+def _turned(side: Side, affine: Affine, heads: int, act: Callable[[Tensor], Tensor]) -> Affine:
+    return side.unstack(act(side.stack(affine, heads)), affine)

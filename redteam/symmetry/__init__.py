@@ -1,11 +1,13 @@
 """Symmetries: groups that defenses sample and attacks fit, and the additive freedoms beside them."""
 
 from redteam.anatomy import Stacks
+from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.certificate import Certificate, certify
-from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
-from redteam.symmetry.gauges import Dense, Gauge, Permuted
-from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation
-from redteam.symmetry.shifts import canonical, random_shifts, restore
+from redteam.symmetry.fitting import Lock, comparable, fit_gauges, sample_gauges, sampled_locks, tied_cost
+from redteam.symmetry.gauges import Dense, Gauge, Permuted, Turned
+from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation, SignedPermutation
+from redteam.symmetry.scalings import Monomial, Planar, Scaling
+from redteam.symmetry.shifts import random_shifts, restore
 
 __all__ = [
     "GROUPS",
@@ -15,12 +17,18 @@ __all__ = [
     "GeneralLinear",
     "Group",
     "Lock",
+    "Monomial",
     "Orthogonal",
     "Permutation",
     "Permuted",
+    "Planar",
+    "Scaling",
+    "SignedPermutation",
     "Stacks",
+    "Turned",
     "canonical",
     "certify",
+    "comparable",
     "fit_gauges",
     "random_shifts",
     "restore",

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.shifts import canonical
-from redteam.symmetry.solvers import general_linear
+from redteam.symmetry.canonicals import canonical
+from redteam.symmetry.groups import widest
 
 STORED = (torch.float32, torch.bfloat16, torch.float16)
 """The dtypes in which a release is tried."""
@@ -80,10 +80,8 @@ def _outputs(checkpoint: Checkpoint, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def _condition(site: Site, before: Checkpoint, after: Checkpoint) -> float:
     old, new = canonical(site, before), canonical(site, after)
-    if site.legal == {"permutation"}:
-        return 1.0
-    fit = general_linear(old.left, old.right, new.left, new.right)
+    gauge = widest(site).fit(old, new)
     size = float(new.left.square().sum() + new.right.square().sum())
-    if not float(fit.cost.sum()) <= _NO_GAUGE**2 * size:
+    if not old.moved(gauge).distance(new) <= _NO_GAUGE**2 * size:
         return math.nan
-    return float(torch.linalg.cond(fit.matrix).max())
+    return float(gauge.condition().max())

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from redteam.anatomy import GROUPS, Site, anatomy_of
+from redteam.anatomy import Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
+from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import Group
-from redteam.symmetry.shifts import Parts, Whole, canonical, toward
+from redteam.symmetry.heads import Heads, paired_features
+from redteam.symmetry.shifts import Parts, Whole, toward
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def sampled_locks(
 
     Raises:
         BadInput: If the architecture is not known.
-        IllegalGauge: If the group is not legal at a kind.
+        IllegalGauge: If the group is not legal at a kind, or the architecture has no such sites.
     """
 
     def gauge(site: Site) -> Gauge:
@@ -76,32 +78,54 @@ def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
     """Brings every site of some kinds as close to an anchor as a group and the additive freedoms allow.
 
     The function stays that of `protected`, so that a poor fit costs closeness and never correctness. Lazy: a site is
-    fitted when one of its tensors is read.
+    fitted when one of its tensors is read. Where several locks may lie on one another, heads and queries are fitted
+    first, since they are recognised in any gauge, then the pairs of maps, then norms.
 
     Args:
         protected: What a lock may have moved.
         anchor: The public base, or another relative.
-        kinds: Kinds of sites.
+        kinds: Kinds of sites, fitted in this order.
         group: Where the gauge is looked for; legal at all of them.
 
     Raises:
         BadInput: If the architecture is not known, the anchor has other tensors, or, when a tensor is read, if one
             holds NaN or infinity.
-        IllegalGauge: If the group is not legal at a kind.
+        IllegalGauge: If the group is not legal at a kind, or the architecture has no such sites.
     """
+    for sites in _by_kind(protected, kinds, group):
+        _require_same(sites, protected, anchor)
+        protected = _fitted(protected, anchor, sites, group)
+    return protected
+
+
+def _fitted(protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], group: Group) -> Checkpoint:
+    """One kind of sites fitted. Kinds follow one another: where heads were reordered, the next kind finds them so."""
+    if not sites[0].paired:
+        return protected.transform(sites, lambda site: group.fit(*comparable(site, protected, anchor)))
 
     def fit(place: Whole) -> Gauge:
-        return group.fit(canonical(place.site, protected), canonical(place.site, anchor))
+        return group.fit(*comparable(place.site, protected, anchor))
 
     def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
         left, right = site.moved(parts.left, parts.right, gauge)
         return toward(site, Parts(left, right, parts.null_left, parts.null_right), Parts.read(site, anchor))
 
-    fitted = protected
-    for sites in _by_kind(protected, kinds, group):
-        _require_same(sites, protected, anchor)
-        fitted = fitted.transform([Whole(site, change) for site in sites], fit)
-    return fitted
+    return protected.transform([Whole(site, change) for site in sites], fit)
+
+
+def comparable(site: Site, protected: Checkpoint, anchor: Checkpoint) -> tuple[Stacks, Stacks]:
+    """The stacks that a group fits at a site, of the protected model and of the anchor.
+
+    They are the canonical ones, except where heads change places: there each head may have a gauge of its own, so that
+    rows stand for what no such gauge changes (`redteam.symmetry.heads`).
+
+    Raises:
+        BadInput: If a tensor holds NaN or infinity.
+    """
+    if site.kind not in ("heads", "queries"):
+        return canonical(site, protected), canonical(site, anchor)
+    attention = anatomy_of(protected).sites(("heads",))[site.layer]
+    return paired_features(site, *(Heads.read(attention, checkpoint) for checkpoint in (protected, anchor)))
 
 
 def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:
@@ -117,18 +141,23 @@ def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) 
 
 def _by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Group) -> list[tuple[Site, ...]]:
     """The sites kind by kind, since two kinds can lie in one fused tensor and then follow one another."""
-    anatomy = anatomy_of(checkpoint)
-    found = [anatomy.sites((kind,)) for kind in dict.fromkeys(kinds)]
-    for site in (site for sites in found for site in sites):
-        if group.name not in site.legal:
-            legal = ", ".join(name for name in GROUPS if name in site.legal)
-            raise IllegalGauge(f"The {group.name} group changes the function at {site.label}; legal there: {legal}.")
+    anatomy, found = anatomy_of(checkpoint), []
+    for kind in dict.fromkeys(kinds):
+        sites = anatomy.sites((kind,))
+        if not sites:
+            raise IllegalGauge(
+                f"The architecture {checkpoint.architecture!r} has no sites of the kind {kind!r} in this checkpoint; "
+                "leave that kind out."
+            )
+        for site in sites:
+            site.require_group(group.name, frozenset({group.name}), getattr(group, "layout", None))
+        found.append(sites)
     return found
 
 
 def _require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
     for site in sites:
-        for linear in (site.left.linear, site.right.linear):
+        for linear in (side.linear for side in site.sides):
             norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)
             for name in (*linear.names, *(name for name in norm if name is not None)):
                 if name not in anchor or anchor.shape(name) != checkpoint.shape(name):

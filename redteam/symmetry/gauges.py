@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from redteam.anatomy import Layout, containing, smallest
+from redteam.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +22,7 @@ class Dense:
     """
 
     matrix: Tensor
+    layout: ClassVar[None] = None
 
     @property
     def batch(self) -> int:
@@ -30,11 +35,16 @@ class Dense:
         return int(self.matrix.shape[-1])
 
     @cached_property
-    def group(self) -> str:
-        """The smallest group it belongs to, `"orthogonal"` or `"general-linear"`."""
+    def groups(self) -> frozenset[str]:
+        """The groups it belongs to; whether the matrices are orthogonal is looked at, and nothing finer."""
         eye = torch.eye(self.width, dtype=self.matrix.dtype, device=self.matrix.device)
         orthogonal = bool(((self.matrix @ self.matrix.mT - eye).abs() < 1e-9).all())
-        return "orthogonal" if orthogonal else "general-linear"
+        return containing("orthogonal" if orthogonal else "general-linear")
+
+    @property
+    def group(self) -> str:
+        """The smallest group it belongs to."""
+        return smallest(self.groups)
 
     def left(self, stack: Tensor) -> Tensor:
         """`G stack`, for a stack [B, n, a]."""
@@ -57,15 +67,21 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Permuted:
-    """A permutation, by index, so that a wide MLP needs no matrix.
+    """A permutation, perhaps with a factor for each row: by index, so that a wide MLP needs no matrix.
 
     Attributes:
         index: int64 [B, n]; row i of the result is row `index[i]` of the stack.
+        scale: float64 [B, n], non-zero; then row i is multiplied (on the right side divided) by `scale[i]`. None for 1.
     """
 
     index: Tensor
+    scale: Tensor | None = None
+    layout: ClassVar[None] = None
 
-    group = "permutation"
+    @classmethod
+    def scaled(cls, scale: Tensor) -> Permuted:
+        """A diagonal gauge: every row stays where it is and is multiplied by its factor, [B, n]."""
+        return cls(torch.arange(scale.shape[1], device=scale.device).expand(scale.shape), scale)
 
     @property
     def batch(self) -> int:
@@ -77,21 +93,124 @@ class Permuted:
         """n."""
         return int(self.index.shape[-1])
 
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The groups it belongs to, by its numbers: the identity is a scaling and a permutation."""
+        found = containing("scaled-permutation")
+        if self.scale is None or bool((self.scale == 1).all()):
+            found |= containing("permutation")
+        elif bool((self.scale.abs() == 1).all()):
+            found |= containing("signed-permutation")
+        if bool((self.index == torch.arange(self.width, device=self.index.device)).all()):
+            found |= containing("scaling")
+        return found
+
+    @property
+    def group(self) -> str:
+        """The smallest group it belongs to."""
+        return smallest(self.groups)
+
     def left(self, stack: Tensor) -> Tensor:
-        """The rows of a stack [B, n, a] in their new order."""
-        return stack.take_along_dim(self.index.to(stack.device)[:, :, None], dim=1)
+        """`G stack`, for a stack [B, n, a]."""
+        moved = self._ordered(stack)
+        return moved if self.scale is None else moved * self.scale.to(stack.device)[:, :, None]
 
     def right(self, stack: Tensor) -> Tensor:
-        """The same, since a permutation is its own inverse transpose."""
-        return self.left(stack)
+        """`G⁻ᵀ stack`, for a stack [B, n, c]: the rows in the same order, divided by their factors."""
+        moved = self._ordered(stack)
+        return moved if self.scale is None else moved / self.scale.to(stack.device)[:, :, None]
 
     def inverse(self) -> Permuted:
         """The gauge that undoes this one."""
-        return Permuted(self.index.argsort(dim=-1))
+        back = self.index.argsort(dim=-1)
+        return Permuted(back, None if self.scale is None else 1 / self.scale.gather(-1, back))
 
     def condition(self) -> Tensor:
-        """[B], ones."""
-        return torch.ones(self.batch, dtype=torch.float64, device=self.index.device)
+        """[B], the largest factor's size over the smallest's."""
+        if self.scale is None:
+            return torch.ones(self.batch, dtype=torch.float64, device=self.index.device)
+        size = self.scale.abs()
+        return size.amax(-1) / size.amin(-1)
+
+    def _ordered(self, stack: Tensor) -> Tensor:
+        return stack.take_along_dim(self.index.to(stack.device)[:, :, None], dim=1)
 
 
-Gauge = Dense | Permuted
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """One complex number per rotary plane: `u ← s u` on the left and `w ← w / s̄` on the right.
+
+    With s = a + jb, the two rows of a plane become `a q − b q′` and `b q + a q′`; on the right they do too, divided by
+    a² + b².
+
+    Attributes:
+        number: complex128 [B, n/2], non-zero.
+        layout: Which rows make a plane.
+    """
+
+    number: Tensor
+    layout: Layout = "half"
+
+    @property
+    def batch(self) -> int:
+        """How many heads it is for."""
+        return int(self.number.shape[0])
+
+    @property
+    def width(self) -> int:
+        """n."""
+        return 2 * int(self.number.shape[-1])
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The groups it belongs to: orthogonal too, if every number has modulus 1."""
+        turning = bool(((self.number.abs() - 1).abs() < 1e-9).all())
+        return containing("planar") | (containing("orthogonal") if turning else frozenset())
+
+    @property
+    def group(self) -> str:
+        """The smallest group it belongs to."""
+        return smallest(self.groups)
+
+    def left(self, stack: Tensor) -> Tensor:
+        """`G stack`, for a stack [B, n, a]."""
+        number = self.number.to(stack.device)[:, :, None]
+        return rows_of(number * planes_of(stack, self.layout), self.layout)
+
+    def right(self, stack: Tensor) -> Tensor:
+        """`G⁻ᵀ stack`, for a stack [B, n, c]."""
+        number = self.number.to(stack.device)[:, :, None]
+        return rows_of(planes_of(stack, self.layout) / number.conj(), self.layout)
+
+    def inverse(self) -> Turned:
+        """The gauge that undoes this one."""
+        return Turned(1 / self.number, self.layout)
+
+    def condition(self) -> Tensor:
+        """[B], the largest modulus over the smallest."""
+        size = self.number.abs()
+        return size.amax(-1) / size.amin(-1)
+
+
+Gauge = Dense | Permuted | Turned
+
+
+def planes_of(stack: Tensor, layout: Layout) -> Tensor:
+    """The two rows of each plane as one complex row: [B, n, k] → complex [B, n/2, k].
+
+    Raises:
+        BadInput: If n is odd.
+    """
+    n = stack.shape[1]
+    if n % 2:
+        raise BadInput(f"A head of {n} dimensions has no rotary planes; expected an even number of dimensions.")
+    if layout == "half":
+        return torch.complex(stack[:, : n // 2], stack[:, n // 2 :])
+    return torch.complex(stack[:, 0::2], stack[:, 1::2])
+
+
+def rows_of(planes: Tensor, layout: Layout) -> Tensor:
+    """The reverse of `planes_of`."""
+    if layout == "half":
+        return torch.cat([planes.real, planes.imag], dim=1)
+    return torch.stack([planes.real, planes.imag], dim=2).flatten(1, 2)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from redteam.anatomy import Stacks
+from redteam.anatomy import Site, Stacks
 from redteam.errors import BadSetting
 from redteam.symmetry.gauges import Dense, Gauge, Permuted
-from redteam.symmetry.solvers import assign, general_linear, procrustes
+from redteam.symmetry.sampling import magnitudes, permutations, require_range, rotations, signs
+from redteam.symmetry.scalings import Monomial, Planar, Scaling
+from redteam.symmetry.solvers import assign, cosines, crossed, general_linear, procrustes
 
 
 class Group(Protocol):
@@ -43,7 +45,7 @@ class Permutation:
 
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
         """Uniform permutations."""
-        return Permuted(torch.from_numpy(_permutations(batch, width, generator)))
+        return Permuted(permutations(batch, width, generator))
 
     def fit(self, moving: Stacks, target: Stacks) -> Permuted:
         """Linear assignment on `left0 leftᵀ + right0 rightᵀ`, exact.
@@ -51,9 +53,29 @@ class Permutation:
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        if self.scale_free:
-            moving, target = _normalised(moving), _normalised(target)
-        return Permuted(assign(_cross(moving, target)))
+        return Permuted(assign((cosines if self.scale_free else crossed)(moving, target)))
+
+
+@dataclass(frozen=True)
+class SignedPermutation:
+    """Reorders the dimensions of a site and turns some of them round."""
+
+    name: ClassVar[str] = "signed-permutation"
+
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+        """Uniform permutations, each sign as likely."""
+        return Permuted(permutations(batch, width, generator), signs(batch, width, generator))
+
+    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+        """Linear assignment on `|left0 leftᵀ + right0 rightᵀ|`, then the signs found there; exact.
+
+        Raises:
+            BadInput: If a stack holds NaN or infinity.
+        """
+        cross = crossed(moving, target)
+        index = assign(cross.abs())
+        sign = cross.gather(-1, index[:, :, None])[:, :, 0].sign()
+        return Permuted(index, torch.where(sign == 0, 1.0, sign))
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class Orthogonal:
 
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> Dense:
         """Haar-distributed, reflections included (Mezzadri, math-ph/0609050)."""
-        return Dense(_rotations(batch, width, generator))
+        return Dense(rotations(batch, width, generator))
 
     def fit(self, moving: Stacks, target: Stacks) -> Dense:
         """Procrustes on both stacks together, exact.
@@ -72,7 +94,7 @@ class Orthogonal:
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return Dense(procrustes(_cross(moving, target)))
+        return Dense(procrustes(crossed(moving, target)))
 
 
 @dataclass(frozen=True)
@@ -95,24 +117,19 @@ class GeneralLinear:
     name: ClassVar[str] = "general-linear"
 
     def __post_init__(self) -> None:
-        low, high = self.scale
-        if not (0 < low <= high < math.inf):
-            raise BadSetting(
-                f"The range of the diagonal is {list(self.scale)}; expected 0 < low ≤ high, for example [0.01, 100]."
-            )
+        require_range(self.scale, "the diagonal", "[0.01, 100]")
         if self.factor not in ("rotation", "gaussian"):
             raise BadSetting(f"The factor is {self.factor!r}; expected 'rotation' or 'gaussian'.")
 
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> Dense:
         """One matrix per head; its condition number is at most high/low with a rotation, unbounded with a Gaussian."""
-        low, high = (math.log(x) for x in self.scale)
-        diagonal = np.exp(generator.uniform(low, high, (batch, width))) * generator.choice([-1.0, 1.0], (batch, width))
-        order = torch.from_numpy(_permutations(batch, width, generator))
+        diagonal = magnitudes(self.scale, batch, width, generator) * signs(batch, width, generator)
+        order = permutations(batch, width, generator)
         if self.factor == "rotation":
-            factor = _rotations(batch, width, generator)
+            factor = rotations(batch, width, generator)
         else:
             factor = torch.from_numpy(generator.standard_normal((batch, width, width))) / math.sqrt(width)
-        return Dense(torch.from_numpy(diagonal)[:, :, None] * Permuted(order).left(factor))
+        return Dense(diagonal[:, :, None] * Permuted(order).left(factor))
 
     def fit(self, moving: Stacks, target: Stacks) -> Dense:
         """The tied fit (`redteam.symmetry.solvers.general_linear`); `scale` and `factor` play no part.
@@ -123,29 +140,16 @@ class GeneralLinear:
         return Dense(general_linear(moving.left, moving.right, target.left, target.right).matrix)
 
 
-def _permutations(
-    batch: int, width: int, generator: np.random.Generator
-) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    return generator.permuted(np.tile(np.arange(width, dtype=np.int64), (batch, 1)), axis=1)
-
-
-def _rotations(batch: int, width: int, generator: np.random.Generator) -> Tensor:
-    q, r = torch.linalg.qr(torch.from_numpy(generator.standard_normal((batch, width, width))))
-    rotation: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
-    return rotation
-
-
-def _cross(moving: Stacks, target: Stacks) -> Tensor:
-    return target.left @ moving.left.mT + target.right @ moving.right.mT
-
-
-def _normalised(stacks: Stacks) -> Stacks:
-    return Stacks(
-        *(x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-300) for x in (stacks.left, stacks.right))
-    )
-
-
-GROUPS: dict[str, type[Permutation] | type[Orthogonal] | type[GeneralLinear]] = {
-    group.name: group for group in (Permutation, Orthogonal, GeneralLinear)
+GROUPS: Mapping[str, type[Group]] = {
+    group.name: group
+    for group in (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal, GeneralLinear)
 }
-"""Name → group, each contained in the next."""
+"""Name → group; `redteam.anatomy.containing` says which is contained in which."""
+
+
+def widest(site: Site) -> Group:
+    """The largest group that is legal at a site, with its default settings."""
+    if site.planes is not None:
+        return Planar(layout=site.planes)
+    name = max(site.legal, key=list(GROUPS).index)
+    return GROUPS[name]()

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.anatomy import KINDS, Affine, Linear, Site, Stacks, anatomy_of
+from redteam.anatomy import KINDS, Affine, Linear, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-
-_VANISHING = 1e-6  # a LayerNorm gain below this share of the largest leaves no usable 1/γ
+from redteam.symmetry.canonicals import null_direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +153,12 @@ class WriteShift:
 
 
 def shifts_of(site: Site) -> tuple[Shift, ...]:
-    """The additive freedoms of a site, in an order in which none undoes an earlier one's approach to an anchor."""
+    """The additive freedoms of a site, in an order in which none undoes an earlier one's approach to an anchor.
+
+    They belong to pairs of maps; where heads or norms are the site, the same maps' freedoms are found at those pairs.
+    """
+    if not site.paired:
+        return ()
     left, right = site.left.linear, site.right.linear
     found: list[Shift] = []
     if left.reads_centred:
@@ -191,20 +195,6 @@ class Whole:
         """Those tensors, changed, in their own dtype: rounded once."""
         parts = self.change(self.site, Parts.read(self.site, checkpoint), amount)
         return self.site.write(checkpoint, parts.left, parts.right)
-
-
-def canonical(site: Site, checkpoint: Mapping[str, Tensor]) -> Stacks:
-    """The stacks of a site without their additive freedoms, float64; gauges act on them as on the plain ones.
-
-    γ and β are folded into what reads them, the mean of each read row and of each written column is taken off, and free
-    biases are left out. Two checkpoints that differ by shifts alone have the same canonical stacks.
-
-    Raises:
-        BadInput: If a tensor holds NaN or infinity.
-    """
-    left, right = site.read(checkpoint)
-    left, right = _canonical(site.left.linear, left, checkpoint), _canonical(site.right.linear, right, checkpoint)
-    return site.stacked(left, right)
 
 
 def restore(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
@@ -275,28 +265,9 @@ def _nothing(place: Whole) -> None:
     return None
 
 
-def _canonical(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
-    weight, bias = affine.weight, affine.bias
-    if linear.norm is not None:
-        gain, offset = linear.norm.read(checkpoint)
-        if linear.norm.bias is not None:
-            bias = weight @ offset if bias is None else bias + weight @ offset
-        weight = weight * gain
-        if linear.reads_centred:
-            weight = weight - weight.mean(1, keepdim=True)
-    if linear.writes_centred:
-        weight = weight - weight.mean(0, keepdim=True)
-    return Affine(weight, None if linear.bias_free else bias)
-
-
 def _null(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Tensor:
-    zero = affine.weight.new_zeros(affine.weight.shape[1] + 1)
-    if linear.norm is None or not linear.reads_centred:
-        return zero
-    gain, offset = linear.norm.read(checkpoint)
-    if bool((gain.abs() <= _VANISHING * gain.abs().max()).any()):
-        return zero
-    return torch.cat([1 / gain, -(offset / gain).sum()[None]])
+    null = null_direction(linear, checkpoint)
+    return affine.weight.new_zeros(affine.weight.shape[1] + 1) if null is None else null
 
 
 def _bias(affine: Affine) -> Tensor:

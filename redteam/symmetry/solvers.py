@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from redteam.anatomy import Stacks
 from redteam.errors import BadInput
 
 _RANK = 1e-13  # singular values below this share of the largest count as zero
@@ -45,6 +46,23 @@ def assign(profit: Tensor) -> Tensor:
         for place in np.flatnonzero(~settled):
             index[place] = linear_sum_assignment(table[place], maximize=True)[1]
     return torch.from_numpy(index).to(profit.device)
+
+
+def crossed(moving: Stacks, target: Stacks) -> Tensor:
+    """`left0 leftᵀ + right0 rightᵀ`, [B, n, n], target rows × moving rows."""
+    return target.left @ moving.left.mT + target.right @ moving.right.mT
+
+
+def cosines(moving: Stacks, target: Stacks) -> Tensor:
+    """The same of row-normalised stacks, on which no scale has a bearing."""
+    return crossed(_normalised(moving), _normalised(target))
+
+
+def _normalised(stacks: Stacks) -> Stacks:
+    rows = (
+        x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-300) for x in (stacks.left, stacks.right)
+    )
+    return Stacks(*rows)
 
 
 def procrustes(cross: Tensor) -> Tensor:

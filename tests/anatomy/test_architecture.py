@@ -81,4 +81,59 @@ def test_an_architecture_may_allow_less(vit, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "vit", dataclasses.replace(ARCHITECTURES["vit"], legal=less))
     qk, vo, _ = anatomy_of(vit.checkpoint).sites()[:3]
     assert qk.legal == {"permutation"}
-    assert vo.legal == {"permutation", "orthogonal"}
+    assert vo.legal == {"permutation", "signed-permutation", "orthogonal"}
+
+
+def test_every_kind_of_site(vit, bert, grouped):
+    heads = ["heads/0", "norm/0/attention", "norm/0/mlp"]
+    assert [site.label for site in anatomy_of(vit.checkpoint).sites(("norm", "heads"))][:3] == heads
+    assert [site.label for site in anatomy_of(bert.checkpoint).sites(("norm", "heads", "queries"))] == [
+        "heads/0",
+        "heads/1",
+    ]
+    heads, queries, attention, mlp = anatomy_of(grouped.checkpoint).sites(("heads", "queries", "norm"))[:4]
+    assert [(site.heads, site.width) for site in (heads, queries, attention, mlp)] == [(1, 2), (2, 2), (1, 24), (1, 24)]
+    assert heads.legal == queries.legal == {"permutation"}
+    assert attention.legal == {"scaling"}
+    for site in (heads, queries, attention, mlp):
+        stacks = site.stacks(grouped.checkpoint)
+        assert stacks.left.shape[:2] == stacks.right.shape[:2] == (site.heads, site.width)
+        rows = sum(grouped.checkpoint[name].numel() for name in site.names)
+        assert stacks.left.numel() + stacks.right.numel() <= rows
+
+
+def test_a_bert_reads_the_norm_that_was_written_before_it(bert):
+    (qk, _, mlp), (later, *_) = (anatomy_of(bert.checkpoint).sites()[i : i + 3] for i in (0, 3))
+    assert qk.left.linear.norm.weight == "bert.embeddings.LayerNorm.weight"
+    assert mlp.left.linear.norm.bias == "bert.encoder.layer.0.attention.output.LayerNorm.bias"
+    assert later.left.linear.norm.weight == "bert.encoder.layer.0.output.LayerNorm.weight"
+    bare = Checkpoint.of({n.removeprefix("bert."): t for n, t in bert.checkpoint.items()}, bert.checkpoint.config)
+    assert anatomy_of(bare).sites()[3].left.linear.norm.weight == "encoder.layer.0.output.LayerNorm.weight"
+
+
+def test_every_encoder_matrix_of_a_bert_belongs_to_exactly_one_site(bert):
+    names = [name for site in anatomy_of(bert.checkpoint).sites() for name in site.names]
+    assert len(names) == len(set(names))
+    matrices = {n for n in bert.checkpoint if "encoder" in n and n.endswith("weight") and "LayerNorm" not in n}
+    assert matrices <= set(names)
+
+
+def test_rotary_embeddings_leave_planar_gauges_of_their_layout(rotary):
+    qk, vo = anatomy_of(rotary.checkpoint).sites()[:2]
+    assert qk.legal == {"planar"}
+    assert qk.planes in ("half", "interleaved")
+    assert vo.legal == set(GROUPS)
+    assert not qk.right.linear.bias_free
+
+
+def test_a_norm_that_a_whole_block_reads_is_one_site(grouped, monkeypatch):
+    parallel = dataclasses.replace(ARCHITECTURES["toy"], mlp_norm=ARCHITECTURES["toy"].attention_norm)
+    monkeypatch.setitem(ARCHITECTURES, "toy", parallel)
+    site, *_ = anatomy_of(grouped.checkpoint).sites(("norm",))
+    assert site.label == "norm/0/block"
+    assert len((site.right, *site.right_too)) == 4
+
+
+def test_a_kind_that_is_left_out_has_no_sites(vit, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "vit", dataclasses.replace(ARCHITECTURES["vit"], legal={"vo": "orthogonal"}))
+    assert {site.kind for site in anatomy_of(vit.checkpoint).sites(("qk", "vo", "mlp", "heads", "norm"))} == {"vo"}

@@ -6,7 +6,7 @@ import torch
 
 from redteam.anatomy import anatomy_of
 from redteam.key import Key
-from redteam.symmetry import GeneralLinear, Permutation, certify, random_shifts, sample_gauges
+from redteam.symmetry import GeneralLinear, Permutation, Scaling, certify, random_shifts, sample_gauges
 
 KEY = Key.derive(seed=0, index=0, name="test")
 
@@ -67,3 +67,31 @@ def test_overflow_in_half_precision_is_infinite_and_raises_nothing(vit, inputs):
     name = "vit.encoder.layer.0.attention.attention.query.bias"
     large = vit.checkpoint.replace({name: torch.full((24,), 1e6, dtype=torch.float64)})
     assert certify(large, large, inputs).stored["float16"] == math.inf
+
+
+def test_a_bert_is_certified(bert):
+    inputs = {"input_ids": torch.from_numpy(np.random.default_rng(1).integers(0, 13, (3, 6)))}
+    locked = sample_gauges(bert.checkpoint, ("qk", "vo"), GeneralLinear(scale=(0.1, 10.0)), KEY.generator)
+    locked = random_shifts(locked, np.random.default_rng(0), 3.0)
+    found = certify(bert.checkpoint, locked, inputs)
+    assert found.change < 1e-10
+    gauge = GeneralLinear(scale=(0.1, 10.0)).sample(3, 8, KEY.generator("qk/1"))
+    assert found.conditions["qk/1"] == pytest.approx(float(gauge.condition().max()), rel=1e-6)
+
+
+def test_a_norm_lock_changes_no_basis_and_a_shuffle_of_heads_is_none(vit, inputs):
+    scaled = sample_gauges(vit.checkpoint, ("norm",), Scaling(), KEY.generator)
+    found = certify(vit.checkpoint, scaled, inputs)
+    assert found.change < 1e-10
+    assert all(condition == pytest.approx(1.0, abs=1e-6) for condition in found.conditions.values())
+    shuffled = sample_gauges(vit.checkpoint, ("heads",), Permutation(), KEY.child("2").generator)
+    found = certify(vit.checkpoint, shuffled, inputs)
+    assert found.change < 1e-10
+    assert found.conditions
+    assert all(math.isnan(condition) for condition in found.conditions.values())
+
+
+def test_neurons_that_changed_otherwise_than_by_order_are_no_change_of_basis(vit, inputs):
+    name = "vit.encoder.layer.0.intermediate.dense.weight"
+    found = certify(vit.checkpoint, vit.checkpoint.replace({name: 2 * vit.checkpoint[name]}), inputs)
+    assert math.isnan(found.conditions["mlp/0"])

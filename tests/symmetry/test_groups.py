@@ -6,10 +6,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.errors import BadSetting
-from redteam.symmetry import Dense, GeneralLinear, Orthogonal, Permutation, Permuted, Stacks
+from redteam import symmetry
+from redteam.anatomy import containing
+from redteam.errors import BadInput, BadSetting
+from redteam.symmetry import (
+    Dense,
+    GeneralLinear,
+    Monomial,
+    Orthogonal,
+    Permutation,
+    Permuted,
+    Planar,
+    Scaling,
+    SignedPermutation,
+    Stacks,
+)
 
-GROUPS = [Permutation(), Permutation(scale_free=True), Orthogonal(), GeneralLinear(), GeneralLinear(factor="gaussian")]
+GROUPS = [
+    Permutation(),
+    Permutation(scale_free=True),
+    SignedPermutation(),
+    Scaling(),
+    Scaling(signed=False),
+    Monomial(),
+    Monomial(signed=False),
+    Planar(),
+    Planar(layout="interleaved"),
+    Orthogonal(),
+    GeneralLinear(),
+    GeneralLinear(factor="gaussian"),
+]
 groups = pytest.mark.parametrize("group", GROUPS, ids=repr)
 
 
@@ -22,6 +48,7 @@ def stacks(batch, width, seed=0):
 @settings(deadline=None, max_examples=15)
 @given(batch=st.integers(1, 3), width=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_sample_then_fit_is_the_identity(group, batch, width, seed):
+    width += width % 2 if isinstance(group, Planar) else 0
     target = stacks(batch, width)
     moving = target.moved(group.sample(batch, width, np.random.default_rng(seed)))
     back = moving.moved(group.fit(moving, target))
@@ -30,8 +57,8 @@ def test_sample_then_fit_is_the_identity(group, batch, width, seed):
 
 @groups
 def test_a_gauge_acts_as_its_matrix(group):
-    gauge, pair = group.sample(3, 7, np.random.default_rng(0)), stacks(3, 7)
-    matrix = gauge.left(torch.eye(7, dtype=torch.float64).expand(3, 7, 7))
+    gauge, pair = group.sample(3, 8, np.random.default_rng(0)), stacks(3, 8)
+    matrix = gauge.left(torch.eye(8, dtype=torch.float64).expand(3, 8, 8))
     assert torch.allclose(gauge.left(pair.left), matrix @ pair.left)
     assert torch.allclose(gauge.right(pair.right), torch.linalg.inv(matrix).mT @ pair.right)
     moved = pair.moved(gauge)
@@ -39,7 +66,8 @@ def test_a_gauge_acts_as_its_matrix(group):
     assert torch.allclose(gauge.condition(), torch.linalg.cond(matrix))
     assert moved.moved(gauge.inverse()).distance(pair) < 1e-16
     assert gauge.group == group.name
-    assert (gauge.batch, gauge.width) == (3, 7)
+    assert gauge.groups == containing(group.name)
+    assert (gauge.batch, gauge.width) == (3, 8)
 
 
 @groups
@@ -110,16 +138,130 @@ def test_ties_are_decided_the_same_way_and_cost_nothing():
     target.left[0, 3], target.right[0, 3] = target.left[0, 5], target.right[0, 5]  # twins
     target.left[0, 6:], target.right[0, 6:] = 0, 0  # dead neurons
     moving = target.moved(Permutation().sample(1, 8, np.random.default_rng(3)))
-    for group in (Permutation(), Permutation(scale_free=True)):
+    for group in (Permutation(), Permutation(scale_free=True), SignedPermutation()):
         found = group.fit(moving, target)
         assert torch.equal(found.index, group.fit(moving, target).index)
         assert moving.moved(found).distance(target) == 0
 
 
-def test_a_wide_permutation_holds_no_matrix():
-    gauge = Permutation().sample(1, 50_000, np.random.default_rng(0))
+@pytest.mark.parametrize("group", [Permutation(), SignedPermutation(), Scaling(), Monomial()], ids=repr)
+def test_a_wide_permutation_holds_no_matrix(group):
+    gauge = group.sample(1, 50_000, np.random.default_rng(0))
     assert isinstance(gauge, Permuted)
     assert gauge.left(torch.zeros(1, 50_000, 2)).shape == (1, 50_000, 2)
+
+
+SCALED = [SignedPermutation(), Scaling(), Monomial(), Planar(), Planar(layout="interleaved")]
+scaled = pytest.mark.parametrize("group", SCALED, ids=repr)
+
+
+def near(target, size, seed=8):
+    noise = stacks(*target.left.shape[:2], seed)
+    return Stacks(target.left + size * noise.left, target.right + size * noise.right)
+
+
+@scaled
+@pytest.mark.parametrize("size", [0.01, 0.3])
+def test_a_fit_is_the_same_whatever_the_lock(group, size):
+    target = stacks(2, 10)
+    victim = near(target, size)
+    plain = victim.moved(group.fit(victim, target))
+    for seed in range(3):
+        locked = victim.moved(group.sample(2, 10, np.random.default_rng(seed)))
+        assert locked.moved(group.fit(locked, target)).distance(plain) < 1e-20 * plain.distance(near(plain, 1.0))
+
+
+@scaled
+def test_a_fit_turns_with_its_target(group):
+    target = stacks(2, 10)
+    victim = near(target, 0.1)
+    turn = group.sample(2, 10, np.random.default_rng(9))
+    if isinstance(group, Scaling | Monomial | Planar):  # the cost is kept by rigid motions alone
+        turn = type(group)(**{**vars(group), "scale": (1.0, 1.0)}).sample(2, 10, np.random.default_rng(9))
+    plain = victim.moved(group.fit(victim, target)).moved(turn)
+    assert victim.moved(group.fit(victim, target.moved(turn))).distance(plain) < 1e-20
+
+
+def test_a_signed_permutation_fit_beats_every_other():
+    from itertools import permutations, product
+
+    width = 4
+    target = stacks(1, width)
+    moving = near(target, 1.5)
+    best = moving.moved(SignedPermutation().fit(moving, target)).distance(target)
+    for order, sign in product(permutations(range(width)), product((-1.0, 1.0), repeat=width)):
+        other = Permuted(torch.tensor([order]), torch.tensor([sign], dtype=torch.float64))
+        assert moving.moved(other).distance(target) >= best - 1e-9
+
+
+def test_signs_do_not_hide_neurons():
+    target = stacks(2, 30)
+    lock = SignedPermutation().sample(2, 30, np.random.default_rng(1))
+    moving = near(target, 0.1).moved(lock)
+    assert torch.equal(SignedPermutation().fit(moving, target).index, lock.inverse().index)
+    assert torch.equal(Monomial().fit(moving, target).index, lock.inverse().index)
+    assert not torch.equal(Permutation().fit(moving, target).index, lock.inverse().index)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        ("permutation", ([[1, 0, 2]], None)),
+        ("permutation", ([[0, 1, 2]], [[1.0, 1.0, 1.0]])),
+        ("signed-permutation", ([[0, 1, 2]], [[1.0, -1.0, 1.0]])),
+        ("scaling", ([[0, 1, 2]], [[1.0, -2.0, 1.0]])),
+        ("scaled-permutation", ([[0, 2, 1]], [[1.0, -2.0, 1.0]])),
+    ],
+)
+def test_a_gauge_belongs_to_groups_by_its_numbers(name, numbers):
+    index, scale = numbers
+    gauge = Permuted(torch.tensor(index), None if scale is None else torch.tensor(scale))
+    assert gauge.group == name
+    assert containing(name) <= gauge.groups
+    assert ("scaling" in gauge.groups) == (index == [[0, 1, 2]])
+
+
+@pytest.mark.parametrize("group", [Scaling, Monomial, Planar])
+def test_factors_are_log_uniform(group):
+    gauge = group(scale=(0.1, 10.0)).sample(400, 20, np.random.default_rng(0))
+    number = gauge.number if group is Planar else gauge.scale
+    size = number.abs().log10()
+    assert -1 <= size.min() < -0.99
+    assert 0.99 < size.max() <= 1
+    assert abs(float(size.mean())) < 0.05
+    if group is Planar:
+        assert abs(float((number / number.abs()).mean().abs())) < 0.05
+    else:
+        assert 0.45 < float((number > 0).double().mean()) < 0.55
+        assert (group(signed=False).sample(3, 20, np.random.default_rng(0)).scale > 0).all()
+    with pytest.raises(BadSetting, match="low ≤ high"):
+        group(scale=(1.0, 0.1))
+
+
+def test_planes_need_an_even_width_and_a_known_layout():
+    with pytest.raises(BadSetting, match="interleaved"):
+        Planar(layout="quarter")
+    for ask in (
+        lambda: Planar().sample(1, 7, np.random.default_rng(0)),
+        lambda: Planar().fit(stacks(1, 7), stacks(1, 7)),
+    ):
+        with pytest.raises(BadInput, match="even"):
+            ask()
+
+
+@groups
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("which", range(4))
+def test_nan_is_refused_by_every_fit(group, which, value):
+    pair = [stacks(2, 6), stacks(2, 6)]
+    getattr(pair[which // 2], ("left", "right")[which % 2])[1, 2, 3] = value
+    with pytest.raises(BadInput, match="NaN or infinity"):
+        group.fit(*pair)
+
+
+def test_every_group_is_found_by_its_name():
+    assert all(group.name == name for name, group in symmetry.GROUPS.items())
+    assert {type(group) for group in GROUPS} == set(symmetry.GROUPS.values())
 
 
 def test_gauges_and_groups_are_frozen():

@@ -1,0 +1,58 @@
+"""Which group of gauges is contained in which: the one place where that is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cache
+from typing import Literal
+
+from redteam.errors import UnknownName
+
+Layout = Literal["half", "interleaved"]
+"""Where the two rows of a rotary plane lie in a head of n rows: i and i + n/2 (Hugging Face), or 2i and 2i + 1."""
+
+_NEXT: Mapping[str, tuple[str, ...]] = {
+    "permutation": ("signed-permutation",),
+    "signed-permutation": ("orthogonal", "scaled-permutation"),
+    "scaling": ("scaled-permutation",),
+    "planar": ("general-linear",),
+    "scaled-permutation": ("general-linear",),
+    "orthogonal": ("general-linear",),
+    "general-linear": (),
+}  # group → the groups right above it; what stands further down is never contained in what stands higher up
+
+GROUPS = tuple(_NEXT)
+"""Names of the groups, each before those that contain it."""
+
+
+@cache
+def containing(name: str) -> frozenset[str]:
+    """The groups that an element of a group belongs to: the group itself, and all that contain it.
+
+    Raises:
+        UnknownName: If there is no such group.
+    """
+    if name not in _NEXT:
+        raise UnknownName.among("group", name, GROUPS)
+    return frozenset({name}).union(*(containing(above) for above in _NEXT[name]))
+
+
+@cache
+def within(name: str) -> frozenset[str]:
+    """The group itself, and all that it contains: what is legal where its elements are.
+
+    Raises:
+        UnknownName: If there is no such group.
+    """
+    containing(name)
+    return frozenset(each for each in GROUPS if name in containing(each))
+
+
+def smallest(names: Collection[str]) -> str:
+    """The one of some groups that contains none of the others; the first of them if there are several."""
+    return next(name for name in GROUPS if name in names)
+
+
+def listed(names: Collection[str]) -> str:
+    """Some groups in words, the smallest first."""
+    return ", ".join(name for name in GROUPS if name in names)

@@ -1,0 +1,60 @@
+"""Canonical stacks: those of a site without what could be added to them for free (`redteam.symmetry.shifts`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from redteam.anatomy import Affine, Linear, Site, Stacks
+
+_VANISHING = 1e-6  # a LayerNorm gain below this share of the largest leaves no usable 1/γ
+
+
+def canonical(site: Site, checkpoint: Mapping[str, Tensor]) -> Stacks:
+    """The stacks of a site without their additive freedoms, float64; gauges act on them as on the plain ones.
+
+    γ and β are folded into what reads them, the mean of each read row and of each written column is taken off, and free
+    biases are left out. Where γ and β are themselves the site, they stay as they are, and what reads them loses its
+    part along 1/γ. Two checkpoints that differ by shifts alone have the same canonical stacks.
+
+    Raises:
+        BadInput: If a tensor holds NaN or infinity.
+    """
+    take_off = _without_null if site.kind == "norm" else without_freedom
+    linears = [side.linear for side in site.sides]
+    return site.stacked(*(take_off(linear, linear.read(checkpoint), checkpoint) for linear in linears))
+
+
+def without_freedom(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
+    """A map with its norm folded in, and without its additive freedoms."""
+    weight, bias = affine.weight, affine.bias
+    if linear.norm is not None:
+        gain, offset = linear.norm.read(checkpoint)
+        if linear.norm.bias is not None:
+            bias = weight @ offset if bias is None else bias + weight @ offset
+        weight = weight * gain
+        if linear.reads_centred:
+            weight = weight - weight.mean(1, keepdim=True)
+    if linear.writes_centred:
+        weight = weight - weight.mean(0, keepdim=True)
+    return Affine(weight, None if linear.bias_free else bias)
+
+
+def null_direction(linear: Linear, checkpoint: Mapping[str, Tensor]) -> Tensor | None:
+    """`(1/γ, −Σ β/γ)`, [in + 1]: what a row of weights and its bias may move along; None if there is no such thing."""
+    if linear.norm is None or not linear.reads_centred:
+        return None
+    gain, offset = linear.norm.read(checkpoint)
+    if bool((gain.abs() <= _VANISHING * gain.abs().max()).any()):
+        return None
+    return torch.cat([1 / gain, -(offset / gain).sum()[None]])
+
+
+def _without_null(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
+    null = null_direction(linear, checkpoint)
+    if null is None:
+        return affine
+    along = (affine.weight / null[:-1]).mean(1, keepdim=True)
+    return Affine(affine.weight - along * null[:-1], affine.bias)

@@ -1,0 +1,84 @@
+"""The tied fit of one number per row (scaling) or per rotary plane (planar): a pure solver, batched."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from redteam.symmetry.solvers import require_finite
+
+_GRID = 65  # points of the interval that holds every minimum; the deepest minimum is a unit of log ρ wide
+_SLACK = 1e-13  # rounding of a cost, as a share of its terms
+_STEPS = 40  # Newton needs five or six; bisection, where Newton fails, gains a bit each
+
+
+def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor) -> Tensor:
+    """The number s that minimises `‖s l − l₀‖² + ‖r / s̄ − r₀‖²`, row by row: the global minimum.
+
+    With a = ‖l‖², b = ‖r‖², p = ⟨l, l₀⟩, q = ⟨r, r₀⟩ and s = ρ e^{jφ} the cost is, up to a constant,
+    `aρ² + b/ρ² − 2 Re e^{−jφ}(ρp + q/ρ)`. So φ is the phase of ρp + q/ρ (a sign for real rows), and what is left is a
+    function of log ρ. Rows are first balanced, ρ = (b/a)^¼ eᵗ, which takes the scale of any lock off; then
+    |t| ≤ log(1 + |p| + |q|) at every minimum, so that a grid finds the deepest one and Newton, kept between the grid
+    points beside it, goes on from there. The stationary points are the roots of `a s⁴ − p s³ + q s − b` for real rows.
+
+    Args:
+        left: Moving, real or complex [B, n, a].
+        right: Moving, [B, n, c].
+        left0: Target, [B, n, a].
+        right0: Target, [B, n, c].
+
+    Returns:
+        [B, n], never 0: least squares on the other side where one side's row is zero, 1 where nothing says what.
+
+    Raises:
+        BadInput: If anything is NaN or infinite.
+    """
+    for stack in (left, right, left0, right0):
+        require_finite(stack)
+    a, b = (torch.linalg.vector_norm(x, dim=-1).square() for x in (left, right))
+    p, q = torch.linalg.vecdot(left, left0), torch.linalg.vecdot(right, right0)
+    balance = (b / a).pow(0.25)
+    both = (a > 0) & (b > 0) & balance.isfinite() & (balance > 0)
+    one_sided = torch.where(b > 0, b * q / q.abs().square(), p / a)
+
+    balance = torch.where(both, balance, 1.0)
+    p, q = (torch.where(both, x, 0.0) for x in (p / (a * balance), q * balance / b))
+    t = _Modulus(p.abs().square(), q.abs().square(), (p * q.conj()).real).lowest()
+    phase = (p * t.exp() + q * (-t).exp()).sgn()
+    found = torch.where(both, balance * t.exp() * torch.where(phase == 0, 1.0, phase), one_sided)
+    return torch.where(found.isfinite() & (found != 0), found, 1.0)
+
+
+class _Modulus:
+    """`f(t) = e²ᵗ + e⁻²ᵗ − 2 √h`, `h = P e²ᵗ + Q e⁻²ᵗ + 2x = |p eᵗ + q e⁻ᵗ|²`, for many (P, Q, x) at once."""
+
+    def __init__(self, p: Tensor, q: Tensor, x: Tensor) -> None:
+        self.p, self.q, self.x = p, q, x
+
+    def cost(self, t: Tensor) -> Tensor:
+        up, down = (2 * t).exp(), (-2 * t).exp()
+        return up + down - 2 * (self.p * up + self.q * down + 2 * self.x).clamp(min=0).sqrt()
+
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Half of the first derivative, and half of the second."""
+        up, down = (2 * t).exp(), (-2 * t).exp()
+        plus, minus = self.p * up + self.q * down, self.p * up - self.q * down
+        root = (plus + 2 * self.x).clamp(min=torch.finfo(t.dtype).tiny).sqrt()
+        first = up - down - minus / root
+        return first, 2 * (up + down) - 2 * plus / root + (minus / root).square() / root
+
+    def lowest(self) -> Tensor:
+        bound = torch.log1p(self.p.sqrt() + self.q.sqrt())
+        unit = torch.linspace(-1, 1, _GRID, dtype=bound.dtype, device=bound.device)
+        costs = torch.stack([self.cost(bound * u) for u in unit])
+        best = unit[costs.argmin(dim=0)]
+        spacing = 2 / (_GRID - 1)
+        t, low, high = (bound * (best + step * spacing) for step in (0, -1, 1))
+        start = t
+        for _ in range(_STEPS):
+            first, second = self.slopes(t)
+            low, high = torch.where(first > 0, low, t), torch.where(first > 0, t, high)
+            ahead = t - first / second
+            t = torch.where((second > 0) & (ahead >= low) & (ahead <= high), ahead, (low + high) / 2)
+        rounding = _SLACK * (2 * torch.maximum(t.abs(), start.abs())).exp() * (1 + self.p + self.q)
+        return torch.where(self.cost(t) <= self.cost(start) + rounding, t, start)
