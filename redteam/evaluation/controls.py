@@ -204,7 +204,12 @@ class ControlSheet:
         return change.low > limit, change.low, limit, told
 
     def _planted(self, cells: Sequence[Cell]) -> Finding:
-        """The worst seed decides: either the weights are back (tied cost), or the skill is (theft)."""
+        """The worst seed decides.
+
+        The weights are as close to the base as they come without the lock (tied cost), and where the function is not
+        kept the skill is back as well (theft). Theft alone would not see a forgotten bias, and closeness alone not that
+        the victim was thrown away; attacks with data are held to theft.
+        """
         return min((self._plant(cell) for cell in cells), key=lambda found: found[0])
 
     def _plant(self, cell: Cell) -> Finding:
@@ -212,17 +217,19 @@ class ControlSheet:
         if lock is None or attacked is None or twin is None:
             return False, 0.0, THRESHOLDS.planted_cost, "the same attack on the unlocked victim could not be computed"
         cost, target, start = (record["tied_cost"].get(cell.site, 0.0) for record in (attacked, twin, lock))
+        if target > 0 and start >= THRESHOLDS.planted_strength * target:
+            closeness = cost / target
+            told = (
+                f"{cell.attack} leaves {closeness:.4g} times the tied cost at {cell.site} that it leaves on the "
+                f"unlocked victim (the lock: {start / target:.3g}); at most {THRESHOLDS.planted_cost}"
+            )
+            finding = (closeness <= THRESHOLDS.planted_cost, closeness, THRESHOLDS.planted_cost, told)
+            if self._kept(cell) or (not finding[0] and not cell.unused):
+                return finding
         naive, stolen = self.judge.theft(cell, cell.naive), self.judge.theft(cell)
         assert naive is not None
         assert stolen is not None
         protection, theft = 1.0 - float(naive[0]), float(stolen[0])
-        if self._kept(cell) and target > 0 and start >= THRESHOLDS.planted_strength * target:
-            ratio = cost / target
-            told = (
-                f"{cell.attack} leaves {ratio:.4g} times the tied cost at {cell.site} that it leaves on the unlocked "
-                f"victim (the lock: {start / target:.3g}); at most {THRESHOLDS.planted_cost}"
-            )
-            return ratio <= THRESHOLDS.planted_cost, ratio, THRESHOLDS.planted_cost, told
         if protection < THRESHOLDS.planted_protection:
             told = f"the planted lock is too weak to prove anything: its protection is {protection:.2f}"
             return False, protection, THRESHOLDS.planted_protection, told

@@ -58,7 +58,7 @@ def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, change
 def tied_costs(recovered: Checkpoint, base: Checkpoint) -> dict[str, float]:
     """The tied cost to the base, by kind of site; without those whose shape a defense has changed."""
     costs = {}
-    for kind in dict.fromkeys(site.kind for site in anatomy_of(base).sites()):
+    for kind in dict.fromkeys(site.kind for site in anatomy_of(base).places):
         with suppress(BadInput):
             costs[kind] = tied_cost(recovered, base, (kind,))
     return costs
