@@ -26,7 +26,7 @@ def check(
 ) -> None:
     """Hold a plugin to the contract of its kind, on small random models; exit code 1 if a check fails.
 
-    Attacks, defenses and mergers have a contract. Each check prints one line: passed, failed or not applicable, and why.
+    Attacks, defenses and mergers have one. Each check prints a line: passed, failed or not applicable, and why.
     """
     from redteam.testing import checks_for, plugins
 

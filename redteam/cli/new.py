@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from redteam.errors import BadInput, UnknownName, UnwritableOutput
+from redteam.plugins.reference import Reference
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -42,10 +44,11 @@ def new(
         raise UnwritableOutput(f"{out} cannot be written ({error.strerror}); name another folder (--out).") from None
     plugin, test = files
     use = {"attack": "--defense rotation --attack", "defense": "--attack gauge-fit --defense", "merger": "--merger"}
+    written = shlex.quote(str(Reference(f"{plugin}@{name}")))
     typer.echo(f"Wrote {plugin} and {test}. Next:")
-    typer.echo(f"  redteam check {plugin}@{name}")
-    typer.echo(f"  pytest {test}")
-    typer.echo(f"  redteam run {use[kind]} {plugin}@{name}")
+    typer.echo(f"  redteam check {written}")
+    typer.echo(f"  pytest {shlex.quote(str(test))}")
+    typer.echo(f"  redteam run {use[kind]} {written}")
 
 
 def _stem(name: str) -> str:
@@ -114,7 +117,7 @@ def $stem(view: DefenderView, *, sites: Sites = ("qk", "vo")) -> Checkpoint:
     return view.lock(sites, Orthogonal())
 '''
 
-_MERGER = '''"""$Class: the base plus a multiple of the mean task vector. (This line is what redteam lists; say what yours does.)"""
+_MERGER = '''"""$Class: base plus λ · mean task vector. (This line is what redteam lists; say what yours does.)"""
 
 from typing import Annotated
 
@@ -133,7 +136,8 @@ def $stem(view: MergerView, *, coefficient: Annotated[float, Range(0.05, 3.0)] =
     merged = {}
     for name in sorted(view.base):
         start = view.base[name].double()
-        moves = [expert[name].double() - start for expert in view.experts.values() if name in shared_tensors(expert, view.base)]
+        experts = [expert for expert in view.experts.values() if name in shared_tensors(expert, view.base)]
+        moves = [expert[name].double() - start for expert in experts]
         if moves:
             merged[name] = (start + coefficient * sum(moves) / len(moves)).to(view.base.dtype(name))
     return view.base.replace(merged)

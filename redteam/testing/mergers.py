@@ -106,8 +106,9 @@ class MergerSubject(Subject[MergerSpec]):
         bounds = settings[self.spec.tunable].range
         if bounds is None:
             raise Fails(f"its tunable setting {self.spec.tunable!r} has no Range to choose from")
+        whole = settings[self.spec.tunable].annotation is int
         for value in (bounds.low, bounds.high):
-            given = {self.spec.tunable: int(value) if settings[self.spec.tunable].annotation is int else value}
+            given: dict[str, Any] = {self.spec.tunable: int(value) if whole else value}
             trial = self.kept(("tuned", value), partial(self.call, toy_scenario("vit"), **given))
             trial.require_ran(f"with {self.spec.tunable}={value:g} ")
             if bad := not_finite(trial.checkpoint):
