@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("redteam.cli.run:run", "Pair defenses with attacks in scenarios and say which protections hold."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
     "show": ("redteam.cli.show:show", "Show one plugin: what it does, claims and needs, and its settings."),
+    "check": ("redteam.cli.check:check", "Hold a plugin to the contract of its kind, on small random models."),
+    "new": ("redteam.cli.new:new", "Write a working attack, defense or merger, and its test."),
 }
 """Subcommand → function and the line that `redteam --help` prints, in the order shown there."""
 

@@ -1,0 +1,93 @@
+"""Another process, in which plugins are imported by name as workers import them; started once, ended with this one."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import LoadedPlugin
+
+
+@dataclass(frozen=True)
+class There:
+    """What came of the plugin's ordinary call in the other process.
+
+    Attributes:
+        digest: The bits that it returned.
+        error: What went wrong instead, in words.
+    """
+
+    digest: str = ""
+    error: str = ""
+
+
+def start() -> None:
+    """Starts the process, so that it is ready when it is asked."""
+    global _process
+    if _process is None or _process.poll() is not None:
+        _process = subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; import {__name__} as m; m.serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        atexit.register(_process.kill)
+
+
+def digest(plugin: LoadedPlugin[Any]) -> There:
+    """Makes the plugin's ordinary call there, after loading it by name with the same settings."""
+    start()
+    assert _process is not None
+    assert _process.stdin is not None
+    assert _process.stdout is not None
+    name = f"{plugin.origin}@{plugin.spec.name}" if plugin.reference.file else plugin.name
+    try:
+        pickle.dump((sys.path, plugin.spec.kind, name, dict(plugin.settings)), _process.stdin)
+        _process.stdin.flush()
+        answer: There = pickle.load(_process.stdout)
+    except (OSError, EOFError):
+        return There(error=f"it ended the process (exit code {_process.wait()})")
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        return There(error=f"its settings cannot be sent ({error}); they must be plain values")
+    return answer
+
+
+def serve() -> None:
+    """Answers until the other side is gone, also if that happens during a call."""
+    from redteam.plugins.registry import REGISTRIES
+    from redteam.testing.suite import subject_of
+    from redteam.testing.trial import told
+
+    private = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a plugin prints is no answer
+    requests: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    while True:
+        path, kind, name, settings = requests.get()
+        sys.path[:] = path
+        try:
+            trial = subject_of(REGISTRIES[kind].load(Reference(name, settings))).main
+            answer = There(trial.digest) if trial.error is None else There(error=f"it raised {told(trial.error)}")
+        except Exception as error:
+            answer = There(error=told(error))
+        pickle.dump(answer, private)
+        private.flush()
+
+
+def _read(requests: queue.Queue[Any]) -> None:
+    while True:
+        try:
+            requests.put(pickle.load(sys.stdin.buffer))
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+_process: subprocess.Popen[bytes] | None = None
