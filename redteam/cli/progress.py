@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from redteam.terminal import Bar, bar, say
 if TYPE_CHECKING:
     from redteam.evaluation.graph import Graph
     from redteam.evaluation.nodes import Node
+    from redteam.evaluation.plan import Plan
+    from redteam.evaluation.results import Results
 
 
 class Progress:
@@ -28,6 +31,9 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def started(self, plan: Plan, folder: Path) -> None:
+        """Nothing to show so far."""
 
     def preparing(self, scenario: str, seed: int) -> None:
         """Names the scenario; it shows its own progress where it has to be trained."""
@@ -51,3 +57,6 @@ class Progress:
         self._bar.show(self._done, node.label)
         if status != "ok":
             self._bar.print(told)
+
+    def finished(self, results: Results | None) -> None:
+        """What was found is told when the bar is gone."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.errors import BadInput
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.store import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Status = Literal["ok", "error", "timeout", "skipped"]
 
@@ -232,6 +235,32 @@ class Results(Model):
     gate: Gate | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def __repr__(self) -> str:
+        """A line on the run and one for each verdict, as notebooks and shells show it."""
+        failed = sum(not control.passed for control in self.controls)
+        lines = [f"Results of {self.plan.get('name', '')!r}: {len(self.cells)} cells, {failed} controls failed"]
+        return "\n  ".join([*lines, *(f"{v.verdict} {v.defense} under {v.threat}: {v.reason}" for v in self.verdicts)])
+
+    __str__ = __repr__
+
+    def to_frame(self, table: str = "cells") -> pd.DataFrame:
+        """One row per cell, or of another table, with the same columns and dtypes whatever was found.
+
+        Args:
+            table: `"cells"`, `"controls"`, `"verdicts"` or `"figures"`.
+
+        Returns:
+            Columns as the fields of `Cell`, `Control`, `Verdict` or `Figure`. Of an interval `theft`: `theft` (its
+            mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`, `tasks.NAME`. Scores and costs are
+            columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure that does not exist is NaN.
+
+        Raises:
+            UnknownName: If there is no such table.
+        """
+        from redteam.evaluation.frames import frame
+
+        return frame(self, table)
 
     @classmethod
     def read(cls, folder: Path) -> Results:

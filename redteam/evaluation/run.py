@@ -33,6 +33,9 @@ from redteam.plugins.plans import plan_file
 class Observer(Protocol):
     """Who is told how a run goes on."""
 
+    def started(self, plan: Plan, folder: Path) -> None:
+        """The plan can be run; results and finished cells go to this folder, which is ours alone from here on."""
+
     def preparing(self, scenario: str, seed: int) -> None:
         """A scenario is about to be loaded, or made where it isn't there yet."""
 
@@ -42,15 +45,49 @@ class Observer(Protocol):
     def settled(self, node: Node, outcome: Outcome) -> None:
         """A cell is done, or has failed."""
 
+    def finished(self, results: Results | None) -> None:
+        """The run is over and `results.json` is written; there are no results where it was interrupted or failed."""
+
 
 class Silent:
     """Tells nobody."""
+
+    def started(self, plan: Plan, folder: Path) -> None: ...
 
     def preparing(self, scenario: str, seed: int) -> None: ...
 
     def planned(self, graph: Graph, cached: frozenset[str]) -> None: ...
 
     def settled(self, node: Node, outcome: Outcome) -> None: ...
+
+    def finished(self, results: Results | None) -> None: ...
+
+
+class Observers:
+    """Tells several, in this order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def started(self, plan: Plan, folder: Path) -> None:
+        for observer in self.observers:
+            observer.started(plan, folder)
+
+    def preparing(self, scenario: str, seed: int) -> None:
+        for observer in self.observers:
+            observer.preparing(scenario, seed)
+
+    def planned(self, graph: Graph, cached: frozenset[str]) -> None:
+        for observer in self.observers:
+            observer.planned(graph, cached)
+
+    def settled(self, node: Node, outcome: Outcome) -> None:
+        for observer in self.observers:
+            observer.settled(node, outcome)
+
+    def finished(self, results: Results | None) -> None:
+        for observer in self.observers:
+            observer.finished(results)
 
 
 @dataclass(frozen=True)
@@ -112,7 +149,7 @@ def run(
         plan: See `find_plan`.
         out: The folder for results and finished cells; `runs/NAME` by default.
         workers: Processes; 0 runs in this one, without time limits.
-        observer: Who is told of progress.
+        observer: Who is told how it goes on; `Observers` for several.
         folder: Where relative paths of plugin files start; by default the plan's own folder.
         command: The command that repeats the run, for the report.
 
@@ -126,7 +163,7 @@ def run(
     plan, home = find_plan(plan)
     loaded = Loaded.of(plan, folder or home)
     store = Store(run_folder(plan, out))
-    with _alone_in(store.root):
+    with _alone_in(store.root), _told(observer, plan, store.root) as found:
         identities = prepare(loaded, workers=workers, tell=observer.preparing)
         graph = build(loaded, identities)
         done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
@@ -137,6 +174,7 @@ def run(
         results = _results(loaded, graph, done, command)
         results.write(store.root / "results.json")
         store.clear_work()
+        found.append(results)
     return results
 
 
@@ -219,6 +257,17 @@ def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command:
         untested=tuple(untested(loaded)),
         coverage=found.coverage,
     )
+
+
+@contextmanager
+def _told(observer: Observer, plan: Plan, folder: Path) -> Iterator[list[Results]]:
+    """Tells of beginning and end, however it ends; the results are put into the list."""
+    found: list[Results] = []
+    observer.started(plan, folder)
+    try:
+        yield found
+    finally:
+        observer.finished(found[0] if found else None)
 
 
 @contextmanager
