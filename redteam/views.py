@@ -16,7 +16,7 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
-from redteam.symmetry import Group, Lock, sampled_locks
+from redteam.symmetry import Group, Reversible, sampled_locks
 from redteam.tasks import Batch, Task
 from redteam.threat import ThreatModel, threat_model
 
@@ -41,7 +41,7 @@ class DefenderView:
     base: Checkpoint
     key: Key
     task: Task | None = field(default=None, repr=False)
-    locks: list[Lock] = field(default_factory=list, repr=False)
+    locks: list[Reversible] = field(default_factory=list, repr=False)
 
     def lock(self, kinds: Sequence[str], group: Group, *, checkpoint: Checkpoint | None = None) -> Checkpoint:
         """The victim with a fresh gauge from `group` at every site of these kinds, as a lazy overlay.

@@ -5,7 +5,7 @@ from redteam.plugins.contracts import Needs, attack
 from redteam.views import AttackerView
 
 
-@attack("key-holder", role="ceiling", needs=Needs.CODE | Needs.KEY, keeps_function=True)
+@attack("key-holder", role="ceiling", needs=Needs.CODE | Needs.KEY, keeps_function=True, changes_architecture=True)
 def key_holder(view: AttackerView) -> Checkpoint:
     """Runs the defense backwards under its own key. If even this falls short, the lock destroys what it protects."""
     return view.unlock(view.key)

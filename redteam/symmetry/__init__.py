@@ -7,7 +7,8 @@ from redteam.symmetry.fitting import Lock, comparable, fit_gauges, sample_gauges
 from redteam.symmetry.gauges import Dense, Gauge, Permuted, Turned
 from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation, SignedPermutation
 from redteam.symmetry.scalings import Monomial, Planar, Scaling
-from redteam.symmetry.shifts import random_shifts, restore
+from redteam.symmetry.shift_lock import Reversible, ShiftLock, random_shifts
+from redteam.symmetry.shifts import restore
 
 __all__ = [
     "GROUPS",
@@ -22,7 +23,9 @@ __all__ = [
     "Permutation",
     "Permuted",
     "Planar",
+    "Reversible",
     "Scaling",
+    "ShiftLock",
     "SignedPermutation",
     "Stacks",
     "Turned",

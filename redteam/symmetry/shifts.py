@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +53,7 @@ class Shift(Protocol):
     """One additive freedom of a site."""
 
     def unit(self, parts: Parts) -> Tensor:
-        """The amount that moves a unit's weights or bias by the standard deviation of that unit's weights."""
+        """The amount that moves a unit's weights or bias by the deviation of its weights, which no amount changes."""
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         """The amount that brings `parts` closest to `anchor`."""
@@ -73,8 +72,11 @@ class ReadShift:
     def unit(self, parts: Parts) -> Tensor:
         weight, null = getattr(parts, self.side).weight, self._null(parts)[:-1]
         size = null.square().mean().sqrt()
-        spread: Tensor = weight.std(1)
-        return spread / size if size > 0 else torch.zeros_like(spread)
+        if not size > 0:
+            return torch.zeros_like(weight[:, 0])
+        across = weight - (weight @ null)[:, None] * null / null.square().sum()
+        spread: Tensor = across.square().mean(1).sqrt()
+        return spread / size
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         here, there, null = getattr(parts, self.side), getattr(anchor, self.side), self._null(parts)
@@ -137,7 +139,7 @@ class WriteShift:
 
     def unit(self, parts: Parts) -> Tensor:
         spread = parts.right.weight.std(0)
-        return spread if parts.right.bias is None else torch.cat([spread, parts.right.weight.std()[None]])
+        return spread if parts.right.bias is None else torch.cat([spread, spread.square().mean().sqrt()[None]])
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
         return self._means(anchor) - self._means(parts)
@@ -220,35 +222,6 @@ def toward(site: Site, parts: Parts, anchor: Parts) -> Parts:
     for shift in shifts_of(site):
         parts = shift.move(parts, shift.toward(parts, anchor))
     return parts
-
-
-def random_shifts(
-    checkpoint: Checkpoint, generator: np.random.Generator, size: float, kinds: Iterable[str] = KINDS
-) -> Checkpoint:
-    """Every legal additive shift, normally distributed; lazy, and the function stays.
-
-    Args:
-        checkpoint: To be shifted.
-        generator: Of which one draw per site is taken now, so that the order of reading doesn't matter.
-        size: In standard deviations of the weights, taken unit by unit (rows of what reads, columns of what writes), so
-            that a lock with small and large rows keeps its digits.
-        kinds: Kinds of the sites to shift.
-
-    Raises:
-        BadInput: If the architecture is not known, or, when a tensor is read, if one holds NaN or infinity.
-    """
-    kinds = tuple(kinds)
-    sites = anatomy_of(checkpoint).sites(kinds)
-    seeds = dict(zip(sites, generator.integers(0, 2**32, (len(sites), 8), dtype=np.uint32), strict=True))
-
-    def change(site: Site, parts: Parts, amount: None) -> Parts:
-        draws = np.random.default_rng(seeds[site])
-        for shift in shifts_of(site):
-            unit = shift.unit(parts)
-            parts = shift.move(parts, size * unit * torch.from_numpy(draws.standard_normal(tuple(unit.shape))).to(unit))
-        return parts
-
-    return _each_kind(checkpoint, kinds, change)
 
 
 def _each_kind(
