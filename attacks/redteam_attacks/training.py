@@ -88,7 +88,7 @@ def _slopes(
             for parameter, end, anchor in zip(learned, ends, anchors, strict=True):
                 parameter.copy_(end if point == points else torch.lerp(anchor, end, share))
         with torch.enable_grad():
-            (view.loss(module, batch) * share / points).backward()  # type: ignore[no-untyped-call]
+            (view.loss(module, batch) * share / points).backward()
 
 
 def _batches(samples: Batch, size: int, draws: np.random.Generator) -> Iterator[Batch]:

@@ -19,9 +19,7 @@ Unit = Literal["task-vector", "weights"]
 _FARTHEST = 10.0  # how much longer τ can be than τ + s ‖τ‖ u before a root is taken for the wrong key's
 
 
-@defense(
-    "gaussian-noise", exact=False, keyed=True, protects=False, weakened={"unit": "weights", "share": 1.0}
-)
+@defense("gaussian-noise", exact=False, keyed=True, protects=False, weakened={"unit": "weights", "share": 1.0})
 def gaussian_noise(
     view: DefenderView,
     *,
@@ -89,7 +87,8 @@ class Noise:
 
     def _direction(self, name: str) -> torch.Tensor:
         noise = torch.from_numpy(np.asarray(self.generators(name).standard_normal(self.base.shape(name))))
-        return noise / noise.norm()
+        direction: torch.Tensor = noise / noise.norm()
+        return direction
 
     def _norm(self, noisy: torch.Tensor, direction: torch.Tensor) -> float:
         """x = ‖τ‖, given τ + s x u and u: the root of ‖noisy − s x u‖² = x², which is quadratic.
@@ -98,6 +97,7 @@ class Noise:
         the wrong u there may be none.
         """
         s, along, square = self.share, float((noisy * direction).sum()), float(noisy.square().sum())
-        roots = np.roots([s * s - 1, -2 * s * along, square]) if abs(s - 1) > 1e-9 else np.roots([-2 * s * along, square])
+        highest = [] if abs(s - 1) < 1e-9 else [s * s - 1]
+        roots = np.roots([*highest, -2 * s * along, square])
         real = [float(root.real) for root in roots if abs(root.imag) <= 1e-6 * abs(root)]
         return min((x for x in real if 0 < x <= _FARTHEST * square**0.5), default=0.0)

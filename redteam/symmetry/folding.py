@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, Site, anatomy_of
+from redteam.anatomy import Affine, Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.reshaping import Maps, reshaped
@@ -61,8 +61,8 @@ def narrow_heads(checkpoint: Checkpoint, width: int, *, tolerance: float) -> Che
         left, right, rest = _truncated(stacks.left, stacks.right, width)
         if rest > tolerance:
             raise BadInput(
-                f"The heads at {site.label} have more than {width} dimensions that count (the next one {rest:.2g} of the "
-                "largest); expected padding, so leave this attack out."
+                f"The heads at {site.label} have more than {width} dimensions that count (the next one {rest:.2g} of "
+                "the largest); expected padding, so leave this attack out."
             )
         if site.kind == "qk":
             left = left * math.sqrt(width / site.width)
@@ -114,6 +114,6 @@ def _truncated(left: Tensor, right: Tensor, width: int) -> tuple[Tensor, Tensor,
     if short > 0:
         u, vh = torch.nn.functional.pad(u, (0, short)), torch.nn.functional.pad(vh, (0, 0, 0, short))
         s = torch.nn.functional.pad(s, (0, short))
-    rest = s[:, width:].amax(-1) / s[:, 0].clamp(min=torch.finfo(s.dtype).tiny) if s.shape[-1] > width else s.new_zeros(1)
+    rest = torch.nn.functional.pad(s, (0, 1))[:, width:].amax(-1) / s[:, 0].clamp(min=torch.finfo(s.dtype).tiny)
     root = s[:, :width].sqrt()[:, :, None]
     return root * (q1 @ u[..., :width]).mT, root * (q2 @ vh[:, :width].mT).mT, float(rest.max())

@@ -9,18 +9,19 @@ a half cosine. Only Gram matrices, n × n per head, are needed inside the loop. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Site, Stacks, anatomy_of
+from redteam.anatomy import Site, Stacks
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.fitting import _require_same as require_same
+from redteam.symmetry.canonicals import canonical
+from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Dense
-from redteam.symmetry.shifts import Parts, Whole, canonical, toward
+from redteam.symmetry.shifts import Parts, Whole, toward
 from redteam.symmetry.solvers import balance, procrustes, require_finite, tied_costs
 
 Steps = Callable[[int], Iterable[int]]
@@ -62,14 +63,18 @@ class LearnedRotation:
             rotation = self._chart(-rate * adam.direction(slope)) @ rotation
         gain = (both * rotation).sum((-2, -1))
         first, second = gain.chunk(2)
-        return torch.where((first >= second)[:, None, None], *rotation.chunk(2))
+        proper, mirrored = rotation.chunk(2)
+        return torch.where((first >= second)[:, None, None], proper, mirrored)
 
     def _chart(self, step: Tensor) -> Tensor:
         skew = (step - step.mT) / 2
-        if self.chart == "exponential":
-            return torch.linalg.matrix_exp(skew)
         eye = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
-        return torch.linalg.solve(eye - skew / 2, eye + skew / 2)
+        rotation: Tensor = (
+            torch.linalg.matrix_exp(skew)
+            if self.chart == "exponential"
+            else torch.linalg.solve(eye - skew / 2, eye + skew / 2)
+        )
+        return rotation
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ class LearnedLinear:
             best, lowest = torch.where(better[:, None, None], matrix.detach(), best), torch.minimum(here, lowest)
             optimizer.zero_grad()
             # Each head's cost has a factor of its own, which Adam takes out again but for rounding.
-            cost[here.isfinite()].sum().backward()  # type: ignore[no-untyped-call]
+            cost[here.isfinite()].sum().backward()
             optimizer.step()
         costs = [tied_costs(moving.left, moving.right, target.left, target.right, x) for x in (start, best)]
         return torch.where((costs[1] <= costs[0])[:, None, None], best, start)
@@ -170,16 +175,21 @@ def fit_learned(
         left, right = site.moved(parts.left, parts.right, gauge)
         return toward(site, Parts(left, right, parts.null_left, parts.null_right), Parts.read(site, anchor))
 
-    for kind in dict.fromkeys(kinds):
-        sites = anatomy_of(protected).sites((kind,))
+    for sites in sites_by_kind(protected, kinds, learned):
         require_same(sites, protected, anchor)
         pairs = [[canonical(site, checkpoint) for site in sites] for checkpoint in (protected, anchor)]
-        moving, target = (Stacks(*(torch.cat([getattr(s, x) for s in side]) for x in ("left", "right"))) for side in pairs)
+        moving, target = (
+            Stacks(torch.cat([stacks.left for stacks in side]), torch.cat([stacks.right for stacks in side]))
+            for side in pairs
+        )
         found = learned.matrices(moving, target, steps).split([site.heads for site in sites])
         gauges = {site.label: Dense(matrix) for site, matrix in zip(sites, found, strict=True)}
-        places = [Whole(site, change) for site in sites]
-        protected = protected.transform(places, lambda place, gauges=gauges: gauges[place.site.label])
+        protected = protected.transform([Whole(site, change) for site in sites], _looked_up(gauges))
     return protected
+
+
+def _looked_up(gauges: Mapping[str, Dense]) -> Callable[[Whole], Dense]:
+    return lambda place: gauges[place.site.label]
 
 
 class _Adam:

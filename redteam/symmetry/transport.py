@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Site, Stacks, anatomy_of
+from redteam.anatomy import Site, Stacks
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.fitting import _require_same as require_same
+from redteam.symmetry.canonicals import canonical
+from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Permuted
 from redteam.symmetry.groups import Permutation
-from redteam.symmetry.shifts import Parts, Whole, canonical, toward
+from redteam.symmetry.shifts import Parts, Whole, toward
 from redteam.symmetry.solvers import assign, cosines, require_finite
 
 Method = Literal["emd", "sinkhorn"]
@@ -98,10 +99,9 @@ def map_softly(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
     Raises:
         BadInput: If the architecture is not known, the anchor has other tensors, or, when a tensor is read, if one
             holds NaN or infinity.
+        IllegalGauge: If no matrix is legal at a kind.
     """
-
-    for kind in dict.fromkeys(kinds):
-        sites = anatomy_of(protected).sites((kind,))
+    for sites in sites_by_kind(protected, kinds, transport):
         require_same(sites, protected, anchor)
         protected = _mapped(protected, anchor, sites, transport)
     return protected

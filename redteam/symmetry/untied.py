@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, Side, Site, anatomy_of
+from redteam.anatomy import Affine, Side, Site
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.fitting import _require_same as require_same
+from redteam.symmetry.fitting import require_same, sites_by_kind
+from redteam.symmetry.groups import GeneralLinear
 from redteam.symmetry.shifts import Parts, Whole
 
 _RANK = 1e-10  # singular values below this share of the largest count as zero
@@ -36,10 +37,9 @@ def align_untied(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]
     Raises:
         BadInput: If the architecture is not known, the anchor has other tensors, or, when a tensor is read, if one
             holds NaN or infinity.
+        IllegalGauge: If no matrix is legal at a kind.
     """
-
-    for kind in dict.fromkeys(kinds):
-        sites = anatomy_of(protected).sites((kind,))
+    for sites in sites_by_kind(protected, kinds, GeneralLinear()):
         require_same(sites, protected, anchor)
         protected = protected.transform([Whole(site, _multiplied) for site in sites], _factors(protected, anchor))
     return protected
