@@ -1,28 +1,45 @@
-"""Gauge fit: at every site the best legal gauge towards the base, additive freedoms removed first."""
+"""Gauge fit: at every site the best legal gauge towards the base, additive freedoms removed and heads matched first."""
 
 from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, fit_gauges
+from redteam.symmetry import GeneralLinear, Monomial, Orthogonal, Permutation, Planar, Scaling, SignedPermutation
 from redteam.views import AttackerView
+from redteam_attacks.tied import fit_everything
+
+_GROUPS = (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal, GeneralLinear)
 
 
 @attack(
     "gauge-fit",
-    breaks={("qk", GeneralLinear), ("vo", GeneralLinear), ("qk", Orthogonal), ("vo", Orthogonal), ("mlp", Permutation)},
+    breaks={
+        *((kind, group) for kind in ("qk", "vo") for group in _GROUPS),
+        ("mlp", Permutation),
+        ("heads", Permutation),
+        ("norm", Scaling),
+    },
     needs=Needs.ANCHOR,
-    targets=("mergelock", "rotation", "permutation"),
+    targets=(
+        "mergelock",
+        "rotation",
+        "permutation",
+        "scaling",
+        "general-linear",
+        "planar",
+        "signed-permutation",
+        "null-shift",
+    ),
     keeps_function=True,
 )
-def gauge_fit(view: AttackerView, *, sites: Sites = ("qk", "vo", "mlp")) -> Checkpoint:
+def gauge_fit(view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "norm", "mlp")) -> Checkpoint:
     """The tied fit: min over G of ‖G·left − left₀‖² + ‖G⁻ᵀ·right − right₀‖² over everything that keeps the function.
 
-    Heads are fitted over the general linear group and neurons over permutations. A poor fit costs closeness to the base
-    and never correctness.
+    At every kind of sites the largest group that is legal there, in an order in which locks can lie on one another:
+    heads by what no basis of theirs changes, then heads' bases, norm gains, neurons. A poor fit costs closeness to the
+    base and never correctness. Kinds that the architecture lacks are passed over.
 
     Args:
         view: Grants the base.
         sites: Kinds of sites to fit.
     """
-    fitted = fit_gauges(view.protected, view.anchor, [kind for kind in sites if kind != "mlp"], GeneralLinear())
-    return fit_gauges(fitted, view.anchor, [kind for kind in sites if kind == "mlp"], Permutation())
+    return fit_everything(view.protected, view.anchor, sites)

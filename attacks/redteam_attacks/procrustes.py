@@ -3,15 +3,15 @@
 from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import Orthogonal, fit_gauges
+from redteam.symmetry import Orthogonal, Permutation, SignedPermutation, fit_gauges
 from redteam.views import AttackerView
 
 
 @attack(
     "procrustes",
-    breaks={("qk", Orthogonal), ("vo", Orthogonal)},
+    breaks={(kind, group) for kind in ("qk", "vo") for group in (Permutation, SignedPermutation, Orthogonal)},
     needs=Needs.ANCHOR,
-    targets=("rotation",),
+    targets=("rotation", "signed-permutation"),
     keeps_function=True,
     paper="Schönemann, A generalized solution of the orthogonal Procrustes problem, Psychometrika 1966",
 )

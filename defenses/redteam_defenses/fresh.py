@@ -5,7 +5,7 @@ from redteam.plugins.contracts import defense
 from redteam.views import DefenderView
 
 
-@defense("fresh", exact=False, keyed=False)
+@defense("fresh", exact=False, keyed=False, protects=False)
 def fresh(view: DefenderView) -> Checkpoint:
     """Initialised as before any training, head included: the floor. Whoever steals something from it has a bug.
 

@@ -103,7 +103,7 @@ class Fit:
 def general_linear(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, limit: int = 16) -> Fit:
     """Minimises `‖G left − left0‖² + ‖G⁻ᵀ right − right0‖²` over invertible G, per head.
 
-    The moving pair is first balanced (see `_balance`), which takes any lock off but for signs, so that neither the
+    The moving pair is first balanced (see `balance`), which takes any lock off but for signs, so that neither the
     lock's condition number nor the key matters to what follows. The start is the cheapest of five closed forms:
     Procrustes, Procrustes between balanced pairs, least squares on the left, on the right, and on both at once.
     Gauss–Newton goes on from there by steps `G ← (I + tX) G`, where X solves the Sylvester equation
@@ -124,7 +124,7 @@ def general_linear(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *
     """
     for stack in (left, right, left0, right0):
         require_finite(stack)
-    base = _balance(left, right)
+    base = balance(left, right)
     moving = base @ left, _inverse(base).mT @ right
     grams = _Grams.of(*moving, left0, right0)
     start = _start(grams, base, left0, right0)
@@ -184,7 +184,7 @@ class _Grams:
         return _trace(self.a) + _trace(self.b) - 2 * (_trace(self.c) + _trace(self.d)) + self.norm
 
 
-def _balance(left: Tensor, right: Tensor) -> Tensor:
+def balance(left: Tensor, right: Tensor) -> Tensor:
     """[B, n, n], a gauge that gives both stacks the same diagonal Gram matrix.
 
     It is the balanced realisation of the product `leftᵀ right` (Laub et al. 1987, square-root form), so that pairs
@@ -208,7 +208,7 @@ def _row_scale(left: Tensor, right: Tensor) -> Tensor:
 
 def _start(grams: _Grams, base: Tensor, left0: Tensor, right0: Tensor) -> Tensor:
     gram0, cross = right0 @ right0.mT, grams.c + grams.d
-    base0 = _balance(left0, right0)
+    base0 = balance(left0, right0)
     raw = grams.c @ _inverse(base).mT + grams.d @ base  # the cross matrix of the pair before it was balanced
     starts = [
         procrustes(raw) @ _inverse(base),

@@ -1,0 +1,69 @@
+"""DARE: most entries of each task vector dropped at random, the rest made larger to make up for it."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redteam.checkpoint import Checkpoint
+from redteam.plugins.contracts import merger
+from redteam.plugins.settings import Range
+from redteam.views import MergerView
+from redteam_attacks.merging.holders import holders
+from redteam_attacks.merging.ties import agreeing
+
+
+@merger(
+    "dare",
+    tunable="coefficient",
+    paper="Yu et al., Language Models are Super Mario, arXiv:2311.03099; the election of signs from arXiv:2306.01708",
+)
+def dare(
+    view: MergerView,
+    *,
+    variant: Literal["paper", "mergekit"] = "paper",
+    signs: Literal["all", "elected"] = "all",
+    density: Annotated[float, Range(0.01, 1.0)] = 0.5,
+    coefficient: Annotated[float, Range(0.05, 1.5)] = 0.3,
+) -> Checkpoint:
+    """θ₀ + λ Σ m_t∘τ_t · r_t with m_t Bernoulli(density), drawn apart for each expert and tensor.
+
+    | variant | r | `signs="elected"` (dare-ties) |
+    |---|---|---|
+    | `paper`, as peft does it | 1 / density | the mean of the entries whose sign is that of Σ m_t∘τ_t r_t |
+    | `mergekit` | ‖τ‖₁ / ‖m∘τ‖₁ for every tensor (its rescale) | their sum (its normalize=false) |
+
+    At density 1 both are task arithmetic, if all signs count. What is drawn depends on the names of task and tensor
+    alone, so that the order of the experts is irrelevant; identical experts are thinned differently.
+
+    Args:
+        view: The experts and the base.
+        variant: Whose; see above.
+        signs: Whether an entry counts only if it has the elected sign.
+        density: The share of entries that are kept, on average.
+        coefficient: λ.
+    """
+    merged = {}
+    for name, experts in holders(view):
+        start = view.base[name].to(torch.float64)
+        thinned = torch.stack(
+            [
+                _thinned(expert[name].to(torch.float64) - start, density, variant, view.generator(f"{task}/{name}"))
+                for task, expert in experts.items()
+            ]
+        )
+        agree = agreeing(thinned, thinned) if signs == "elected" else torch.ones_like(thinned, dtype=torch.bool)
+        change = (thinned * agree).sum(0)
+        if signs == "elected" and variant == "paper":
+            change = change / agree.sum(0).clamp(min=1)
+        merged[name] = (start + coefficient * change).to(view.base.dtype(name))
+    return view.base.replace(merged)
+
+
+def _thinned(delta: Tensor, density: float, variant: str, draws: np.random.Generator) -> Tensor:
+    kept = delta * torch.from_numpy(np.asarray(draws.random(tuple(delta.shape)) < density))
+    if variant == "paper":
+        return kept / density
+    before, after = delta.abs().sum(), kept.abs().sum()
+    return kept * (before / after) if after > 0 else kept

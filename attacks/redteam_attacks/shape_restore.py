@@ -1,0 +1,44 @@
+"""Shape restoring: doubled neurons folded and padded heads cut, until every shape fits the base's again."""
+
+from typing import Annotated
+
+from redteam.anatomy import anatomy_of
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput
+from redteam.plugins.contracts import Needs, attack
+from redteam.plugins.settings import Range
+from redteam.symmetry.folding import fold_neurons, narrow_heads
+from redteam.views import AttackerView
+
+
+@attack(
+    "shape-restore",
+    needs=Needs.ANCHOR,
+    targets=("split-neurons", "padded-heads"),
+    keeps_function=True,
+    changes_architecture=True,
+)
+def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9, 0.1, log=True)] = 0.01) -> Checkpoint:
+    """Finds neurons that read the same and adds up what they write; factors every head's product anew at its rank.
+
+    The function stays. What comes out is in no particular basis, so that a fit should follow, as in
+    `shape-restore+gauge-fit`. A model that has the base's shapes is returned as it is.
+
+    Args:
+        view: Grants the base, which says what the shapes were.
+        tolerance: What counts as the same, and as nothing, relative to what there is; 0.01 allows for bfloat16.
+
+    Raises:
+        BadInput: If surplus neurons have no twin, heads are of full rank, or something is narrower than in the base.
+    """
+    restored = view.protected
+    for kind, restore, what in (("mlp", fold_neurons, "neurons"), ("qk", narrow_heads, "dimensions per head")):
+        now, before = (anatomy_of(checkpoint).sites((kind,))[0].width for checkpoint in (restored, view.anchor))
+        if now < before:
+            raise BadInput(
+                f"The protected model has {now} {what} and the base {before}; expected no fewer, so check that they "
+                "belong together."
+            )
+        if now > before:
+            restored = restore(restored, before, tolerance=tolerance)
+    return restored
