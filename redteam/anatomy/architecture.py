@@ -182,7 +182,7 @@ class _Found:
             whole, columns = Side(query, unit=share * n), Side(output, columns=True, unit=share * n)
             also = Side(key, unit=n), Side(value, unit=n)
             yield Site("heads", layer, 1, groups, whole, columns, legal["heads"], left_too=also)
-        if "queries" in legal and share > 1:
+        if {"heads", "queries"} <= legal.keys() and share > 1:
             whole, columns = Side(query, unit=n), Side(output, columns=True, unit=n)
             yield Site("queries", layer, groups, share, whole, columns, legal["queries"])
         if "norm" in legal:

@@ -22,7 +22,8 @@ from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Dense
 from redteam.symmetry.shifts import Parts, Whole, toward
-from redteam.symmetry.solvers import balance, procrustes, require_finite, tied_costs
+from redteam.symmetry.solvers import procrustes, require_finite, tied_costs
+from redteam.symmetry.tied import balance
 
 Steps = Callable[[int], Iterable[int]]
 """Counts optimizer steps, as `AttackerView.steps` does."""

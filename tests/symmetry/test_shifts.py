@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from redteam.anatomy import anatomy_of
+from redteam.anatomy import Norm, anatomy_of
 from redteam.errors import BadInput
 from redteam.symmetry import GeneralLinear, Stacks, canonical, random_shifts, restore
 from redteam.symmetry.shifts import ExchangeShift, KeyBiasShift, Parts, ReadShift, WriteShift, shifts_of
@@ -136,3 +138,20 @@ def test_nan_is_refused(vit):
     spoiled = vit.checkpoint.replace({name: torch.full((24,), float("nan"))})
     with pytest.raises(BadInput, match=r"layernorm_before\.bias"):
         canonical(anatomy_of(spoiled).sites()[0], spoiled)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "instead"),
+    [
+        ("qk", 0, "encoder.layer.0.output.LayerNorm"),
+        ("qk", 1, "encoder.layer.1.output.LayerNorm"),
+        ("mlp", 1, "encoder.layer.0.output.LayerNorm"),
+    ],
+)
+def test_a_bert_is_shifted_along_the_norm_before_it_and_no_other(bert, kind, layer, instead):
+    site = anatomy_of(bert.checkpoint).sites((kind,))[layer]
+    shift = ReadShift("left", bias_free=False)
+    assert bert.change(shifted(bert.checkpoint, site, shift, 10.0)) < 1e-10
+    norm = Norm(f"bert.{instead}.weight", f"bert.{instead}.bias")
+    other = replace(site, left=replace(site.left, linear=replace(site.left.linear, norm=norm)))
+    assert bert.change(shifted(bert.checkpoint, other, shift, 10.0)) > 1e-2

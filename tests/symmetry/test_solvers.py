@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from redteam.errors import BadInput
 from redteam.symmetry.groups import GeneralLinear
+from redteam.symmetry.quick import quick
 from redteam.symmetry.solvers import assign, general_linear, procrustes, tied_costs
+from redteam.symmetry.tied import careful
 
 BATCH, N, A, C = 4, 10, 33, 24
 
@@ -186,6 +188,42 @@ def test_a_zero_head_among_others_costs_nothing(base, victim):
     others = [0, 2, 3]
     assert torch.allclose(fit.matrix[others], whole.matrix[others], rtol=1e-8, atol=1e-8)
     assert float(torch.linalg.cond(fit.matrix[1])) < 1e6
+
+
+# The short way and the careful one
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.01, 100.0), (1e-4, 1e4)])
+@pytest.mark.parametrize("size", [0.0, 0.03, 0.3])
+def test_the_short_way_ends_where_the_careful_one_does(base, scale, size):
+    victim = [x + size * normal(*x.shape, seed=3) for x in base]
+    locked = lock(*victim, 5, scale=scale)
+    short, sure = quick(*locked, *base, 16)
+    assert sure.all() if size < 0.3 else sure.any()
+    long = careful(*locked, *base, 16)
+    assert torch.allclose(short.cost[sure], long.cost[sure], rtol=1e-8, atol=1e-11 * distance(base, [0, 0]) ** 2)
+    ends = [[x[sure] for x in moved(fit.matrix, *locked)] for fit in (short, long)]
+    assert distance(*ends) < 1e-4 * distance(victim, base) + 1e-9 * distance(base, [0, 0])
+    assert (short.cost <= short.start)[sure].all()
+
+
+def test_the_short_way_leaves_hard_heads_alone(base, victim):
+    locked = list(lock(*victim, 5))
+    locked[0][1, 3] = locked[0][1, 4]  # short rank
+    locked[1][2] = lock(base[0][2:3], locked[1][2:3], 8, factor="gaussian", scale=(1.0, 1e6))[1]  # another head
+    hard = torch.tensor([False, True, True, False])
+    _, sure = quick(*locked, *base, 16)
+    assert torch.equal(sure, ~hard)
+    whole, alone = general_linear(*locked, *base), careful(*(x[hard] for x in (*locked, *base)), 16)
+    for field in ("matrix", "start", "cost", "steps"):
+        assert torch.equal(getattr(whole, field)[hard], getattr(alone, field))
+    assert torch.equal(whole.matrix[~hard], quick(*locked, *base, 16)[0].matrix[~hard])
+
+
+def test_an_unrelated_anchor_goes_the_careful_way(base):
+    other = [normal(*x.shape, seed=20) for x in base]
+    _, sure = quick(*base, *other, 16)
+    assert not sure.any()
 
 
 def test_an_anchor_without_the_head_gives_an_invertible_matrix(victim):

@@ -25,6 +25,7 @@ from redteam.symmetry import (
     tied_cost,
 )
 from redteam.symmetry.heads import Heads
+from redteam.views import DefenderView, unlocked
 
 KEY = Key.derive(seed=0, index=0, name="wide")
 WIDE = {"heads": Permutation(), "queries": Permutation(), "norm": Scaling()}
@@ -228,6 +229,19 @@ def test_kinds_that_are_not_there_are_refused(vit, bert):
         ):
             with pytest.raises(IllegalGauge, match=f"no sites of the kind '{kind}'"):
                 ask()
+
+
+@kinds
+def test_a_view_locks_and_its_key_unlocks(case, kind):
+    def defend(view):
+        return view.lock((kind,), WIDE[kind])
+
+    victim = having(case, kind)
+    found = defend(DefenderView(victim, victim, KEY))
+    assert case.change(found) < 1e-10
+    assert distance(unlocked(found, defend, victim, KEY), victim) < 1e-12 * size(victim)
+    other = unlocked(found, defend, victim, KEY.child("other"))
+    assert case.change(other) < 1e-10
 
 
 @kinds
