@@ -42,9 +42,7 @@ BASE = Checkpoint.of(drawn(0), {"model_type": "none"})
 
 
 def moved(seed, head, size=0.1):
-    return Checkpoint.of(
-        {n: t + (BASE[n] if n in BASE else 0) for n, t in drawn(seed, size, head).items()}, {"model_type": "none"}
-    )
+    return Checkpoint.of({n: t + BASE.get(n, 0) for n, t in drawn(seed, size, head).items()}, {"model_type": "none"})
 
 
 EXPERTS = {"x": moved(1, 2), "y": moved(2, 3, 0.2), "z": moved(3, 4)}
