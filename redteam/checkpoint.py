@@ -164,7 +164,12 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         tensors = {n: t.clone() if dtype is None else t.to(dtype, copy=True) for n, t in self.items()}
         with _quiet_transformers():
             network, info = cls.from_pretrained(
-                None, config=config, state_dict=tensors, output_loading_info=True, dtype=dtype or "auto"
+                None,
+                config=config,
+                state_dict=tensors,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below
+                dtype=dtype or "auto",
             )
         wrong = {
             k: sorted(map(str, info[k])) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[k]

@@ -5,18 +5,15 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import (
     GeneralLinear,
-    Monomial,
     Orthogonal,
     Permutation,
-    Planar,
     Scaling,
-    SignedPermutation,
     fit_gauges,
 )
 from redteam.symmetry.untied import align_untied
 from redteam.views import AttackerView
 
-_GROUPS = (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal, GeneralLinear)
+_GROUPS = (Scaling, Orthogonal, GeneralLinear)  # the last contains all others
 
 
 @attack(

@@ -17,7 +17,7 @@ from redteam_attacks.tied import fit_everything
     targets=("gaussian-noise",),
 )
 def average_releases(
-    view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "norm", "mlp")
+    view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "mlp", "norm")
 ) -> Checkpoint:
     """θ = mean of fit(release) over the releases: what differs between keys and is no symmetry shrinks by √(releases).
 

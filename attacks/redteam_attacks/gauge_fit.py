@@ -31,11 +31,11 @@ _GROUPS = (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal
     ),
     keeps_function=True,
 )
-def gauge_fit(view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "norm", "mlp")) -> Checkpoint:
+def gauge_fit(view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "mlp", "norm")) -> Checkpoint:
     """The tied fit: min over G of ‖G·left − left₀‖² + ‖G⁻ᵀ·right − right₀‖² over everything that keeps the function.
 
     At every kind of sites the largest group that is legal there, in an order in which locks can lie on one another:
-    heads by what no basis of theirs changes, then heads' bases, norm gains, neurons. A poor fit costs closeness to the
+    heads by what no basis of theirs changes, then heads' bases, neurons, norm gains. A poor fit costs closeness to the
     base and never correctness. Kinds that the architecture lacks are passed over.
 
     Args:

@@ -6,11 +6,11 @@ from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
-from redteam.symmetry import GeneralLinear, Monomial, Orthogonal, Permutation, Planar, Scaling, SignedPermutation
+from redteam.symmetry import GeneralLinear, Orthogonal, Scaling
 from redteam.symmetry.learned import LearnedLinear, fit_learned
 from redteam.views import AttackerView
 
-_GROUPS = (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal, GeneralLinear)
+_GROUPS = (Scaling, Orthogonal, GeneralLinear)  # the last contains all others
 
 
 @attack(

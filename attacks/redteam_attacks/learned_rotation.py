@@ -6,14 +6,14 @@ from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
-from redteam.symmetry import Orthogonal, Permutation, SignedPermutation
+from redteam.symmetry import Orthogonal, SignedPermutation
 from redteam.symmetry.learned import LearnedRotation, fit_learned
 from redteam.views import AttackerView
 
 
 @attack(
     "learned-rotation",
-    breaks={(kind, group) for kind in ("qk", "vo") for group in (Permutation, SignedPermutation, Orthogonal)},
+    breaks={(kind, group) for kind in ("qk", "vo") for group in (SignedPermutation, Orthogonal)},
     needs=Needs.ANCHOR,
     targets=("rotation", "signed-permutation"),
     keeps_function=True,

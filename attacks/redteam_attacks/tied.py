@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from redteam.anatomy import Site, anatomy_of
+from redteam.anatomy import KINDS, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry import (
     GeneralLinear,
@@ -16,10 +16,12 @@ from redteam.symmetry import (
     Scaling,
     SignedPermutation,
     fit_gauges,
+    restore,
 )
 
-ORDER = ("heads", "queries", "qk", "vo", "norm", "mlp")
-"""Kinds of sites in the order in which they are fitted: what is recognised in any basis comes first."""
+ORDER = ("heads", "queries", "qk", "vo", "mlp", "norm")
+"""Kinds of sites in the order in which they are fitted: what is recognised in any basis first, and gains last, since a
+norm's columns can be compared only when the heads and neurons that read it are in order."""
 
 
 def fit_everything(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> Checkpoint:
@@ -38,7 +40,8 @@ def fit_everything(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[st
         sites = anatomy_of(protected).sites((kind,))
         if sites:
             protected = fit_gauges(protected, anchor, (kind,), _largest(sites[0]))
-    return protected
+    # Gains change what the additive freedoms are, so that these are settled once more.
+    return restore(protected, anchor, [kind for kind in KINDS if kind in wanted]) if "norm" in wanted else protected
 
 
 def _largest(site: Site) -> Group:
