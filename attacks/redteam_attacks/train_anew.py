@@ -10,14 +10,15 @@ from redteam_attacks.training import Budget, Epsilon, Rate, Size, Steps, train
 def train_anew(
     view: AttackerView,
     *,
-    steps: Steps = 150,
+    steps: Steps = 90,
     rate: Rate = 7.5e-4,
     batch: Size = 64,
     epsilon: Epsilon = 1e-3,
 ) -> Checkpoint:
     """AdamW on the task's own loss from the base, wearing the victim's head; of the victim nothing else is used.
 
-    Its settings are those of `fine-tune`, so that the two cost the same where they take the same labels.
+    The defaults are how experts are commonly fine-tuned to be merged: few steps, weights with small gradients hardly
+    moved. Where a scenario's owner trained otherwise, say so in the settings.
 
     Args:
         view: Grants the base and all labelled samples.
@@ -26,6 +27,7 @@ def train_anew(
         batch: Samples to a step; all where there are fewer.
         epsilon: AdamW's.
     """
-    shared = shared_tensors(view.protected, view.anchor)
-    start = view.protected.replace({name: view.anchor[name] for name in shared})
+    protected, anchor = view.protected, view.anchor
+    shared = shared_tensors(protected, anchor)
+    start = protected.replace({name: anchor[name].to(protected.dtype(name)) for name in shared})
     return train(view, start, Budget(steps, rate, batch, epsilon))

@@ -50,7 +50,14 @@ def at_the_weights(_: np.random.Generator) -> Sequence[float]:
     return (1.0,)
 
 
-def train(view: AttackerView, start: Checkpoint, budget: Budget, *, shares: Shares = at_the_weights) -> Checkpoint:
+def train(
+    view: AttackerView,
+    start: Checkpoint,
+    budget: Budget,
+    *,
+    shares: Shares = at_the_weights,
+    reach: float | None = None,
+) -> Checkpoint:
     """The start after training on all labelled samples that are granted, in its own names and dtypes.
 
     Trained is what start and base share, that is, what a merge takes; the rest (the head) stays as it is, bit by bit.
@@ -58,59 +65,100 @@ def train(view: AttackerView, start: Checkpoint, budget: Budget, *, shares: Shar
     and not towards the base, and no dropout.
 
     Args:
-        view: Grants the base, samples and the loss; counts steps.
+        view: Grants the base, samples and the loss, and companions if there is a reach; counts steps.
         start: Where training starts.
         budget: What it may spend.
         shares: The loss of a step is the mean over θ₀ + c (θ − θ₀) for these c.
+        reach: How far θ may lie from θ₀, tensor by tensor, as a multiple of the farthest companion's distance; anywhere
+            by default.
     """
     shared = shared_tensors(start, view.anchor)
     with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
-        module, origin, learned = _networks(start, view.anchor)
+        body = _Body.of(start, view.anchor)
+        limits = None if reach is None else [reach * size for size in _sizes(body, start, view)]
+    learned = body.learned
     optimizer = torch.optim.AdamW(learned, lr=budget.rate, eps=budget.epsilon, weight_decay=0.0, foreach=False)
     batches = _batches(view.samples(), budget.batch, view.generator("batches"))
     points = view.generator("points of the path")
+    body.hold(limits)
     for index in view.steps(budget.steps):
         for group in optimizer.param_groups:
             group["lr"] = budget.rate * _schedule(index, budget.steps)
         optimizer.zero_grad()
-        _slopes(view, module, next(batches), (learned, origin), shares(points))
+        _slopes(view, body, next(batches), shares(points))
         nn.utils.clip_grad_norm_(learned, _LARGEST_GRADIENT, foreach=False)
         optimizer.step()
-    trained = start.trained(module)
+        body.hold(limits)
+    trained = start.trained(body.module)
     return start.replace({name: trained[name] for name in shared})
 
 
-def _networks(start: Checkpoint, anchor: Checkpoint) -> tuple[nn.Module, list[Tensor], list[nn.Parameter]]:
-    """The network, where the base has the parameters that are to be learned, and these; the others are frozen.
+@dataclass(frozen=True)
+class _Body:
+    """A network in float32 with what is trained of it; the rest is frozen.
 
-    Networks name their parameters unlike checkpoints, so that what belongs to the task alone is found by marking it.
+    Attributes:
+        module: The network.
+        names: What it calls the parameters that are trained.
+        learned: These parameters.
+        origin: Where the base has them.
     """
-    own = {name: start[name] for name in own_tensors(start, anchor) if start.dtype(name).is_floating_point}
-    module = start.module(torch.float32)
-    marked = dict(start.replace({n: t.float() + 1 for n, t in own.items()}).module(torch.float32).named_parameters())
-    base = start.replace({name: anchor[name] for name in shared_tensors(start, anchor)})
-    there = dict(base.module(torch.float32).named_parameters())
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(torch.equal(parameter.detach(), marked[name].detach()))
-    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    found = dict(module.named_parameters())
-    return module, [there[name].detach() for name in names], [found[name] for name in names]
+
+    module: nn.Module
+    names: tuple[str, ...]
+    learned: list[nn.Parameter]
+    origin: list[Tensor]
+
+    @classmethod
+    def of(cls, start: Checkpoint, anchor: Checkpoint) -> _Body:
+        """Trains what start and base share.
+
+        Networks name their parameters unlike checkpoints, so that what belongs to the task alone is found by marking.
+        """
+        own = {name: start[name] for name in own_tensors(start, anchor) if start.dtype(name).is_floating_point}
+        module = start.module(torch.float32)
+        found = dict(module.named_parameters())
+        marked = _parameters(start.replace({name: tensor.float() + 1 for name, tensor in own.items()}))
+        for name, parameter in found.items():
+            parameter.requires_grad_(torch.equal(parameter.detach(), marked[name]))
+        names = tuple(name for name, parameter in found.items() if parameter.requires_grad)
+        there = _parameters(start.replace({name: anchor[name] for name in shared_tensors(start, anchor)}))
+        return cls(module, names, [found[name] for name in names], [there[name] for name in names])
+
+    def hold(self, limits: Sequence[float] | None) -> None:
+        """Brings what lies farther from the base than it may straight back to where it may."""
+        if limits is None:
+            return
+        for parameter, origin, limit in zip(self.learned, self.origin, limits, strict=True):
+            away = parameter.detach() - origin
+            far = float(away.norm())
+            if far > limit:
+                _set([parameter], [origin + away * (limit / far)])
 
 
-def _slopes(
-    view: AttackerView,
-    module: nn.Module,
-    batch: Batch,
-    ends: tuple[list[nn.Parameter], list[Tensor]],
-    shares: Sequence[float],
-) -> None:
+def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
+
+
+def _sizes(body: _Body, start: Checkpoint, view: AttackerView) -> list[float]:
+    """How far the companions lie from the base, tensor by tensor; without any, whatever is far enough."""
+    names, sizes = shared_tensors(start, view.anchor), [0.0 if view.companions else math.inf] * len(body.names)
+    for companion in view.companions.values():
+        held = set(shared_tensors(companion, view.anchor))
+        there = _parameters(start.replace({n: companion[n] if n in held else view.anchor[n] for n in names}))
+        away = [float((there[name] - origin).norm()) for name, origin in zip(body.names, body.origin, strict=True)]
+        sizes = [max(pair) for pair in zip(sizes, away, strict=True)]
+    return sizes
+
+
+def _slopes(view: AttackerView, body: _Body, batch: Batch, shares: Sequence[float]) -> None:
     """Adds up the gradient of the mean loss at points of the path, with respect to its end, where it leaves θ."""
-    learned, origin = ends
-    kept = [parameter.detach().clone() for parameter in learned]
+    learned, kept = body.learned, [parameter.detach().clone() for parameter in body.learned]
     for share in shares:
-        _set(learned, [end if share == 1 else torch.lerp(o, end, share) for o, end in zip(origin, kept, strict=True)])
+        path = zip(body.origin, kept, strict=True)
+        _set(learned, [end if share == 1 else torch.lerp(origin, end, share) for origin, end in path])
         with torch.enable_grad():
-            (view.loss(module, batch) * (share / len(shares))).backward()
+            (view.loss(body.module, batch) * (share / len(shares))).backward()
     _set(learned, kept)
 
 
