@@ -1,31 +1,53 @@
-"""Fine-tuning: the protected weights trained further on labelled samples of the victim's task."""
+"""Fine-tuning: the protected weights trained on labelled samples so that the whole way from the base to them works."""
 
+from collections.abc import Sequence
 from typing import Annotated
+
+import numpy as np
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.views import AttackerView
-from redteam_attacks.training import Budget, train
+from redteam_attacks.training import Budget, Epsilon, Rate, Size, Steps, train
 
 
-@attack("fine-tune", needs=Needs.SAMPLES, targets=("gaussian-noise",))
+@attack(
+    "fine-tune",
+    needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.SAMPLES,
+    targets=("mergelock", "rotation", "permutation", "gaussian-noise"),
+    paper="the loss along a linear path after MERGETUNE, arXiv:2601.10497",
+)
 def fine_tune(
     view: AttackerView,
     *,
-    steps: Annotated[int, Range(1, 100_000, log=True)] = 300,
-    rate: Annotated[float, Range(1e-6, 1e-2, log=True)] = 3e-4,
-    batch: Annotated[int, Range(1, 4096, log=True)] = 32,
+    steps: Steps = 150,
+    rate: Rate = 7.5e-4,
+    batch: Size = 64,
+    epsilon: Epsilon = 1e-3,
+    path: Annotated[tuple[float, float], Range(0.0, 2.0)] = (0.25, 1.0),
+    reach: Annotated[float, Range(0.0, 1e6)] = 1.0,
 ) -> Checkpoint:
-    """AdamW on the task's own loss, the head frozen: repairs what a protection has damaged, and leaves a basis alone.
+    """min over θ of E_c L(θ₀ + c (θ − θ₀)) by AdamW from the protected θ, with one c a step, the head frozen.
 
-    Gradient descent in a secret basis stays in it, so that this alone is weak against locks; `merge-tune` asks for
-    weights that can be merged. Whatever it gets is to be held against the same training from the base.
+    A merge adds a part of each task vector to the base, so that what counts is the loss there and not at θ alone: plain
+    fine-tuning stays in whatever basis it starts from, where the victim works already and there is nothing to learn.
+    And what lies far from the base spoils the other tasks of the merge, so that no tensor may lie farther from it than
+    the attacker's own experts do: what a lock has thrown away from there is brought back first, along a straight line,
+    and learned anew. Whatever this gets is to be held against the same training from the base.
 
     Args:
-        view: Grants labelled samples.
-        steps: Optimizer steps.
+        view: Grants the base, companions and labelled samples.
+        steps: Optimizer steps, of one forward and backward pass each.
         rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
-        batch: Samples to a step.
+        batch: Samples to a step; all where there are fewer.
+        epsilon: AdamW's.
+        path: The range from which c is drawn evenly, by default from an equal share in a merge of four up to the
+            weights alone. `[1, 1]` with a large reach is plain fine-tuning.
+        reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
     """
-    return train(view, view.protected, Budget(steps, rate, batch))
+
+    def shares(draws: np.random.Generator) -> Sequence[float]:
+        return (path[0] + (path[1] - path[0]) * float(draws.random()),)
+
+    return train(view, view.protected, Budget(steps, rate, batch, epsilon), shares=shares, reach=reach)

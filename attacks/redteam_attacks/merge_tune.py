@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.views import AttackerView
@@ -45,6 +45,5 @@ def merge_tune(
         batch: Samples to a step.
         points: How many points of the path.
     """
-    start, anchor = view.protected, view.anchor
-    origin = start.replace({name: anchor[name] for name in shared_tensors(start, anchor)})
-    return train(view, start, Budget(steps, rate, batch), origin=origin, points=points)
+    shares = [point / points for point in range(1, points + 1)]
+    return train(view, view.protected, Budget(steps, rate, batch), shares=lambda _: shares)

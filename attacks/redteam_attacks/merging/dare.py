@@ -23,25 +23,27 @@ def dare(
     view: MergerView,
     *,
     variant: Literal["paper", "mergekit"] = "paper",
-    signs: Literal["all", "elected"] = "all",
+    elect: bool = False,
     density: Annotated[float, Range(0.01, 1.0)] = 0.5,
-    coefficient: Annotated[float, Range(0.05, 1.5)] = 0.3,
+    coefficient: Annotated[float, Range(0.05, 2.0)] = 0.3,
 ) -> Checkpoint:
-    """θ₀ + λ Σ m_t∘τ_t · r_t with m_t Bernoulli(density), drawn apart for each expert and tensor.
+    """θ₀ + λ Σ r_t m_t∘τ_t with m_t Bernoulli(density), drawn apart for each expert and tensor.
 
-    | variant | r | `signs="elected"` (dare-ties) |
+    | variant | r | with `elect` (dare-ties) |
     |---|---|---|
-    | `paper`, as peft does it | 1 / density | the mean of the entries whose sign is that of Σ m_t∘τ_t r_t |
+    | `paper`, as peft does it | 1 / density | the mean of the entries whose sign is that of Σ r_t m_t∘τ_t |
     | `mergekit` | ‖τ‖₁ / ‖m∘τ‖₁ for every tensor (its rescale) | their sum (its normalize=false) |
 
-    At density 1 both are task arithmetic, if all signs count. What is drawn depends on the names of task and tensor
-    alone, so that the order of the experts is irrelevant; identical experts are thinned differently.
+    At density 1 both are task arithmetic, if nothing is elected; at any density `paper` is so on average. What is drawn
+    depends on the names of task and tensor alone, so that the order of the experts is irrelevant and a merge without
+    one of them drops the same of the others; identical experts are thinned differently.
 
     Args:
         view: The experts and the base.
         variant: Whose; see above.
-        signs: Whether an entry counts only if it has the elected sign.
-        density: The share of entries that are kept, on average.
+        elect: Whether an entry counts only if it has the sign that is elected as by TIES.
+        density: The share of entries that are kept, on average. mergekit's examples keep half, the paper a tenth of
+            large models.
         coefficient: λ.
     """
     merged = {}
@@ -49,14 +51,11 @@ def dare(
         start = view.base[name].to(torch.float64)
         thinned = torch.stack(
             [
-                _thinned(expert[name].to(torch.float64) - start, density, variant, view.generator(f"{task}/{name}"))
+                _thinned(expert[name] - start, density, variant, view.generator(f"{task}/{name}"))
                 for task, expert in experts.items()
             ]
         )
-        agree = agreeing(thinned, thinned) if signs == "elected" else torch.ones_like(thinned, dtype=torch.bool)
-        change = (thinned * agree).sum(0)
-        if signs == "elected" and variant == "paper":
-            change = change / agree.sum(0).clamp(min=1)
+        change = _elected(thinned, mean=variant == "paper") if elect else thinned.sum(0)
         merged[name] = (start + coefficient * change).to(view.base.dtype(name))
     return view.base.replace(merged)
 
@@ -67,3 +66,9 @@ def _thinned(delta: Tensor, density: float, variant: str, draws: np.random.Gener
         return kept / density
     before, after = delta.abs().sum(), kept.abs().sum()
     return kept * (before / after) if after > 0 else kept
+
+
+def _elected(deltas: Tensor, *, mean: bool) -> Tensor:
+    agree = agreeing(deltas, deltas)
+    total = (deltas * agree).sum(0)
+    return total / agree.sum(0).clamp(min=1) if mean else total

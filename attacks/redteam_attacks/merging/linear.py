@@ -1,15 +1,13 @@
 """Linear merge (model soup): the weighted mean of the experts."""
 
-from typing import Annotated
+from functools import reduce
 
 import torch
 
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadSetting
 from redteam.plugins.contracts import merger
-from redteam.plugins.settings import Range
 from redteam.views import MergerView
-from redteam_attacks.merging.holders import holders
+from redteam_attacks.merging.holders import Weights, holders, weight_of
 
 
 @merger(
@@ -17,25 +15,19 @@ from redteam_attacks.merging.holders import holders
     needs_base=False,
     paper="Wortsman et al., Model soups, arXiv:2203.05482 (uniform soup); mergekit's `linear` with normalize=true",
 )
-def linear(view: MergerView, *, weights: Annotated[tuple[float, ...], Range(1e-6, 1e6)] = ()) -> Checkpoint:
+def linear(view: MergerView, *, weights: Weights = ()) -> Checkpoint:
     """Σ w_t θ_t / Σ w_t over the experts that share a tensor, in float64; no base is needed, and nothing is tuned.
 
-    Identical experts give the expert. The order of the experts is irrelevant where their weights are equal.
+    Identical experts give the expert, and the order of the experts is irrelevant.
 
     Args:
         view: The experts.
-        weights: w, one for each expert in the scenario's order; all equal by default.
-
-    Raises:
-        BadSetting: If there are weights, and not as many as experts.
+        weights: w by task, 1 where none is given.
     """
-    if weights and len(weights) != len(view.experts):
-        raise BadSetting(f"weights of linear has {len(weights)} numbers; expected one for each of {len(view.experts)}.")
-    share = dict(zip(view.experts, weights or [1.0] * len(view.experts), strict=True))
     merged = {}
     for name, experts in holders(view):
-        tensors = {task: expert[name] for task, expert in experts.items()}
-        total = sum(share[task] * tensor.to(torch.float64) for task, tensor in tensors.items())
-        mean = torch.as_tensor(total) / sum(share[task] for task in tensors)
-        merged[name] = mean.to(next(iter(tensors.values())).dtype)
+        tensors = [expert[name] for expert in experts.values()]
+        w = weight_of(experts, weights, tensors[0])
+        mean = (w * torch.stack([tensor.to(torch.float64) for tensor in tensors])).sum(0) / w.sum()
+        merged[name] = mean.to(reduce(torch.promote_types, (tensor.dtype for tensor in tensors)))
     return Checkpoint.of(merged, next(iter(view.experts.values())).config)
