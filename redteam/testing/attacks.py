@@ -17,11 +17,13 @@ from redteam.evaluation import measures
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.contracts import AttackSpec, Needs
 from redteam.symmetry import GROUPS, tied_cost
+from redteam.symmetry.groups import widest
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_architectures, toy_scenario
-from redteam.testing.trial import Trial, told
+from redteam.testing.trial import Trial
 from redteam.testing.views import LABELS, Stand, attacker_view, unheard_of
+from redteam.threat import DATA
 
 DOUBLE = 1e-6
 """The largest relative change of the outputs that keeps the function where weights are float64."""
@@ -30,7 +32,6 @@ ENERGY = 0.5
 """The largest share of ‖victim − base‖² that may lie between the victim and what an attack returns that changes the
 function: at least half of what the victim learned is there."""
 
-_DATA = Needs.INPUTS | Needs.SAMPLES
 _ROUNDING = 1e-9  # of ‖victim − base‖², where a twin comes back exactly
 
 
@@ -56,7 +57,6 @@ class AttackSubject(Subject[AttackSpec]):
         yield "on an unknown architecture", self.kept("unheard-of", lambda: self.call(stand, protected=elsewhere))
 
     def own_checks(self) -> Iterator[Check]:
-        yield Check("needs", self._needs)
         for architecture in toy_architectures():
             yield Check(f"function: {architecture}", partial(self._function, architecture))
         for architecture in toy_architectures():
@@ -69,6 +69,12 @@ class AttackSubject(Subject[AttackSpec]):
         if not claims:
             yield Check("plants", partial(_none_to_plant, self.spec))
         yield Check("ceiling", self._ceiling)
+
+    def budget(self) -> str:
+        if self.main.labels > LABELS:
+            raise Fails(f"it took {self.main.labels} labelled samples of the victim's task, granted were {LABELS}")
+        declared = ", ".join(str(need.name).lower() for need in self.spec.needs)
+        return f"asks for nothing beyond {declared or 'the protected weights'}"
 
     def call(self, stand: Stand, *, needs: Needs | None = None, protected: Checkpoint | None = None) -> Trial:
         """One call of the attack against the stand's lock, on a view that grants exactly these needs."""
@@ -85,28 +91,18 @@ class AttackSubject(Subject[AttackSpec]):
             raise DoesNotApply("it asks for what it does not declare")
         return trial
 
-    def _needs(self) -> str:
-        trial = self.main
-        if isinstance(trial.error, ThreatModelViolation):
-            raise Fails(told(trial.error))
-        if trial.error is not None:
-            raise DoesNotApply(f"it raised {told(trial.error)}")
-        if trial.labels > LABELS:
-            raise Fails(f"it took {trial.labels} labelled samples of the victim's task, granted were {LABELS}")
-        if self.spec.needs:
-            return f"asks for nothing beyond {', '.join(str(need.name).lower() for need in self.spec.needs)}"
-        return "asks for nothing beyond the protected weights"
-
     def _function(self, architecture: str) -> str:
         if not self.spec.keeps_function:
             raise DoesNotApply("it does not claim to keep the function (keeps_function)")
         stand = _locked(architecture)
-        found = {}
-        for dtype, limit in ((torch.float64, DOUBLE), (torch.float32, THRESHOLDS.function)):
+        found, limits = {}, {torch.float64: DOUBLE, torch.float32: THRESHOLDS.function}
+        if self.spec.role == "trivial":  # a gauge that was guessed on top of a lock may well be lost in float32
+            del limits[torch.float32]
+        for dtype, limit in limits.items():
             here = _rounded(stand, dtype)
             protected = here.protected()
             trial = self.on(f"locked {dtype}", here, architecture)
-            trial.require_ran()
+            self.require_ran(trial)
             word = str(dtype).removeprefix("torch.")
             found[word] = _change(protected, trial.usable(protected), here)
             if not found[word] <= limit:
@@ -116,12 +112,12 @@ class AttackSubject(Subject[AttackSpec]):
     def _harmless(self, architecture: str) -> str:
         if self.spec.role not in ("recovery", "naive"):
             raise DoesNotApply(f"its role is {self.spec.role}")
-        if self.spec.needs & _DATA:
+        if self.spec.needs & DATA:
             raise DoesNotApply("it uses data of the victim's task, which may change anything")
         stand = Stand(toy_scenario(architecture))
         victim, base = stand.victim, stand.scenario.base
         trial = self.on("unlocked", stand, architecture)
-        trial.require_ran("on an unlocked victim ")
+        self.require_ran(trial, "on an unlocked victim ")
         returned = trial.usable(victim)
         if self.spec.keeps_function:
             change = _change(victim, returned, stand)
@@ -145,7 +141,7 @@ class AttackSubject(Subject[AttackSpec]):
         stand, bare = Stand(scenario, ((kind, GROUPS.get(_name(group), group)()),)), Stand(scenario)
         victim, base, protected = stand.victim, scenario.base, stand.protected()
         trial = self.on(f"planted {_name(group)} {kind}", stand, architecture)
-        trial.require_ran("on the planted lock ")
+        self.require_ran(trial, "on the planted lock ")
         twin = self.on("unlocked", bare, architecture).usable(victim)
         returned = trial.usable(protected)
         start, left, target = (tied_cost(one, base, (kind,)) for one in (protected, returned, twin))
@@ -174,7 +170,7 @@ class AttackSubject(Subject[AttackSpec]):
             raise DoesNotApply(f"its role is {self.spec.role}")
         stand = _rounded(_locked("vit"), torch.float64)
         trial = self.on("locked torch.float64", stand, "vit")
-        trial.require_ran()
+        self.require_ran(trial)
         share = _share(trial.usable(stand.victim), stand.victim, stand.scenario.base)
         if not share <= 1 - THRESHOLDS.ceiling:
             raise Fails(f"with the key it ends {share:.2g} of ‖victim − base‖² away from the victim")
@@ -184,13 +180,8 @@ class AttackSubject(Subject[AttackSpec]):
 def _locked(architecture: str) -> Stand:
     """Every site locked from the largest group that is legal there."""
     scenario = toy_scenario(architecture)
-    places = anatomy_of(scenario.base)
-    locks = []
-    for kind in _kinds(scenario.base):
-        legal = frozenset.intersection(*(site.legal for site in places.sites((kind,))))
-        largest = [name for name in GROUPS if name in legal][-1:]
-        locks += [(kind, GROUPS[name]()) for name in largest]
-    return Stand(scenario, tuple(locks))
+    first = {site.kind: site for site in reversed(anatomy_of(scenario.base).places)}
+    return Stand(scenario, tuple((kind, widest(site)) for kind, site in first.items()))
 
 
 def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:

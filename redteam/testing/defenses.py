@@ -110,7 +110,7 @@ class DefenseSubject(Subject[DefenseSpec]):
             trial = self.kept((architecture, dtype), partial(self.call, here))
             if isinstance(trial.error, BadInput) and architecture != toy_architectures()[0]:
                 raise DoesNotApply(f"it does not take this architecture: {trial.error}")
-            trial.require_ran(f"in {word} ")
+            self.require_ran(trial, f"in {word} ")
             returned = trial.sound(trial.checkpoint)
             try:
                 change = measures.change(_victim(here), returned, here)
@@ -130,7 +130,7 @@ class DefenseSubject(Subject[DefenseSpec]):
         except RedteamError as error:
             raise Fails(f"its weakened settings are not legal: {error}") from None
         trial = self.kept("weakened", lambda: self.call(toy_scenario("vit"), **bound))
-        trial.require_ran("with its weakened settings ")
+        self.require_ran(trial, "with its weakened settings ")
         if trial.digest == self.before.digest():
             raise Fails("its weakened variant leaves the victim as it is; there is nothing to be broken")
         return "its weakened settings are legal and do something"

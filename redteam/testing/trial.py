@@ -15,7 +15,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import RedteamError, ThreatModelViolation
 from redteam.storage import Memory
 from redteam.tasks import Task
-from redteam.testing.outcome import DoesNotApply, Fails
+from redteam.testing.outcome import DoesNotApply
 from redteam.testing.surroundings import watched
 
 
@@ -102,11 +102,6 @@ class Trial:
         if bad := not_finite(checkpoint):
             raise DoesNotApply(f"{bad!r} is not finite")
         return checkpoint
-
-    def require_ran(self, where: str = "") -> None:
-        """Raises `Fails` where the plugin raised: for checks that call it under conditions of their own."""
-        if isinstance(self.error, Exception):
-            raise Fails(f"{where}it raised {told(self.error)}")
 
 
 def not_finite(checkpoint: Checkpoint) -> str:
