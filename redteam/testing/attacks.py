@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ class AttackSubject(Subject[AttackSpec]):
         return self.call(_locked("vit"))
 
     def rounded(self, dtype: torch.dtype) -> tuple[Checkpoint, Trial]:
-        stand = _rounded(_locked("vit"), dtype)
+        stand = _locked("vit", dtype)
         return stand.protected(), self.kept(("rounded", dtype), lambda: self.call(stand))
 
     def astray(self) -> Iterator[tuple[str, Trial]]:
@@ -94,12 +93,11 @@ class AttackSubject(Subject[AttackSpec]):
     def _function(self, architecture: str) -> str:
         if not self.spec.keeps_function:
             raise DoesNotApply("it does not claim to keep the function (keeps_function)")
-        stand = _locked(architecture)
         found, limits = {}, {torch.float64: DOUBLE, torch.float32: THRESHOLDS.function}
         if self.spec.role == "trivial":  # a gauge that was guessed on top of a lock may well be lost in float32
             del limits[torch.float32]
         for dtype, limit in limits.items():
-            here = _rounded(stand, dtype)
+            here = _locked(architecture, dtype)
             protected = here.protected()
             trial = self.on(f"locked {dtype}", here, architecture)
             self.require_ran(trial)
@@ -114,7 +112,7 @@ class AttackSubject(Subject[AttackSpec]):
             raise DoesNotApply(f"its role is {self.spec.role}")
         if self.spec.needs & DATA:
             raise DoesNotApply("it uses data of the victim's task, which may change anything")
-        stand = Stand(toy_scenario(architecture))
+        stand = _planted(architecture)
         victim, base = stand.victim, stand.scenario.base
         trial = self.on("unlocked", stand, architecture)
         self.require_ran(trial, "on an unlocked victim ")
@@ -138,7 +136,7 @@ class AttackSubject(Subject[AttackSpec]):
         sites = anatomy_of(scenario.base).sites((kind,))
         if not sites or any(_name(group) not in site.legal for site in sites):
             raise DoesNotApply(f"{_name(group)} is not legal at {kind} of this architecture")
-        stand, bare = Stand(scenario, ((kind, GROUPS.get(_name(group), group)()),)), Stand(scenario)
+        stand, bare = _planted(architecture, kind, group), _planted(architecture)
         victim, base, protected = stand.victim, scenario.base, stand.protected()
         trial = self.on(f"planted {_name(group)} {kind}", stand, architecture)
         self.require_ran(trial, "on the planted lock ")
@@ -168,7 +166,7 @@ class AttackSubject(Subject[AttackSpec]):
     def _ceiling(self) -> str:
         if self.spec.role != "ceiling":
             raise DoesNotApply(f"its role is {self.spec.role}")
-        stand = _rounded(_locked("vit"), torch.float64)
+        stand = _locked("vit", torch.float64)
         trial = self.on("locked torch.float64", stand, "vit")
         self.require_ran(trial)
         share = _share(trial.usable(stand.victim), stand.victim, stand.scenario.base)
@@ -177,19 +175,23 @@ class AttackSubject(Subject[AttackSpec]):
         return f"with the key it comes back to {share:.1g} of ‖victim − base‖²"
 
 
-def _locked(architecture: str) -> Stand:
+@lru_cache(maxsize=8)
+def _locked(architecture: str, dtype: torch.dtype = torch.float32) -> Stand:
     """Every site locked from the largest group that is legal there."""
     scenario = toy_scenario(architecture)
     first = {site.kind: site for site in reversed(anatomy_of(scenario.base).places)}
-    return Stand(scenario, tuple((kind, widest(site)) for kind, site in first.items()))
+    return Stand(in_dtype(scenario, dtype), tuple((kind, widest(site)) for kind, site in first.items()))
+
+
+@lru_cache(maxsize=64)
+def _planted(architecture: str, kind: str = "", group: Any = None) -> Stand:
+    """One kind of site locked from a group, or nothing."""
+    locks = ((kind, GROUPS.get(_name(group), group)()),) if kind else ()
+    return Stand(toy_scenario(architecture), locks)
 
 
 def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(dict.fromkeys(site.kind for site in anatomy_of(checkpoint).sites()))
-
-
-def _rounded(stand: Stand, dtype: torch.dtype) -> Stand:
-    return replace(stand, scenario=in_dtype(stand.scenario, dtype))
 
 
 def _change(before: Checkpoint, after: Checkpoint, stand: Stand) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ KEY = Key.derive(seed=0, index=0, name="contract suite")
 OTHER_KEY = Key.derive(seed=0, index=1, name="contract suite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stand:
     """What an attack is tried on: a scenario, and a lock on its victim.
 
@@ -49,9 +50,14 @@ class Stand:
         return checkpoint
 
     def protected(self, key: Key = KEY) -> Checkpoint:
-        """The victim as it is published under a key, in memory."""
-        locked = self.defend(DefenderView(self.victim, self.scenario.base, key))
-        return Checkpoint.of(dict(locked.items()), locked.config)
+        """The victim as it is published under a key, in memory; computed once."""
+        return _protected(self, key)
+
+
+@lru_cache(maxsize=64)
+def _protected(stand: Stand, key: Key) -> Checkpoint:
+    locked = stand.defend(DefenderView(stand.victim, stand.scenario.base, key))
+    return Checkpoint.of(dict(locked.items()), locked.config)
 
 
 class Counted(Classification):
