@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, ThreatModelViolation
-from redteam.evaluation import measures
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.contracts import AttackSpec, Needs
 from redteam.symmetry import GROUPS, tied_cost
@@ -20,7 +18,7 @@ from redteam.symmetry.groups import widest
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_architectures, toy_scenario
-from redteam.testing.trial import Trial
+from redteam.testing.trial import Trial, output_change
 from redteam.testing.views import LABELS, Stand, attacker_view, unheard_of
 from redteam.threat import DATA
 
@@ -102,7 +100,7 @@ class AttackSubject(Subject[AttackSpec]):
             trial = self.on(f"locked {dtype}", here, architecture)
             self.require_ran(trial)
             word = str(dtype).removeprefix("torch.")
-            found[word] = _change(protected, trial.usable(protected), here)
+            found[word] = output_change(protected, trial.usable(protected), here.scenario)
             if not found[word] <= limit:
                 raise Fails(f"in {word} it changes the outputs by {found[word]:.2g}, at most {limit:g} keeps them")
         return "outputs change by " + ", ".join(f"{value:.1g} in {word}" for word, value in found.items())
@@ -118,7 +116,7 @@ class AttackSubject(Subject[AttackSpec]):
         self.require_ran(trial, "on an unlocked victim ")
         returned = trial.usable(victim)
         if self.spec.keeps_function:
-            change = _change(victim, returned, stand)
+            change = output_change(victim, returned, stand.scenario)
             kinds = _kinds(victim)
             before, after = (tied_cost(one, base, kinds) for one in (victim, returned))
             if not change <= THRESHOLDS.function:
@@ -143,7 +141,7 @@ class AttackSubject(Subject[AttackSpec]):
         twin = self.on("unlocked", bare, architecture).usable(victim)
         returned = trial.usable(protected)
         start, left, target = (tied_cost(one, base, (kind,)) for one in (protected, returned, twin))
-        if _change(protected, returned, stand) <= THRESHOLDS.function:
+        if output_change(protected, returned, stand.scenario) <= THRESHOLDS.function:
             if start < THRESHOLDS.planted_strength * target:
                 raise DoesNotApply(f"the planted lock raises the tied cost only {start / target:.2g} times")
             if not left <= THRESHOLDS.planted_cost * target:
@@ -192,11 +190,6 @@ def _planted(architecture: str, kind: str = "", group: Any = None) -> Stand:
 
 def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(dict.fromkeys(site.kind for site in anatomy_of(checkpoint).sites()))
-
-
-def _change(before: Checkpoint, after: Checkpoint, stand: Stand) -> float:
-    found = measures.change(before, after, stand.scenario)
-    return math.inf if found is None else found
 
 
 def _share(returned: Checkpoint, victim: Checkpoint, base: Checkpoint) -> float:

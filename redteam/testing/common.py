@@ -137,8 +137,8 @@ def _layout(subject: Subject[Any]) -> str:
     if getattr(subject.spec, "changes_architecture", False):
         try:
             returned.module()
-        except RedteamError as error:
-            raise Fails(f"it changes the architecture and what it returns builds no network: {error}") from None
+        except (RedteamError, RuntimeError) as error:
+            raise Fails(f"it changes the architecture and what it returns builds no network: {told(error)}") from None
         return f"{len(returned)} tensors that build a network"
     if dict(returned.config) != dict(before.config):
         raise Fails("it returned another config than it was given; only what changes the architecture may")
