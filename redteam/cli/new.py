@@ -122,7 +122,6 @@ _MERGER = '''"""$Class: base plus λ · mean task vector. (This line is what red
 from typing import Annotated
 
 from redteam import Checkpoint, MergerView, Range, merger
-from redteam.checkpoint import shared_tensors
 
 
 @merger("$name", tunable="coefficient")  # chosen from its range on the merge of the attacker's own experts
@@ -134,12 +133,10 @@ def $stem(view: MergerView, *, coefficient: Annotated[float, Range(0.05, 3.0)] =
         coefficient: λ.
     """
     merged = {}
-    for name in sorted(view.base):
+    for name, experts in view.shared():
         start = view.base[name].double()
-        experts = [expert for expert in view.experts.values() if name in shared_tensors(expert, view.base)]
         moves = [expert[name].double() - start for expert in experts]
-        if moves:
-            merged[name] = (start + coefficient * sum(moves) / len(moves)).to(view.base.dtype(name))
+        merged[name] = (start + coefficient * sum(moves) / len(moves)).to(view.base.dtype(name))
     return view.base.replace(merged)
 '''
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -13,15 +11,16 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, ThreatModelViolation
-from redteam.evaluation import measures
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.contracts import AttackSpec, Needs
 from redteam.symmetry import GROUPS, tied_cost
+from redteam.symmetry.groups import widest
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_architectures, toy_scenario
-from redteam.testing.trial import Trial, told
+from redteam.testing.trial import Trial, output_change
 from redteam.testing.views import LABELS, Stand, attacker_view, unheard_of
+from redteam.threat import DATA
 
 DOUBLE = 1e-6
 """The largest relative change of the outputs that keeps the function where weights are float64."""
@@ -30,7 +29,6 @@ ENERGY = 0.5
 """The largest share of ‖victim − base‖² that may lie between the victim and what an attack returns that changes the
 function: at least half of what the victim learned is there."""
 
-_DATA = Needs.INPUTS | Needs.SAMPLES
 _ROUNDING = 1e-9  # of ‖victim − base‖², where a twin comes back exactly
 
 
@@ -45,7 +43,7 @@ class AttackSubject(Subject[AttackSpec]):
         return self.call(_locked("vit"))
 
     def rounded(self, dtype: torch.dtype) -> tuple[Checkpoint, Trial]:
-        stand = _rounded(_locked("vit"), dtype)
+        stand = _locked("vit", dtype)
         return stand.protected(), self.kept(("rounded", dtype), lambda: self.call(stand))
 
     def astray(self) -> Iterator[tuple[str, Trial]]:
@@ -56,7 +54,6 @@ class AttackSubject(Subject[AttackSpec]):
         yield "on an unknown architecture", self.kept("unheard-of", lambda: self.call(stand, protected=elsewhere))
 
     def own_checks(self) -> Iterator[Check]:
-        yield Check("needs", self._needs)
         for architecture in toy_architectures():
             yield Check(f"function: {architecture}", partial(self._function, architecture))
         for architecture in toy_architectures():
@@ -69,6 +66,12 @@ class AttackSubject(Subject[AttackSpec]):
         if not claims:
             yield Check("plants", partial(_none_to_plant, self.spec))
         yield Check("ceiling", self._ceiling)
+
+    def budget(self) -> str:
+        if self.main.labels > LABELS:
+            raise Fails(f"it took {self.main.labels} labelled samples of the victim's task, granted were {LABELS}")
+        declared = ", ".join(str(need.name).lower() for need in self.spec.needs)
+        return f"asks for nothing beyond {declared or 'the protected weights'}"
 
     def call(self, stand: Stand, *, needs: Needs | None = None, protected: Checkpoint | None = None) -> Trial:
         """One call of the attack against the stand's lock, on a view that grants exactly these needs."""
@@ -85,30 +88,19 @@ class AttackSubject(Subject[AttackSpec]):
             raise DoesNotApply("it asks for what it does not declare")
         return trial
 
-    def _needs(self) -> str:
-        trial = self.main
-        if isinstance(trial.error, ThreatModelViolation):
-            raise Fails(told(trial.error))
-        if trial.error is not None:
-            raise DoesNotApply(f"it raised {told(trial.error)}")
-        if trial.labels > LABELS:
-            raise Fails(f"it took {trial.labels} labelled samples of the victim's task, granted were {LABELS}")
-        if self.spec.needs:
-            return f"asks for nothing beyond {', '.join(str(need.name).lower() for need in self.spec.needs)}"
-        return "asks for nothing beyond the protected weights"
-
     def _function(self, architecture: str) -> str:
         if not self.spec.keeps_function:
             raise DoesNotApply("it does not claim to keep the function (keeps_function)")
-        stand = _locked(architecture)
-        found = {}
-        for dtype, limit in ((torch.float64, DOUBLE), (torch.float32, THRESHOLDS.function)):
-            here = _rounded(stand, dtype)
+        found, limits = {}, {torch.float64: DOUBLE, torch.float32: THRESHOLDS.function}
+        if self.spec.role == "trivial":  # a gauge that was guessed on top of a lock may well be lost in float32
+            del limits[torch.float32]
+        for dtype, limit in limits.items():
+            here = _locked(architecture, dtype)
             protected = here.protected()
             trial = self.on(f"locked {dtype}", here, architecture)
-            trial.require_ran()
+            self.require_ran(trial)
             word = str(dtype).removeprefix("torch.")
-            found[word] = _change(protected, trial.usable(protected), here)
+            found[word] = output_change(protected, trial.usable(protected), here.scenario)
             if not found[word] <= limit:
                 raise Fails(f"in {word} it changes the outputs by {found[word]:.2g}, at most {limit:g} keeps them")
         return "outputs change by " + ", ".join(f"{value:.1g} in {word}" for word, value in found.items())
@@ -116,15 +108,15 @@ class AttackSubject(Subject[AttackSpec]):
     def _harmless(self, architecture: str) -> str:
         if self.spec.role not in ("recovery", "naive"):
             raise DoesNotApply(f"its role is {self.spec.role}")
-        if self.spec.needs & _DATA:
+        if self.spec.needs & DATA:
             raise DoesNotApply("it uses data of the victim's task, which may change anything")
-        stand = Stand(toy_scenario(architecture))
+        stand = _planted(architecture)
         victim, base = stand.victim, stand.scenario.base
         trial = self.on("unlocked", stand, architecture)
-        trial.require_ran("on an unlocked victim ")
+        self.require_ran(trial, "on an unlocked victim ")
         returned = trial.usable(victim)
         if self.spec.keeps_function:
-            change = _change(victim, returned, stand)
+            change = output_change(victim, returned, stand.scenario)
             kinds = _kinds(victim)
             before, after = (tied_cost(one, base, kinds) for one in (victim, returned))
             if not change <= THRESHOLDS.function:
@@ -142,14 +134,14 @@ class AttackSubject(Subject[AttackSpec]):
         sites = anatomy_of(scenario.base).sites((kind,))
         if not sites or any(_name(group) not in site.legal for site in sites):
             raise DoesNotApply(f"{_name(group)} is not legal at {kind} of this architecture")
-        stand, bare = Stand(scenario, ((kind, GROUPS.get(_name(group), group)()),)), Stand(scenario)
+        stand, bare = _planted(architecture, kind, group), _planted(architecture)
         victim, base, protected = stand.victim, scenario.base, stand.protected()
         trial = self.on(f"planted {_name(group)} {kind}", stand, architecture)
-        trial.require_ran("on the planted lock ")
+        self.require_ran(trial, "on the planted lock ")
         twin = self.on("unlocked", bare, architecture).usable(victim)
         returned = trial.usable(protected)
         start, left, target = (tied_cost(one, base, (kind,)) for one in (protected, returned, twin))
-        if _change(protected, returned, stand) <= THRESHOLDS.function:
+        if output_change(protected, returned, stand.scenario) <= THRESHOLDS.function:
             if start < THRESHOLDS.planted_strength * target:
                 raise DoesNotApply(f"the planted lock raises the tied cost only {start / target:.2g} times")
             if not left <= THRESHOLDS.planted_cost * target:
@@ -172,38 +164,32 @@ class AttackSubject(Subject[AttackSpec]):
     def _ceiling(self) -> str:
         if self.spec.role != "ceiling":
             raise DoesNotApply(f"its role is {self.spec.role}")
-        stand = _rounded(_locked("vit"), torch.float64)
+        stand = _locked("vit", torch.float64)
         trial = self.on("locked torch.float64", stand, "vit")
-        trial.require_ran()
+        self.require_ran(trial)
         share = _share(trial.usable(stand.victim), stand.victim, stand.scenario.base)
         if not share <= 1 - THRESHOLDS.ceiling:
             raise Fails(f"with the key it ends {share:.2g} of ‖victim − base‖² away from the victim")
         return f"with the key it comes back to {share:.1g} of ‖victim − base‖²"
 
 
-def _locked(architecture: str) -> Stand:
+@lru_cache(maxsize=8)
+def _locked(architecture: str, dtype: torch.dtype = torch.float32) -> Stand:
     """Every site locked from the largest group that is legal there."""
     scenario = toy_scenario(architecture)
-    places = anatomy_of(scenario.base)
-    locks = []
-    for kind in _kinds(scenario.base):
-        legal = frozenset.intersection(*(site.legal for site in places.sites((kind,))))
-        largest = [name for name in GROUPS if name in legal][-1:]
-        locks += [(kind, GROUPS[name]()) for name in largest]
-    return Stand(scenario, tuple(locks))
+    first = {site.kind: site for site in reversed(anatomy_of(scenario.base).places)}
+    return Stand(in_dtype(scenario, dtype), tuple((kind, widest(site)) for kind, site in first.items()))
+
+
+@lru_cache(maxsize=64)
+def _planted(architecture: str, kind: str = "", group: Any = None) -> Stand:
+    """One kind of site locked from a group, or nothing."""
+    locks = ((kind, GROUPS.get(_name(group), group)()),) if kind else ()
+    return Stand(toy_scenario(architecture), locks)
 
 
 def _kinds(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(dict.fromkeys(site.kind for site in anatomy_of(checkpoint).sites()))
-
-
-def _rounded(stand: Stand, dtype: torch.dtype) -> Stand:
-    return replace(stand, scenario=in_dtype(stand.scenario, dtype))
-
-
-def _change(before: Checkpoint, after: Checkpoint, stand: Stand) -> float:
-    found = measures.change(before, after, stand.scenario)
-    return math.inf if found is None else found
 
 
 def _share(returned: Checkpoint, victim: Checkpoint, base: Checkpoint) -> float:

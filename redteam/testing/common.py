@@ -58,6 +58,17 @@ class Subject(ABC, Generic[S]):
     def own_checks(self) -> Iterator[Check]:
         """The clauses of this kind of plugin."""
 
+    def require_ran(self, trial: Trial, where: str = "") -> None:
+        """Raises `Fails` where the plugin raised in a trial, unless it does so in the ordinary call as well."""
+        if self.main.error is not None:
+            raise DoesNotApply(f"it raised in its ordinary call: {told(self.main.error)}")
+        if trial.error is not None:
+            raise Fails(f"{where}it raised {told(trial.error)}")
+
+    def budget(self) -> str:
+        """What it has asked its view for, in words; raises `Fails` if that is more than was granted."""
+        return "asks for nothing that its view does not give"
+
     def kept(self, what: Hashable, make: Callable[[], Trial]) -> Trial:
         """A trial, made once."""
         if what not in self._trials:
@@ -82,6 +93,7 @@ class Subject(ABC, Generic[S]):
     def checks(self) -> Iterator[Check]:
         """All clauses, in the order in which they are examined."""
         yield Check("runs", lambda: _runs(self))
+        yield Check("needs", lambda: _needs(self))
         yield Check("layout", lambda: _layout(self))
         yield Check("finite", lambda: _finite(self))
         yield Check("inputs", lambda: _inputs(self))
@@ -97,8 +109,18 @@ def _runs(subject: Subject[Any]) -> str:
     trial = subject.main
     if isinstance(trial.error, ThreatModelViolation):
         raise DoesNotApply("it asks for what it does not declare; the check 'needs' says what")
-    trial.require_ran()
+    if trial.error is not None:
+        raise Fails(f"it raised {told(trial.error)}")
     return "returns on a toy"
+
+
+def _needs(subject: Subject[Any]) -> str:
+    error = subject.main.error
+    if isinstance(error, ThreatModelViolation):
+        raise Fails(told(error))
+    if error is not None:
+        raise DoesNotApply(f"it raised {told(error)}")
+    return subject.budget()
 
 
 def _layout(subject: Subject[Any]) -> str:
@@ -115,8 +137,8 @@ def _layout(subject: Subject[Any]) -> str:
     if getattr(subject.spec, "changes_architecture", False):
         try:
             returned.module()
-        except RedteamError as error:
-            raise Fails(f"it changes the architecture and what it returns builds no network: {error}") from None
+        except (RedteamError, RuntimeError) as error:
+            raise Fails(f"it changes the architecture and what it returns builds no network: {told(error)}") from None
         return f"{len(returned)} tensors that build a network"
     if dict(returned.config) != dict(before.config):
         raise Fails("it returned another config than it was given; only what changes the architecture may")
@@ -157,12 +179,10 @@ def _deterministic(subject: Subject[Any]) -> str:
 
 def _bfloat16(subject: Subject[Any]) -> str:
     before, trial = subject.rounded(torch.bfloat16)
-    if subject.main.error is not None:
-        raise DoesNotApply("it raised already in float32")
-    trial.require_ran("on weights in bfloat16 ")
+    subject.require_ran(trial, "on weights in bfloat16 ")
     checkpoint = trial.checkpoint
     wrong = [name for name in checkpoint if name in before and checkpoint.dtype(name) != before.dtype(name)]
-    if wrong and not subject.main.checkpoint.dtype(wrong[0]) != torch.float32:
+    if wrong and subject.main.checkpoint.dtype(wrong[0]) == subject.before.dtype(wrong[0]):
         raise Fails(f"given bfloat16 it returned {wrong[0]!r} in {checkpoint.dtype(wrong[0])}; keep the dtype")
     if not not_finite(subject.main.checkpoint) and (bad := not_finite(checkpoint)):
         raise Fails(f"on weights in bfloat16 it returned {bad!r} with values that are not finite")
@@ -170,7 +190,9 @@ def _bfloat16(subject: Subject[Any]) -> str:
 
 
 def _errors(subject: Subject[Any]) -> str:
-    raised = []
+    raised: list[str] = []
+    if subject.main.error is not None and not isinstance(subject.main.error, RedteamError):
+        raise DoesNotApply(f"it raised in its ordinary call: {told(subject.main.error)}")
     for where, trial in subject.astray():
         if trial.error is not None and not isinstance(trial.error, RedteamError):
             raise Fails(f"{where} it raised {told(trial.error)}; expected one of redteam.errors with a sentence")

@@ -41,6 +41,10 @@ class Contract:
         """It returns on an ordinary view."""
         self.holds(plugin, "runs")
 
+    def test_needs(self, plugin: Any) -> None:
+        """It asks for nothing beyond what it declares, and takes no more labels than granted."""
+        self.holds(plugin, "needs")
+
     def test_layout(self, plugin: Any) -> None:
         """What it returns has the names, shapes, dtypes and config of what it was given."""
         self.holds(plugin, "layout")
@@ -78,10 +82,6 @@ class AttackContract(Contract):
     """The contract of attacks; see `Contract`."""
 
     kind = "attack"
-
-    def test_needs(self, plugin: Any) -> None:
-        """It asks for nothing beyond what it declares, and takes no more labels than granted."""
-        self.holds(plugin, "needs")
 
     def test_function(self, plugin: Any) -> None:
         """It keeps the function where it claims to."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, RedteamError
-from redteam.evaluation import measures
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.key import Key
 from redteam.plugins.contracts import DefenseSpec
@@ -23,7 +21,7 @@ from redteam.testing.attacks import DOUBLE
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_architectures, toy_scenario
-from redteam.testing.trial import Trial, told
+from redteam.testing.trial import Trial, output_change
 from redteam.testing.views import KEY, OTHER_KEY, defender_view, unheard_of
 
 _SLICE = 8  # bytes of a key that never turn up by chance
@@ -110,13 +108,8 @@ class DefenseSubject(Subject[DefenseSpec]):
             trial = self.kept((architecture, dtype), partial(self.call, here))
             if isinstance(trial.error, BadInput) and architecture != toy_architectures()[0]:
                 raise DoesNotApply(f"it does not take this architecture: {trial.error}")
-            trial.require_ran(f"in {word} ")
-            returned = trial.sound(trial.checkpoint)
-            try:
-                change = measures.change(_victim(here), returned, here)
-            except RedteamError as error:
-                raise DoesNotApply(f"what it returned builds no network: {told(error)}") from None
-            found[word] = math.inf if change is None else change
+            self.require_ran(trial, f"in {word} ")
+            found[word] = output_change(_victim(here), trial.sound(trial.checkpoint), here)
             if not found[word] <= limit:
                 raise Fails(f"in {word} it changes the outputs by {found[word]:.2g}, at most {limit:g} keeps them")
         return "outputs change by " + ", ".join(f"{value:.1g} in {word}" for word, value in found.items())
@@ -130,7 +123,7 @@ class DefenseSubject(Subject[DefenseSpec]):
         except RedteamError as error:
             raise Fails(f"its weakened settings are not legal: {error}") from None
         trial = self.kept("weakened", lambda: self.call(toy_scenario("vit"), **bound))
-        trial.require_ran("with its weakened settings ")
+        self.require_ran(trial, "with its weakened settings ")
         if trial.digest == self.before.digest():
             raise Fails("its weakened variant leaves the victim as it is; there is nothing to be broken")
         return "its weakened settings are legal and do something"

@@ -39,7 +39,7 @@ def start() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        atexit.register(_process.kill)
+        atexit.register(_stop, _process)
 
 
 def digest(plugin: LoadedPlugin[Any]) -> There:
@@ -80,6 +80,11 @@ def serve() -> None:
             answer = There(error=told(error))
         pickle.dump(answer, private)
         private.flush()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _read(requests: queue.Queue[Any]) -> None:

@@ -39,8 +39,11 @@ class MergerSubject(Subject[MergerSpec]):
 
     def astray(self) -> Iterator[tuple[str, Trial]]:
         scenario = toy_scenario("vit")
-        yield "on an unknown architecture", self.kept("unheard-of", lambda: self.call(scenario, change=unheard_of))
-        yield "with experts of another shape", self.kept("misshapen", lambda: self.call(scenario, change=_misshapen))
+        yield (
+            "on an unknown architecture",
+            self.kept("unheard-of", lambda: self.call(scenario, change=lambda _, expert: unheard_of(expert))),
+        )
+        yield "with an expert of another shape", self.kept("misshapen", lambda: self.call(scenario, change=_misshapen))
 
     def own_checks(self) -> Iterator[Check]:
         yield Check("order", self._order)
@@ -53,7 +56,7 @@ class MergerSubject(Subject[MergerSpec]):
         scenario: Scenario,
         *,
         order: Sequence[str] = ("victim", "left", "right"),
-        change: Callable[[Checkpoint], Checkpoint] | None = None,
+        change: Callable[[str, Checkpoint], Checkpoint] = lambda _, expert: expert,
         **changed: Any,
     ) -> Trial:
         """One merge, some settings changed."""
@@ -70,13 +73,13 @@ class MergerSubject(Subject[MergerSpec]):
 
     @property
     def _needs_base(self) -> bool:
-        return bool(getattr(self.spec, "needs_base", True))
+        return self.spec.needs_base
 
     def _order(self) -> str:
         if getattr(self.spec, "ordered", False):
             raise DoesNotApply("it declares that the order of the experts matters")
         trial = self.kept("reversed", lambda: self.call(toy_scenario("vit"), order=("right", "left", "victim")))
-        trial.require_ran("with the experts in another order ")
+        self.require_ran(trial, "with the experts in another order ")
         away = _distance(trial.usable(self.before), self.main.usable(self.before), self.before)
         if not away <= ROUNDING:
             raise Fails(f"in another order of the experts the merge differs by {away:.2g} of its norm")
@@ -84,8 +87,10 @@ class MergerSubject(Subject[MergerSpec]):
 
     def _nothing_learned(self) -> str:
         base = self.before
-        trial = self.kept("nothing learned", lambda: self.call(toy_scenario("vit"), change=lambda e: alone(e, base)))
-        trial.require_ran("with experts that are the base ")
+        trial = self.kept(
+            "nothing learned", lambda: self.call(toy_scenario("vit"), change=lambda _, expert: alone(expert, base))
+        )
+        self.require_ran(trial, "with experts that are the base ")
         away = _distance(trial.usable(base), base, base)
         if not away <= ROUNDING:
             raise Fails(f"experts that are all the base merge into something else, {away:.2g} of its norm away")
@@ -93,7 +98,7 @@ class MergerSubject(Subject[MergerSpec]):
 
     def _one_expert(self) -> str:
         trial = self.kept("one", lambda: self.call(toy_scenario("vit"), order=("left",)))
-        trial.require_ran("with a single expert ")
+        self.require_ran(trial, "with a single expert ")
         trial.usable(self.before)
         return "merges a single expert"
 
@@ -110,14 +115,16 @@ class MergerSubject(Subject[MergerSpec]):
         for value in (bounds.low, bounds.high):
             given: dict[str, Any] = {self.spec.tunable: int(value) if whole else value}
             trial = self.kept(("tuned", value), partial(self.call, toy_scenario("vit"), **given))
-            trial.require_ran(f"with {self.spec.tunable}={value:g} ")
+            self.require_ran(trial, f"with {self.spec.tunable}={value:g} ")
             if bad := not_finite(trial.checkpoint):
                 raise Fails(f"with {self.spec.tunable}={value:g} it returned {bad!r} with values that are not finite")
         return f"both ends of {bounds} merge"
 
 
-def _misshapen(expert: Checkpoint) -> Checkpoint:
-    """An expert whose first MLP has one neuron less, as after a defense that changes shapes."""
+def _misshapen(name: str, expert: Checkpoint) -> Checkpoint:
+    """A victim whose first MLP has one neuron less, as after a defense that changes shapes."""
+    if name != "victim":
+        return expert
     cut = {}
     for name, tensor in expert.items():
         if "layer.0.intermediate" in name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import RedteamError, ThreatModelViolation
+from redteam.evaluation import measures
 from redteam.storage import Memory
-from redteam.tasks import Task
+from redteam.tasks import Scenario, Task
 from redteam.testing.outcome import DoesNotApply, Fails
 from redteam.testing.surroundings import watched
 
@@ -103,11 +105,6 @@ class Trial:
             raise DoesNotApply(f"{bad!r} is not finite")
         return checkpoint
 
-    def require_ran(self, where: str = "") -> None:
-        """Raises `Fails` where the plugin raised: for checks that call it under conditions of their own."""
-        if isinstance(self.error, Exception):
-            raise Fails(f"{where}it raised {told(self.error)}")
-
 
 def not_finite(checkpoint: Checkpoint) -> str:
     """The first tensor with a value that is not finite, the empty string if there is none."""
@@ -115,6 +112,19 @@ def not_finite(checkpoint: Checkpoint) -> str:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name
     return ""
+
+
+def output_change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float:
+    """max |Δ outputs| ÷ max |outputs| in float64, infinite where an output is not finite.
+
+    Raises:
+        Fails: If what was returned builds no network.
+    """
+    try:
+        found = measures.change(before, after, scenario)
+    except (RedteamError, RuntimeError) as error:  # transformers raises the latter where shapes don't fit the config
+        raise Fails(f"what it returned builds no network: {told(error)}") from None
+    return math.inf if found is None else found
 
 
 def told(error: BaseException) -> str:

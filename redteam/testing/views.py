@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from redteam.plugins.contracts import Needs
 from redteam.symmetry import Group
 from redteam.tasks import Batch, Classification, Scenario, Task
 from redteam.testing.trial import exposed
-from redteam.threat import ThreatModel
+from redteam.threat import DATA, ThreatModel
 from redteam.views import AttackerView, DefenderView, MergerView, unlocked
 
 LABELS = 16
@@ -24,7 +25,7 @@ KEY = Key.derive(seed=0, index=0, name="contract suite")
 OTHER_KEY = Key.derive(seed=0, index=1, name="contract suite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stand:
     """What an attack is tried on: a scenario, and a lock on its victim.
 
@@ -49,9 +50,14 @@ class Stand:
         return checkpoint
 
     def protected(self, key: Key = KEY) -> Checkpoint:
-        """The victim as it is published under a key, in memory."""
-        locked = self.defend(DefenderView(self.victim, self.scenario.base, key))
-        return Checkpoint.of(dict(locked.items()), locked.config)
+        """The victim as it is published under a key, in memory; computed once."""
+        return _protected(self, key)
+
+
+@lru_cache(maxsize=64)
+def _protected(stand: Stand, key: Key) -> Checkpoint:
+    locked = stand.defend(DefenderView(stand.victim, stand.scenario.base, key))
+    return Checkpoint.of(dict(locked.items()), locked.config)
 
 
 class Counted(Classification):
@@ -78,23 +84,33 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
     """
     scenario = stand.scenario
     copies: dict[str, Any] = {"the protected model": exposed(protected)}
+    companions: dict[str, Checkpoint] = {}
+    releases: list[Checkpoint] = []
     if Needs.ANCHOR in needs:
         copies["the anchor"] = exposed(scenario.base)
-    companions = {name: exposed(scenario.experts[name]) for name in scenario.companions if Needs.COMPANIONS in needs}
-    copies |= {f"the companion {name!r}": expert for name, expert in companions.items()}
-    own = {name: scenario.tasks[name] for name in companions}
-    copies |= {f"the data of {name!r}": task for name, task in own.items()}
+    if Needs.COMPANIONS in needs:
+        companions = {name: exposed(scenario.experts[name]) for name in scenario.companions}
+        copies |= {f"the companion {name!r}": expert for name, expert in companions.items()}
+        copies |= {f"the data of {name!r}": scenario.tasks[name] for name in companions}
+    if Needs.RELEASES in needs:
+        releases = [exposed(stand.protected(OTHER_KEY))]
+        copies["the other release"] = releases[0]
+    if needs & DATA:
+        copies["the victim's data"] = Counted.of(scenario.tasks[scenario.victim])
+    code = Needs.CODE in needs
     view = AttackerView(
         copies["the protected model"],
-        ThreatModel("what is declared", needs, "Exactly what the attack declares that it needs."),
+        ThreatModel("what is declared", needs, "Exactly what the attack declares that it needs.", labels=LABELS),
         KEY.child("attack"),
+        needs=needs,
         _anchor=copies.get("the anchor"),
         _companions=companions,
-        _own=own,
+        _own={name: scenario.tasks[name] for name in companions},
         _key=KEY if Needs.KEY in needs else None,
-        _unlock=(lambda checkpoint, key: unlocked(checkpoint, stand.defend, scenario.base, key))
-        if Needs.CODE in needs
-        else None,
+        _unlock=(lambda given, key: unlocked(given, stand.defend, scenario.base, key)) if code else None,
+        _releases=releases,
+        _task=copies.get("the victim's data"),
+        _owner=KEY.child("owner") if needs & DATA else None,
     )
     return view, copies
 
@@ -111,7 +127,7 @@ def defender_view(
 
 
 def merger_view(
-    scenario: Scenario, order: Sequence[str], *, needs_base: bool, change: Callable[[Checkpoint], Checkpoint] | None
+    scenario: Scenario, order: Sequence[str], *, needs_base: bool, change: Callable[[str, Checkpoint], Checkpoint]
 ) -> tuple[MergerView, dict[str, Any]]:
     """A view of the experts in some order, and what it was made of.
 
@@ -119,12 +135,11 @@ def merger_view(
         scenario: A toy.
         order: Names of experts.
         needs_base: As the merger declares.
-        change: What is done to each expert first.
+        change: What is done to each expert first, by its name.
     """
-    change = change or (lambda expert: expert)
-    experts = {name: exposed(change(scenario.experts[name])) for name in order}
+    experts = {name: exposed(change(name, scenario.experts[name])) for name in order}
     base = exposed(scenario.base)
-    view = MergerView(experts, base, KEY.child("merge"))
+    view = MergerView(experts, base, KEY.child("merge"), needs_base)
     return view, {"the base": base, **{f"the expert {name!r}": expert for name, expert in experts.items()}}
 
 
