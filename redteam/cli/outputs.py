@@ -45,7 +45,6 @@ def writers(paths: Iterable[Path]) -> list[Written]:
         BadInput: If no writer is registered for it.
         UnwritableOutput: If nothing can be written there.
     """
-    from redteam.plugins.reference import Reference
     from redteam.plugins.registry import REPORTS
 
     found = []
@@ -55,7 +54,7 @@ def writers(paths: Iterable[Path]) -> list[Written]:
             known = ", ".join(f".{name}" for name in REPORTS.names)
             raise BadInput(f"No report can be written to {path.name}; the file's name must end in one of {known}.")
         _check_writable(path)
-        found.append((path, REPORTS.load(Reference(max(extensions, key=len))).function))
+        found.append((path, REPORTS.load(max(extensions, key=len)).function))
     return found
 
 

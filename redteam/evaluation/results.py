@@ -21,7 +21,7 @@ Status = Literal["ok", "error", "timeout", "skipped"]
 class Model(BaseModel):
     """Values that do not change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 class Cell(Model):
@@ -238,7 +238,7 @@ class Results(Model):
     coverage: Coverage | None = None
     gate: Gate | None = None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     def __repr__(self) -> str:
         """A line on the run and one for each verdict, as notebooks and shells show it."""

@@ -40,7 +40,7 @@ def render(results: Results, *, limit: int = LIMIT) -> str:
         limit: Bytes to stay under. Where all cells would be too much, those that failed come first and the page says
             how many it leaves out.
     """
-    most = len(results.cells)
+    most = min(len(results.cells), limit // 150)  # bytes that a cell takes at least
     while True:
         page = _page(results, most)
         if len(page.encode()) < limit or not most:

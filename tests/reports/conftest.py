@@ -208,9 +208,9 @@ def make(
     ]  # fmt: skip
     return r.Results(
         schema=1,
-        plan={"name": "made-up", "scenarios": scenarios, "seeds": list(range(seeds)), "defenses": defenses, "keys": 2,
-              "attacks": [a for a, role in ATTACKS.items() if role == "recovery"], "mergers": mergers,
-              "threats": threats, "time_limit": 300.0},
+        plan={"name": "made-up", "scenarios": list(scenarios), "seeds": list(range(seeds)), "defenses": list(defenses),
+              "keys": 2, "attacks": [a for a, role in ATTACKS.items() if role == "recovery"],
+              "mergers": list(mergers), "threats": list(threats), "time_limit": 300.0},
         command="redteam run made-up.toml --seeds 5 --out 'runs/made up'",
         environment={"redteam": "0.1.0", "engine": "12c08c19fb4f178a" * 4, "python": "3.11.7", "torch": "2.9.0",
                      "system": "Linux", "machine": "x86_64", "device": "cpu", "threads": 1},
