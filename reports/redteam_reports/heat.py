@@ -79,12 +79,21 @@ def blocks(results: Results) -> list[Block]:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How close an attack came to the victim's weights, by defense, and the most that the key made of it."""
+
+    attack: str
+    values: tuple[float | None, ...]
+    spread: float | None
+
+
+@dataclass(frozen=True)
 class Residuals:
     """How close the weights came, attack × defense."""
 
     title: str
     defenses: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    rows: tuple[Fit, ...]
 
 
 def residuals(results: Results) -> list[Residuals]:
@@ -100,7 +109,8 @@ def residuals(results: Results) -> list[Residuals]:
             values = tuple(square.figure.residual if square.figure else None for square in row.squares)
             entry = (block.scenario, row.attack, values)
             if entry not in told and any(value is not None for value in values):
-                rows.append((row.attack, values))
+                spreads = [s.figure.key_spread for s in row.squares if s.figure and s.figure.key_spread is not None]
+                rows.append(Fit(row.attack, values, max(spreads, default=None)))
             told.add(entry)
         if rows:
             title = f"Residual on {block.scenario} under {block.threat}"

@@ -72,6 +72,7 @@ def _page(results: Results, most: int) -> str:
     }
     style, script = (files("redteam_reports").joinpath("templates", name).read_text("utf-8") for name in _ASSETS)
     series = Series(results)
+    sweeps = series.sweeps()
     shown, left_out = _cells(results, most)
     return environment.get_template("report.html.j2").render(
         r=results,
@@ -85,13 +86,16 @@ def _page(results: Results, most: int) -> str:
         blocks=heat.blocks(results),
         residuals=heat.residuals(results),
         budget=series.budget(),
-        sweeps=series.sweeps(),
+        sweeps=sweeps,
         fidelity=series.fidelity(),
-        merger=series.merger,
         kinds=_kinds(results.controls),
         controls=sorted(results.controls, key=lambda control: control.passed),
         units=list(dict.fromkeys(u for v in results.verdicts if v.price for u in (*v.price.ratio, *v.price.paid))),
-        answers=skeptics.answers(results),
+        answers=skeptics.answers(
+            results,
+            swept=any(panel.kind == "defense" for panel in sweeps),
+            drifted=any(panel.kind == "scenario" for panel in sweeps),
+        ),
         cells=_grouped(shown),
         left_out=left_out,
         digests={(g.scenario, g.seed): g.digest for g in results.grounds},

@@ -78,7 +78,7 @@ def _control(control: Control) -> _Case:
     about = " ".join(part for part in (control.attack, control.group, control.site) if part)
     name = " ".join(part for part in (about, f"on {control.defense}" if control.defense else "") if part)
     outcomes = {
-        "ok": () if control.passed else (("skipped", f"failed: {control.explanation}"),),
+        "ok": () if control.passed else (("skipped", f"{words.outcome(control)}: {control.explanation}"),),
         "skipped": (("skipped", control.explanation),),
     }.get(control.status, (("error", f"{control.status}: {control.explanation}"),))
     return _Case(suite, f"control.{control.control}", name or control.control, outcomes, control.explanation)

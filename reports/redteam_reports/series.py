@@ -25,11 +25,13 @@ class Panel:
     """Charts under one heading.
 
     Attributes:
+        kind: Of what the setting is, `"defense"` or `"scenario"`.
         charts: What is looked at first.
         more: The same under other threat models, and for defenses of which no gate speaks.
     """
 
     heading: str
+    kind: str
     charts: tuple[Chart, ...]
     more: tuple[Chart, ...] = ()
 
@@ -69,8 +71,7 @@ class Series:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self.merger = next((f.merger for f in results.figures if f.merger), "")
-        self.figures = [f for f in results.figures if f.merger == self.merger and f.theft is not None]
+        self.figures = [f for f in results.figures if f.theft is not None]
         self.styles = {name: k for k, name in enumerate(dict.fromkeys(f.attack for f in results.figures))}
         self.limit = (float(results.thresholds.get("stolen", 0.5)), "counts as broken")
 
@@ -108,13 +109,18 @@ class Series:
             first, more = self._charts(sweep)
             if first or more:
                 panels.append(
-                    Panel(f"`{sweep.setting}` of `{sweep.name}`", tuple(first or more), tuple(more if first else ()))
+                    Panel(
+                        f"`{sweep.setting}` of `{sweep.name}`",
+                        sweep.kind,
+                        tuple(first or more),
+                        tuple(more if first else ()),
+                    )
                 )
         return panels
 
     def _budget(self, scenario: str, defense: str) -> Chart | None:
         here = [f for f in self.figures if (f.scenario, f.defense) == (scenario, defense) and f.labels is not None]
-        here = [f for f in here if f.role in ("naive", "recovery")]
+        here = _first([f for f in here if f.role in ("naive", "recovery")])
         paid = [f for f in here if f.labels]
         curves = {
             attack: {f.labels: f for f in paid if f.attack == attack}
@@ -172,8 +178,8 @@ class Series:
         drawn: set[tuple[tuple[Line, ...], ...]] = set()
         known: set[str] = set()
         for beside, threat in dict.fromkeys((str(getattr(f, other)), f.threat) for f in mine):
-            here = [f for f in mine if (getattr(f, other), f.threat) == (beside, threat)]
-            where = f"{beside}, {threat}"
+            here = _first([f for f in mine if (getattr(f, other), f.threat) == (beside, threat)])
+            where = f"{beside}, {threat}, {here[0].merger}"
             charts = [chart for chart in (self._theft(sweep, here, where), self._residual(sweep, here, where)) if chart]
             same = tuple(chart.lines for chart in charts)
             if same in drawn and beside in known:
@@ -240,6 +246,11 @@ def _framed(title: str, x_label: str, y_label: str, ticks: Mapping[str, float], 
     highs = [point.y if point.high is None else point.high for line in lines for point in line.points]
     bottom, top = math.floor(20 * min(lows) - 0.2) / 20, math.ceil(20 * max(highs) + 0.2) / 20
     return Chart(title, x_label, y_label, ticks, tuple(lines), bottom=max(bottom, 0.0), top=top)
+
+
+def _first(figures: Sequence[Figure]) -> list[Figure]:
+    """Those of the first merger among them."""
+    return [figure for figure in figures if figure.merger == figures[0].merger]
 
 
 def _point(tick: str, value: Interval | None) -> Point:

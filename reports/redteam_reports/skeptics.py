@@ -5,16 +5,17 @@ from __future__ import annotations
 from redteam.evaluation.results import Results
 
 
-def answers(results: Results) -> list[tuple[str, str]]:
-    """Doubt and answer, only those that apply to the run."""
-    scenarios = {v.scenario for v in results.verdicts}
+def answers(results: Results, *, swept: bool, drifted: bool) -> list[tuple[str, str]]:
+    """Doubt and answer, only those that apply to the run.
+
+    Args:
+        results: The run.
+        swept: Whether a setting of a defense was.
+        drifted: Whether one of a scenario was.
+    """
     seeds = len(dict.fromkeys(g.seed for g in results.grounds))
     several_keys = max((v.keys for v in results.verdicts), default=1) > 1
     with_data = any(f.advantage is not None for f in results.figures) or any(v.advantage for v in results.verdicts)
-    routed = any(f.extra_parameters > 0 for f in results.figures)
-    swept = len({text.partition(":")[0] for text in results.plan.get("defenses", ())}) < len(
-        results.plan.get("defenses", ())
-    )
     told = [
         (
             "A merge recovers as soon as the victim is thrown away.",
@@ -37,7 +38,7 @@ def answers(results: Results) -> list[tuple[str, str]]:
             "is no evidence that a defense holds; the panel of controls names it.",
         ),
     ]
-    if len(scenarios) > 1:
+    if drifted:
         told.append(
             (
                 "The fit works only near the base.",
@@ -50,14 +51,6 @@ def answers(results: Results) -> list[tuple[str, str]]:
                 "Fine-tuning with labels is no theft.",
                 "For attacks with data only their advantage counts: what the same attack with the same budget gets "
                 "when it starts from the base, without the victim, is taken off.",
-            )
-        )
-    if routed:
-        told.append(
-            (
-                "A router that ships both models is no merge.",
-                "Attacks and mergers that need more than 1.1 times one model's parameters are shown, and no "
-                "verdict counts them.",
             )
         )
     told.append(

@@ -33,10 +33,15 @@ SHOWS = {
     "weakened": "an attack made for a defense breaks a weaker variant of it",
     "harmless": "an attack spoils no model that was not locked",
     "monotone": "more budget or knowledge does not steal less; a failure is a warning",
-    "keys": "what a fit gets back does not depend on the key",
 }
 
-ROLES = {"naive": "no attack", "recovery": "", "trivial": "must steal nothing", "ceiling": "must steal everything"}
+ROLES = {
+    "naive": "no attack",
+    "recovery": "",
+    "trivial": "must steal nothing",
+    "ceiling": "must steal everything",
+    "anew": "training anew",
+}
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,10 @@ def coverage(value: Coverage | None) -> str:
 
 
 def outcome(control: Control) -> str:
-    """`passed`, `failed`, or what became of it."""
-    return ("passed" if control.passed else "failed") if control.status == "ok" else control.status
+    """`passed`, `failed`, `warns`, or what became of it."""
+    if control.status != "ok":
+        return control.status
+    return "passed" if control.passed else "warns" if control.warning else "failed"
 
 
 def about(control: Control) -> str:

@@ -84,6 +84,7 @@ def figure(scenario: str, defense: str, threat: str, attack: str, merger: str, s
         residual=None if defense == "none" else 0.136 + 408 * (1 - mean) ** 2,
         seen=mean,
         labels=LABELS.get(threat, 0.0) if with_data else 0.0,
+        key_spread=None if defense == "none" else 4e-9,
         steps=300.0 if with_data else 0.0,
         seconds=0.11 if not with_data else 20.0,
         cells=2 * seeds,
@@ -157,7 +158,7 @@ def cells(figures: list[r.Figure], seeds: range) -> list[r.Cell]:
 
 
 def controls() -> list[r.Control]:
-    kinds = ("gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened", "monotone", "keys")
+    kinds = ("gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened", "monotone")
     return [
         r.Control(
             control=kind,  # type: ignore[arg-type]
@@ -166,6 +167,7 @@ def controls() -> list[r.Control]:
             site="vo" if kind == "planted" else "",
             group="orthogonal" if kind == "planted" else "",
             passed=passed,
+            warning=kind == "monotone",
             limit=1.01,
             value=1.0,
             explanation=f"what {kind} found is told here; at most 1.01",
