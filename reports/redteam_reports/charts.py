@@ -135,9 +135,9 @@ def _axes(chart: Chart) -> list[str]:
     for label, place in sorted(chart.ticks.items(), key=lambda item: item[1]):
         x = _x(place)
         parts.append(f'<path class="axis" d="M{x:.1f} {floor}v4"/>')
-        if x - taken >= 4 + 3.6 * len(label):
+        if x - taken >= 4 + 4.4 * len(label):
             parts.append(f'<text class="middle" x="{x:.1f}" y="{floor + 17}">{escape(label)}</text>')
-            taken = x + 3.6 * len(label)
+            taken = x + 4.4 * len(label)
     middle = (_LEFT + right) / 2
     parts.append(f'<text class="middle" x="{middle:.0f}" y="{HEIGHT - 8}">{escape(chart.x_label)}</text>')
     half = (_TOP + floor) / 2
