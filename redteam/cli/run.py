@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
 from redteam.cli.progress import Progress
-from redteam.errors import BadInput, UnwritableOutput
 
 
 def run(
@@ -32,15 +30,14 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for results and finished cells [default: runs/PLAN].")
     ] = None,
-    report: Annotated[
-        list[Path] | None,
-        typer.Option("-o", "--report", metavar="FILE", help="Also write a report here: .md or .json."),
-    ] = None,
+    report: Files = None,
+    fail_on: FailOn = None,
 ) -> None:
     """Pair defenses with attacks in scenarios and say which protections hold.
 
     Without PLAN it runs 'quick'. Options replace what the plan says. The same command again computes only what is
-    missing. Robustness figures are upper bounds: a stronger attack can only lower them.
+    missing. Robustness figures are upper bounds: a stronger attack can only lower them. Exit codes: 0 held or nothing
+    asked, 1 the gate of --fail-on failed, 2 something could not be evaluated.
     """
     from redteam.evaluation.run import find_plan, preview, run_folder
     from redteam.evaluation.run import run as evaluate
@@ -65,7 +62,8 @@ def run(
             for key, value in changed.items()
         }
         found = found.changed(here, origin="The command line")
-    writers = [(path, _writer(path)) for path in report or ()]
+    check_gate(fail_on)
+    asked = writers(report or ())
     if dry_run:
         _show(preview(found, out=out, folder=folder))
         return
@@ -79,32 +77,15 @@ def run(
             command=command,
             workers=_cores() if workers is None else workers,
         )
-    markdown = run_folder(found, out) / "report.md"
-    for path, writer in [(markdown, _writer(markdown)), *writers]:
+    home = run_folder(found, out)
+    if fail_on:
+        results = gated(results, fail_on)
+        results.write(home / "results.json")
+    page = home / "report.html"
+    for path, writer in [*writers((home / "report.md", page)), *asked]:
         writer(results, path)
-    _tell(results, markdown, time.perf_counter() - started)
+    tell(results, f", {time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)
-
-
-def _tell(results: Any, report: Path, seconds: float) -> None:
-    typer.echo("")
-    for verdict in results.verdicts:
-        flags = f" ({', '.join(verdict.flags)})" if verdict.flags else ""
-        typer.echo(f"{verdict.verdict:<14} {verdict.defense} under {verdict.threat}{flags}: {verdict.reason}.")
-    failed = [control for control in results.controls if not control.passed]
-    for control in failed:
-        about = " ".join(part for part in (control.attack, control.defense, control.group, control.site) if part)
-        typer.echo(f"control failed  {control.control} {about}: {control.explanation}")
-    broken = [cell for cell in results.cells if cell.status in ("error", "timeout")]
-    for cell in broken:
-        typer.echo(
-            f"{cell.status:<14} {cell.attack} on {cell.defense} (seed {cell.seed}, key {cell.key}): {cell.reason}"
-        )
-    typer.echo(
-        f"\n{len(results.cells)} cells, {len(results.controls)} controls ({len(failed)} failed), {seconds:.0f} s; "
-        f"report: {report}"
-    )
-    typer.echo("Robustness figures are upper bounds: a stronger attack can only lower them.")
 
 
 def _show(preview: Any) -> None:
@@ -113,25 +94,6 @@ def _show(preview: Any) -> None:
     typer.echo(f"{preview.cached} computations are cached; the folder holds {preview.megabytes:.1f} MB.")
     if preview.unprepared:
         typer.echo(f"Not loaded in this folder so far, so counted as missing: {', '.join(preview.unprepared)}.")
-
-
-def _writer(path: Path) -> Any:
-    from redteam.plugins.registry import REPORTS
-
-    extension = path.suffix.removeprefix(".")
-    if extension not in REPORTS:
-        known = ", ".join(f".{name}" for name in REPORTS.names)
-        raise BadInput(f"No report can be written to {path.name}; the file's name must end in one of {known}.")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=next(p for p in path.absolute().parents if p.exists())):
-            pass
-    except OSError as error:
-        raise UnwritableOutput(
-            f"{path} cannot be written ({error.strerror}); name a file in a folder that can."
-        ) from None
-    return REPORTS.load(extension).function
 
 
 def _absolute(text: str) -> str:

@@ -14,7 +14,7 @@ from redteam.errors import UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, Spec, spec_of
 from redteam.plugins.plans import listed_plans, plan_file
 from redteam.plugins.reference import Reference, toml_text
-from redteam.plugins.registry import REGISTRIES, Registry, module_from
+from redteam.plugins.registry import REGISTRIES, REPORTS, Registry, module_from
 from redteam.plugins.settings import Setting, settings_of
 
 
@@ -31,7 +31,8 @@ def described(text: str) -> tuple[str, ...]:
     Raises:
         UnknownName: If there is none.
     """
-    reference = Reference.parse(text)
+    # An extension may have dots in it, which no other plugin's name has.
+    reference = Reference(text) if text in REPORTS else Reference.parse(text)
     bare = Reference(reference.name)
     if reference.file:
         specs = [spec for value in vars(module_from(Path(bare.file))).values() if (spec := spec_of(value))]

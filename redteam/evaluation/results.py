@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ Status = Literal["ok", "error", "timeout", "skipped"]
 class Model(BaseModel):
     """Values that do not change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 class Cell(Model):
@@ -149,7 +150,8 @@ class Gate(Model):
 
     Attributes:
         expression: As written, for example `"theft>=0.5"`.
-        outcome: `"held"`, `"failed"`, or `"undefined"` where a figure that it asks for does not exist.
+        outcome: `"held"`, `"failed"`, or `"undefined"` where a figure that it asks for does not exist or cannot be
+            trusted; undefined comes before failed.
         failed: Which verdicts failed it, as (scenario, defense, threat).
         undefined: For which it could not be decided.
     """
@@ -213,6 +215,7 @@ class Results(Model):
         flags: Name → what it says, for every flag that a verdict carries.
         threats: Name → the threat model in words, for those of the plan.
         about: `"defense"`, `"attack"`, `"merger"`, `"scenario"` → text as in cells → one line about it.
+        settings: Kinds as in `about` → text as in cells → per link of the chain its settings, those left out included.
         untested: Sentences on what was not tested.
         gate: `None` where nothing was asked.
     """
@@ -230,11 +233,12 @@ class Results(Model):
     flags: dict[str, Flag] = Field(default_factory=dict)
     threats: dict[str, str] = Field(default_factory=dict)
     about: dict[str, dict[str, str]] = Field(default_factory=dict)
+    settings: dict[str, dict[str, list[dict[str, Any]]]] = Field(default_factory=dict)
     untested: tuple[str, ...] = ()
     coverage: Coverage | None = None
     gate: Gate | None = None
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     def __repr__(self) -> str:
         """A line on the run and one for each verdict, as notebooks and shells show it."""
@@ -277,6 +281,12 @@ class Results(Model):
         except ValueError:
             raise BadInput(f"{path} holds no results that this version reads; run the plan again.") from None
 
+    @classmethod
+    def published_schema(cls) -> dict[str, Any]:
+        """The JSON Schema of what `write` writes."""
+        made = cls.model_json_schema(mode="serialization", by_alias=True)
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+
     def write(self, path: Path) -> None:
         """Writes the file that `read` reads, whole or not at all.
 
@@ -286,8 +296,33 @@ class Results(Model):
         write_atomically(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
 
     @property
+    def unevaluated(self) -> tuple[str, ...]:
+        """Sentences on what could not be evaluated; empty if nothing. Skipped pairings are not among it."""
+        told = [
+            f"{v.verdict}: {v.defense} on {v.scenario} under {v.threat}: {v.reason}"
+            for v in self.verdicts
+            if v.verdict in ("UNSCORABLE", "INVALID")
+        ]
+        if not self.verdicts:
+            told.append("there is no verdict")
+        lost = Counter(
+            f"{c.status}: {c.attack} on {c.defense}, {c.scenario} under {c.threat}: {c.reason}"
+            for c in self.cells
+            if c.status in ("error", "timeout")
+        )
+        told += [f"{text} ({count} {'cells' if count > 1 else 'cell'})" for text, count in lost.items()]
+        told += [
+            f"{c.status}: control {c.control}{f' of {c.attack}' if c.attack else ''} on {c.scenario}: {c.explanation}"
+            for c in self.controls
+            if c.status in ("error", "timeout")
+        ]
+        if self.gate is not None and self.gate.outcome == "undefined":
+            told.append(f"the gate {self.gate.expression} is undefined")
+        return tuple(told)
+
+    @property
     def exit_code(self) -> int:
-        """0 if everything could be evaluated, else 2."""
-        doubtful = any(v.verdict in ("UNSCORABLE", "INVALID") for v in self.verdicts) or not self.verdicts
-        statuses = {cell.status for cell in self.cells} | {control.status for control in self.controls}
-        return 2 if doubtful or statuses & {"error", "timeout"} else 0
+        """2 if something could not be evaluated, else 1 if the gate failed, else 0."""
+        if self.unevaluated:
+            return 2
+        return 1 if self.gate is not None and self.gate.outcome == "failed" else 0

@@ -142,6 +142,10 @@ class ReportSpec(Spec):
 
     kind: ClassVar[str] = "report"
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(\.[a-z0-9]+)*", self.name):
+            raise ValueError(f"a report's name is a file extension, such as 'md' or 'junit.xml', not {self.name!r}")
+
 
 def attack(
     name: str,

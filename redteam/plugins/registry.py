@@ -148,7 +148,8 @@ class Registry(Generic[S]):
         from redteam.plugins.settings import bind
 
         if isinstance(reference, str):
-            reference = Reference.parse(reference)
+            # A report's name is an extension, which may have dots in it and then is no reference.
+            reference = Reference(reference) if reference in self else Reference.parse(reference)
         found = self.find(reference, folder=folder)
         # Writers of reports have no settings; their arguments are those of the program.
         settings = {} if isinstance(found.spec, ReportSpec) else bind(found.function, reference.settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from redteam.cli.main import main
@@ -77,14 +79,15 @@ class TestRun:
         """One run, the plan elsewhere than the working directory."""
         home = tmp_path_factory.mktemp("shell")
         planned(home / "plans")
-        words = ["run", "plans/plan.toml", "--out", "out", "--workers", "0", "-o", "new/r.md", "-o", "r.json"]
+        words = ["run", "plans/plan.toml", "--out", "out", "--workers", "0", "--fail-on", "protection<0.5"]
+        words += [word for name in ("new/r.md", "r.json", "r.html", "r.junit.xml", "r.csv") for word in ("-o", name)]
         return home, redteam(*words, where=home)
 
     def test_tells_verdicts_and_where_the_report_is(self, ran: tuple[Path, Told]) -> None:
         _, told = ran
         assert told.code == 2, "no attack proved itself, so the verdict is INVALID"
         assert "INVALID        rotation under weights-only" in told.out
-        assert "report: out/report.md" in told.out
+        assert "report: out/report.html" in told.out
         assert "upper bounds" in told.out
 
     def test_progress_is_plain_lines_where_there_is_no_terminal(self, ran: tuple[Path, Told]) -> None:
@@ -98,7 +101,34 @@ class TestRun:
         home, _ = ran
         assert (home / "new" / "r.md").read_text() == (home / "out" / "report.md").read_text()
         assert (home / "r.json").read_text() == (home / "out" / "results.json").read_text()
+        assert (home / "r.html").read_text() == (home / "out" / "report.html").read_text()
         assert "rotation" in (home / "new" / "r.md").read_text()
+        assert (home / "r.junit.xml").read_text().startswith("<?xml")
+        assert (home / "r.csv").read_text().startswith("scenario,seed,")
+
+    def test_the_gate_is_in_every_output(self, ran: tuple[Path, Told]) -> None:
+        home, told = ran
+        sentence = "The gate protection<0.5 is undefined for rotation on toy under weights-only."
+        assert sentence in told.out
+        assert json.loads((home / "out" / "results.json").read_text())["gate"]["outcome"] == "undefined"
+        for name in ("out/report.md", "out/report.html", "r.junit.xml"):
+            assert sentence in html.unescape((home / name).read_text())
+
+    def test_the_results_keep_to_the_published_schema(self, ran: tuple[Path, Told]) -> None:
+        home, _ = ran
+        schema = json.loads(redteam("report", "--schema").out)
+        jsonschema.validate(json.loads((home / "out" / "results.json").read_text()), schema)
+
+    def test_a_report_on_the_folder_says_the_same(self, ran: tuple[Path, Told]) -> None:
+        home, told = ran
+        again = redteam("report", "out", "-o", "again.html", "-o", "again.junit.xml", where=home)
+        assert again.code == told.code
+        assert (home / "again.html").read_text() == (home / "out" / "report.html").read_text()
+        assert (home / "again.junit.xml").read_text() == (home / "r.junit.xml").read_text()
+        printed = redteam("report", "out", where=home)
+        verdicts = [line for line in told.out.splitlines() if line.startswith("INVALID")]
+        assert verdicts
+        assert all(line in printed.out for line in verdicts)
 
     def test_a_dry_run_counts_what_a_run_computed(self, ran: tuple[Path, Told]) -> None:
         home, told = ran
@@ -225,9 +255,14 @@ class TestRefusals:
         assert f"{place} cannot be written" in refused("-o", place, "--out", "out")
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("name", ["r.pdf", "r", ".md"])
+    @pytest.mark.parametrize("name", ["r.pdf", "r", ".md", "r.xml", ".junit.xml", "r.md.txt"])
     def test_reports_of_unknown_kinds(self, refused: Callable[..., str], tmp_path: Path, name: str) -> None:
-        assert "must end in one of .json, .md" in refused("-o", name, "--out", "out")
+        assert "must end in one of .csv, .html, .json, .junit.xml, .md" in refused("-o", name, "--out", "out")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("text", ["theft", "theft>=half", "thief>=0.5", "theft=>0.5"])
+    def test_gates_that_cannot_be_read(self, refused: Callable[..., str], tmp_path: Path, text: str) -> None:
+        assert f"Cannot read the gate '{text}'" in refused("--fail-on", text, "--out", "out")
         assert not (tmp_path / "out").exists()
 
     def test_a_folder_in_use(self, refused: Callable[..., str], tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What `run` and `report` share: the files that `-o` names, the gate that `--fail-on` sets, and what they print."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redteam.errors import BadInput, UnwritableOutput
+
+if TYPE_CHECKING:
+    from redteam.evaluation.results import Results
+
+Files = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "-o",
+        "--report",
+        metavar="FILE",
+        help="Also write a report here: .html, .md, .json, .junit.xml or .csv; may be repeated.",
+    ),
+]
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-on",
+        metavar="'METRIC>=X'",
+        help="Leave with 1 where a verdict's figure is so, as in 'theft>=0.5' or 'theft.high>=0.5'; may be repeated.",
+    ),
+]
+Written = tuple[Path, Callable[["Results", Path], None]]
+
+
+def writers(paths: Iterable[Path]) -> list[Written]:
+    """For every file the writer of its extension, before anything is computed.
+
+    The longest registered extension that the name ends in counts, so that `x.junit.xml` has a writer of its own.
+
+    Raises:
+        BadInput: If no writer is registered for it.
+        UnwritableOutput: If nothing can be written there.
+    """
+    from redteam.plugins.registry import REPORTS
+
+    found = []
+    for path in paths:
+        extensions = [name for name in REPORTS.names if path.name.removesuffix(f".{name}") not in ("", path.name)]
+        if not extensions:
+            known = ", ".join(f".{name}" for name in REPORTS.names)
+            raise BadInput(f"No report can be written to {path.name}; the file's name must end in one of {known}.")
+        _check_writable(path)
+        found.append((path, REPORTS.load(max(extensions, key=len)).function))
+    return found
+
+
+def check_gate(expressions: Sequence[str] | None) -> None:
+    """Reads what `--fail-on` says, before anything is computed.
+
+    Raises:
+        BadInput: If it cannot be read.
+    """
+    from redteam.evaluation.gate import Condition
+
+    for text in expressions or ():
+        Condition.parse(text)
+
+
+def gated(results: Results, expressions: Sequence[str] | None) -> Results:
+    """The results with the gate's answer in them, unchanged where nothing is asked."""
+    from redteam.evaluation.gate import gate
+
+    if not expressions:
+        return results
+    return results.model_copy(update={"gate": gate(results.verdicts, expressions)})
+
+
+def tell(results: Results, ending: str) -> None:
+    """Prints the verdicts, what failed, the gate's answer and one last line about the run.
+
+    Args:
+        results: What to speak of.
+        ending: What follows the counts of cells and controls.
+    """
+    from redteam.evaluation.gate import told
+
+    typer.echo("")
+    for verdict in results.verdicts:
+        flags = f" ({', '.join(verdict.flags)})" if verdict.flags else ""
+        where = _where(results, verdict)
+        typer.echo(f"{verdict.verdict:<14} {verdict.defense}{where}{flags}: {verdict.reason}.")
+    failed = [control for control in results.controls if not control.passed]
+    for control in failed:
+        about = " ".join(part for part in (control.attack, control.defense, control.group, control.site) if part)
+        typer.echo(f"control failed  {control.control} {about}: {control.explanation}")
+    for cell in results.cells:
+        if cell.status in ("error", "timeout"):
+            typer.echo(
+                f"{cell.status:<14} {cell.attack} on {cell.defense} (seed {cell.seed}, key {cell.key}): {cell.reason}"
+            )
+    if results.gate is not None:
+        typer.echo(f"\n{told(results.gate)}")
+    typer.echo(f"\n{len(results.cells)} cells, {len(results.controls)} controls ({len(failed)} failed){ending}")
+    typer.echo("Robustness figures are upper bounds: a stronger attack can only lower them.")
+
+
+def _where(results: Results, verdict: Any) -> str:
+    several = len({one.scenario for one in results.verdicts}) > 1
+    return f"{f' on {verdict.scenario}' if several else ''} under {verdict.threat}"
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=next(p for p in path.absolute().parents if p.exists())):
+            pass
+    except OSError as error:
+        raise UnwritableOutput(
+            f"{path} cannot be written ({error.strerror}); name a file in a folder that can."
+        ) from None

@@ -1,0 +1,41 @@
+"""`redteam report`: reports on a finished run, without computing any of it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
+
+
+def report(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The folder of a finished run.", show_default=False)
+    ] = None,
+    files: Files = None,
+    fail_on: FailOn = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of results.json, and leave.")] = False,
+) -> None:
+    """Write reports on a finished run, or print its verdicts.
+
+    Exit codes are those of the run: 0 held or nothing asked, 1 the gate failed, 2 something could not be evaluated.
+    """
+    from redteam.evaluation.results import Results
+
+    if schema:
+        typer.echo(json.dumps(Results.published_schema(), indent=1, ensure_ascii=False))
+        return
+    if folder is None:
+        raise typer.BadParameter("name the folder of a finished run, or ask for --schema.", param_hint="DIR")
+    check_gate(fail_on)
+    results = gated(Results.read(folder), fail_on)
+    found = writers(files or ())
+    for path, writer in found:
+        writer(results, path)
+        typer.echo(f"report: {path}")
+    if not found:
+        tell(results, "")
+    raise typer.Exit(results.exit_code)

@@ -1,0 +1,165 @@
+"""HTML: one offline page that can be mailed, read without a script, and printed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redteam.evaluation import gate
+from redteam.evaluation.results import Cell, Control, Results, Verdict
+from redteam.evaluation.store import write_atomically
+from redteam_reports import charts, heat, skeptics, words
+from redteam_reports.series import Series
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+LIMIT = 5_000_000
+"""Bytes that a page stays under; the table of cells gives way."""
+
+
+def write(results: Results, path: Path) -> None:
+    """Writes the page.
+
+    Raises:
+        UnwritableOutput: If the file cannot be written.
+    """
+    write_atomically(path, render(results))
+
+
+def render(results: Results, *, limit: int = LIMIT) -> str:
+    """The page. The same results give the same text.
+
+    Args:
+        results: What to tell.
+        limit: Bytes to stay under. Where all cells would be too much, those that failed come first and the page says
+            how many it leaves out.
+    """
+    most = min(len(results.cells), limit // 150)  # bytes that a cell takes at least
+    while True:
+        page = _page(results, most)
+        if len(page.encode()) < limit or not most:
+            return page
+        most = most // 2
+
+
+def _page(results: Results, most: int) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("redteam_reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "code": _code,
+        "named": _named,
+        "interval": words.interval,
+        "number": words.number,
+        "many": words.many,
+        "over": words.over,
+        "svg": lambda chart: Markup(charts.svg(chart)),
+        "swatch": lambda style: Markup(charts.swatch(style)),
+        "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
+    }
+    style, script = (files("redteam_reports").joinpath("templates", name).read_text("utf-8") for name in _ASSETS)
+    series = Series(results)
+    sweeps = series.sweeps()
+    shown, left_out = _cells(results, most)
+    return environment.get_template("report.html.j2").render(
+        r=results,
+        words=words,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        gate=gate.told(results.gate),
+        standing=_standing(results),
+        verdicts=_by_place(results),
+        blocks=heat.blocks(results),
+        residuals=heat.residuals(results),
+        budget=series.budget(),
+        sweeps=sweeps,
+        fidelity=series.fidelity(),
+        kinds=_kinds(results.controls),
+        controls=sorted(results.controls, key=lambda control: control.passed),
+        units=list(dict.fromkeys(u for v in results.verdicts if v.price for u in (*v.price.ratio, *v.price.paid))),
+        answers=skeptics.answers(
+            results,
+            swept=any(panel.kind == "defense" for panel in sweeps),
+            drifted=any(panel.kind == "scenario" for panel in sweeps),
+        ),
+        cells=_grouped(shown),
+        left_out=left_out,
+        digests={(g.scenario, g.seed): g.digest for g in results.grounds},
+    )
+
+
+_ASSETS = ("page.css", "page.js")
+
+
+def _code(text: str) -> Markup:
+    """Backquoted names as code, everything else escaped."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _named(text: str) -> Markup:
+    """A plugin with its settings as code that may be broken between them."""
+    from markupsafe import Markup, escape
+
+    broken = re.sub(r"([:+,])", r"\1<wbr>", str(escape(text)))
+    return Markup(f"<code>{broken}</code>")
+
+
+def _standing(results: Results) -> dict[tuple[str, str, str], str]:
+    """(scenario, defense, threat) → what the gate says of the verdict there."""
+    if results.gate is None:
+        return {}
+    failed, undefined = set(results.gate.failed), set(results.gate.undefined)
+    return {
+        where: " and ".join(word for word, places in (("failed", failed), ("undefined", undefined)) if where in places)
+        or ("held" if verdict.gated else "does not speak of it")
+        for verdict in results.verdicts
+        for where in [(verdict.scenario, verdict.defense, verdict.threat)]
+    }
+
+
+def _by_place(results: Results) -> dict[tuple[str, str], list[tuple[int, Verdict]]]:
+    made: dict[tuple[str, str], list[tuple[int, Verdict]]] = {}
+    for number, verdict in enumerate(results.verdicts, 1):
+        made.setdefault((verdict.scenario, verdict.threat), []).append((number, verdict))
+    return made
+
+
+def _kinds(controls: Iterable[Control]) -> list[tuple[str, int, int, str]]:
+    """Kind, how many passed, of how many, what it shows; those with failures first."""
+    by_kind: dict[str, list[bool]] = {}
+    for control in controls:
+        by_kind.setdefault(control.control, []).append(control.passed)
+    rows = [(kind, sum(found), len(found), words.SHOWS[kind]) for kind, found in by_kind.items()]
+    return sorted(rows, key=lambda row: row[1] == row[2])
+
+
+def _cells(results: Results, most: int) -> tuple[list[Cell], int]:
+    """The cells to show, and how many are left out."""
+    if most >= len(results.cells):
+        return list(results.cells), 0
+    ranked = sorted(range(len(results.cells)), key=lambda k: results.cells[k].status == "ok")
+    kept = sorted(ranked[:most])
+    return [results.cells[k] for k in kept], len(results.cells) - len(kept)
+
+
+def _grouped(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list[Cell]]:
+    made: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        made.setdefault((cell.scenario, cell.threat, cell.defense), []).append(cell)
+    return made

@@ -1,0 +1,155 @@
+"""`redteam report`, in this process: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redteam.cli import main as cli
+from redteam.evaluation.results import Gate, Results, Verdict
+from redteam.evaluation.statistics import Interval
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def redteam(capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def invoke(*words: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return int(left.value.code or 0), captured.out, captured.err
+
+    return invoke
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The folder of a run in which one lock holds and one is broken."""
+    made = [
+        Verdict(
+            scenario="toy",
+            defense=defense,
+            threat="weights-only",
+            verdict=word,
+            reason="it is so",
+            flags=("PRELIMINARY",),
+            attack="some-attack",
+            merger="some-merger",
+            theft=Interval(theft, theft - 0.1, theft + 0.1, 3, "seeds, preliminary"),
+        )
+        for defense, word, theft in (("weak", "BROKEN", 0.8), ("strong", "HOLDS-SO-FAR", 0.2))
+    ]
+    results = Results(
+        schema=1,
+        plan={"name": "small", "defenses": ["weak", "strong"]},
+        command="redteam run small.toml",
+        environment={"redteam": "0.1.0", "engine": "0" * 64},
+        thresholds={"stolen": 0.5, "digest": "1" * 64},
+        grounds=(),
+        cells=(),
+        controls=(),
+        verdicts=tuple(made),
+    )
+    results.write(tmp_path / "run" / "results.json")
+    return tmp_path / "run"
+
+
+def test_prints_the_verdicts(redteam: Invoke, finished: Path) -> None:
+    code, out, err = redteam("report", finished)
+    assert (code, err) == (0, "")
+    assert "BROKEN         weak under weights-only (PRELIMINARY): it is so." in out
+    assert "HOLDS-SO-FAR   strong under weights-only (PRELIMINARY): it is so." in out
+    assert "upper bounds" in out
+    assert "gate" not in out
+
+
+def test_writes_every_format_beside_each_other(redteam: Invoke, finished: Path, tmp_path: Path) -> None:
+    names = ["r.html", "r.md", "r.json", "r.junit.xml", "deep/er/r.csv"]
+    code, out, _ = redteam("report", finished, *(word for name in names for word in ("-o", tmp_path / name)))
+    assert code == 0
+    assert [line.removeprefix("report: ") for line in out.splitlines()] == [str(tmp_path / name) for name in names]
+    starts = ["<!DOCTYPE html>", "**Robustness", "{", "<?xml", "scenario,seed"]
+    for name, start in zip(names, starts, strict=True):
+        assert (tmp_path / name).read_text().startswith(start)
+    assert (tmp_path / "r.json").read_text() == (finished / "results.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("expressions", "code", "outcome"),
+    [
+        (["theft>=0.5"], 1, "failed"),
+        (["theft>=0.9"], 0, "held"),
+        (["theft.high>=0.9"], 1, "failed"),
+        (["advantage>=0.5"], 2, "undefined"),
+        (["theft>=0.9", "theft.low<0.11"], 1, "failed"),
+    ],
+)
+def test_the_gate_decides(
+    redteam: Invoke, finished: Path, tmp_path: Path, expressions: list[str], code: int, outcome: str
+) -> None:
+    asked = [word for text in expressions for word in ("--fail-on", text)]
+    before = (finished / "results.json").read_text()
+    assert redteam("report", finished, *asked, "-o", tmp_path / "r.json")[0] == code
+    left, out, _ = redteam("report", finished, *asked)
+    assert left == code
+    assert f"The gate {' or '.join(expressions)}" in out
+    assert json.loads((tmp_path / "r.json").read_text())["gate"]["outcome"] == outcome
+    assert (finished / "results.json").read_text() == before, "the run's own results stay as they are"
+
+
+def test_the_gate_of_the_run_is_kept_where_none_is_asked(redteam: Invoke, finished: Path) -> None:
+    results = Results.read(finished)
+    gate = Gate(expression="theft>=0.5", outcome="failed", failed=(("toy", "weak", "weights-only"),))
+    results.model_copy(update={"gate": gate}).write(finished / "results.json")
+    code, out, _ = redteam("report", finished)
+    assert code == 1
+    assert "The gate theft>=0.5 failed for weak on toy under weights-only." in out
+    assert redteam("report", finished, "--fail-on", "theft>=0.9")[0] == 0
+
+
+def test_the_schema_is_printed(redteam: Invoke) -> None:
+    code, out, _ = redteam("report", "--schema")
+    assert code == 0
+    assert json.loads(out)["title"] == "Results"
+
+
+REFUSED = {
+    "nowhere": (["report", "nowhere"], "cannot be read (No such file or directory); name the folder of a finished run"),
+    "bad gate": (["report", "{run}", "--fail-on", "theft"], "Cannot read the gate 'theft'"),
+    "bad extension": (["report", "{run}", "-o", "r.pdf"], "must end in one of .csv, .html, .json, .junit.xml, .md."),
+    "bad place": (["report", "{run}", "-o", "/proc/none/r.html"], "/proc/none/r.html cannot be written"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refusals_are_one_sentence(redteam: Invoke, finished: Path, what: str) -> None:
+    words, sentence = REFUSED[what]
+    code, out, err = redteam(*(word.format(run=finished) for word in words))
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_results_of_something_else_are_refused(redteam: Invoke, finished: Path) -> None:
+    (finished / "results.json").write_text("{}")
+    code, _, err = redteam("report", finished)
+    assert code == 2
+    assert "holds no results that this version reads" in err
+
+
+def test_the_folder_is_needed(redteam: Invoke) -> None:
+    code, _, err = redteam("report")
+    assert code == 2
+    assert "DIR" in err
+
+
+def test_show_describes_a_report_with_a_dot_in_its_name(redteam: Invoke) -> None:
+    code, out, _ = redteam("show", "junit.xml")
+    assert code == 0
+    assert out.startswith("report junit.xml")
