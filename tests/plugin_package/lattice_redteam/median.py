@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import torch
+
 from redteam import Checkpoint, MergerView, Range, merger
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
+
 from redteam import Checkpoint, DefenderView, Range, defense
 from redteam.anatomy import Sites
 from redteam.symmetry import Dense, Orthogonal

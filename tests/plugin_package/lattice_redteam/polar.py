@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
 from redteam import AttackerView, Checkpoint, Needs, attack
 from redteam.anatomy import Sites
 from redteam.symmetry import Dense, Orthogonal, Stacks, fit_gauges
