@@ -79,8 +79,8 @@ def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
 
     The function stays that of `protected`, so that a poor fit costs closeness and never correctness. Lazy: a site is
     fitted when one of its tensors is read. Where several locks may lie on one another, heads and queries are fitted
-    first, since they are recognised in any gauge, then the pairs of maps, then norms, and `restore` ends it: along which
-    directions weights are free depends on the gain.
+    first, since they are recognised in any gauge, then the pairs of maps, then norms, and `restore` ends it: a gain
+    says along which directions weights are free.
 
     Args:
         protected: What a lock may have moved.
