@@ -254,6 +254,12 @@ def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command:
             kind.removesuffix("s"): {text: chain.summary for text, chain in loaded.chains(kind).items()}
             for kind in ("scenarios", "defenses", "attacks", "mergers")
         },
+        settings={
+            kind.removesuffix("s"): {
+                text: [dict(link.settings) for link in c.links] for text, c in loaded.chains(kind).items()
+            }
+            for kind in ("scenarios", "defenses", "attacks", "mergers")
+        },
         untested=tuple(untested(loaded)),
         coverage=found.coverage,
     )
