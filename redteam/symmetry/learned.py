@@ -118,19 +118,18 @@ class LearnedLinear:
         for rate in _rates(steps, self.steps, self.rate):
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            optimizer.zero_grad()
             with torch.enable_grad():
                 matrix = build()
                 back, singular = torch.linalg.inv_ex(matrix.mT)
-                cost = ((matrix @ a - 2 * c) * matrix).sum((-2, -1)) + ((back @ b - 2 * d) * back).sum((-2, -1))
-            here = torch.where(singular == 0, cost.detach(), torch.inf).nan_to_num(nan=torch.inf)
+                costs = ((matrix @ a - 2 * c) * matrix).sum((-2, -1)) + ((back @ b - 2 * d) * back).sum((-2, -1))
+                here = torch.where(singular == 0, costs.detach(), torch.inf).nan_to_num(nan=torch.inf)
+                costs[here.isfinite()].sum().backward()
             better = here < lowest
             best, lowest = torch.where(better[:, None, None], matrix.detach(), best), torch.minimum(here, lowest)
-            optimizer.zero_grad()
-            # Each head's cost has a factor of its own, which Adam takes out again but for rounding.
-            cost[here.isfinite()].sum().backward()
             optimizer.step()
-        costs = [tied_costs(moving.left, moving.right, target.left, target.right, x) for x in (start, best)]
-        return torch.where((costs[1] <= costs[0])[:, None, None], best, start)
+        before, after = (tied_costs(moving.left, moving.right, target.left, target.right, x) for x in (start, best))
+        return torch.where((after <= before)[:, None, None], best, start)
 
     def _parameters(self, start: Tensor) -> tuple[Callable[[], Tensor], list[Tensor]]:
         """What builds the matrices, and the leaves that are learned: shares of the start's mean entry."""

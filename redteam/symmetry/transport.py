@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -58,8 +59,7 @@ class Transport:
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        import ot
-
+        ot = _pot()
         cost = (4 - 2 * cosines(moving, target)).clamp(min=0)
         require_finite(cost)
         tables = cost.cpu().numpy()
@@ -82,6 +82,14 @@ class Transport:
             ]
         plan = torch.from_numpy(np.stack(plans)).to(cost)
         return plan / plan.sum(-1, keepdim=True)
+
+
+def _pot() -> Any:
+    """POT, without the warnings about its own source that its first import gives."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ot
+    return ot
 
 
 def map_softly(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], transport: Transport) -> Checkpoint:
