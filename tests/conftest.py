@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -217,3 +221,62 @@ def rotated(x: Tensor, planes: str) -> Tensor:
             turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
             turned[token, pair] = turn @ x[token, pair]
     return turned
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of documentation, and the examples in it."""
+
+    path: Path
+    text: str
+
+    def indented(self, first: str) -> str:
+        """The indented block that starts with a line."""
+        found = re.match(r"(?:    .*\n|\n)+", self.text[self.text.index(f"    {first}") :])
+        assert found is not None
+        return dedent(found.group()).strip() + "\n"
+
+    def fenced(self, language: str) -> list[str]:
+        """The fenced blocks in a language, in order."""
+        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
+
+    def between(self, tag: str) -> str:
+        """What stands between `<!-- tag: … -->` and `<!-- end -->`."""
+        found = re.search(rf"<!-- {tag}:.*?-->\n(.*?)<!-- end -->", self.text, re.DOTALL)
+        assert found is not None
+        return found.group(1)
+
+
+@pytest.fixture(scope="session")
+def page() -> Callable[[str], Page]:
+    """Reads a page, named from the root of the repository."""
+
+    def read(name: str) -> Page:
+        path = Path(__file__).parent.parent / name
+        return Page(path, path.read_text(encoding="utf-8"))
+
+    return read
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def shell() -> Callable[..., Told]:
+    """Runs a `redteam` command in this process."""
+
+    def redteam(*words: str) -> Told:
+        from redteam.cli.main import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main(list(words))
+        return Told(int(left.value.code or 0), out.getvalue(), err.getvalue())
+
+    return redteam

@@ -1,0 +1,186 @@
+"""Every example in docs/ runs, and every table that repeats the code says what the code says."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from redteam.evaluation.results import Control
+from redteam.evaluation.run import run
+from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
+from redteam.evaluation.verdict import FLAGS, Word
+from redteam.plugins.contracts import Needs
+from redteam.plugins.registry import SCENARIOS
+from redteam.threat import THREAT_MODELS, threat_model
+
+HERE = Path(__file__).parent
+TOY = HERE / "evaluation" / "toy.py"
+PAGES = sorted(f"docs/{path.name}" for path in (HERE.parent / "docs").glob("*.md"))
+SLOW = ("check",)  # each loads libraries in a process of its own
+
+
+def flags() -> Iterator[str]:
+    yield "| flag | raised if | means | do |\n|---|---|---|---|\n"
+    for name, flag in FLAGS.items():
+        yield f"| {name} | {flag.raised_if} | {flag.means} | {flag.do} |\n"
+
+
+def thresholds() -> Iterator[str]:
+    """Names and values from the class, words from its docstring."""
+    told = re.sub(r"\n\s{8,}", " ", (Thresholds.__doc__ or "").partition("Attributes:")[2])
+    words = dict(re.findall(r"(\w+): (.*?)(?= \w+: |\s*$)", " ".join(told.split())))
+    yield "| limit | value | what it is |\n|---|---|---|\n"
+    for name, value in asdict(THRESHOLDS).items():
+        yield f"| `{name}` | {value} | {words[name]} |\n"
+
+
+def threats() -> Iterator[str]:
+    yield "| written | the attacker | grants |\n|---|---|---|\n"
+    for name in THREAT_MODELS:
+        model = threat_model(name)
+        granted = ", ".join(str(need.name).lower() for need in Needs if need in model.grants)
+        yield f"| `{model.name}` | {model.words} | {granted} |\n"
+
+
+TABLES = {
+    "flags": ("docs/verdicts.md", flags),
+    "thresholds": ("docs/verdicts.md", thresholds),
+    "threats": ("docs/threat-models.md", threats),
+}
+
+
+@pytest.mark.parametrize("tag", TABLES)
+def test_what_repeats_the_code_says_what_the_code_says(page: Callable[[str], Any], tag: str) -> None:
+    name, made = TABLES[tag]
+    expected = "".join(made())
+    assert page(name).between(tag) == expected, f"{name} should have between its marks:\n{expected}"
+
+
+def test_every_verdict_control_and_need_is_explained(page: Callable[[str], Any]) -> None:
+    verdicts, attack = page("docs/verdicts.md").text, page("docs/write-an-attack.md").text
+    controls = set(get_args(Control.model_fields["control"].annotation)) - {"keys"}
+    assert all(f"\n| {word} | " in verdicts for word in get_args(Word))
+    assert all(f"\n| {control} | " in verdicts for control in controls)
+    assert all(f"| `Needs.{need.name}` |" in attack for need in (Needs.NONE, *Needs))
+
+
+def test_the_limits_in_the_text_are_those_in_force(page: Callable[[str], Any]) -> None:
+    text = " ".join(page("docs/verdicts.md").text.split())
+    t = THRESHOLDS
+    for sentence in (
+        f"falls more than {t.companions} under",
+        f"steals {t.priced} or more",
+        f"lower bound of the gain is under {t.gain}",
+        f"lower bound of theft without an attack is at least {t.stolen}",
+        f"attacker's choice is at least {t.stolen}",
+        f"counted theft reaches {t.stolen}",
+        f"add at least {t.gain} to the merge",
+        f"steal at most {t.trivial},",
+        f"steal under {t.floor} (upper bound)",
+        f"({t.planted_cost} times the tied cost",
+        f"(theft {t.planted_theft} or more)",
+        f"by more than −{-t.harmless} (lower bound)",
+        f"key's holder get {t.ceiling} back",
+        f"trained anew worth {t.anew}?",
+        f"p under {t.monotone} after",
+        f"(protection {t.planted_protection} or more)",
+    ):
+        assert sentence in text, sentence
+
+
+def test_the_attack_has_at_most_fifteen_lines(page: Callable[[str], Any]) -> None:
+    (attack,) = (text for name, text in files(page("docs/write-an-attack.md")).items() if name == "my.py")
+    assert len(attack.splitlines()) <= 15
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(page: Callable[[str], Any], name: str) -> None:
+    shown = page(name)
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", shown.text):
+        other = (shown.path.parent / target).resolve() if target else shown.path
+        assert other.is_file(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+
+
+def files(page: Any) -> dict[str, str]:
+    """The Python blocks that are files: their first line names them."""
+    named = ((re.match(r"# (\w+\.py)\n", block), block) for block in page.fenced("python"))
+    return {match.group(1): block for match, block in named if match}
+
+
+def commands(page: Any) -> list[str]:
+    """The lines of all shell blocks that call this program."""
+    lines = [line for block in page.fenced("sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("redteam ")]
+
+
+@pytest.fixture(scope="module")
+def stand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reader stands: with checkpoints of their own."""
+    folder = tmp_path_factory.mktemp("reader")
+    toy = SCENARIOS.load(f"{TOY}@toy").function()
+    toy.base.save(folder / "base")
+    toy.experts["victim"].save(folder / "victim")
+    toy.experts["left"].save(folder / "mine")
+    return folder
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_python_examples_run(
+    page: Callable[[str], Any], name: str, stand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order, in one namespace, on the toy scenario and in this process."""
+    import redteam.evaluation.run as home
+
+    def on_toys(plan: Any, **rest: Any) -> Any:
+        return run({**plan, "scenarios": [f"{TOY}@toy"]}, workers=0, **rest)
+
+    monkeypatch.setattr(home, "run", on_toys)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(stand)
+    shown, namespace = page(name), {"__name__": "__main__"}
+    for block in shown.fenced("python"):
+        if block not in files(shown).values():
+            exec(compile(block, name, "exec"), namespace)
+    if "watched" in namespace:
+        assert namespace["watched"].run_id, "mlflow was not reached"  # type: ignore[attr-defined]
+
+
+SHELL = [
+    pytest.param(name, line, marks=[pytest.mark.slow] if line.split()[1] in SLOW else [])
+    for name in PAGES
+    for line in dict.fromkeys(
+        re.findall(r"^redteam .*$", (HERE.parent / name).read_text(encoding="utf-8"), re.MULTILINE)
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "line"), SHELL)
+def test_shell_examples_run(
+    page: Callable[[str], Any],
+    shell: Callable[..., Any],
+    name: str,
+    line: str,
+    stand: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = page(name)
+    assert line in commands(shown), "a command stands in a shell block"
+    for file, text in files(shown).items():
+        (stand / file).write_text(text)
+    monkeypatch.chdir(stand)
+    words = shlex.split(line, comments=True)[1:]
+    if words[0] == "run" and "--dry-run" not in words:
+        words += ["--scenario", f"{TOY}@toy", "--workers", "0"]
+    if any(word.startswith("--mlflow") for word in words) and "--mlflow" not in shell("run", "--help").out:
+        pytest.skip("this shell has no --mlflow so far")
+    told = shell(*words)
+    assert told.code == 0, told.out + told.err
