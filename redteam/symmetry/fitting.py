@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,14 @@ from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import Group
 from redteam.symmetry.heads import Heads, paired_features
 from redteam.symmetry.shifts import Parts, Whole, toward
+
+
+class Named(Protocol):
+    """What says whether a group is legal somewhere."""
+
+    @property
+    def name(self) -> str:
+        """As in `Site.legal`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ def sampled_locks(
     def gauge(site: Site) -> Gauge:
         return group.sample(site.heads, site.width, generators(site.label))
 
-    return [Lock(sites, gauge) for sites in _by_kind(checkpoint, kinds, group)]
+    return [Lock(sites, gauge) for sites in sites_by_kind(checkpoint, kinds, group)]
 
 
 def sample_gauges(
@@ -79,8 +88,8 @@ def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
 
     The function stays that of `protected`, so that a poor fit costs closeness and never correctness. Lazy: a site is
     fitted when one of its tensors is read. Where several locks may lie on one another, heads and queries are fitted
-    first, since they are recognised in any gauge, then the pairs of maps, then norms, and `restore` ends it: a gain
-    says along which directions weights are free.
+    first, since they are recognised in any gauge, then the pairs of maps, then norms, and `restore` ends it, since
+    the gain says along which directions weights are free.
 
     Args:
         protected: What a lock may have moved.
@@ -93,8 +102,8 @@ def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
             holds NaN or infinity.
         IllegalGauge: If the group is not legal at a kind, or the architecture has no such sites.
     """
-    for sites in _by_kind(protected, kinds, group):
-        _require_same(sites, protected, anchor)
+    for sites in sites_by_kind(protected, kinds, group):
+        require_same(sites, protected, anchor)
         protected = _fitted(protected, anchor, sites, group)
     return protected
 
@@ -136,12 +145,17 @@ def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) 
         BadInput: As `fit_gauges`.
     """
     sites = anatomy_of(checkpoint).sites(kinds)
-    _require_same(sites, checkpoint, anchor)
+    require_same(sites, checkpoint, anchor)
     return sum(canonical(site, checkpoint).distance(canonical(site, anchor)) for site in sites)
 
 
-def _by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Group) -> list[tuple[Site, ...]]:
-    """The sites kind by kind, since two kinds can lie in one fused tensor and then follow one another."""
+def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named) -> list[tuple[Site, ...]]:
+    """The sites kind by kind, since two kinds can lie in one fused tensor and then follow one another.
+
+    Raises:
+        BadInput: If the architecture is not known.
+        IllegalGauge: If the group is not legal at a kind, or the architecture has no such sites.
+    """
     anatomy, found = anatomy_of(checkpoint), []
     for kind in dict.fromkeys(kinds):
         sites = anatomy.sites((kind,))
@@ -156,7 +170,8 @@ def _by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Group) -> list
     return found
 
 
-def _require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
+def require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
+    """Raises BadInput if the anchor lacks a tensor of a site, or has it in another shape."""
     for site in sites:
         for linear in (side.linear for side in site.sides):
             norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)
