@@ -10,17 +10,76 @@ import torch
 
 import redteam
 from redteam.errors import BadInput, ThreatModelViolation, UnknownName
+from redteam.evaluation import run as evaluation
 from redteam.evaluation.frames import _FULL, TABLES, flat
 from redteam.evaluation.results import Model, Results
+from redteam.evaluation.run import Observers
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS
 
 TOY = Path(__file__).parent / "evaluation" / "toy.py"
 
 
+PLAN: dict[str, Any] = {
+    "scenarios": [f"{TOY}@toy"],
+    "defenses": ["rotation", "none"],
+    "attacks": ["procrustes"],
+}
+
+
+class Recorder:
+    """Remembers what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def started(self, plan: Any, folder: Path) -> None:
+        self.told.append(("started", folder))
+
+    def preparing(self, scenario: str, seed: int) -> None:
+        self.told.append(("preparing", seed))
+
+    def planned(self, graph: Any, cached: frozenset[str]) -> None:
+        self.told.append(("planned", len(graph.nodes)))
+
+    def settled(self, node: Any, outcome: Any) -> None:
+        self.told.append(("settled", node.name))
+
+    def finished(self, results: Results | None) -> None:
+        self.told.append(("finished", results))
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    plan = {"scenarios": [f"{TOY}@toy"], "defenses": ["rotation", "none"], "attacks": ["procrustes"]}
-    return redteam.run(plan, out=tmp_path_factory.mktemp("api"), workers=0)
+def observed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path, Recorder, Recorder]:
+    first, second, out = Recorder(), Recorder(), tmp_path_factory.mktemp("api")
+    return redteam.run(PLAN, out=out, workers=0, observer=Observers(first, second)), out, first, second
+
+
+@pytest.fixture(scope="module")
+def results(observed: tuple[Results, Path, Recorder, Recorder]) -> Results:
+    return observed[0]
+
+
+class TestObservers:
+    def test_all_are_told_everything_from_beginning_to_end(
+        self, observed: tuple[Results, Path, Recorder, Recorder]
+    ) -> None:
+        results, out, first, second = observed
+        assert first.told == second.told
+        assert [kind for kind, _ in first.told[:3]] == ["started", "preparing", "planned"]
+        assert first.told[0][1] == out
+        assert {kind for kind, _ in first.told[3:-1]} == {"settled"}
+        assert len({what for kind, what in first.told if kind == "settled"}) == first.told[2][1]
+        assert first.told[-1] == ("finished", results)
+
+    def test_a_run_that_fails_is_over_as_well(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(evaluation, "prepare", fails)
+        watcher = Recorder()
+        with pytest.raises(KeyboardInterrupt):
+            redteam.run(PLAN, out=tmp_path, workers=0, observer=watcher)
+        assert watcher.told == [("started", tmp_path), ("finished", None)]
 
 
 class TestFrames:
