@@ -6,6 +6,7 @@ RedteamError                     exit code 2
 │   ├── BadSetting               a value of the wrong type or out of range
 │   ├── BadPlan                  a plan that cannot be read
 │   ├── NotACheckpoint           a folder or file that holds no readable weights
+│   ├── Inapplicable             a checkpoint to which an attack, rightly used, has nothing to say
 │   └── UnwritableOutput         a place where nothing can be written
 ├── ThreatModelViolation         a plugin asked for more than the threat model grants
 ├── IllegalGauge                 a lock that the architecture does not allow
@@ -60,6 +61,10 @@ class NotACheckpoint(BadInput):
 
 class UnwritableOutput(BadInput):
     """A place that was named for output and cannot be written."""
+
+
+class Inapplicable(BadInput):
+    """A checkpoint that an attack is not for, such as one of other shapes than the base: its cell is skipped."""
 
 
 class ThreatModelViolation(RedteamError):

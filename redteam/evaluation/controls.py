@@ -42,9 +42,10 @@ class ControlSheet:
         )
 
     def _nowhere(self, cell: Cell) -> bool:
-        """Whether a planted lock found no such site in this architecture: there is nothing to undo."""
+        """Whether there is nothing to control: no such site in this architecture, or no such attack on this lock."""
         lock = self.judge.result(cell.lock)
-        return cell.group == "planted" and lock is not None and not lock["changed"]
+        empty = cell.group == "planted" and lock is not None and not lock["changed"]
+        return empty or (cell.group in ("cell", "floor", "weakened") and self.judge.inapplicable(cell))
 
     def gain(self, scenario: str) -> Interval | None:
         """What the unlocked victim adds to the merge, with the merger for which that is least, failed ones left out."""

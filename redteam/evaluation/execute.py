@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import RedteamError
+from redteam.errors import Inapplicable, RedteamError
 from redteam.evaluation.nodes import Node
 from redteam.evaluation.pool import Ended, Pool
 from redteam.evaluation.store import Store
@@ -63,8 +63,8 @@ def execute(
     Args:
         nodes: All cells, inputs first.
         done: Name → `{"status": "ok", "result": …}` as far as known; filled in. Failed cells become `"error"` or
-            `"timeout"` with a reason, what waited for them `"skipped"`; none of these is stored, so that the same
-            command tries again.
+            `"timeout"` with a reason, what waited for them `"skipped"`, as are attacks that say that they are not for
+            such a checkpoint; none of these is stored, so that the same command tries again.
         store: Where records and checkpoints lie.
         workers: Processes; 0 computes in this one, without time limits, for debuggers.
         time_limit: Seconds after which a cell is ended.
@@ -102,6 +102,8 @@ def compute(node: Node, root: Path) -> Outcome:
         result = run_stage(node, store)
         record = {"status": "ok", "kind": node.kind, "label": node.label, "result": result}
         store.put(node.name, record)
+    except Inapplicable as error:
+        return {"status": "skipped", "reason": str(error), "inapplicable": True}
     except RedteamError as error:
         return {"status": "error", "reason": str(error)}
     except (Exception, SystemExit) as error:
@@ -144,7 +146,7 @@ class _Run:
             reason = cause["reason"]
             if cause["status"] != "skipped":
                 reason = f"{self.nodes[causes[0]].label}: {reason}"
-            self.settle(name, {"status": "skipped", "reason": reason})
+            self.settle(name, {"status": "skipped", "reason": reason, "inapplicable": cause.get("inapplicable", False)})
         return None
 
     def settle(self, name: str, outcome: Outcome) -> None:

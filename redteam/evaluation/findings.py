@@ -243,7 +243,7 @@ class Findings:
         told: dict[str, None] = {}
         for cell in cells:
             status, reason = self.judge.status(cell)
-            if status != "ok":
+            if status != "ok" and not self.judge.inapplicable(cell):
                 told[f"{cell.attack}: {reason}"] = None
         return list(told)
 

@@ -126,6 +126,10 @@ class Judge:
                 return outcome["status"], outcome["reason"]
         return "ok", ""
 
+    def inapplicable(self, cell: Cell) -> bool:
+        """Whether the attack has said that it is not for such a checkpoint, so that nothing is missing without it."""
+        return bool(self.outcomes[cell.recovered].get("inapplicable"))
+
     def _yardstick(self, ground: Ground) -> Yardstick | None:
         records = [self.result(name) for name in (ground.alone, ground.without, ground.reference)]
         if any(record is None for record in records):

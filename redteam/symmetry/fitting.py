@@ -10,7 +10,7 @@ import numpy as np
 
 from redteam.anatomy import Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput, IllegalGauge
+from redteam.errors import IllegalGauge, Inapplicable
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import Group
@@ -171,13 +171,13 @@ def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named) ->
 
 
 def require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
-    """Raises BadInput if the anchor lacks a tensor of a site, or has it in another shape."""
+    """Raises Inapplicable if the anchor lacks a tensor of a site, or has it in another shape."""
     for site in sites:
         for linear in (side.linear for side in site.sides):
             norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)
             for name in (*linear.names, *(name for name in norm if name is not None)):
                 if name not in anchor or anchor.shape(name) != checkpoint.shape(name):
-                    raise BadInput(
+                    raise Inapplicable(
                         f"The anchor's tensor {name!r} is missing or has another shape; expected an anchor of the same "
                         "architecture and size, such as the public base."
                     )

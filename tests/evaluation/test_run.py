@@ -59,6 +59,28 @@ class TestVerdicts:
         assert max(c.scores["theft"] for c in done.results.cells if c.defense == "fresh-victim") <= 0.1
 
 
+class TestShapes:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def reshaped(cls, once: Any, toys: Any) -> Any:
+        return once("reshaped", toys.plan(("split-neurons",), ("gauge-fit", "shape-restore+gauge-fit")))
+
+    def test_an_attack_that_is_not_for_such_shapes_is_skipped_and_nothing_is_missing_without_it(
+        self, reshaped: Any
+    ) -> None:
+        cell = reshaped.cell("split-neurons", "gauge-fit")
+        assert cell.status == "skipped"
+        assert "has another shape" in cell.reason
+        assert "PARTIAL" not in reshaped.verdict("split-neurons").flags
+        assert reshaped.results.exit_code == 0
+        assert [c for c in reshaped.controls("floor", "gauge-fit")] == []
+
+    def test_restoring_shapes_first_it_is_for_them(self, reshaped: Any) -> None:
+        assert reshaped.cell("split-neurons", "shape-restore+gauge-fit").scores["theft"] >= 0.9
+        assert reshaped.verdict("split-neurons").verdict == "BROKEN"
+        assert reshaped.theft("split-neurons", "key-holder") >= 0.95
+
+
 class TestControls:
     def test_all_pass(self, honest: Any) -> None:
         failed = [control for control in honest.results.controls if not control.passed]
