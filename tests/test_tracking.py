@@ -235,7 +235,7 @@ class TestFailures:
             alone = time.perf_counter() - started
             started = time.perf_counter()
             results = run(PLAN, out=copy, workers=0, observer=Mlflow(uri, tell=told.append, **options))
-                assert time.perf_counter() - started - alone < 20, "by default it would be minutes"
+            assert time.perf_counter() - started - alone < 20, "by default it would be minutes"
             assert results == Results.read(folder)
             (sentence,) = told
             assert sentence.startswith("Warning: mlflow at ")
