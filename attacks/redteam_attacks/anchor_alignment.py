@@ -1,15 +1,11 @@
 """Anchor alignment (AGA): query, key, value and output each brought to the base's alone, by least squares."""
 
+from typing import Literal
+
 from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import (
-    GeneralLinear,
-    Orthogonal,
-    Permutation,
-    Scaling,
-    fit_gauges,
-)
+from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, fit_gauges, restore, settle
 from redteam.symmetry.untied import align_untied
 from redteam.views import AttackerView
 
@@ -31,7 +27,9 @@ _GROUPS = (Scaling, Orthogonal, GeneralLinear)  # the last contains all others
     ),
     paper="AGA, arXiv:2606.30360",
 )
-def anchor_alignment(view: AttackerView, *, sites: Sites = ("qk", "vo", "mlp")) -> Checkpoint:
+def anchor_alignment(
+    view: AttackerView, *, shifts: Literal["kept", "settled"] = "kept", sites: Sites = ("qk", "vo", "mlp")
+) -> Checkpoint:
     """W ← W₀ W⁺ W on the rows of every head of query, key and value, W ← W W⁺ W₀ on its columns of the output.
 
     Any invertible lock comes off, and the part of the task vector inside the head's row space goes with it. The factors
@@ -40,7 +38,15 @@ def anchor_alignment(view: AttackerView, *, sites: Sites = ("qk", "vo", "mlp")) 
 
     Args:
         view: Grants the base.
+        shifts: Whether additive freedoms are taken off before and given the base's amounts after. As published they are
+            kept, and a lock that hides behind them (`mergelock+null-shift`) is not undone.
         sites: Kinds of sites to align.
     """
-    aligned = align_untied(view.protected, view.anchor, [kind for kind in sites if kind in ("qk", "vo")])
+    heads = [kind for kind in sites if kind in ("qk", "vo")]
+    aligned = view.protected
+    if shifts == "settled":
+        aligned = align_untied(settle(aligned, heads), settle(view.anchor, heads), heads)
+        aligned = restore(aligned, view.anchor, heads)
+    else:
+        aligned = align_untied(aligned, view.anchor, heads)
     return fit_gauges(aligned, view.anchor, [kind for kind in sites if kind == "mlp"], Permutation(scale_free=True))

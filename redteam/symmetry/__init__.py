@@ -8,7 +8,7 @@ from redteam.symmetry.gauges import Dense, Gauge, Permuted, Turned
 from redteam.symmetry.groups import GROUPS, GeneralLinear, Group, Orthogonal, Permutation, SignedPermutation
 from redteam.symmetry.scalings import Monomial, Planar, Scaling
 from redteam.symmetry.shift_lock import Reversible, ShiftLock, random_shifts
-from redteam.symmetry.shifts import restore
+from redteam.symmetry.shifts import restore, settle
 
 __all__ = [
     "GROUPS",
@@ -37,5 +37,6 @@ __all__ = [
     "restore",
     "sample_gauges",
     "sampled_locks",
+    "settle",
     "tied_cost",
 ]

@@ -10,11 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, Site
+from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.reshaping import Maps, reshaped
-from redteam.symmetry.shifts import Parts, toward
+from redteam.symmetry.shifts import Parts, settled
 
 
 def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> Checkpoint:
@@ -32,7 +32,7 @@ def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> C
     """
 
     def change(site: Site, maps: Maps) -> Maps:
-        parts = _settled(site, checkpoint)
+        parts = settled(site, Parts.read(site, checkpoint))
         stacks = site.stacked(parts.left, parts.right)
         kept, right = _folded(stacks.left[0], stacks.right[0], site.width - neurons, tolerance, site.label)
         return site.left.unstack(stacks.left[:, kept], parts.left), site.right.unstack(right[kept][None], parts.right)
@@ -56,7 +56,7 @@ def narrow_heads(checkpoint: Checkpoint, width: int, *, tolerance: float) -> Che
     """
 
     def change(site: Site, maps: Maps) -> Maps:
-        parts = _settled(site, checkpoint)
+        parts = settled(site, Parts.read(site, checkpoint))
         stacks = site.stacked(parts.left, parts.right)
         left, right, rest = _truncated(stacks.left, stacks.right, width)
         if rest > tolerance:
@@ -69,16 +69,6 @@ def narrow_heads(checkpoint: Checkpoint, width: int, *, tolerance: float) -> Che
         return site.left.unstack(left, parts.left), site.right.unstack(right, parts.right)
 
     return reshaped(checkpoint, ("qk", "vo"), change, head_width=width)
-
-
-def _settled(site: Site, checkpoint: Checkpoint) -> Parts:
-    """The maps of a site at the point of their additive freedoms that is closest to zero."""
-    parts = Parts.read(site, checkpoint)
-    left, right = (
-        Affine(torch.zeros_like(x.weight), None if x.bias is None else torch.zeros_like(x.bias))
-        for x in (parts.left, parts.right)
-    )
-    return toward(site, parts, Parts(left, right, parts.null_left, parts.null_right))
 
 
 def _folded(left: Tensor, right: Tensor, surplus: int, tolerance: float, label: str) -> tuple[Tensor, Tensor]:

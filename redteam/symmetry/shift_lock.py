@@ -11,7 +11,7 @@ import torch
 
 from redteam.anatomy import KINDS, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.shifts import Parts, Whole, shifts_of
+from redteam.symmetry.shifts import Parts, each_kind, shifts_of
 
 
 class Reversible(Protocol):
@@ -43,19 +43,11 @@ class ShiftLock:
 
     def put_on(self, checkpoint: Checkpoint) -> Checkpoint:
         """Every shift of every site; lazy."""
-        return self._each(checkpoint, self.kinds, self._shifted)
+        return each_kind(checkpoint, self.kinds, self._shifted)
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
         """Every shift taken back, the last one first; lazy."""
-        return self._each(checkpoint, self.kinds[::-1], self._unshifted)
-
-    def _each(
-        self, checkpoint: Checkpoint, kinds: Iterable[str], change: Callable[[Site, Parts, None], Parts]
-    ) -> Checkpoint:
-        anatomy = anatomy_of(checkpoint)
-        for kind in dict.fromkeys(kinds):  # two kinds can lie in one fused tensor
-            checkpoint = checkpoint.transform([Whole(site, change) for site in anatomy.sites((kind,))], _nothing)
-        return checkpoint
+        return each_kind(checkpoint, self.kinds[::-1], self._unshifted)
 
     def _shifted(self, site: Site, parts: Parts, amount: None) -> Parts:
         draws = self.generators(site.label)
@@ -94,7 +86,3 @@ def random_shifts(
 
 def _normal(draws: np.random.Generator, unit: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.asarray(draws.standard_normal(tuple(unit.shape)))).to(unit)
-
-
-def _nothing(place: Whole) -> None:
-    return None

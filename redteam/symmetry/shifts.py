@@ -214,7 +214,35 @@ def restore(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str] = K
     def change(site: Site, parts: Parts, amount: None) -> Parts:
         return toward(site, parts, Parts.read(site, anchor))
 
-    return _each_kind(checkpoint, kinds, change)
+    return each_kind(checkpoint, kinds, change)
+
+
+def settle(checkpoint: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
+    """Moves a checkpoint along its additive freedoms to the point closest to zero; lazy, and the function stays.
+
+    Checkpoints that differ by such shifts alone come out the same.
+
+    Args:
+        checkpoint: Perhaps shifted.
+        kinds: Kinds of the sites to settle.
+
+    Raises:
+        BadInput: As `restore`.
+    """
+
+    def change(site: Site, parts: Parts, amount: None) -> Parts:
+        return settled(site, parts)
+
+    return each_kind(checkpoint, kinds, change)
+
+
+def settled(site: Site, parts: Parts) -> Parts:
+    """`parts` moved as close to zero as the additive freedoms of the site allow."""
+    left, right = (
+        Affine(torch.zeros_like(x.weight), None if x.bias is None else torch.zeros_like(x.bias))
+        for x in (parts.left, parts.right)
+    )
+    return toward(site, parts, Parts(left, right, parts.null_left, parts.null_right))
 
 
 def toward(site: Site, parts: Parts, anchor: Parts) -> Parts:
@@ -224,9 +252,7 @@ def toward(site: Site, parts: Parts, anchor: Parts) -> Parts:
     return parts
 
 
-def _each_kind(
-    checkpoint: Checkpoint, kinds: Iterable[str], change: Callable[[Site, Parts, None], Parts]
-) -> Checkpoint:
+def each_kind(checkpoint: Checkpoint, kinds: Iterable[str], change: Callable[[Site, Parts, None], Parts]) -> Checkpoint:
     """Rewrites whole sites, one kind after the other since two kinds can lie in one fused tensor."""
     anatomy = anatomy_of(checkpoint)
     for kind in dict.fromkeys(kinds):

@@ -216,6 +216,13 @@ class TestAnchorAlignment:
         back = run(anchor_alignment, locked, grouped.checkpoint)
         assert norm(back, grouped.checkpoint) <= 1e-8 * norm(grouped.checkpoint)
 
+    def test_shifts_hide_a_lock_unless_they_are_settled_first(self, case):
+        locked = sample_gauges(case.checkpoint, ATTENTION, GeneralLinear(), KEY.generator)
+        locked = ShiftLock(10.0, KEY.generator, ATTENTION).put_on(locked)
+        kept, settled = (run(anchor_alignment, locked, case.checkpoint, shifts=x) for x in ("kept", "settled"))
+        assert norm(settled, case.checkpoint) <= 1e-7 * norm(case.checkpoint)
+        assert norm(kept, case.checkpoint) > 0.1 * norm(case.checkpoint)
+
     def test_a_head_of_zeros(self, vit):
         name = "vit.encoder.layer.0.attention.attention.query.weight"
         dead = vit.checkpoint.replace({name: vit.checkpoint[name].index_fill(0, torch.arange(8), 0.0)})

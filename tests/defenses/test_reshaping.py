@@ -8,14 +8,13 @@ import torch
 from redteam_attacks.gauge_fit import gauge_fit
 from redteam_attacks.hungarian import hungarian
 from redteam_attacks.shape_restore import shape_restore
-from redteam_attacks.train_anew import _as_before_training
 from redteam_defenses.mergelock import mergelock
 from redteam_defenses.null_shift import null_shift
 from redteam_defenses.padded_heads import padded_heads
 from redteam_defenses.split_neurons import split_neurons
 
 from redteam.anatomy import anatomy_of
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import shared_tensors
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Permutation, fit_gauges, tied_cost
@@ -163,14 +162,6 @@ def test_silent_neurons_are_dropped(vit):
 def test_fits_refuse_other_shapes_in_a_sentence(vit, defend, fit):
     with pytest.raises(BadInput, match="has another shape; expected an anchor of the same architecture and size"):
         dict(fit(AttackerView.by_hand(protect(vit.checkpoint, defend), anchor=vit.checkpoint)))
-
-
-@pytest.mark.parametrize("defend", BOTH)
-def test_training_anew_starts_in_the_shapes_of_the_base(vit, defend):
-    anchor = Checkpoint.of({n: t for n, t in vit.checkpoint.items() if "classifier" not in n}, vit.checkpoint.config)
-    start = _as_before_training(protect(vit.checkpoint, defend), anchor)
-    assert shapes(start) == shapes(vit.checkpoint)
-    assert vit.change(start) == 0.0
 
 
 def test_a_network_whose_config_knows_no_head_width_cannot_be_built(bert):
