@@ -15,7 +15,6 @@ from redteam_attacks.training import Budget, Epsilon, Rate, Size, Steps, train
 @attack(
     "fine-tune",
     needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.SAMPLES,
-    targets=("mergelock", "rotation", "permutation", "gaussian-noise"),
     paper="the loss along a linear path after MERGETUNE, arXiv:2601.10497",
 )
 def fine_tune(

@@ -12,17 +12,6 @@ from redteam_attacks.training import Budget, train
 @attack(
     "merge-tune",
     needs=Needs.ANCHOR | Needs.SAMPLES,
-    targets=(
-        "mergelock",
-        "rotation",
-        "permutation",
-        "scaling",
-        "general-linear",
-        "planar",
-        "signed-permutation",
-        "null-shift",
-        "gaussian-noise",
-    ),
     paper="after MERGETUNE's loss along the linear path",
 )
 def merge_tune(

@@ -167,10 +167,10 @@ class ControlSheet:
         return self.judge.interval(cells, lambda cell: self.judge.theft(cell, cell.naive))
 
     def _trivial(self, cells: Sequence[Cell]) -> Finding:
-        """An attacker who still holds the victim, under a wrong gauge, may steal what is stolen without any attack."""
+        """Whoever guesses a key still holds the victim, and may steal what is stolen without any attack."""
         theft, limit = self._theft(cells), THRESHOLDS.trivial
-        if all(self._kept(cell) for cell in cells):
-            limit = max(limit, self._naive(cells).mean)
+        if all(cell.code for cell in cells):
+            limit = max(limit, self._naive(cells).high)
         return theft.mean <= limit, theft.mean, limit, f"{cells[0].attack} steals {theft}; at most {limit:.2g}"
 
     def _floor(self, cells: Sequence[Cell]) -> Finding:

@@ -16,6 +16,7 @@ class Cell:
         group: `"cell"`, or which control: `"planted"`, `"harmless"`, `"floor"`, `"weakened"`.
         attack: The chain's text.
         role: The attack's role.
+        code: Whether the attack runs the defense's own code.
         labels: Labelled samples of the victim's task that the threat model grants; `None` for all.
         lock, recovered, merge: The cells with the protected model, the attack's, and the merge of it.
         naive: The merge of the protected model as it is.
@@ -33,6 +34,7 @@ class Cell:
     attack: str
     role: str
     merger: str
+    code: bool
     labels: int | None
     lock: str
     recovered: str

@@ -159,6 +159,7 @@ class _Layout:
                 attack.text,
                 attack.role,
                 merger.text,
+                Needs.CODE in attack.needs,
                 threat.labels,
                 lock,
                 recovered,

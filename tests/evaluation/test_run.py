@@ -73,11 +73,10 @@ class TestShapes:
         assert "has another shape" in cell.reason
         assert "PARTIAL" not in reshaped.verdict("split-neurons").flags
         assert reshaped.results.exit_code == 0
-        assert [c for c in reshaped.controls("floor", "gauge-fit")] == []
+        assert not reshaped.controls("floor", "gauge-fit")
 
     def test_restoring_shapes_first_it_is_for_them(self, reshaped: Any) -> None:
         assert reshaped.cell("split-neurons", "shape-restore+gauge-fit").scores["theft"] >= 0.9
-        assert reshaped.verdict("split-neurons").verdict == "BROKEN"
         assert reshaped.theft("split-neurons", "key-holder") >= 0.95
 
 
