@@ -3,13 +3,14 @@
 export OMP_NUM_THREADS ?= 1
 BIN := .venv/bin
 
-.PHONY: help demo test lint acceptance lock clean
+.PHONY: help demo test lint acceptance bench lock clean
 
 help:
 	@echo "make demo        run the plan quick on the scenario digits, into runs/demo"
 	@echo "make test        lint, types, import rules and the fast tests"
 	@echo "make lint        the first three of these"
 	@echo "make acceptance  the slow tests"
+	@echo "make bench       speed and closeness, as ratios against peers"
 	@echo "make lock        compile requirements.lock anew from pyproject.toml"
 	@echo "make clean       remove .venv and caches, never results"
 
@@ -27,6 +28,9 @@ lint: .venv/ready
 
 acceptance: .venv/ready
 	$(BIN)/pytest -q -m slow
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/bench.py
 
 lock: .venv/ready
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock
