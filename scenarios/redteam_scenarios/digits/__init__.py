@@ -1,7 +1,8 @@
 """A small vision transformer and four experts: handwritten digits (the victim), letters, shapes and textures.
 
 Pretrained on clean drawings of all 39 classes, then fine-tuned once per task with frozen heads. Seed 0 ships with the
-package; other seeds are trained when first asked for, a minute or two each, and kept in the user's cache.
+package; other seeds are trained when first asked for, a minute or two each, and kept in the user's cache. So are
+victims that drifted further from the base (`growth`), half a minute each.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ SUMMARY = (
 
 
 @scenario("digits")
-def digits(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
+def digits(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, growth: Annotated[float, Range(1, 16)] = 1.0) -> Scenario:
     """Loads the scenario from the cache, and makes it first where it is missing.
 
     Args:
         seed: Which retraining of base and experts, on which draws of the data.
+        growth: The victim is trained on, on the same data, until its task vector is this many times as long; base,
+            companions and data stay. 1 is the ordinary scenario.
     """
     from redteam_scenarios.digits.cache import load
     from redteam_scenarios.digits.recipe import Recipe
 
-    return load(Recipe(), seed=seed, summary=SUMMARY)
+    drifted = f" The victim was trained on until its task vector was {growth:g} times as long." if growth != 1 else ""
+    return load(Recipe(), seed=seed, growth=growth, summary=SUMMARY + drifted)

@@ -18,6 +18,7 @@ from torch import nn
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, UnwritableOutput
 from redteam.tasks import Classification, Scenario
+from redteam_scenarios.digits import growth as growing
 from redteam_scenarios.digits.data import Images, collect, pixels
 from redteam_scenarios.digits.progress import Progress
 from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
@@ -36,20 +37,30 @@ def cache_root() -> Path:
     return Path(platformdirs.user_cache_dir("redteam"))
 
 
-def load(recipe: Recipe, *, seed: int, summary: str = "") -> Scenario:
+def load(recipe: Recipe, *, seed: int, growth: float = 1.0, summary: str = "") -> Scenario:
     """The scenario from its folder in the cache, which is made first where it is missing.
+
+    Args:
+        recipe: Every number it is made from.
+        seed: Which retraining.
+        growth: How many times as long as the ordinary victim's the victim's task vector is (see `growth.grow`).
+        summary: Of the scenario.
 
     Raises:
         UnwritableOutput: If the cache cannot be written.
         BadInput: If what lies there cannot be read.
+        BadSetting: If the growth cannot be reached.
     """
     folder = ensure(recipe, seed)
     data = _read(folder / "data.safetensors")
+    homes = dict.fromkeys(CLASSES, folder)
+    if growth != 1:
+        homes[VICTIM] = ensure_grown(recipe, seed, growth)
     return Scenario(
         name="digits",
         seed=seed,
         base=Checkpoint.open(folder / "base"),
-        experts={task: Checkpoint.open(folder / task) for task in CLASSES},
+        experts={task: Checkpoint.open(home / task) for task, home in homes.items()},
         tasks={
             task: Classification(
                 name=task,
@@ -76,20 +87,44 @@ def ensure(recipe: Recipe, seed: int) -> Path:
     folder = cache_root() / "digits" / f"seed{seed}-{recipe.address(seed)}{shipped or ''}"
     if folder.is_dir():
         return folder
-    try:
-        with _whole(folder) as work:
-            if shipped:
-                with fixed_threads(recipe.threads):
-                    _write(work / "data.safetensors", collect(recipe, seed))
-                for name in ("base", *CLASSES):
-                    shutil.copytree(SHIPPED / name, work / name)
-            else:
-                train(recipe, seed, work)
-    except OSError as error:
-        raise UnwritableOutput(
-            f"The cache {folder.parent} cannot be written ({error.strerror or error}); "
-            "set REDTEAM_CACHE to a folder that can."
-        ) from error
+    with _whole(folder) as work:
+        if shipped:
+            with fixed_threads(recipe.threads):
+                _write(work / "data.safetensors", collect(recipe, seed))
+            for name in ("base", *CLASSES):
+                shutil.copytree(SHIPPED / name, work / name)
+        else:
+            train(recipe, seed, work)
+    return folder
+
+
+def ensure_grown(recipe: Recipe, seed: int, growth: float) -> Path:
+    """The folder with a victim that was trained on and `growth.json`, which is made first where it is missing.
+
+    The ordinary seed's folder, which `ensure` gives, stays as it is.
+
+    Args:
+        recipe: The ordinary victim's.
+        seed: Which retraining.
+        growth: See `growth.grow`.
+
+    Raises:
+        UnwritableOutput: If the cache cannot be written.
+        BadInput: If what lies in the ordinary folder cannot be read.
+        BadSetting: If the growth cannot be reached.
+    """
+    ordinary = ensure(recipe, seed)
+    base, victim = (Checkpoint.open(ordinary / part) for part in ("base", VICTIM))
+    origin = {"ordinary": ordinary.name, "base": base.digest(), "victim": victim.digest()}
+    folder = ordinary.with_name(f"seed{seed}-growth{growth:g}-{growing.address(growth, origin)}")
+    if folder.is_dir():
+        return folder
+    title, data = f"digits, seed {seed}, growth {growth:g}", _read(ordinary / "data.safetensors")
+    with _whole(folder) as work, fixed_threads(recipe.threads), Progress(title, 100) as progress:
+        model = victim.module()
+        grown = growing.grow(recipe, seed, growth, base.module(), model, data, lambda way: progress.reach(way, VICTIM))
+        _save(model, work / VICTIM)
+        growing.write(work, grown)
     return folder
 
 
@@ -121,21 +156,32 @@ def train(recipe: Recipe, seed: int, folder: Path) -> None:
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to work in, which becomes `folder` at the end if nothing went wrong."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.glob(".*.unfinished"):
-        if time.time() - other.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(other, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
+    """A folder to work in, which becomes `folder` at the end if nothing went wrong.
+
+    Raises:
+        UnwritableOutput: If something cannot be written, also by who works in it.
+    """
+    work = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for other in folder.parent.glob(".*.unfinished"):
+            if time.time() - other.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(other, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
         yield work
         try:
             os.replace(work, folder)
         except OSError:
             if not folder.is_dir():  # another process was first
                 raise
+    except OSError as error:
+        raise UnwritableOutput(
+            f"The cache {folder.parent} cannot be written ({error.strerror or error}); "
+            "set REDTEAM_CACHE to a folder that can."
+        ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _save(model: nn.Module, folder: Path) -> None:

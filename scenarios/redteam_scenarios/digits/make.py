@@ -1,7 +1,8 @@
-"""Makes the weights that ship, and the table in README.md.
+"""Makes the weights that ship, and the tables in README.md.
 
 python -m redteam_scenarios.digits.make ship          trains seed 0 and puts it into the package
 python -m redteam_scenarios.digits.make table 0 1 2   measures seeds, training those that the cache lacks
+python -m redteam_scenarios.digits.make drift 0 1     measures the victims that were trained on, training likewise
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from pathlib import Path
 import torch
 
 from redteam.checkpoint import Checkpoint
-from redteam_scenarios.digits.cache import SHIPPED, cache_root, load, train
+from redteam_scenarios.digits.cache import SHIPPED, cache_root, ensure_grown, load, train
+from redteam_scenarios.digits.growth import Grown, record
 from redteam_scenarios.digits.measure import Measured, mean, measure
-from redteam_scenarios.digits.recipe import CLASSES, Recipe
+from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
+
+GROWTHS = (1.0, 2.0, 4.0, 8.0)
 
 
 def ship() -> None:
@@ -57,12 +61,31 @@ def row(seed: int, measured: Measured) -> str:
     )
 
 
+def drift(seed: int, growth: float) -> str:
+    """One line of the table of victims that were trained on."""
+    recipe = Recipe()
+    measured = measure(load(recipe, seed=seed, growth=growth))
+    ordinary = Grown(growth=1.0, ratio=1.0, steps=0, rate=recipe.tuning_rate)
+    grown = ordinary if growth == 1 else record(ensure_grown(recipe, seed, growth))
+    companions = {task: n for task, n in measured.merged.items() if task != VICTIM}
+    return (
+        f"| {seed} | {growth:g} | {grown.steps} | {grown.rate:g} | {grown.ratio:.3f} | {measured.experts[VICTIM]:.3f} "
+        f"| {measured.coefficient} | {measured.merged[VICTIM]:.2f} | {mean(companions):.2f} | {measured.gain:.3f} |"
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command."""
+    what, *rest = arguments or [""]
+    seeds = [int(seed) for seed in rest or ["0"] if seed.isdecimal()]
     if arguments == ["ship"]:
         ship()
-    elif arguments[:1] == ["table"] and all(seed.isdecimal() for seed in arguments[1:]):
-        for seed in map(int, arguments[1:] or ["0"]):
+    elif what == "drift" and len(seeds) == len(rest or ["0"]):
+        for seed in seeds:
+            for growth in GROWTHS:
+                print(drift(seed, growth), flush=True)  # noqa: T201
+    elif what == "table" and len(seeds) == len(rest or ["0"]):
+        for seed in seeds:
             print(row(seed, measure(load(Recipe(), seed=seed))), flush=True)  # noqa: T201
     else:
         print(__doc__, file=sys.stderr)  # noqa: T201

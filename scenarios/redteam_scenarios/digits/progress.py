@@ -35,7 +35,19 @@ class Progress:
         Args:
             what: What the step trained.
         """
-        self._done += 1
+        self._show(self._done + 1, what)
+
+    def reach(self, share: float, what: str) -> None:
+        """So far already, for a training whose number of steps nobody knows; never back.
+
+        Args:
+            share: Of the way, 0 to 1.
+            what: What is trained.
+        """
+        self._show(max(self._done, int(share * self._total)), what)
+
+    def _show(self, done: int, what: str) -> None:
+        self._done = done
         if self._bar is not None:
             self._bar.show(self._done, f"{self._title}: {what}")
         elif (fifth := 5 * self._done // self._total) > self._told and self._done < self._total:
