@@ -180,7 +180,5 @@ def test_shell_examples_run(
     words = shlex.split(line, comments=True)[1:]
     if words[0] == "run" and "--dry-run" not in words:
         words += ["--scenario", f"{TOY}@toy", "--workers", "0"]
-    if any(word.startswith("--mlflow") for word in words) and "--mlflow" not in shell("run", "--help").out:
-        pytest.skip("this shell has no --mlflow so far")
     told = shell(*words)
     assert told.code == 0, told.out + told.err

@@ -13,6 +13,7 @@ import typer
 
 from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
 from redteam.cli.progress import Progress
+from redteam.tracking import Mlflow
 
 
 def run(
@@ -32,6 +33,10 @@ def run(
     ] = None,
     report: Files = None,
     fail_on: FailOn = None,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Log to mlflow: MLFLOW_TRACKING_URI, or OUT/mlflow.db.")
+    ] = False,
+    mlflow_uri: Annotated[str | None, typer.Option(metavar="URI", help="Log to mlflow there.")] = None,
 ) -> None:
     """Pair defenses with attacks in scenarios and say which protections hold.
 
@@ -39,7 +44,7 @@ def run(
     missing. Robustness figures are upper bounds: a stronger attack can only lower them. Exit codes: 0 held or nothing
     asked, 1 the gate of --fail-on failed, 2 something could not be evaluated.
     """
-    from redteam.evaluation.run import find_plan, preview, run_folder
+    from redteam.evaluation.run import Observers, find_plan, preview, run_folder
     from redteam.evaluation.run import run as evaluate
 
     started = time.perf_counter()
@@ -68,22 +73,25 @@ def run(
         _show(preview(found, out=out, folder=folder))
         return
     command = shlex.join(["redteam", *sys.argv[1:]])
-    with Progress() as progress:
-        results = evaluate(
-            found,
-            out=out,
-            folder=folder,
-            observer=progress,
-            command=command,
-            workers=_cores() if workers is None else workers,
-        )
-    home = run_folder(found, out)
-    if fail_on:
-        results = gated(results, fail_on)
-        results.write(home / "results.json")
-    page = home / "report.html"
-    for path, writer in [*writers((home / "report.md", page)), *asked]:
-        writer(results, path)
+    with Mlflow(mlflow_uri, on=mlflow or mlflow_uri is not None) as tracker:
+        with Progress() as progress:
+            results = evaluate(
+                found,
+                out=out,
+                folder=folder,
+                observer=Observers(progress, tracker),
+                command=command,
+                workers=_cores() if workers is None else workers,
+            )
+        home = run_folder(found, out)
+        if fail_on:
+            results = gated(results, fail_on)
+            results.write(home / "results.json")
+        page = home / "report.html"
+        reports = [*writers((home / "report.md", page)), *asked]
+        for path, writer in reports:
+            writer(results, path)
+        tracker.conclude(results, [path for path, _ in reports])
     tell(results, f", {time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)
 

@@ -93,9 +93,9 @@ class ControlSheet:
         )
 
     def ceiling(self, scenario: str, defense: str, threat: str) -> bool | None:
-        """Whether the key's holder and training anew reached the ceiling; `None` where neither ran."""
+        """Whether somebody who has everything reached the ceiling, so that it can be; `None` where nobody was tried."""
         mine = self._of("ceiling", scenario, defense, threat)
-        return all(c.passed for c in mine) if mine else None
+        return any(c.passed for c in mine) if mine else None
 
     def targeted(self, scenario: str, defense: str, threat: str) -> frozenset[str]:
         """Reliable attacks that name this defense and broke its weakened variant."""

@@ -97,7 +97,7 @@ class Evidence:
         naive: Theft without an attack.
         candidates: All attacks × mergers that ran, no attack among them.
         reliable: Attacks whose plants came off and which harm no unlocked model.
-        ceiling: Whether key's holder and training anew reached the ceiling; `None` where neither ran.
+        ceiling: Whether the key's holder or training anew reached the ceiling; `None` where neither ran.
         targeted: Reliable attacks that name this defense and broke its weakened variant.
         missing: Sentences on cells of this defense that failed.
         fidelity: Of the released dtype.
