@@ -56,7 +56,10 @@ class TestVerdicts:
         done = once("known", toys.plan((toys.named("open-door"), toys.named("fresh-victim")), ("gauge-fit",)))
         assert done.verdict("open-door").verdict == "INEFFECTIVE"
         assert done.verdict("fresh-victim").verdict not in ("BROKEN", "INEFFECTIVE", "HOLDS-SO-FAR")
-        assert max(c.scores["theft"] for c in done.results.cells if c.defense == "fresh-victim") <= 0.1
+        assert (
+            max(c.scores["theft"] for c in done.results.cells if c.defense == "fresh-victim" and c.role != "anew")
+            <= 0.1
+        )
 
 
 class TestShapes:
