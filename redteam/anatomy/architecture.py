@@ -80,6 +80,7 @@ class Architecture:
         layers, width, heads, neurons: Keys of the config.
         kv_heads: Key of the config; as many as there are heads where the config lacks it.
         head_width: Key of the config; width / heads where the config lacks it.
+        fixed_head_width: Whether the network takes width / heads, whatever the config says.
         centred: Whether norms are LayerNorms, and what is written is read by LayerNorms only: blocks with the norm
             before (pre-norm), or straight after the addition (post-norm).
         key_bias_free: Whether softmax ignores the key bias: no rotary embedding and no norm of queries and keys.
@@ -105,6 +106,7 @@ class Architecture:
     heads: str = "num_attention_heads"
     kv_heads: str = "num_key_value_heads"
     head_width: str = "head_dim"
+    fixed_head_width: bool = False
     neurons: str = "intermediate_size"
     centred: bool = True
     key_bias_free: bool = True

@@ -29,6 +29,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         first_norm="embeddings.LayerNorm",
         mlp_norm="encoder.layer.{layer}.attention.output.LayerNorm",
         prefixes=("bert.", ""),
+        fixed_head_width=True,
         legal={kind: group for kind, group in PRE_NORM.items() if kind != "norm"},
     ),
 }

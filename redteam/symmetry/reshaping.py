@@ -114,9 +114,14 @@ class Pad:
         """Wider heads.
 
         Raises:
-            BadInput: If the architecture is not known, or fuses the tensors concerned.
+            BadInput: If the architecture is not known, fuses the tensors concerned, or knows no other width.
             IllegalGauge: If it allows no rotation there.
         """
+        if checkpoint.architecture in ARCHITECTURES and ARCHITECTURES[checkpoint.architecture].fixed_head_width:
+            raise BadInput(
+                f"A network of type {checkpoint.architecture!r} has heads of hidden size / heads and no others; "
+                "expected one whose config can name a head width, such as 'vit'."
+            )
         return reshaped(checkpoint, _HEADS, self._padded, head_width=_width(checkpoint, "qk") + self.extra)
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:

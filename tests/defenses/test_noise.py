@@ -67,5 +67,5 @@ def test_fresh_weights_are_the_same_network_and_nobody_elses_weights(vit):
         if tensor.numel() > 100:
             cosine = torch.nn.functional.cosine_similarity(tensor.flatten(), locked[name].flatten(), dim=0)
             assert abs(float(cosine)) < 0.4
-    again = fresh(DefenderView(vit.checkpoint, vit.checkpoint, KEY))
-    assert again.digest() == locked.digest() != fresh(DefenderView(vit.checkpoint, vit.checkpoint, OTHER)).digest()
+    again, other = (fresh(DefenderView(vit.checkpoint, vit.checkpoint, OTHER), seed=seed) for seed in (0, 1))
+    assert again.digest() == locked.digest() != other.digest()

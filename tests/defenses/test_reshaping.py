@@ -14,7 +14,7 @@ from redteam_defenses.padded_heads import padded_heads
 from redteam_defenses.split_neurons import split_neurons
 
 from redteam.anatomy import anatomy_of
-from redteam.checkpoint import shared_tensors
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Permutation, fit_gauges, tied_cost
@@ -165,6 +165,11 @@ def test_fits_refuse_other_shapes_in_a_sentence(vit, defend, fit):
 
 
 def test_a_network_whose_config_knows_no_head_width_cannot_be_built(bert):
-    locked = protect(bert.checkpoint, padded_heads)
-    with pytest.raises(NotACheckpoint, match="do not fit"):
-        locked.module()
+    with pytest.raises(BadInput, match="'bert' has heads of hidden size / heads and no others"):
+        protect(bert.checkpoint, padded_heads)
+
+
+def test_what_does_not_fit_the_config_is_named(vit):
+    locked = protect(vit.checkpoint, padded_heads)
+    with pytest.raises(NotACheckpoint, match=r"do not fit .*mismatched keys"):
+        Checkpoint.of(dict(locked), vit.checkpoint.config).module()
