@@ -64,7 +64,7 @@ class AttackSpec(Spec):
     """What an attack claims.
 
     Attributes:
-        breaks: Pairs of a site's kind (`"qk"`, `"vo"`, `"mlp"`) and a class of groups from `redteam.symmetry`. Each is
+        breaks: Pairs of a site's kind (`"qk"`, `"vo"`, `"mlp"`, `"heads"`, `"queries"`, `"norm"`) and a class of groups from `redteam.symmetry`. Each is
             planted in every evaluation; an attack that doesn't undo what it claims to undo is no evidence.
         needs: What its view must grant.
         role: `"recovery"` for an attack proper; `"naive"` for none at all; `"trivial"` for one that must steal nothing;

@@ -109,7 +109,8 @@ class DefenseSubject(Subject[DefenseSpec]):
             if isinstance(trial.error, BadInput) and architecture != toy_architectures()[0]:
                 raise DoesNotApply(f"it does not take this architecture: {trial.error}")
             self.require_ran(trial, f"in {word} ")
-            found[word] = output_change(_victim(here), trial.sound(trial.checkpoint), here)
+            returned = trial.checkpoint if self.spec.changes_architecture else trial.usable(_victim(here))
+            found[word] = output_change(_victim(here), trial.sound(returned), here)
             if not found[word] <= limit:
                 raise Fails(f"in {word} it changes the outputs by {found[word]:.2g}, at most {limit:g} keeps them")
         return "outputs change by " + ", ".join(f"{value:.1g} in {word}" for word, value in found.items())

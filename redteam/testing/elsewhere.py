@@ -62,10 +62,13 @@ def digest(plugin: LoadedPlugin[Any]) -> There:
 
 def serve() -> None:
     """Answers until the other side is gone, also if that happens during a call."""
+    import torch
+
     from redteam.plugins.registry import REGISTRIES
     from redteam.testing.suite import subject_of
     from redteam.testing.trial import told
 
+    torch.set_num_threads(1)
     private = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a plugin prints is no answer
     requests: queue.Queue[Any] = queue.Queue()

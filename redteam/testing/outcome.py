@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 Status = Literal["passed", "failed", "not applicable"]
 
 
@@ -50,10 +52,17 @@ class Check:
         return self.name.partition(":")[0]
 
     def run(self) -> Outcome:
-        """Examines the plugin. What a plugin raises is a finding; an error of the suite itself is not caught."""
+        """Examines the plugin, on one thread as every cell of a run.
+
+        What a plugin raises is a finding; an error of the suite itself is not caught.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             return Outcome(self.name, "passed", self.examine())
         except Fails as found:
             return Outcome(self.name, "failed", str(found))
         except DoesNotApply as found:
             return Outcome(self.name, "not applicable", str(found))
+        finally:
+            torch.set_num_threads(threads)

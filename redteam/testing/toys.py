@@ -22,7 +22,7 @@ _LABELS = {
     "id2label": {str(label): str(label) for label in range(4)},
     "label2id": {str(label): label for label in range(4)},
 }
-_SIZES = {"train": 64, "validation": 64, "test": 64}
+_SIZES = {"train": 64, "validation": 64, "test": 256}
 
 _CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "vit": {
@@ -67,7 +67,8 @@ def toy_scenario(architecture: str = "vit", *, seed: int = 0, drift: float = 0.3
         drift: ‖victim − base‖ ÷ ‖base‖, tensor by tensor; 0.4 times that for the two companions.
 
     Returns:
-        A scenario in float32: tasks `"victim"`, `"left"` and `"right"`, each with 64 samples a split and 4 classes.
+        A scenario in float32: tasks `"victim"`, `"left"` and `"right"` of 4 classes, with 64 samples to learn from, 64
+        to validate on and 256 to be tested on.
 
     Raises:
         UnknownName: If there is no toy of that architecture.

@@ -14,20 +14,13 @@ from redteam.testing import checks_for
 FILE = Path(__file__).with_name("crippled.py")
 MODULE = module_from(FILE)
 NAMES = [spec.name for value in vars(MODULE).values() if (spec := spec_of(value))]
-QUICK = (
-    *("sound", "wrong-sign", "one-head-left", "bias-forgotten", "scale-ignored", "returns-base", "scribbles"),
-    *("draws-from-torch", "sets-default-dtype", "not-a-number", "loses-tensors", "greedy"),
-    *("sound-lock", "ignores-key", "key-in-config", "not-exact", "sound-merge", "first-wins", "adds-noise"),
-)
 
 
 def test_each_says_what_it_is_meant_to_fail() -> None:
     assert set(NAMES) == set(MODULE.FAULTS)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_fails_is_what_is_meant(name: str) -> None:
     checks = checks_for(Reference(f"{FILE}@{name}"))
     outcomes = [(check.clause, check.run()) for check in checks]
