@@ -64,8 +64,9 @@ class AttackSpec(Spec):
     """What an attack claims.
 
     Attributes:
-        breaks: Pairs of a site's kind (`"qk"`, `"vo"`, `"mlp"`, `"heads"`, `"queries"`, `"norm"`) and a class of groups from `redteam.symmetry`. Each is
-            planted in every evaluation; an attack that doesn't undo what it claims to undo is no evidence.
+        breaks: Pairs of a site's kind (`"qk"`, `"vo"`, `"mlp"`, `"heads"`, `"queries"`, `"norm"`) and a class of groups
+            from `redteam.symmetry`. Each is planted in every evaluation; an attack that doesn't undo what it claims to
+            undo is no evidence.
         needs: What its view must grant.
         role: `"recovery"` for an attack proper; `"naive"` for none at all; `"trivial"` for one that must steal nothing;
             `"ceiling"` for the holder of the key; `"anew"` for training such an expert from the base with everything
