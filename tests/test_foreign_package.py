@@ -113,8 +113,9 @@ class TestStrangers:
         results = json.loads((out / "results.json").read_text())
         cells = {(c["attack"], c["defense"], c["merger"]): c for c in results["cells"]}
         assert cells["polar", "mirrors", "median"]["status"] == "ok"
-        polar, none = (cells[attack, "mirrors", "median"]["scores"]["theft"] for attack in ("polar", "none"))
-        assert polar > 0.5 > none
+        polar, none = (cells[attack, "mirrors", "task-arithmetic"]["scores"]["theft"] for attack in ("polar", "none"))
+        assert polar > 0.9
+        assert none < 0.5
         planted = [c for c in results["controls"] if (c["control"], c["attack"]) == ("planted", "polar")]
         assert len(planted) == 2
         assert all(control["passed"] for control in planted), planted
