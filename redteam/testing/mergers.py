@@ -76,8 +76,6 @@ class MergerSubject(Subject[MergerSpec]):
         return self.spec.needs_base
 
     def _order(self) -> str:
-        if getattr(self.spec, "ordered", False):
-            raise DoesNotApply("it declares that the order of the experts matters")
         trial = self.kept("reversed", lambda: self.call(toy_scenario("vit"), order=("right", "left", "victim")))
         self.require_ran(trial, "with the experts in another order ")
         away = _distance(trial.usable(self.before), self.main.usable(self.before), self.before)
