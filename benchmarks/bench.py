@@ -41,9 +41,12 @@ class Line:
         return f"{self.what:<86} {self.figure:8.3f}{spread}  {sign} {self.limit:g}: {'met' if met else 'NOT MET'}"
 
 
-def ratio(mine: Callable[[], object], peer: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float, float]:
-    """Median, least and greatest of the ratios of times, of pairs run one after the other."""
-    mine(), peer()
+def ratio(
+    mine: Callable[[], object], peer: Callable[[], object], repeats: int = REPEATS, *, warm: bool = True
+) -> tuple[float, float, float]:
+    """Median, least and greatest of the ratios of times, of pairs run one after the other, once before to warm up."""
+    if warm:
+        mine(), peer()
     ratios = []
     for index in range(repeats):
         first, second = (mine, peer) if index % 2 else (peer, mine)
@@ -149,7 +152,7 @@ def workers() -> Iterator[Line]:
 
         return go
 
-    median, low, high = ratio(quick(1), quick(2), 2)
+    median, low, high = ratio(quick(1), quick(2), 2, warm=False)
     yield Line("plan quick, one worker ÷ two workers: time", median, (low, high), 1.7, over=True)
 
 
