@@ -104,7 +104,9 @@ def _cell(figure: Figure | None) -> str:
 
 
 def _interval(theft: Interval) -> str:
-    return f"{theft.mean:.2f} [{theft.low:.2f}, {theft.high:.2f}]"
+    """The mean alone where both bounds read the same."""
+    mean, low, high = (f"{value:.2f}" for value in (theft.mean, theft.low, theft.high))
+    return mean if low == high else f"{mean} [{low}, {high}]"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
