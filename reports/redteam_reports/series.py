@@ -18,6 +18,7 @@ from redteam.plugins.reference import Reference, chain_text, parse_chain
 from redteam_reports.charts import Chart, Line, Point, positions, spread
 
 DEFAULT = "default"
+_CURVE = 3  # values of a setting, below which there is no curve to look at
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Series:
         for (_, setting, _), members in families.items():
             labels = {text: _label(value) for text, _, value in members if value is None or _upper(value) is not None}
             values = sorted({upper for _, _, value in members if (upper := _upper(value)) is not None})
-            if len(values) < 2 or len(set(labels.values())) < 3:
+            if len(values) < 2 or len(set(labels.values())) < _CURVE:
                 continue
             log = values[0] > 0 and values[-1] >= 8 * values[0]
             ticks = positions(values, log=log, before=(DEFAULT,) if DEFAULT in labels.values() else ())
@@ -179,6 +180,8 @@ class Series:
         known: set[str] = set()
         for beside, threat in dict.fromkeys((str(getattr(f, other)), f.threat) for f in mine):
             here = _first([f for f in mine if (getattr(f, other), f.threat) == (beside, threat)])
+            if len({sweep.texts[str(getattr(f, sweep.kind))] for f in here}) < _CURVE:
+                continue
             where = f"{beside}, {threat}, {here[0].merger}"
             charts = [chart for chart in (self._theft(sweep, here, where), self._residual(sweep, here, where)) if chart]
             same = tuple(chart.lines for chart in charts)
