@@ -254,12 +254,14 @@ def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command:
             kind.removesuffix("s"): {text: chain.summary for text, chain in loaded.chains(kind).items()}
             for kind in ("scenarios", "defenses", "attacks", "mergers")
         },
-        settings={
-            kind.removesuffix("s"): {
-                text: [dict(link.settings) for link in c.links] for text, c in loaded.chains(kind).items()
+        settings=_as_written(
+            {
+                kind.removesuffix("s"): {
+                    text: [dict(link.settings) for link in c.links] for text, c in loaded.chains(kind).items()
+                }
+                for kind in ("scenarios", "defenses", "attacks", "mergers")
             }
-            for kind in ("scenarios", "defenses", "attacks", "mergers")
-        },
+        ),
         untested=tuple(untested(loaded)),
         coverage=found.coverage,
     )
@@ -274,6 +276,11 @@ def _told(observer: Observer, plan: Plan, folder: Path) -> Iterator[list[Results
         yield found
     finally:
         observer.finished(found[0] if found else None)
+
+
+def _as_written(values: Any) -> Any:
+    """As JSON gives it back, so that results are the same in memory and from their file."""
+    return json.loads(json.dumps(values))
 
 
 @contextmanager

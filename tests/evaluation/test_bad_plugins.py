@@ -115,7 +115,7 @@ class TestMisbehaviour:
     def test_a_defense_that_raises_is_skipped_over_with_the_reason(self, wreck: Any) -> None:
         finished, *_ = wreck
         cells = [c for c in finished.results.cells if c.defense == "refuses"]
-        assert len(cells) == 2 * (len(BAD) + 3)
+        assert len(cells) == 2 * (len(BAD) + 4)
         assert {c.status for c in cells} == {"skipped"}
         assert all("RuntimeError: no lock fits" in c.reason for c in cells if c.merger == "task-arithmetic")
         assert finished.verdict("refuses").verdict == "INVALID"

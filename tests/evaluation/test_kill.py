@@ -137,6 +137,11 @@ class TestWorkers:
 
 
 @linux
+def heeds_the_keyboard() -> None:
+    """What runs in a shell's background inherits that it ignores interrupts, these tests included."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class TestMain:
     def test_interrupted_and_killed_at_random_moments_then_run_again(
         self, undisturbed: Any, toys: Any, tmp_path: Path, environment: dict[str, str]
@@ -160,6 +165,7 @@ class TestMain:
                 text=True,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=heeds_the_keyboard,
             ) as run:
                 total, cached = announced(run)
                 assert cached >= kept[-1], "what was finished before the last kill is still there"
