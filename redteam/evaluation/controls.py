@@ -208,8 +208,8 @@ class ControlSheet:
         """The worst seed decides.
 
         The weights are as close to the base as they come without the lock (tied cost), and where the function is not
-        kept the skill is back as well (theft). Theft alone would not see a forgotten bias, and closeness alone not that
-        the victim was thrown away; attacks with data are held to theft.
+        kept it is changed no more than on the unlocked victim, and the skill is back (theft). Theft alone would not see a
+        forgotten bias, and closeness alone not that the victim was thrown away; attacks with data are held to theft.
         """
         return min((self._plant(cell) for cell in cells), key=lambda found: found[0])
 
@@ -227,6 +227,13 @@ class ControlSheet:
             finding = (closeness <= THRESHOLDS.planted_cost, closeness, THRESHOLDS.planted_cost, told)
             if self._kept(cell) or (not finding[0] and not cell.unused):
                 return finding
+        changes = [record["change"] for record in (attacked, twin)]
+        if not cell.unused and (None in changes or abs(changes[0] - changes[1]) > THRESHOLDS.function):
+            shown = " and ".join("beyond measure" if change is None else f"by {change:.2g}" for change in changes)
+            told = (
+                f"{cell.attack} changes the function {shown}, with the planted lock and without; the same is expected"
+            )
+            return False, None, THRESHOLDS.function, told
         naive, stolen = self.judge.theft(cell, cell.naive), self.judge.theft(cell)
         assert naive is not None
         assert stolen is not None

@@ -42,11 +42,9 @@ SIZES = {"train": 64, "validation": 100, "test": 500}
 
 
 @scenario("toy")
-def toy(
-    *, seed: int = 0, drift: float = 0.35, architecture: Literal["vit", "bert"] = "vit", heads: int = 2
-) -> Scenario:
+def toy(*, seed: int = 0, drift: float = 0.35, architecture: Literal["vit", "bert"] = "vit") -> Scenario:
     """A random network, and experts that are the base plus a random task vector."""
-    config = {**CONFIGS[architecture], "num_attention_heads": heads}
+    config = CONFIGS[architecture]
     key = Key.derive(seed=seed, index=0, name="toy")
     base = _noisy(Checkpoint.of({}, config), key.generator("base"))
     bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, config)
