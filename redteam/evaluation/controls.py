@@ -44,8 +44,10 @@ class ControlSheet:
     def _nowhere(self, cell: Cell) -> bool:
         """Whether there is nothing to control: no such site in this architecture, or no such attack on this lock."""
         lock = self.judge.result(cell.lock)
-        empty = cell.group == "planted" and lock is not None and not lock["changed"]
-        return empty or (cell.group in ("cell", "floor", "weakened") and self.judge.inapplicable(cell))
+        empty = lock is not None and not lock["changed"]
+        if cell.group == "planted" and (empty or self.judge.outcomes[cell.lock].get("inapplicable")):
+            return True
+        return cell.group in ("cell", "floor", "weakened") and self.judge.inapplicable(cell)
 
     def gain(self, scenario: str) -> Interval | None:
         """What the unlocked victim adds to the merge, with the merger for which that is least, failed ones left out."""
@@ -208,8 +210,8 @@ class ControlSheet:
         """The worst seed decides.
 
         The weights are as close to the base as they come without the lock (tied cost), and where the function is not
-        kept it is changed no more than on the unlocked victim, and the skill is back (theft). Theft alone would not see a
-        forgotten bias, and closeness alone not that the victim was thrown away; attacks with data are held to theft.
+        kept it changes as on the unlocked victim, and the skill is back (theft). Theft alone would not see a forgotten
+        bias, and closeness alone not that the victim was thrown away; attacks with data are held to theft.
         """
         return min((self._plant(cell) for cell in cells), key=lambda found: found[0])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import Inapplicable, RedteamError
+from redteam.errors import IllegalGauge, Inapplicable, RedteamError
 from redteam.evaluation.nodes import Node
 from redteam.evaluation.pool import Ended, Pool
 from redteam.evaluation.store import Store
@@ -105,6 +105,8 @@ def compute(node: Node, root: Path) -> Outcome:
     except Inapplicable as error:
         return {"status": "skipped", "reason": str(error), "inapplicable": True}
     except RedteamError as error:
+        if isinstance(error, IllegalGauge) and "plant" in node.settings:  # no such lock exists here, so none to undo
+            return {"status": "skipped", "reason": str(error), "inapplicable": True}
         return {"status": "error", "reason": str(error)}
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
