@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
     from redteam.storage import Files
 
     with quiet_transformers(), tempfile.TemporaryDirectory() as folder:
-        module.save_pretrained(folder)
+        module.save_pretrained(folder)  # type: ignore[operator]
         files = Files.find(Path(folder))
         return {name: files.load(name) for name in files.names()}
 
@@ -128,17 +129,17 @@ def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     expected = network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     here = set(checkpoint)
+    scalars = {n for n in here & {"logit_scale", "logit_bias"} if math.prod(checkpoint.shape(n)) == 1}
     _fits(
         "network of open_clip",
         {
             "missing_keys": shapes.keys() - here,
             "unexpected_keys": here - shapes.keys(),
-            "mismatched_keys": {n for n in here & shapes.keys() if checkpoint.shape(n) != shapes[n]},
+            "mismatched_keys": {n for n in (here & shapes.keys()) - scalars if checkpoint.shape(n) != shapes[n]},
         },
     )
-    tensors = {n: t if dtype is None or not t.is_floating_point() else t.to(dtype) for n, t in checkpoint.items()}
-    network.load_state_dict(tensors, assign=True)
-    return network.eval()  # type: ignore[no-any-return]
+    network.load_state_dict({name: tensor.reshape(shapes[name]) for name, tensor in checkpoint.items()}, assign=True)
+    return (network if dtype is None else network.to(dtype)).eval()  # type: ignore[no-any-return]
 
 
 def _fits(name: str, wrong: Mapping[str, Any]) -> None:
