@@ -253,10 +253,11 @@ def read_json(path: Path, *, largest: int = LARGEST_CONFIG, unique: bool = False
     """
     try:
         with path.open("rb") as file:
-            text = file.read(largest + 1)
+            large = os.fstat(file.fileno()).st_size > largest
+            text = b"" if large else file.read()
     except OSError as error:
         raise NotACheckpoint(f"{path} cannot be read ({error.strerror}); restore the file.") from None
-    if len(text) > largest:
+    if large:
         raise NotACheckpoint(f"{path} has more than {largest} bytes, too many to be true; restore the file.")
     return _parsed(text, path, "JSON", unique=unique)
 
