@@ -49,6 +49,7 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below
             dtype=dtype or "auto",
+            experts_implementation="eager",  # the grouped one knows no float64
         )
     _fits(cls.__name__, {k: info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")})
     return network.eval()  # type: ignore[no-any-return]
