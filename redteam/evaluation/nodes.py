@@ -16,6 +16,11 @@ import redteam
 NUMERICAL = (
     "checkpoint.py",
     "storage.py",
+    "adapters.py",
+    "formats.py",
+    "folders.py",
+    "overlays.py",
+    "networks.py",
     "tasks.py",
     "key.py",
     "views.py",
