@@ -112,6 +112,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """
         return Checkpoint(StoredAs(self, other), self.config)
 
+    def configured(self, changes: Mapping[str, Any]) -> Checkpoint:
+        """The same tensors with some entries of the config exchanged or added."""
+        return Checkpoint(self._source, {**self.config, **changes})
+
     def to(self, dtype: torch.dtype) -> Checkpoint:
         """Every floating-point tensor rounded to `dtype` (as stored), in memory."""
         return Checkpoint.of({n: t.to(dtype) if t.is_floating_point() else t for n, t in self.items()}, self.config)
