@@ -73,7 +73,8 @@ class Explainer:
         before = moving.distance(target)
         largest = widest(site)
         gauge, after = _fit(largest, moving, target)
-        if before <= max(HALVED * self._corrected(largest, site, after, target), floor):
+        # The quick look first: the correction only ever makes a fit less convincing.
+        if before <= max(HALVED * after, floor) or before <= HALVED * self._corrected(largest, site, after, target):
             return Explained(None, None, before, min(after, before))
         found = {largest.name: (gauge, after)}
         for name in NAMES:

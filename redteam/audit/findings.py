@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 State = Literal["equal", "unlocked", "locked", "unexplained", "reshaped"]
 Standing = Literal["shared", "apart", "one", "neither", "reshaped"]
@@ -103,7 +103,7 @@ class Audit(Model):
     """What `redteam audit` found.
 
     Attributes:
-        schema_number: Raised when a field changes its meaning; `"schema"` in JSON.
+        schema_: Raised when a field changes its meaning; `"schema"` in JSON.
         model, base, other: What was read, as it was named.
         architecture: The model type.
         summary: The findings in plain sentences.
@@ -112,9 +112,7 @@ class Audit(Model):
         pairs: Every site of the model and the other one; empty without one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
-
-    schema: int = 1  # type: ignore[assignment]
+    schema_: Literal[1] = Field(default=1, alias="schema")
     model: str
     base: str
     other: str | None = None
