@@ -3,9 +3,11 @@
 Fine-tuning moves weights too, and a larger group always fits a little better. So a group, the trivial one included,
 is believed only where it at least halves the squared distance that the next smaller one leaves, after each cost is
 divided by what a fit of that group leaves of pure noise (1 − p/N for p dimensions and N weights). On the experts of the
-scenario digits the largest legal group takes 0.3 to 3 % off, which is less than noise would allow; a random lock is 10 to
-1000 times as far from the base as its fit. A lock that moves the weights by less than training did is not told from
-training, and keeps nobody from merging.
+scenario digits the largest legal group takes 0.1 to 3 % off, which is less than of noise; a random lock stands 100 to
+100,000 times as far from the base (squared) as its fit. And since a change of basis shows on both maps, the fit must
+bring each of them closer: where only a norm's gain was trained, or one map grew, a gauge could share the change out
+between the two, and none is there. A lock that moves the weights by less than training did is not told from training,
+and keeps nobody from merging.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from redteam.symmetry.groups import widest
 
 HALVED = 2.0
 """How many times as far from the base a smaller group must leave the site (squared) before a larger one is believed."""
-STRANGER = 1.0
-"""Squared distance to the base, in units of its squared norm, from which on nothing is explained: zero weights are as
-close. Independent networks of one size stand at 2, and at about 1.5 after the best fit."""
+STRANGER = 0.5
+"""Squared distance to the base, in units of its squared norm, from which on nothing is explained. Independent networks
+of one size stand at 2, those that share one of the two maps at 1, and a fit takes a quarter off; zero is at 1."""
 
 _FLOOR = 1e-9  # relative distances below this, or below the rounding of what is stored, are rounding
 _NOISE = 1e-2  # size of the noise whose fit is tried, in units of the base's norm
@@ -72,16 +74,18 @@ class Explainer:
         floor = max(_FLOOR, precision) ** 2 * square(target)
         before = moving.distance(target)
         largest = widest(site)
-        gauge, after = _fit(largest, moving, target)
+        gauge, cost = _fit(largest, moving, target)
+        after = _convincing(gauge, cost, moving, target, floor)
         # The quick look first: the correction only ever makes a fit less convincing.
         if before <= max(HALVED * after, floor) or before <= HALVED * self._corrected(largest, site, after, target):
-            return Explained(None, None, before, min(after, before))
-        found = {largest.name: (gauge, after)}
+            return Explained(None, None, before, min(cost, before))
+        found = {largest.name: (gauge, cost)}
         for name in NAMES:
             if name in site.legal and name not in found:
                 found[name] = _fit(_at(name, site), moving, target)
         costs = {
-            name: max(self._corrected(_at(name, site), site, cost, target), floor) for name, (_, cost) in found.items()
+            name: max(self._corrected(_at(name, site), site, _convincing(*fit, moving, target, floor), target), floor)
+            for name, fit in found.items()
         }
         best = min(costs.values())
         group = next(name for name in NAMES if name in costs and costs[name] <= HALVED * best)
@@ -95,12 +99,12 @@ class Explainer:
             scale = _NOISE * (square(target) / sum(x.numel() for x in _tensors(target))) ** 0.5
             draws = np.random.default_rng(0)
 
-            def noisy(x: Tensor) -> Tensor:
-                return x + scale * torch.from_numpy(np.asarray(draws.standard_normal(tuple(x.shape)))).to(x)
+            def noise(x: Tensor) -> Tensor:
+                return torch.from_numpy(scale * draws.standard_normal(tuple(x.shape))).to(x)
 
-            moving = Stacks(*(noisy(x) for x in _tensors(target)))
-            noise = moving.distance(target)
-            self._left_of_noise[key] = min(1.0, _fit(group, moving, target)[1] / noise) if noise else 1.0
+            moving = Stacks(*(x + noise(x) for x in _tensors(target)))
+            size = moving.distance(target)
+            self._left_of_noise[key] = min(1.0, _fit(group, moving, target)[1] / size) if size else 1.0
         share = self._left_of_noise[key]
         return cost / share if share else float("inf")
 
@@ -118,6 +122,16 @@ def _tensors(stacks: Stacks) -> list[Tensor]:
 def _fit(group: Group, moving: Stacks, target: Stacks) -> tuple[Gauge, float]:
     gauge = group.fit(moving, target)
     return gauge, moving.moved(gauge).distance(target)
+
+
+def _convincing(gauge: Gauge, cost: float, moving: Stacks, target: Stacks, floor: float) -> float:
+    """The cost, or infinity where the gauge leaves one of the stacks further off than it was."""
+    sides = zip(_tensors(moving), _tensors(moving.moved(gauge)), _tensors(target), strict=True)
+    worse = any(
+        float((after - there).square().sum()) > float((before - there).square().sum()) + floor
+        for before, after, there in sides
+    )
+    return float("inf") if worse else cost
 
 
 def _at(name: str, site: Site) -> Group:

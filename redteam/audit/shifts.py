@@ -13,9 +13,9 @@ from redteam.symmetry.shifts import Parts, Shift, shifts_of
 
 LEAST = 0.05
 """The smallest shift that is reported, in standard deviations of the weights."""
-OVER_TRAINING = 10.0
-"""And how many times as large it must be as what training did to the weights there. Fine-tuning moves free directions as
-much as any others, and a bias a little more."""
+OVER_TRAINING = 5.0
+"""And how many times as large it must be as what training did to the weights there. On the experts of the scenario
+digits the largest is 0.8 times as large: a value bias, which is trained as the weights are."""
 
 
 def shifts_found(

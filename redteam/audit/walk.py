@@ -10,7 +10,7 @@ import torch
 
 from redteam.anatomy import Site, Stacks, anatomy_of
 from redteam.audit.explain import STRANGER, Explained, Explainer, square
-from redteam.audit.findings import ShiftFinding, SiteFinding, State
+from redteam.audit.findings import SiteFinding, State
 from redteam.audit.shifts import shifts_found
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
@@ -57,8 +57,8 @@ class Walk:
     def __init__(self, model: Checkpoint, base: Checkpoint, device: str = "cpu") -> None:
         if model.architecture != base.architecture:
             raise BadInput(
-                f"The model is a {model.architecture or 'network without a model_type'!r} and the base a "
-                f"{base.architecture or 'network without a model_type'!r}; expected the base that the model was made from."
+                f"The model's model_type is {model.architecture!r} and the base's {base.architecture!r}; expected the "
+                "base that the model was made from."
             )
         self.model, self.base = model, base
         self._view = model.cast(torch.float64, device)
@@ -75,8 +75,7 @@ class Walk:
                 one = self._look(site, here)
                 looked.append(one)
                 if one.gauge is not None:
-                    gauge = one.gauge
-                    here = here.transform(getattr(site, "pieces", (site,)), lambda _, gauge=gauge: gauge)
+                    here = here.transform(getattr(site, "pieces", (site,)), _always(one.gauge))
             if layer is None:
                 view = here
             for one in looked:
@@ -85,9 +84,9 @@ class Walk:
     def _look(self, site: Site, view: Checkpoint) -> Looked:
         names = tensors_of(site)
         if any(name not in self.base or self.base.shape(name) != self.model.shape(name) for name in names):
-            return Looked(site, SiteFinding(site=site.label, kind=site.kind, layer=site.layer, state="reshaped"), view, None)
+            return Looked(site, _bare(site, "reshaped"), view, None)
         if all(same(self.model, self.base, name) for name in names):
-            return Looked(site, SiteFinding(site=site.label, kind=site.kind, layer=site.layer, state="equal"), view, None)
+            return Looked(site, _bare(site, "equal"), view, None)
         moving, target = comparable(site, view, self._anchor)
         found = self.explainer.explain(site, moving, target, precision=self._precision(names))
         return Looked(site, _finding(site, found, square(target)), view, found.gauge)
@@ -105,7 +104,7 @@ class Walk:
 
 
 def in_order(model: Checkpoint) -> tuple[Site, ...]:
-    """All sites of a model: those that are everywhere first, then layer by layer in the order in which locks come off."""
+    """All sites: those that are everywhere first, then layer by layer in the order in which locks come off."""
 
     def rank(site: Site) -> tuple[int, int, int]:
         first = FIRST.index(site.kind) if site.kind in FIRST else len(FIRST) + (site.kind in LAST)
@@ -127,6 +126,14 @@ def tensors_of(site: Site) -> tuple[str, ...]:
 def same(model: Checkpoint, base: Checkpoint, name: str) -> bool:
     """Whether a tensor equals the base's bit for bit."""
     return model.dtype(name) == base.dtype(name) and bool(torch.equal(model[name], base[name]))
+
+
+def _always(gauge: Gauge) -> Callable[[object], Gauge]:
+    return lambda place: gauge
+
+
+def _bare(site: Site, state: State) -> SiteFinding:
+    return SiteFinding(site=site.label, kind=site.kind, layer=site.layer, state=state)
 
 
 def _finding(site: Site, found: Explained, size: float) -> SiteFinding:

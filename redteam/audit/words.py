@@ -45,6 +45,15 @@ STATES = {
     "unexplained": "unexplained",
     "reshaped": "another shape",
 }
+MEANING = {
+    "equal": "every tensor of the site is the base's, bit for bit",
+    "unlocked": "no legal gauge explains more than half of the squared distance to the base",
+    "locked": "one of that group does: it is the smallest legal group that does",
+    "unexplained": "as far from the base as a stranger, whatever the gauge: noise, another base, or a change that does "
+    "not keep the function",
+    "reshaped": "the base has it in another shape, so there is nothing to fit to",
+}
+"""State → what it means, in the order of explanation."""
 STANDINGS = {
     "shared": "gauge shared",
     "apart": "another gauge",
@@ -75,7 +84,9 @@ def summary(
 
 
 def percent(share: float) -> str:
-    """`"97 %"`; `"0.3 %"` below 1, `"over 99.9 %"` where rounding would claim all."""
+    """`"97 %"`; `"0.3 %"` below 1, `"over 99.9 %"` where rounding would claim all; `"23 times"` from 10 on."""
+    if share >= 10:
+        return f"{share:.0f} times"
     value = 100 * share
     if 99.9 < value < 100:
         return "over 99.9 %"
@@ -113,9 +124,6 @@ def _locks(sites: Sequence[SiteFinding]) -> list[str]:
             f"A lock of the {group} group sits on {_places(mine, sites)}; {percent(off)} of the distance to the base "
             f"comes off, and {percent(rest)} of the base's norm remains."
         )
-    free = [site.after for site in sites if site.state == "unlocked" and site.after]
-    if locked and free:
-        told.append(f"Sites without a lock are {percent(median(free))} of the base's norm away from it.")
     return told
 
 
@@ -131,9 +139,10 @@ def _others(sites: Sequence[SiteFinding]) -> list[str]:
             "another base, or a change that does not keep the function."
         )
     if bare:
-        word = "No lock is" if any(site.state == "locked" for site in sites) else "No lock was found"
         rest = percent(median(site.before or 0.0 for site in bare))
-        told.append(f"{word} on {_places(bare, sites)}, which are {rest} of the base's norm away as they are.")
+        told.append(
+            f"No lock was found on {_places(bare, sites)}, which are {rest} of the base's norm away as they are."
+        )
     if equal:
         told.append(f"Equal to the base bit for bit: {_places(equal, sites)}.")
     if reshaped:
@@ -228,5 +237,5 @@ def _row(kind: str, found: str, shared: str, sites: Sequence[SiteFinding]) -> Ro
             name = _freedom(shift.kind, shift.side)
             sizes[name] = max(sizes.get(name, 0.0), shift.size)
     layers = _ranges(sorted({site.layer for site in sites}))
-    figures = (middle(name) for name in ("before", "after", "comes_off"))
-    return Row(kind, layers, len(sites), found, *figures, tuple(sizes.items()), shared)
+    before, after, comes_off = (middle(name) for name in ("before", "after", "comes_off"))
+    return Row(kind, layers, len(sites), found, before, after, comes_off, tuple(sizes.items()), shared)

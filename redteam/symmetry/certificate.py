@@ -32,9 +32,9 @@ EXACT = 1e-8
 LIMITS: Mapping[str, float] = {"float32": 100.0, "bfloat16": 3.0, "float16": 10.0}
 """By dtype: the most that the rewritten network may change in it, in multiples of what the original changes there.
 
-bfloat16 is already the coarsest that models are published in, and three times its rounding is where a vo lock of condition
-100 stands, whose output is visibly another. The finer dtypes have room: float16 rounds 8 times and float32 65,000 times
-finer, so that at these multiples neither costs what plain bfloat16 costs anyone."""
+bfloat16 is already the coarsest that models are published in; a vo lock of condition 100 on a small Llama costs four
+times its rounding and moves the outputs visibly. The finer dtypes have room: float16 rounds 8 times and float32 65,000
+times finer, so that at these multiples neither costs much more than plain bfloat16 costs anyone."""
 
 _NO_GAUGE = 1e-6  # a fit that leaves more than this share of the stacks is no change of basis
 
@@ -49,7 +49,7 @@ class Certificate:
 
     Attributes:
         change: In float64, with the weights as they are.
-        dtype: The coarsest dtype in which the rewritten weights came; unless it is float64, `change` holds its rounding.
+        dtype: The coarsest dtype in which the rewritten weights came; below float64, `change` holds its rounding.
         stored: By dtype, of the rewritten network.
         rounding: By dtype, of the original: what that dtype costs anyway.
         conditions: By site label, the largest condition number of the change of basis found there; NaN where a site
@@ -76,8 +76,8 @@ class Certificate:
         found = []
         if not self.change <= self.limit:
             found.append(
-                f"In float64 the outputs change by {_share(self.change)}; a rewrite that keeps the function stays under "
-                f"{_share(self.limit)}, so this one does not keep it, or is too ill-conditioned."
+                f"In float64 the outputs change by {_share(self.change)}; a rewrite that keeps the function stays "
+                f"under {_share(self.limit)}, so this one does not keep it, or is too ill-conditioned."
             )
         for name, loss in self.stored.items():
             anyway = self.rounding[name]
@@ -160,7 +160,7 @@ def _inputs(checkpoint: Checkpoint, given: Mapping[str, Tensor] | None, seed: in
 
 def _outputs(checkpoint: Checkpoint, tried: list[Mapping[str, Tensor]], dtype: torch.dtype) -> list[Tensor]:
     """In float64 on the CPU, for all inputs."""
-    network = checkpoint.module(dtype)
+    network: Any = checkpoint.module(dtype)
     if hasattr(network, "set_attn_implementation"):
         network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
     found: list[Tensor] = []

@@ -1,0 +1,111 @@
+"""Which lock is there: no false alarms on fine-tuned models, no missed or misnamed locks."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from redteam.anatomy import Stacks, anatomy_of
+from redteam.audit.explain import Explainer, _at, square
+from redteam.key import Key
+from redteam.symmetry import GROUPS, comparable
+
+KEY = Key.derive(seed=0, index=0, name="audit")
+LOCKABLE = ("qk", "vo", "mlp", "norm")
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("task", ["digits", "letters", "shapes", "textures"])
+def test_fine_tuning_is_no_lock(digits, task, stored):
+    expert, explainer = digits.experts[task].to(stored), Explainer()
+    for site in anatomy_of(expert).places:
+        found = explainer.explain(site, *comparable(site, expert, digits.base), precision=torch.finfo(stored).eps)
+        assert found.group is None, (site.label, found)
+        assert found.before < 2 * found.after
+
+
+def test_rounding_is_no_lock(digits):
+    rounded, explainer = digits.base.to(torch.bfloat16), Explainer()
+    for site in anatomy_of(rounded).places:
+        found = explainer.explain(
+            site, *comparable(site, rounded, digits.base), precision=torch.finfo(torch.bfloat16).eps
+        )
+        assert found.group is None
+
+
+@pytest.mark.parametrize("weak", [False, True], ids=["default", "weak"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_lock_is_found_and_called_by_its_group(digits, name, weak):
+    """On a real expert, at every site where the group is legal; weak means factors between 1/2 and 2."""
+    expert, explainer, seen = digits.experts["digits"], Explainer(), 0
+    for site in anatomy_of(expert).sites(LOCKABLE):
+        if name not in site.legal:
+            continue
+        group = _at(name, site)
+        if weak and "scale" not in {field.name for field in fields(group)}:
+            continue
+        group = replace(group, scale=(0.5, 2.0)) if weak else group
+        moving, target = comparable(site, expert, digits.base)
+        gauge = group.sample(site.heads, site.width, KEY.generator(site.label))
+        found = explainer.explain(site, moving.moved(gauge), target)
+        assert found.group == gauge.group, site.label
+        assert found.after == pytest.approx(moving.distance(target), rel=0.05), "and it comes off whole"
+        seen += 1
+    if not seen:
+        pytest.skip("legal nowhere here, or not to be weakened")
+
+
+@pytest.mark.parametrize("name", ["permutation", "orthogonal", "general-linear", "scaling"])
+def test_a_lock_on_the_base_itself_is_found_though_nothing_remains(digits, name):
+    site = anatomy_of(digits.base).sites(("vo",))[0]
+    target = comparable(site, digits.base, digits.base)[1]
+    gauge = _at(name, site).sample(site.heads, site.width, KEY.generator("x"))
+    found = Explainer().explain(site, target.moved(gauge), target)
+    assert found.group == name
+    assert found.after < 1e-12 * square(target)
+
+
+def test_a_lock_smaller_than_the_training_is_not_claimed(digits):
+    expert = digits.experts["digits"]
+    site = anatomy_of(expert).sites(("qk",))[0]
+    moving, target = comparable(site, expert, digits.base)
+    gauge = replace(_at("scaling", site), scale=(0.99, 1.01), signed=False).sample(
+        site.heads, site.width, KEY.generator("x")
+    )
+    assert Explainer().explain(site, moving.moved(gauge), target).group is None
+
+
+def test_a_stranger_is_not_explained(digits):
+    site = anatomy_of(digits.base).sites(("qk",))[0]
+    _, target = comparable(site, digits.base, digits.base)
+    draws = np.random.default_rng(0)
+    stranger = Stacks(
+        *(x.std() * torch.from_numpy(draws.standard_normal(tuple(x.shape))) for x in (target.left, target.right))
+    )
+    found = Explainer().explain(site, stranger, target)
+    assert found.group is None
+    assert found.after > square(target)
+
+
+def test_a_group_with_as_many_dimensions_as_there_are_weights_proves_nothing(digits):
+    """A fit of n² numbers to 2 n weights leaves nothing of any noise, so that it is no evidence of a lock."""
+    site = replace(anatomy_of(digits.base).sites(("vo",))[0], heads=1)
+    draws = np.random.default_rng(0)
+    target = Stacks(*(torch.from_numpy(draws.standard_normal((1, 16, 8))) for _ in range(2)))
+    moving = Stacks(
+        target.left + 0.05 * torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0)), target.right
+    )
+    assert Explainer().explain(site, moving, target).group is None
+
+
+def test_training_of_one_map_alone_is_no_lock(digits):
+    """A gauge could share the change out between gain and columns, and would halve the distance."""
+    for kind, index in (("norm", 0), ("vo", 0), ("qk", 1)):
+        site = anatomy_of(digits.base).sites((kind,))[0]
+        target = comparable(site, digits.base, digits.base)[1]
+        sides = [target.left, target.right]
+        sides[index] = 1.05 * sides[index]
+        assert Explainer().explain(site, Stacks(*sides), target).group is None, kind
