@@ -1,4 +1,4 @@
-"""Networks computed in float64 throughout: norms, softmax and rotary angles ask for float32 whatever the weights are."""
+"""Networks computed in float64 throughout: norms, softmax and angles ask for float32 whatever the weights are."""
 
 from __future__ import annotations
 

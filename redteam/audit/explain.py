@@ -12,7 +12,7 @@ and keeps nobody from merging.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from redteam.anatomy import GROUPS as NAMES
 from redteam.anatomy import Site, Stacks
-from redteam.symmetry import GROUPS, Gauge, Group
-from redteam.symmetry.groups import widest
+from redteam.symmetry import GROUPS, Gauge, Group, at, widest
 
 HALVED = 2.0
 """How many times as far from the base a smaller group must leave the site (squared) before a larger one is believed."""
@@ -60,7 +59,7 @@ class Explainer:
     def explain(self, site: Site, moving: Stacks, target: Stacks, *, precision: float = 0.0) -> Explained:
         """Looks for the smallest legal group that brings `moving` to `target`.
 
-        One fit where nothing is found, and the smaller groups only where something is.
+        One fit where nothing is found, the smaller groups only where something is, none where nothing changed.
 
         Args:
             site: Says what is legal.
@@ -73,18 +72,20 @@ class Explainer:
         """
         floor = max(_FLOOR, precision) ** 2 * square(target)
         before = moving.distance(target)
+        if before <= floor:
+            return Explained(None, None, before, before)
         largest = widest(site)
         gauge, cost = _fit(largest, moving, target)
         after = _convincing(gauge, cost, moving, target, floor)
         # The quick look first: the correction only ever makes a fit less convincing.
-        if before <= max(HALVED * after, floor) or before <= HALVED * self._corrected(largest, site, after, target):
+        if before <= HALVED * after or before <= HALVED * self._corrected(largest, site, after, target):
             return Explained(None, None, before, min(cost, before))
         found = {largest.name: (gauge, cost)}
         for name in NAMES:
             if name in site.legal and name not in found:
-                found[name] = _fit(_at(name, site), moving, target)
+                found[name] = _fit(at(GROUPS[name](), site), moving, target)
         costs = {
-            name: max(self._corrected(_at(name, site), site, _convincing(*fit, moving, target, floor), target), floor)
+            name: max(self._corrected(at(GROUPS[name](), site), site, _convincing(*fit, moving, target, floor), target), floor)
             for name, fit in found.items()
         }
         best = min(costs.values())
@@ -94,7 +95,7 @@ class Explainer:
 
     def _corrected(self, group: Group, site: Site, cost: float, target: Stacks) -> float:
         shapes = tuple(tuple(x.shape) for x in _tensors(target))
-        key = (group, site.planes, shapes)
+        key = (group, shapes)
         if key not in self._left_of_noise:
             scale = _NOISE * (square(target) / sum(x.numel() for x in _tensors(target))) ** 0.5
             draws = np.random.default_rng(0)
@@ -133,9 +134,3 @@ def _convincing(gauge: Gauge, cost: float, moving: Stacks, target: Stacks, floor
     )
     return float("inf") if worse else cost
 
-
-def _at(name: str, site: Site) -> Group:
-    group = GROUPS[name]()
-    if site.planes is not None and "layout" in {field.name for field in fields(group)}:  # type: ignore[arg-type]
-        return replace(group, layout=site.planes)  # type: ignore[type-var]
-    return group

@@ -36,6 +36,7 @@ class SiteFinding(Model):
     Attributes:
         site: Its label, such as `"qk/3"`.
         kind: Its kind.
+        part: Which of several of its kind in a layer, such as a norm of the MLP or a tower of a CLIP; empty if one.
         layer: Counted from 0.
         state: `"equal"` to the base bit for bit; `"unlocked"`: no legal gauge explains more than half of the distance;
             `"locked"`: one of `group` does; `"unexplained"`: as far from the base as a stranger, whatever the gauge;
@@ -52,6 +53,7 @@ class SiteFinding(Model):
 
     site: str
     kind: str
+    part: str = ""
     layer: int
     state: State
     group: str | None = None
@@ -84,6 +86,7 @@ class PairFinding(Model):
     Attributes:
         site: Its label.
         kind: Its kind.
+        part: Which of several of its kind in a layer, such as a norm of the MLP or a tower of a CLIP; empty if one.
         layer: Counted from 0.
         standing: `"shared"`; `"apart"`: both are locked, otherwise; `"one"` of them is locked; `"neither"` is;
             `"reshaped"`: they cannot be compared.
@@ -93,6 +96,7 @@ class PairFinding(Model):
 
     site: str
     kind: str
+    part: str = ""
     layer: int
     standing: Standing
     distance: float | None = None

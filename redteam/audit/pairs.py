@@ -8,10 +8,10 @@ chooses coordinates, and whether a gauge is shared does not depend on how good t
 
 from __future__ import annotations
 
+from redteam.audit.compared import compared
 from redteam.audit.explain import STRANGER, Explainer, square
 from redteam.audit.findings import PairFinding, Standing
 from redteam.audit.walk import Looked
-from redteam.symmetry import comparable
 
 
 def compare_gauges(mine: Looked, theirs: Looked, explainer: Explainer) -> PairFinding:
@@ -23,14 +23,16 @@ def compare_gauges(mine: Looked, theirs: Looked, explainer: Explainer) -> PairFi
     site, states = mine.site, (mine.finding.state, theirs.finding.state)
 
     def found(standing: Standing, **figures: float) -> PairFinding:
-        return PairFinding(site=site.label, kind=site.kind, layer=site.layer, standing=standing, **figures)
+        return PairFinding(
+            site=site.label, kind=site.kind, part=site.part, layer=site.layer, standing=standing, **figures
+        )
 
     if "reshaped" in states:
         return found("reshaped")
     free = [state in ("equal", "unlocked") for state in states]
     if any(free):
         return found("neither" if all(free) else "one")
-    their, my = comparable(site, theirs.view, mine.view)
+    their, my = compared(site, theirs.view, mine.view)
     if mine.gauge is not None:
         their, my = their.moved(mine.gauge), my.moved(mine.gauge)
     unit = (square(their) + square(my)) / 2

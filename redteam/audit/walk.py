@@ -8,17 +8,15 @@ from itertools import groupby
 
 import torch
 
-from redteam.anatomy import Site, Stacks, anatomy_of
+from redteam.anatomy import Site, architecture_of
+from redteam.audit.compared import compared, in_order, tensors_of
 from redteam.audit.explain import STRANGER, Explained, Explainer, square
 from redteam.audit.findings import SiteFinding, State
 from redteam.audit.shifts import shifts_found
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
-from redteam.symmetry import Gauge, comparable
-
-FIRST = ("residual", "experts", "heads", "queries")
-"""Kinds that are looked at first, since what they move hides other locks; and the last one, which others hide."""
-LAST = ("norm",)
+from redteam.symmetry import Gauge
+from redteam.symmetry.fitting import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +35,6 @@ class Looked:
     view: Checkpoint
     gauge: Gauge | None
 
-    def pair(self, other: Checkpoint) -> tuple[Stacks, Stacks]:
-        """The stacks of the view and of another checkpoint."""
-        return comparable(self.site, self.view, other)
-
 
 class Walk:
     """Goes through the sites of a model.
@@ -55,11 +49,9 @@ class Walk:
     """
 
     def __init__(self, model: Checkpoint, base: Checkpoint, device: str = "cpu") -> None:
-        if model.architecture != base.architecture:
-            raise BadInput(
-                f"The model's model_type is {model.architecture!r} and the base's {base.architecture!r}; expected the "
-                "base that the model was made from."
-            )
+        mine, theirs = (architecture_of(checkpoint)[0] for checkpoint in (model, base))
+        if mine != theirs:
+            raise BadInput(f"The model is a {mine} and the base a {theirs}; expected the base that it was made from.")
         self.model, self.base = model, base
         self._view = model.cast(torch.float64, device)
         self._anchor = base.cast(torch.float64, device)
@@ -75,19 +67,19 @@ class Walk:
                 one = self._look(site, here)
                 looked.append(one)
                 if one.gauge is not None:
-                    here = here.transform(getattr(site, "pieces", (site,)), _always(one.gauge))
+                    here = moved(here, (site,), _always(one.gauge))
             if layer is None:
                 view = here
             for one in looked:
                 yield self._with_shifts(one, here)
 
     def _look(self, site: Site, view: Checkpoint) -> Looked:
-        names = tensors_of(site)
+        names = tensors_of(site, self.model, self.base)
         if any(name not in self.base or self.base.shape(name) != self.model.shape(name) for name in names):
             return Looked(site, _bare(site, "reshaped"), view, None)
         if all(same(self.model, self.base, name) for name in names):
             return Looked(site, _bare(site, "equal"), view, None)
-        moving, target = comparable(site, view, self._anchor)
+        moving, target = compared(site, view, self._anchor)
         found = self.explainer.explain(site, moving, target, precision=self._precision(names))
         return Looked(site, _finding(site, found, square(target)), view, found.gauge)
 
@@ -103,37 +95,17 @@ class Walk:
         return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
 
 
-def in_order(model: Checkpoint) -> tuple[Site, ...]:
-    """All sites: those that are everywhere first, then layer by layer in the order in which locks come off."""
-
-    def rank(site: Site) -> tuple[int, int, int]:
-        first = FIRST.index(site.kind) if site.kind in FIRST else len(FIRST) + (site.kind in LAST)
-        return (0 if site.kind == "residual" else 1, site.layer, first)
-
-    return tuple(sorted(anatomy_of(model).places, key=rank))
-
-
-def tensors_of(site: Site) -> tuple[str, ...]:
-    """All tensors that the stacks of a site are made of, those of the norms that it reads included."""
-    names: list[str] = []
-    for side in site.sides:
-        names += side.linear.names
-        norm = getattr(side.linear, "norm", None)
-        names += [name for name in (() if norm is None else (norm.weight, norm.bias)) if name is not None]
-    return tuple(dict.fromkeys(names))
-
-
 def same(model: Checkpoint, base: Checkpoint, name: str) -> bool:
     """Whether a tensor equals the base's bit for bit."""
     return model.dtype(name) == base.dtype(name) and bool(torch.equal(model[name], base[name]))
 
 
-def _always(gauge: Gauge) -> Callable[[object], Gauge]:
-    return lambda place: gauge
+def _always(gauge: Gauge) -> Callable[[Site], Gauge]:
+    return lambda site: gauge
 
 
 def _bare(site: Site, state: State) -> SiteFinding:
-    return SiteFinding(site=site.label, kind=site.kind, layer=site.layer, state=state)
+    return SiteFinding(site=site.label, kind=site.kind, part=site.part, layer=site.layer, state=state)
 
 
 def _finding(site: Site, found: Explained, size: float) -> SiteFinding:
@@ -146,6 +118,7 @@ def _finding(site: Site, found: Explained, size: float) -> SiteFinding:
     return SiteFinding(
         site=site.label,
         kind=site.kind,
+        part=site.part,
         layer=site.layer,
         state=state,
         group=found.group if locked else None,
