@@ -76,16 +76,19 @@ class Explainer:
             return Explained(None, None, before, before)
         largest = widest(site)
         gauge, cost = _fit(largest, moving, target)
-        after = _convincing(gauge, cost, moving, target, floor)
-        # The quick look first: the correction only ever makes a fit less convincing.
-        if before <= HALVED * after or before <= HALVED * self._corrected(largest, site, after, target):
+        # The quick look first: what follows only ever makes a fit less convincing.
+        if before <= HALVED * cost or before <= HALVED * self._corrected(
+            largest, site, _convincing(gauge, cost, moving, target, floor), target
+        ):
             return Explained(None, None, before, min(cost, before))
         found = {largest.name: (gauge, cost)}
         for name in NAMES:
             if name in site.legal and name not in found:
                 found[name] = _fit(at(GROUPS[name](), site), moving, target)
         costs = {
-            name: max(self._corrected(at(GROUPS[name](), site), site, _convincing(*fit, moving, target, floor), target), floor)
+            name: max(
+                self._corrected(at(GROUPS[name](), site), site, _convincing(*fit, moving, target, floor), target), floor
+            )
             for name, fit in found.items()
         }
         best = min(costs.values())
@@ -133,4 +136,3 @@ def _convincing(gauge: Gauge, cost: float, moving: Stacks, target: Stacks, floor
         for before, after, there in sides
     )
     return float("inf") if worse else cost
-

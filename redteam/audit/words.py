@@ -64,15 +64,24 @@ STANDINGS = {
 
 
 def rows(audit: Audit) -> tuple[Row, ...]:
-    """The sites of an audit, run by run, in the order of kinds and layers."""
+    """The sites of an audit, run by run, in the order of kinds; parts of a kind that are alike in one row."""
     pairs = {pair.site: STANDINGS[pair.standing] for pair in audit.pairs}
     runs: dict[tuple[str, ...], list[SiteFinding]] = {}
     for site in audit.sites:
         shifts = ",".join(sorted({_freedom(shift.kind, shift.side) for shift in site.shifts}))
-        runs.setdefault((site.kind, _found(site), pairs.get(site.site, ""), shifts), []).append(site)
-    order = list(dict.fromkeys(site.kind for site in audit.sites))
-    made = [_row(key[0], key[1], key[2], sites) for key, sites in runs.items()]
-    return tuple(sorted(made, key=lambda row: order.index(row.kind)))
+        key = (site.kind, site.part, _found(site), pairs.get(site.site, ""), shifts)
+        runs.setdefault(key, []).append(site)
+    alike: dict[tuple[object, ...], list[SiteFinding]] = {}
+    for (kind, _, *found), sites in runs.items():
+        alike.setdefault((kind, *found, tuple(site.layer for site in sites)), []).extend(sites)
+    every = _parts(audit.sites)
+    made = []
+    for sites in alike.values():
+        first, parts = sites[0], list(dict.fromkeys(site.part for site in sites))
+        name = first.kind if len(parts) == len(every[first.kind]) else f"{first.kind}/{', '.join(parts)}"
+        made.append(_row(name, _found(first), pairs.get(first.site, ""), sites))
+    order = list(every)
+    return tuple(sorted(made, key=lambda row: order.index(row.kind.partition("/")[0])))
 
 
 def summary(
@@ -141,7 +150,8 @@ def _others(sites: Sequence[SiteFinding]) -> list[str]:
     if bare:
         rest = percent(median(site.before or 0.0 for site in bare))
         told.append(
-            f"No lock was found on {_places(bare, sites)}, which are {rest} of the base's norm away as they are."
+            f"No lock was found on {_places(bare, sites) if len(bare) < len(sites) else f'any of the {len(sites)} sites'}"
+            f", which are {rest} of the base's norm away as they are."
         )
     if equal:
         told.append(f"Equal to the base bit for bit: {_places(equal, sites)}.")
@@ -204,14 +214,27 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _places(some: Sequence[F], everything: Sequence[F]) -> str:
-    """`"qk and vo of all 12 layers"`, kinds that have the same layers together."""
+    """`"qk and vo of all 12 layers"`, kinds that have the same layers together; parts are named where they differ."""
+    every, here = _parts(everything), _parts(some)
     by_layers: dict[str, list[str]] = {}
-    for kind in dict.fromkeys(site.kind for site in some):
-        everywhere = {site.layer for site in everything if site.kind == kind}
-        layers = layers_in_words((site.layer for site in some if site.kind == kind), everywhere)
-        where = "" if kind == "residual" else f" of {layers}"
-        by_layers.setdefault(where, []).append("the residual stream" if kind == "residual" else kind)
+    for kind, parts in here.items():
+        whole = {part: layers_in_words(layers, every[kind][part]) for part, layers in parts.items()}
+        alike = len(whole) == len(every[kind]) and len(set(whole.values())) == 1
+        for part, layers in whole.items():
+            name = "the residual stream" if kind == "residual" else kind
+            named = name if alike or not part else f"{name} ({part})"
+            names = by_layers.setdefault("" if kind == "residual" else f" of {layers}", [])
+            if named not in names:
+                names.append(named)
     return ", and ".join(_and(kinds) + where for where, kinds in by_layers.items())
+
+
+def _parts(sites: Iterable[F]) -> dict[str, dict[str, set[int]]]:
+    """Kind → part → layers, in the order of the sites."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for site in sites:
+        found.setdefault(site.kind, {}).setdefault(site.part, set()).add(site.layer)
+    return found
 
 
 def _and(words: Sequence[str]) -> str:
@@ -236,6 +259,6 @@ def _row(kind: str, found: str, shared: str, sites: Sequence[SiteFinding]) -> Ro
         for shift in site.shifts:
             name = _freedom(shift.kind, shift.side)
             sizes[name] = max(sizes.get(name, 0.0), shift.size)
-    layers = _ranges(sorted({site.layer for site in sites}))
+    layers = "all" if sites[0].kind == "residual" else _ranges(sorted({site.layer for site in sites}))
     before, after, comes_off = (middle(name) for name in ("before", "after", "comes_off"))
     return Row(kind, layers, len(sites), found, before, after, comes_off, tuple(sizes.items()), shared)

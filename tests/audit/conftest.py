@@ -32,8 +32,10 @@ def tuned() -> Callable[[Checkpoint], Checkpoint]:
         draws = np.random.default_rng(0)
         return base.replace(
             {
-                name: tensor + 0.05 * tensor.std() * torch.from_numpy(draws.standard_normal(tuple(tensor.shape)))
+                name: tensor
+                + 0.05 * tensor.std() * torch.from_numpy(np.asarray(draws.standard_normal(tuple(tensor.shape))))
                 for name, tensor in base.items()
+                if tensor.is_floating_point() and tensor.numel() > 1
             }
         )
 

@@ -60,6 +60,7 @@ def test_every_kind_of_lock_at_once(digits, experts):
         "vo": {"orthogonal"},
         "mlp": {"permutation"},
         "norm": {"scaling"},
+        "residual": {"unlocked"},
     }
     plain = {site.site: site for site in audit(experts["digits"], digits.base).sites}
     for site in audited.sites:
@@ -182,6 +183,7 @@ def test_only_one_is_locked_or_they_share_some(digits, experts):
         "vo": {"one"},
         "mlp": {"one"},
         "norm": {"neither"},
+        "residual": {"neither"},
     }
 
 
@@ -192,7 +194,7 @@ def test_what_no_fit_explains_can_be_shared_too(digits, experts):
 
 
 def test_another_architecture_another_depth_and_nan(digits, experts, bert):
-    with pytest.raises(BadInput, match="expected the base that the model was made from"):
+    with pytest.raises(BadInput, match="expected the base that it was made from"):
         audit(experts["digits"], bert.checkpoint)
     name = "vit.encoder.layer.0.output.dense.weight"
     with pytest.raises(BadInput, match="NaN or infinity"):

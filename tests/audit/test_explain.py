@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from redteam.anatomy import Stacks, anatomy_of
-from redteam.audit.explain import Explainer, _at, square
+from redteam.audit.compared import compared
+from redteam.audit.explain import Explainer, square
 from redteam.key import Key
-from redteam.symmetry import GROUPS, comparable
+from redteam.symmetry import GROUPS, at
 
 KEY = Key.derive(seed=0, index=0, name="audit")
 LOCKABLE = ("qk", "vo", "mlp", "norm")
@@ -22,7 +23,7 @@ LOCKABLE = ("qk", "vo", "mlp", "norm")
 def test_fine_tuning_is_no_lock(digits, task, stored):
     expert, explainer = digits.experts[task].to(stored), Explainer()
     for site in anatomy_of(expert).places:
-        found = explainer.explain(site, *comparable(site, expert, digits.base), precision=torch.finfo(stored).eps)
+        found = explainer.explain(site, *compared(site, expert, digits.base), precision=torch.finfo(stored).eps)
         assert found.group is None, (site.label, found)
         assert found.before < 2 * found.after
 
@@ -31,7 +32,7 @@ def test_rounding_is_no_lock(digits):
     rounded, explainer = digits.base.to(torch.bfloat16), Explainer()
     for site in anatomy_of(rounded).places:
         found = explainer.explain(
-            site, *comparable(site, rounded, digits.base), precision=torch.finfo(torch.bfloat16).eps
+            site, *compared(site, rounded, digits.base), precision=torch.finfo(torch.bfloat16).eps
         )
         assert found.group is None
 
@@ -44,11 +45,11 @@ def test_every_lock_is_found_and_called_by_its_group(digits, name, weak):
     for site in anatomy_of(expert).sites(LOCKABLE):
         if name not in site.legal:
             continue
-        group = _at(name, site)
+        group = at(GROUPS[name](), site)
         if weak and "scale" not in {field.name for field in fields(group)}:
             continue
         group = replace(group, scale=(0.5, 2.0)) if weak else group
-        moving, target = comparable(site, expert, digits.base)
+        moving, target = compared(site, expert, digits.base)
         gauge = group.sample(site.heads, site.width, KEY.generator(site.label))
         found = explainer.explain(site, moving.moved(gauge), target)
         assert found.group == gauge.group, site.label
@@ -61,8 +62,8 @@ def test_every_lock_is_found_and_called_by_its_group(digits, name, weak):
 @pytest.mark.parametrize("name", ["permutation", "orthogonal", "general-linear", "scaling"])
 def test_a_lock_on_the_base_itself_is_found_though_nothing_remains(digits, name):
     site = anatomy_of(digits.base).sites(("vo",))[0]
-    target = comparable(site, digits.base, digits.base)[1]
-    gauge = _at(name, site).sample(site.heads, site.width, KEY.generator("x"))
+    target = compared(site, digits.base, digits.base)[1]
+    gauge = at(GROUPS[name](), site).sample(site.heads, site.width, KEY.generator("x"))
     found = Explainer().explain(site, target.moved(gauge), target)
     assert found.group == name
     assert found.after < 1e-12 * square(target)
@@ -71,8 +72,8 @@ def test_a_lock_on_the_base_itself_is_found_though_nothing_remains(digits, name)
 def test_a_lock_smaller_than_the_training_is_not_claimed(digits):
     expert = digits.experts["digits"]
     site = anatomy_of(expert).sites(("qk",))[0]
-    moving, target = comparable(site, expert, digits.base)
-    gauge = replace(_at("scaling", site), scale=(0.99, 1.01), signed=False).sample(
+    moving, target = compared(site, expert, digits.base)
+    gauge = replace(at(GROUPS["positive-scaling"](), site), scale=(0.99, 1.01)).sample(
         site.heads, site.width, KEY.generator("x")
     )
     assert Explainer().explain(site, moving.moved(gauge), target).group is None
@@ -80,7 +81,7 @@ def test_a_lock_smaller_than_the_training_is_not_claimed(digits):
 
 def test_a_stranger_is_not_explained(digits):
     site = anatomy_of(digits.base).sites(("qk",))[0]
-    _, target = comparable(site, digits.base, digits.base)
+    _, target = compared(site, digits.base, digits.base)
     draws = np.random.default_rng(0)
     stranger = Stacks(
         *(x.std() * torch.from_numpy(draws.standard_normal(tuple(x.shape))) for x in (target.left, target.right))
@@ -105,7 +106,7 @@ def test_training_of_one_map_alone_is_no_lock(digits):
     """A gauge could share the change out between gain and columns, and would halve the distance."""
     for kind, index in (("norm", 0), ("vo", 0), ("qk", 1)):
         site = anatomy_of(digits.base).sites((kind,))[0]
-        target = comparable(site, digits.base, digits.base)[1]
+        target = compared(site, digits.base, digits.base)[1]
         sides = [target.left, target.right]
         sides[index] = 1.05 * sides[index]
         assert Explainer().explain(site, Stacks(*sides), target).group is None, kind
