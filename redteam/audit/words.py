@@ -148,11 +148,9 @@ def _others(sites: Sequence[SiteFinding]) -> list[str]:
             "another base, or a change that does not keep the function."
         )
     if bare:
+        where = _places(bare, sites) if len(bare) < len(sites) else f"any of the {len(sites)} sites"
         rest = percent(median(site.before or 0.0 for site in bare))
-        told.append(
-            f"No lock was found on {_places(bare, sites) if len(bare) < len(sites) else f'any of the {len(sites)} sites'}"
-            f", which are {rest} of the base's norm away as they are."
-        )
+        told.append(f"No lock was found on {where}, which are {rest} of the base's norm away as they are.")
     if equal:
         told.append(f"Equal to the base bit for bit: {_places(equal, sites)}.")
     if reshaped:
