@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from redteam.anatomy import anatomy_of
@@ -12,27 +9,24 @@ from redteam.audit import audit
 from redteam.key import Key
 from redteam.symmetry import widest
 from redteam.symmetry.fitting import moved, sites_by_kind
-
-spec = importlib.util.spec_from_file_location("audit_networks", Path(__file__).with_name("networks.py"))
-assert spec is not None
-assert spec.loader is not None
-networks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(networks)
+from tests.zoo import NETWORKS, network
 
 KEY = Key.derive(seed=0, index=1, name="audit")
-FAST = 6
-KINDS = [pytest.param(kind, marks=[pytest.mark.slow] * (i >= FAST)) for i, kind in enumerate(networks.NETWORKS)]
+QUICK = ("llama", "qwen3", "mixtral", "t5", "resnet", "open-clip")
+"""Between them they have every kind of site, fused layouts and two towers."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_on_every_architecture(kind, tmp_path, tuned):
-    base = networks.network(kind, tmp_path / "base")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NETWORKS]
+)
+def test_on_every_architecture(name, tuned):
+    base = network(name).checkpoint
     expert = tuned(base)
     assert {site.state for site in audit(expert, base).sites} == {"unlocked"}
 
     locked, groups = expert, {}
-    for name in dict.fromkeys(site.kind for site in anatomy_of(base).places):
-        for sites in sites_by_kind(locked, (name,), None):
+    for kind in dict.fromkeys(site.kind for site in anatomy_of(base).places):
+        for sites in sites_by_kind(locked, (kind,), None):
             gauges = {
                 site.label: widest(site).sample(site.heads, site.width, KEY.generator(site.label)) for site in sites
             }
@@ -46,11 +40,12 @@ def test_on_every_architecture(kind, tmp_path, tuned):
         assert site.after < 0.2
 
 
-def test_a_lock_on_one_tower_is_told_by_its_name(tmp_path, tuned):
-    base = networks.network("clip", tmp_path / "base")
-    expert = tuned(base)
+def test_a_lock_on_one_tower_is_told_by_its_name(tuned):
+    base = network("clip").checkpoint
     sites = [site for site in anatomy_of(base).sites(("vo",)) if site.part == "vision"]
-    locked = moved(expert, sites, lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label)))
+    locked = moved(
+        tuned(base), sites, lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label))
+    )
     assert (
         audit(locked, base)
         .summary[0]

@@ -11,7 +11,11 @@ from redteam.errors import BadInput
 from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, certify, random_shifts, sample_gauges
 from redteam.symmetry.certificate import LIMITS, _change, _outputs
+from redteam.symmetry.fitting import moved, sites_by_kind
+from redteam.symmetry.groups import widest
 from redteam.symmetry.inputs import random_inputs
+from tests.zoo import NETWORKS as ZOO
+from tests.zoo import network
 
 KEY = Key.derive(seed=0, index=0, name="test")
 
@@ -191,3 +195,19 @@ def test_inputs_are_made_up_for_every_kind_of_network(kind, tmp_path):
 def test_a_config_that_says_nothing_asks_for_inputs(vit):
     with pytest.raises(BadInput, match="pass some"):
         random_inputs(Checkpoint.of({}, {"model_type": "unheard of"}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_a_legal_lock_is_certified_on_every_architecture(name):
+    """With the norms' casts lifted it is exact to float64, and no site is mistaken for something else."""
+    before = network(name).checkpoint
+    locked = before
+    for sites in sites_by_kind(before, ("vo" if name != "resnet" else "mlp",), None):
+        locked = moved(
+            locked, sites, lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label))
+        )
+    found = certify(before, locked)
+    assert found.change < 1e-10
+    assert found.conditions
+    assert not any(math.isnan(condition) for condition in found.conditions.values())
