@@ -7,7 +7,7 @@ transformers and the memory of a whole network in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.lifted import lifted
-from redteam.symmetry.canonicals import canonical
+from redteam.symmetry.comparison import Comparison
+from redteam.symmetry.fitting import moved
+from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import widest
 from redteam.symmetry.inputs import random_inputs
 
@@ -139,11 +141,7 @@ def certify(
         change=_change(exact, _outputs(after, tried, torch.float64)),
         stored={name: _change(exact, _outputs(after, tried, dtype)) for name, dtype in names.items()},
         rounding={name: _change(exact, _outputs(before, tried, dtype)) for name, dtype in names.items()},
-        conditions={
-            site.label: _condition(site, before, after)
-            for site in anatomy_of(before).sites()
-            if _differs(site, before, after)
-        },
+        conditions=_conditions(before, after),
         dtype=_coarsest(before, after),
     )
 
@@ -210,15 +208,30 @@ def _differs(site: Site, before: Checkpoint, after: Checkpoint) -> bool:
     return any(name not in after or not torch.equal(before[name], after[name]) for name in site.names)
 
 
-def _condition(site: Site, before: Checkpoint, after: Checkpoint) -> float:
+def _conditions(before: Checkpoint, after: Checkpoint) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for site in anatomy_of(before).sites():
+        if not _differs(site, before, after):
+            continue
+        gauge = _gauge(site, before, after)
+        found[site.label] = math.nan if gauge is None else float(gauge.condition().max())
+        if gauge is not None and any(side.shared for side in site.sides):
+            before = moved(before, (site,), _always(gauge))  # what it shares with the next site follows
+    return found
+
+
+def _always(gauge: Gauge) -> Callable[[Site], Gauge]:
+    return lambda site: gauge
+
+
+def _gauge(site: Site, before: Checkpoint, after: Checkpoint) -> Gauge | None:
+    """The change of basis between the two, None if it is something else."""
     if any(name not in after or before.shape(name) != after.shape(name) for name in site.names):
-        return math.nan
-    old, new = canonical(site, before), canonical(site, after)
+        return None
+    old, new = Comparison(before, after)(site)
     gauge = widest(site).fit(old, new)
     size = float(new.left.square().sum() + new.right.square().sum())
-    if not old.moved(gauge).distance(new) <= _NO_GAUGE**2 * size:
-        return math.nan
-    return float(gauge.condition().max())
+    return gauge if old.moved(gauge).distance(new) <= _NO_GAUGE**2 * size else None
 
 
 def _finite(value: Any) -> Any:
