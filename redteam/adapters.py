@@ -42,6 +42,8 @@ _PARTS = {
     "lora_embedding_A": ("down", True),
     "lora_embedding_B": ("up", True),
 }
+_UNDER = ".base_layer."
+"""What PEFT puts into the names of biases and embeddings that it stores from below an update."""
 _ORDINARY_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _PATTERN = re.compile(r"\^?(?:[\w\-]|\\?\.|\\d|\.\*|\\d\+|\[0-9\]\+?|[|()](?![*+?{]))+\$?")
 
@@ -71,7 +73,7 @@ def is_adapter(path: Path) -> bool:
         NotACheckpoint: If a folder holds an adapter and a model: which one is meant cannot be known.
     """
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).is_file() or (path.is_file() and path.name != WEIGHTS):
+    if not (folder / CONFIG).is_file() or not (path.is_dir() or path.name == WEIGHTS):
         return False
     if path.is_dir() and any((folder / f"model.safetensors{end}").exists() for end in ("", ".index.json")):
         raise NotACheckpoint(f"{folder} holds both a model and an adapter; name the file that is meant.")
@@ -123,18 +125,21 @@ class Merged:
         return self._base.dtype(name) if name in self._base else self._files.dtype(self._plan.whole[name])
 
     def load(self, name: str) -> torch.Tensor:
-        if name in self._plan.whole:
-            return self._files.load(self._plan.whole[name]).to(self.dtype(name))
-        weight = self._base[name]
+        whole = self._plan.whole.get(name)
+        weight = self._base[name] if whole is None else self._files.load(whole).to(self.dtype(name))
         if name not in self._plan.updates:
             return weight
         update = self._plan.updates[name]
         dtype = torch.promote_types(weight.dtype, torch.float32)  # half-precision products would be rounded twice
         down, up = (self._files.load(half).to(weight.device, dtype).flatten(1) for half in (update.down, update.up))
         change = up @ down
-        if self._transposed is not update.embedding and len(weight.shape) == 2:
+        if self._flips(update, weight.dim()):
             change = change.T
         return torch.add(weight.to(dtype), change.reshape(weight.shape), alpha=self._plan.scales[name]).to(weight.dtype)
+
+    def _flips(self, update: _Update, axes: int) -> bool:
+        """Whether the weight is stored transposed: embeddings are, and what the config says so of."""
+        return axes == 2 and (update.embedding or self._transposed)
 
     def _refuse(self, what: str) -> NotACheckpoint:
         return NotACheckpoint(f"The adapter in {self._where} {what}; merge it into its base with PEFT first.")
@@ -172,23 +177,25 @@ class Merged:
         if not plan.updates and not plan.whole:
             raise self._refuse("changes nothing")
         for name, update in plan.updates.items():
-            if name in plan.whole:
+            whole = plan.whole.get(name)
+            if whole is not None and _UNDER not in whole:
                 raise self._refuse(f"both changes and replaces {shown(name)}")
-            self._check(name, update)
+            self._check(name, update, self._base.shape(name) if whole is None else self._files.shape(whole))
         return plan
 
-    def _check(self, name: str, update: _Update) -> None:
+    def _check(self, name: str, update: _Update, weight: tuple[int, ...]) -> None:
         if not update.down or not update.up:
             raise self._refuse(f"has only one of the two factors for {shown(name)}")
-        down, up, weight = self._files.shape(update.down), self._files.shape(update.up), self._base.shape(name)
+        down, up = self._files.shape(update.down), self._files.shape(update.up)
         fits = len(down) >= 2 and len(up) >= 2 and down[0] == math.prod(up[1:]) > 0 and len(weight) >= 2
         shape = (up[0], *down[1:]) if fits else ()
-        if self._transposed is not update.embedding and len(weight) == 2:
+        if self._flips(update, len(weight)):
             shape = shape[::-1]
         if not fits or shape != weight:
             raise self._refuse(f"has factors {down} and {up} for {shown(name)}, which is {weight}")
-        if not all(self._files.dtype(half).is_floating_point for half in (update.down, update.up)):
-            raise self._refuse(f"has factors for {shown(name)} that are no floating-point numbers")
+        dtypes = [self._base.dtype(name), *(self._files.dtype(half) for half in (update.down, update.up))]
+        if not all(dtype.is_floating_point and dtype.itemsize >= 2 for dtype in dtypes):
+            raise self._refuse(f"changes {shown(name)}, where {', '.join(map(str, dtypes))} meet: it is quantised")
 
     def _scale(self, module: str, stored: str, half: str, settings: Mapping[str, Any]) -> float:
         rank_of, alpha_of = settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}
@@ -240,6 +247,7 @@ def _parted(stored: str) -> tuple[str, str | None]:
     match = re.fullmatch(r"(.+)\.(lora_\w+)(?:\.default)?(?:\.weight)?", name)
     if match:
         return match[1], match[2]
+    name = name.replace(_UNDER, ".")
     if ".modules_to_save." in name:
         name = re.sub(r"\.modules_to_save\.(?:default\.)?", ".", name)
     return name, None
