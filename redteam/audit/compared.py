@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from redteam.anatomy import Site, Stacks, anatomy_of
+from redteam.anatomy import Linear, Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry import Comparison
 from redteam.symmetry.canonicals import canonical_side
@@ -46,11 +47,21 @@ def compared(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[Stacks,
     sides = [side for side in in_common(site, model, anchor) if not side.shared]
 
     def sampled(checkpoint: Checkpoint) -> Stacks:
-        stacks = [canonical_side(side, checkpoint, site.heads) for side in sides]
-        left = torch.cat([x[:, :, :: max(1, x.shape[2] // (_TOKENS * site.width))] for x in stacks], -1)
+        left = torch.cat([_sample(side, checkpoint, _TOKENS * site.width) for side in sides], -1)
         return Stacks(left, left[:, :, :0])
 
     return sampled(model), sampled(anchor)
+
+
+def _sample(side: Side, checkpoint: Checkpoint, count: int) -> Tensor:
+    """About `count` columns of the stack of one side, [1, n, …]; of an embedding only these become float64."""
+    linear = side.linear
+    if side.columns and isinstance(linear, Linear) and linear.norm is None and linear.rows is None:
+        rows = checkpoint[linear.weight]
+        rows = rows.T if linear.transposed else rows
+        return rows[:: max(1, len(rows) // count)].to(torch.float64).T[None]
+    stack = canonical_side(side, checkpoint, 1)
+    return stack[:, :, :: max(1, stack.shape[2] // count)]
 
 
 def tensors_of(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[str, ...]:

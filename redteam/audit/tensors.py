@@ -10,6 +10,8 @@ from redteam.audit.findings import TensorFinding
 from redteam.audit.walk import Progress, same
 from redteam.checkpoint import Checkpoint
 
+_PIECE = 2**22  # numbers that are in float64 at a time
+
 
 def compare_tensors(model: Checkpoint, base: Checkpoint, progress: Progress | None = None) -> tuple[TensorFinding, ...]:
     """One finding for each name that either has, the model's in their order first; one tensor in memory at a time."""
@@ -34,7 +36,10 @@ def _compare(name: str, model: Checkpoint, base: Checkpoint) -> TensorFinding:
     here, there = model[name], base[name]
     if torch.equal(there.to(here.dtype), here):
         return TensorFinding(name=name, state="rounded")
-    there = there.to(torch.float64)
-    size = float(torch.linalg.vector_norm(there))
-    distance = float(torch.linalg.vector_norm(here.to(torch.float64) - there)) / size if size else math.inf
+    apart = size = 0.0
+    for one, other in zip(here.flatten().split(_PIECE), there.flatten().split(_PIECE), strict=True):
+        other = other.to(torch.float64)
+        apart += float((one.to(torch.float64) - other).square().sum())
+        size += float(other.square().sum())
+    distance = (apart / size) ** 0.5 if size else math.inf
     return TensorFinding(name=name, state="changed", distance=distance if math.isfinite(distance) else None)

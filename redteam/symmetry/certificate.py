@@ -7,7 +7,7 @@ transformers and the memory of a whole network in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,16 +73,20 @@ class Certificate:
         """The most that the outputs may change in a dtype; weights that came in a coarser one are held to that."""
         return max(EXACT, *(LIMITS[name] * self.rounding[name] for name in (dtype, self.dtype) if name in LIMITS), 0.0)
 
-    def losses(self) -> tuple[str, ...]:
-        """A sentence on every loss that is over its bound; none if the rewrite costs nothing that counts."""
+    def losses(self, dtypes: Iterable[str] | None = None) -> tuple[str, ...]:
+        """A sentence on every loss that is over its bound; none if the rewrite costs nothing that counts.
+
+        Args:
+            dtypes: Those in which it will be used, besides float64, where it must be exact; all by default.
+        """
         found = []
         if not self.change <= self.limit:
             found.append(
                 f"In float64 the outputs change by {_share(self.change)}; a rewrite that keeps the function stays "
                 f"under {_share(self.limit)}, so this one does not keep it, or is too ill-conditioned."
             )
-        for name, loss in self.stored.items():
-            anyway = self.rounding[name]
+        for name in self.stored if dtypes is None else [name for name in self.stored if name in set(dtypes)]:
+            loss, anyway = self.stored[name], self.rounding[name]
             if not loss <= self.bound(name):
                 found.append(
                     f"In {name} the outputs change by {_share(loss)}, and by {_share(anyway)} without the rewrite; "
@@ -90,9 +94,9 @@ class Certificate:
                 )
         return tuple(found)
 
-    def exceeds(self) -> bool:
-        """Whether any loss is over its bound."""
-        return bool(self.losses())
+    def exceeds(self, dtypes: Iterable[str] | None = None) -> bool:
+        """Whether any loss is over its bound; `dtypes` as in `losses`."""
+        return bool(self.losses(dtypes))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what is not finite is None there."""

@@ -124,6 +124,9 @@ def test_a_calm_lock_exceeds_nothing_and_a_wild_one_is_told_in_sentences(vit):
     assert wild.exceeds()
     assert any(sentence.startswith("In bfloat16") for sentence in wild.losses())
     assert all(sentence in str(wild) for sentence in wild.losses())
+    assert all(" float32 " not in sentence for sentence in wild.losses(["bfloat16"]))
+    assert wild.exceeds(["bfloat16"])
+    assert not wild.losses([]), "exact, so that float64 has nothing to complain of"
 
 
 def test_another_function_exceeds_the_bound_in_float64(vit):
