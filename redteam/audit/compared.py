@@ -56,9 +56,9 @@ def compared(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[Stacks,
 def _sample(side: Side, checkpoint: Checkpoint, count: int) -> Tensor:
     """About `count` columns of the stack of one side, [1, n, …]; of an embedding only these become float64."""
     linear = side.linear
-    if side.columns and isinstance(linear, Linear) and linear.norm is None and linear.rows is None:
+    table = isinstance(linear, Linear) and (linear.norm, linear.rows, linear.transposed) == (None, None, False)
+    if side.columns and table and len(checkpoint.shape(linear.weight)) == 2:
         rows = checkpoint[linear.weight]
-        rows = rows.T if linear.transposed else rows
         return rows[:: max(1, len(rows) // count)].to(torch.float64).T[None]
     stack = canonical_side(side, checkpoint, 1)
     return stack[:, :, :: max(1, stack.shape[2] // count)]
