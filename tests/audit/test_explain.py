@@ -13,9 +13,10 @@ from redteam.audit.compared import compared
 from redteam.audit.explain import Explainer, square
 from redteam.key import Key
 from redteam.symmetry import GROUPS, at
+from tests.zoo import network
 
 KEY = Key.derive(seed=0, index=0, name="audit")
-LOCKABLE = ("qk", "vo", "mlp", "norm")
+LOCKABLE = ("qk", "vo", "mlp", "qk-norm", "norm", "residual")
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
@@ -37,26 +38,31 @@ def test_rounding_is_no_lock(digits):
         assert found.group is None
 
 
-@pytest.mark.parametrize("weak", [False, True], ids=["default", "weak"])
-@pytest.mark.parametrize("name", GROUPS)
-def test_every_lock_is_found_and_called_by_its_group(digits, name, weak):
-    """On a real expert, at every site where the group is legal; weak means factors between 1/2 and 2."""
-    expert, explainer, seen = digits.experts["digits"], Explainer(), 0
-    for site in anatomy_of(expert).sites(LOCKABLE):
-        if name not in site.legal:
-            continue
+def scalable(name):
+    return "scale" in {field.name for field in fields(GROUPS[name]())}
+
+
+@pytest.mark.parametrize(
+    ("name", "weak"), [(name, weak) for name in GROUPS for weak in (False, True) if scalable(name) or not weak]
+)
+def test_every_lock_is_found_and_called_by_its_group(digits, tuned, name, weak):
+    """On a real expert, or a network that allows it, wherever it is legal; weak: factors between 1/2 and 2."""
+    expert, base = digits.experts["digits"], digits.base
+    for other in ("qwen3", "gpt-neox", "cohere", "resnet"):
+        if not any(name in site.legal for site in anatomy_of(base).sites(LOCKABLE)):
+            base = network(other).checkpoint
+            expert = tuned(base)
+    sites = [site for site in anatomy_of(base).sites(LOCKABLE) if name in site.legal]
+    assert sites
+    explainer = Explainer()
+    for site in sites:
         group = at(GROUPS[name](), site)
-        if weak and "scale" not in {field.name for field in fields(group)}:
-            continue
         group = replace(group, scale=(0.5, 2.0)) if weak else group
-        moving, target = compared(site, expert, digits.base)
+        moving, target = compared(site, expert, base)
         gauge = group.sample(site.heads, site.width, KEY.generator(site.label))
         found = explainer.explain(site, moving.moved(gauge), target)
         assert found.group == gauge.group, site.label
-        assert found.after == pytest.approx(moving.distance(target), rel=0.05), "and it comes off whole"
-        seen += 1
-    if not seen:
-        pytest.skip("legal nowhere here, or not to be weakened")
+        assert found.after <= 1.02 * moving.distance(target), "and it comes off whole"
 
 
 @pytest.mark.parametrize("name", ["permutation", "orthogonal", "general-linear", "scaling"])
