@@ -20,6 +20,7 @@ from redteam.errors import RedteamError
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("redteam.cli.run:run", "Pair defenses with attacks in scenarios and say which protections hold."),
     "report": ("redteam.cli.report:report", "Write reports on a finished run: HTML, Markdown, JUnit, CSV, JSON."),
+    "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
     "show": ("redteam.cli.show:show", "Show one plugin: what it does, claims and needs, and its settings."),
     "check": ("redteam.cli.check:check", "Hold a plugin to the contract of its kind, on small random models."),
