@@ -2,7 +2,7 @@
 
 import torch
 
-from redteam.anatomy import Sites
+from redteam.anatomy import ORDER, Sites
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.plugins.contracts import Needs, attack
@@ -15,9 +15,7 @@ from redteam_attacks.tied import fit_everything
     needs=Needs.ANCHOR | Needs.RELEASES,
     targets=("gaussian-noise",),
 )
-def average_releases(
-    view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "mlp", "norm")
-) -> Checkpoint:
+def average_releases(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
     """Σ fit(θ_r) / R over the R releases, in float64.
 
     What differs between releases is what their keys drew. Gauges come off in the fit; noise that is drawn anew for

@@ -1,6 +1,6 @@
 """Gauge fit: at every site the best legal gauge towards the base, additive freedoms removed and heads matched first."""
 
-from redteam.anatomy import Sites
+from redteam.anatomy import ORDER, Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import (
@@ -19,7 +19,7 @@ from redteam.symmetry import (
     SignedPermutation,
 )
 from redteam.views import AttackerView
-from redteam_attacks.tied import ORDER, fit_everything
+from redteam_attacks.tied import fit_everything
 
 _HEADS = (
     Permutation,

@@ -1,6 +1,6 @@
 """Where the heads, neurons and norms of a network are in its checkpoint, and which groups are legal there."""
 
-from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, Anatomy, Architecture, Sites, Stream
+from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, ORDER, Anatomy, Architecture, Sites, Stream
 from redteam.anatomy.known import ARCHITECTURES, anatomy_of, architecture_of
 from redteam.anatomy.legality import GROUPS, Layout, containing, listed, smallest, within
 from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Rows
@@ -12,6 +12,7 @@ __all__ = [
     "GROUPS",
     "KINDS",
     "KINDS_OF_SITES",
+    "ORDER",
     "Affine",
     "Anatomy",
     "Architecture",

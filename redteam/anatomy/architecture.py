@@ -20,6 +20,9 @@ KINDS: Sites = ("qk", "vo", "mlp")
 """The kinds of sites taken by default: pairs of maps, no two of which share a row or column."""
 KINDS_OF_SITES: Sites = get_args(Kind)
 """All of them."""
+ORDER: Sites = ("residual", "experts", "heads", "queries", "qk", "vo", "mlp", "qk-norm", "norm")
+"""All of them in the order in which they are fitted: what is recognised in any basis first, and gains last, since a
+norm's columns can be compared only when the heads and neurons that read it are in order."""
 
 
 class Shaped(Protocol):

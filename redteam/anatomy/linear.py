@@ -43,8 +43,8 @@ class Norm:
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """γ and β in float64, [in] each; β is zero where there is none."""
-        gain = _float64(checkpoint, self.weight) + self.offset
-        return gain, torch.zeros_like(gain) if self.bias is None else _float64(checkpoint, self.bias)
+        gain = read_float64(checkpoint, self.weight) + self.offset
+        return gain, torch.zeros_like(gain) if self.bias is None else read_float64(checkpoint, self.bias)
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ class Linear:
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        stored = _float64(checkpoint, self.weight)
+        stored = read_float64(checkpoint, self.weight)
         weight = self._own(stored[:, None] if stored.ndim == 1 else stored)
         weight = weight.reshape(-1, weight.shape[-1])
-        bias = None if self.bias is None else self._rows(_float64(checkpoint, self.bias)).reshape(-1)
+        bias = None if self.bias is None else self._rows(read_float64(checkpoint, self.bias)).reshape(-1)
         return Affine(weight + self.offset if self.offset else weight, bias)
 
     def sampled(self, stored: Tensor, *, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
@@ -152,13 +152,16 @@ class Linear:
             stored: Of any dtype; it is converted where it was chosen.
             rows: Which outputs, all by default.
             columns: Which inputs, all by default.
+
+        Raises:
+            BadInput: If NaN or infinity is among them.
         """
         own = self._own(stored[:, None] if stored.ndim == 1 else stored)
         if own.ndim > 2:
             own = own.reshape(-1, own.shape[-1])
         own = own if rows is None else own[rows]
         own = own if columns is None else own[:, columns]
-        return own.to(torch.float64) + self.offset
+        return _finite(own.to(torch.float64), self.weight) + self.offset
 
     def write(self, checkpoint: Mapping[str, Tensor], affine: Affine) -> dict[str, Tensor]:
         """The tensors it lies in with `affine` in its place, in their own dtype; a fused tensor's other rows stay."""
@@ -232,8 +235,12 @@ class Gathered:
         return tensors
 
 
-def _float64(checkpoint: Mapping[str, Tensor], name: str) -> Tensor:
-    tensor = checkpoint[name].to(torch.float64)
+def read_float64(checkpoint: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor in float64; raises BadInput if it holds NaN or infinity."""
+    return _finite(checkpoint[name].to(torch.float64), name)
+
+
+def _finite(tensor: Tensor, name: str) -> Tensor:
     if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):  # the sum is ten times as fast
         raise BadInput(f"The tensor {name!r} holds NaN or infinity; expected finite weights, so check the checkpoint.")
     return tensor

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Linear, Side, Site, Stacks, anatomy_of
+from redteam.anatomy import ORDER, Linear, Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry import Comparison
 from redteam.symmetry.canonicals import canonical_side
 from redteam.symmetry.comparison import in_common
 
-FIRST = ("residual", "experts", "heads", "queries")
+FIRST = ORDER[:4]
 """Kinds that are looked at first, since what they move hides other locks."""
 LAST = ("norm",)
 """And those that others hide: a norm's columns can be compared when the heads and neurons that read it are in order."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from redteam.anatomy import Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from redteam.symmetry.canonicals import canonical, canonical_side
 from redteam.symmetry.heads import Heads, matched, paired_features
 from redteam.symmetry.looks import sampled
 
+_STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
 
 
@@ -64,8 +66,13 @@ class Comparison:
         return Stacks(torch.cat(left, -1), torch.cat([none, *right], -1), torch.cat([none, *carried], -1))
 
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
-        """Stacks of the width of the stream alone whose product is that of all that is compared."""
-        cross: Tensor | float = 0.0
+        """Stacks of the width of the stream alone whose product is that of all that is compared.
+
+        Where dimensions can only change places, their cosines are compared, and it takes evidence to move one: a small
+        embedding says little, and a wrong order here spoils every fit that follows.
+        """
+        cross = torch.zeros((), dtype=torch.float64)
+        sizes: list[Any] = [0.0, 0.0]
         for side in in_common(site, self.protected, self.anchor):
             if side.shared and not self.again:
                 continue
@@ -73,10 +80,13 @@ class Comparison:
                 here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
             else:
                 here, there = (sampled(side, x, count=_TOKENS * site.width) for x in (self.protected, self.anchor))
-            cross = cross + there @ here.mT
-        assert isinstance(cross, Tensor), "a stream has embeddings"
-        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)[None]
-        return Stacks(eye, eye[:, :, :0]), Stacks(cross[None], eye[:, :, :0])
+            cross = cross.to(there.device) + there @ here.mT
+            sizes = [a + b.square().sum(1) for a, b in zip(sizes, (there, here), strict=True)]
+        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
+        if "orthogonal" not in site.legal:
+            cross = cross / sizes[0].sqrt()[:, None].clamp(min=1e-300) / sizes[1].sqrt().clamp(min=1e-300)
+            cross = cross + _STAYS * eye * cross.diagonal().sign()
+        return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
 
 
 def in_common(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
@@ -87,6 +97,17 @@ def in_common(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[S
         if all(name in anchor and anchor.shape(name) == checkpoint.shape(name) for name in side.linear.names)
     )
     return found if any(not side.shared for side in found) else ()
+
+
+def told(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
+    """Whether what a stream has to itself tells its dimensions apart beyond doubt: more tokens than it has dimensions.
+
+    Then, where these can only change places, nothing is gained by a second fit.
+    """
+    if site.kind != "residual" or "orthogonal" in site.legal:
+        return False
+    own = [side.linear.weight for side in in_common(site, checkpoint, anchor) if not side.shared]
+    return max(math.prod(checkpoint.shape(name)) for name in own) >= _TOKENS * site.width**2
 
 
 def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from redteam.anatomy import Gathered, Side, Site
+from redteam.anatomy.linear import read_float64
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.groups import widest
 from redteam.symmetry.scalars import scalars
@@ -35,8 +36,6 @@ def nothing_shows(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool
         [_beside(sides, x, site) for sides in (site.lefts, site.rights, site.carried) if sides]
         for x in (protected, anchor)
     ]
-    if not all(bool(stack.sum().isfinite()) for side in stacks for stack in side):
-        return False
     (left, right, *carried), (left0, right0, *carried0) = stacks
     group = widest(site).name
     if "permutation" in group:
@@ -56,9 +55,14 @@ def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: 
         checkpoint: Read without casts, and converted where it is looked at.
         count: How many columns at most, evenly spread.
         folded: Whether the gain of the norm that is read goes into the weights.
+
+    Raises:
+        BadInput: If NaN or infinity is among what is looked at, or in the bias.
     """
     linear = side.linear
     assert not isinstance(linear, Gathered), "the maps of experts are not sampled"
+    if linear.bias is not None:
+        read_float64(checkpoint, linear.bias)
     stored = checkpoint.rough(linear.weight)
     gain = None
     if folded and linear.norm is not None:

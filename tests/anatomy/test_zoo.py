@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from redteam.anatomy import GROUPS, KINDS, KINDS_OF_SITES, Affine, Side, anatomy_of, architecture_of
+from redteam.anatomy import GROUPS, KINDS, KINDS_OF_SITES, ORDER, Affine, Side, anatomy_of, architecture_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import IllegalGauge
 from redteam.key import Key
@@ -107,7 +107,7 @@ def test_it_is_recognised_without_a_config(name):
 
 def test_a_lock_of_everything_at_once_comes_off():
     """Every kind locked from its largest group, then fitted in the attacks' order."""
-    from redteam_attacks.tied import ORDER, fit_everything
+    from redteam_attacks.tied import fit_everything
 
     for name in NETWORKS:
         case = network(name)

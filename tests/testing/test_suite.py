@@ -74,8 +74,8 @@ class TestNames:
 
 
 class TestToys:
-    def test_there_is_one_for_every_architecture_that_is_known(self) -> None:
-        assert set(toy_architectures()) == set(ARCHITECTURES)
+    def test_they_are_of_architectures_that_are_known(self) -> None:
+        assert set(toy_architectures()) <= set(ARCHITECTURES)
 
     @pytest.mark.parametrize("architecture", toy_architectures())
     def test_nothing_is_zero_or_one(self, architecture: str) -> None:
