@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 G = TypeVar("G")
+Outline = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name → shape and dtype."""
 
 
 class Rewrite(Protocol):
@@ -100,9 +102,27 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """The dtype of a tensor, without reading it."""
         return self._source.dtype(name)
 
+    @classmethod
+    def computed(
+        cls, outline: Outline, compute: Callable[[str], torch.Tensor], config: Mapping[str, Any] | None = None
+    ) -> Checkpoint:
+        """A checkpoint whose tensors are computed when they are read, anew each time.
+
+        Args:
+            outline: Name → shape and dtype of what will be computed; `Checkpoint.outline` gives that of another.
+            compute: Gives the tensor of a name; must be pure.
+            config: As of `Checkpoint.of`.
+        """
+        return cls(_Computed(outline, compute), config or {})
+
+    def outline(self, names: Iterable[str] | None = None) -> Outline:
+        """Name → shape and dtype of some tensors, of all by default, without reading them."""
+        return {name: (self.shape(name), self.dtype(name)) for name in (self if names is None else names)}
+
     def replace(self, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
-        """This checkpoint with some tensors exchanged or added."""
-        return Checkpoint(_Replaced(self, {name: tensor.detach() for name, tensor in tensors.items()}), self.config)
+        """This checkpoint with some tensors exchanged or added; those of a checkpoint are read when they are asked for."""
+        over = tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors, {})
+        return Checkpoint(_Replaced(self, over), self.config)
 
     def transform(self, rewrites: Iterable[Rewrite], fn: Callable[[Any], G]) -> Checkpoint:
         """A lazy overlay: `fn(rewrite)` runs when one of its tensors is read, and the latest results alone are kept.
@@ -212,24 +232,48 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return cls, transformers.AutoConfig.for_model(**known)
 
 
+class _Computed:
+    """A source whose tensors are computed."""
+
+    def __init__(self, outline: Outline, compute: Callable[[str], torch.Tensor]) -> None:
+        self._outline, self._compute = outline, compute
+
+    def names(self) -> Outline:
+        return self._outline
+
+    def load(self, name: str) -> torch.Tensor:
+        if name not in self._outline:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._outline[name][0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._outline[name][1]
+
+
 class _Replaced:
     """A source with some tensors exchanged."""
 
-    def __init__(self, below: Checkpoint, tensors: dict[str, torch.Tensor]) -> None:
-        self._below, self._tensors = below, tensors
-        self._names = dict.fromkeys((*below, *tensors))
+    def __init__(self, below: Checkpoint, over: Checkpoint) -> None:
+        self._below, self._over = below, over
+        self._names = dict.fromkeys((*below, *over))
 
     def names(self) -> Mapping[str, Any]:
         return self._names
 
     def load(self, name: str) -> torch.Tensor:
-        return self._tensors[name] if name in self._tensors else self._below[name]
+        return self._holder(name)[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape) if name in self._tensors else self._below.shape(name)
+        return self._holder(name).shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._tensors[name].dtype if name in self._tensors else self._below.dtype(name)
+        return self._holder(name).dtype(name)
+
+    def _holder(self, name: str) -> Checkpoint:
+        return self._over if name in self._over else self._below
 
 
 class _Transformed:
