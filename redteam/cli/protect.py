@@ -1,0 +1,180 @@
+"""`redteam protect`: puts a defense on a checkpoint and writes what may be published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redteam.cli.rewriting import (
+    Device,
+    Force,
+    OnDevice,
+    Out,
+    Progress,
+    all_cores,
+    key_in,
+    require_device,
+    require_place,
+    require_related,
+    section,
+)
+from redteam.errors import BadInput
+
+if TYPE_CHECKING:
+    from redteam.checkpoint import Checkpoint
+    from redteam.evaluation.loaded import Chain
+    from redteam.key import Key
+    from redteam.tasks import Scenario
+    from redteam.views import DefenderView
+
+
+class Dtype(StrEnum):
+    """In what to store."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def protect(
+    defense: Annotated[
+        str,
+        typer.Argument(metavar="DEFENSE", help="As in name:setting=value or path/to/file.py@name; a+b for a chain."),
+    ],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.")
+    ],
+    out: Out,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key, 32 random bytes; made if there is no such file.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The public model, for defenses that ask for it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="SCENARIO", help="Where training data come from, for defenses that ask.")
+    ] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Store weights so [default: as they were].")] = None,
+    device: OnDevice = Device.cpu,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Run the network before and after, and say how far its outputs changed.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Certify, and write nothing if the outputs change by more than 1 %.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Put a defense on a checkpoint and write what may be published.
+
+    Layer by layer, so that the checkpoint is never held in memory; shards, names and dtype stay as they were. Computed
+    in float64 and rounded once. Keep the key: with it `redteam attack key-holder` takes the lock off again.
+    """
+    import torch
+
+    from redteam.checkpoint import Checkpoint
+    from redteam.evaluation.chains import put_on
+    from redteam.evaluation.loaded import Chain
+    from redteam.plugins.registry import DEFENSES
+    from redteam.plugins.returned import check_as_read
+    from redteam.publish import write
+
+    chain = Chain.load(DEFENSES, defense, Path())
+    require_device(device)
+    require_place(out, force, {"model": model, "base": base})
+    victim = Checkpoint.open(model)
+    given = None if base is None else Checkpoint.open(base)
+    if given is not None:
+        require_related(victim, given, f"The model {model}")
+    stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
+    with all_cores(), _key_for(chain, key, out) as (secret, made), Progress() as progress:
+        scenario = _scenario(data)
+        protected, views = put_on(
+            chain.links,
+            victim.cast(torch.float64, device),
+            None if given is None else given.cast(torch.float64, device),
+            secret,
+            check=check_as_read,
+            task=scenario.tasks[scenario.victim] if scenario else None,
+        )
+        sites = where(views)
+        told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
+        write(
+            protected.stored_as(stored),
+            out,
+            like=model,
+            force=force,
+            progress=progress,
+            card=_card(chain, sites, stored),
+        )
+    for line in (*told, *(f"{kind}: {what}" for kind, what in sites)):
+        typer.echo(line)
+    if key is not None and chain.any(lambda spec: spec.keyed):
+        typer.echo(f"The key is in {key}{', made now' if made else ''}; whoever has it takes the lock off.")
+    typer.echo(f"{chain.text} is on; the model is in {out}.")
+
+
+def where(views: Sequence[DefenderView]) -> list[tuple[str, str]]:
+    """What was put where, a line for each kind of sites: kind, and group with the number of sites."""
+    lines = []
+    for view in views:
+        for group, sites in view.gauges:
+            noun = "site" if len(sites) == 1 else "sites"
+            lines.append((sites[0].kind, f"{group.name} at {len(sites)} {noun}"))
+        for lock in view.locks[len(view.gauges) :]:
+            lines.append((", ".join(getattr(lock, "kinds", ())) or "weights", type(lock).__name__))
+    return lines
+
+
+@contextmanager
+def _key_for(chain: Chain, path: Path | None, out: Path) -> Iterator[tuple[Key, bool]]:
+    """The key for a chain; a defense that draws on none gets one that is nobody's."""
+    from redteam.key import Key
+
+    if not chain.any(lambda spec: spec.keyed):
+        yield Key.generate(), False
+    elif path is None:
+        raise BadInput(f"The defense {chain.text} draws on a key; name its file with --key, which is made if missing.")
+    else:
+        with key_in(path, out) as found:
+            yield found
+
+
+def _scenario(data: str | None) -> Scenario | None:
+    from redteam.evaluation.stages import load_scenario
+
+    return None if data is None else load_scenario(data)
+
+
+def _certified(
+    victim: Checkpoint, protected: Checkpoint, stored: Checkpoint, scenario: Scenario | None, *, strict: bool
+) -> list[str]:
+    from redteam.cli.certificate import certified
+
+    inputs = None if scenario is None else scenario.tasks[scenario.victim].inputs_of("validation")
+    return certified(victim, protected, stored, inputs, strict=strict)
+
+
+def _card(chain: Chain, sites: Sequence[tuple[str, str]], stored: Checkpoint) -> str:
+    exact = all(link.spec.exact for link in chain.links)
+    dtypes = sorted({str(stored.dtype(name)).removeprefix("torch.") for name in stored})
+    rows: dict[str, Any] = {
+        "defense": " + ".join(f"`{_settings(link)}`" for link in chain.links),
+        "where": "; ".join(f"{kind}: {what}" for kind, what in sites) or "nowhere",
+        "outputs": "those of the original up to rounding" if exact else "changed: the defense is not exact",
+        "stored in": ", ".join(dtypes),
+    }
+    return section(
+        "Protected against merging",
+        rows,
+        "The weights were rewritten so that the model works alone and merging it with others fails.",
+    )
+
+
+def _settings(link: Any) -> str:
+    from redteam.plugins.reference import Reference
+
+    return str(Reference(link.spec.name, link.settings))
