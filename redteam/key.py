@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import secrets
+import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from redteam.errors import BadInput, UnwritableOutput
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True)
@@ -48,3 +57,71 @@ class Key:
         digest = hashlib.sha256(self.secret + tag.encode()).digest()
         sequence = np.random.SeedSequence(int.from_bytes(digest, "big"), pool_size=8)
         return np.random.Generator(np.random.PCG64(sequence))
+
+
+def write_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | None = None) -> Key:
+    """Makes a new key and writes it into a new file that only its owner can read.
+
+    Args:
+        path: The file, which must not exist.
+        outside: The output folder, in which a key must never lie.
+
+    Raises:
+        UnwritableOutput: If there is something already, or nothing can be written.
+    """
+    path = _apart(path, outside)
+    key = Key.generate()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(key.secret)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    except FileExistsError:
+        raise UnwritableOutput(f"{path} exists already, and a key is never overwritten; name another file.") from None
+    except OSError as error:
+        raise UnwritableOutput(f"{path} cannot be written ({error.strerror}); name another place for it.") from None
+    return key
+
+
+def read_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | None = None) -> Key:
+    """Reads a key from a file that only its owner can read.
+
+    Args:
+        path: The file.
+        outside: The output folder, in which a key must never lie.
+
+    Raises:
+        BadInput: If it is no such file, or does not hold 32 bytes.
+    """
+    path = _apart(path, outside)
+    try:
+        handle = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
+    except OSError as error:
+        why = "it is a link" if error.errno in {errno.ELOOP, errno.EMLINK} else error.strerror
+        raise BadInput(f"The key {path} cannot be read ({why}); name the file that holds its 32 bytes.") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput(f"The key {path} is no regular file; name the file that holds its 32 bytes.")
+        if hasattr(os, "geteuid"):
+            if status.st_uid != os.geteuid():
+                raise BadInput(f"The key {path} belongs to another user; name a file of your own.")
+            if status.st_mode & 0o077:
+                raise BadInput(f"The key {path} can be read by others; make it yours alone: chmod 600 {path}")
+        secret = file.read(33)
+    if len(secret) != 32:
+        size = "more than 32" if len(secret) > 32 else len(secret)
+        raise BadInput(f"The key {path} has {size} bytes; expected 32 random ones, as redteam protect writes them.")
+    return Key(secret)
+
+
+def _apart(path: str | os.PathLike[str], outside: str | os.PathLike[str] | None) -> Path:
+    path = Path(path)
+    if outside is not None and path.resolve().is_relative_to(Path(outside).resolve()):
+        raise UnwritableOutput(f"The key {path} would lie in the output folder {outside}; keep it elsewhere.")
+    return path

@@ -68,7 +68,7 @@ def attack(
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
     _require_grants(chain, [need for need, value in held.items() if value is not None])
     require_device(device)
-    require_place(out, force, {"model": model, "base": base, "key": key})
+    require_place(out, force, [model, base, key])
     protected = Checkpoint.open(model)
     anchor = None if base is None else Checkpoint.open(base)
     if anchor is not None:

@@ -61,8 +61,8 @@ def certified(
     change = max([found.change, *(found.stored[name] for name in released)])
     if strict and not change <= BOUND:
         raise BadInput(
-            f"The outputs change by {change:.2g} of the largest as stored, more than {BOUND:g}; nothing was written, so "
-            "choose a milder setting or a wider --dtype."
+            f"The outputs change by {change:.2g} of the largest as stored, more than {BOUND:g}; nothing was written, "
+            "so choose a milder setting or a wider --dtype."
         )
     return lines
 

@@ -46,7 +46,7 @@ def merge(
     plugin = MERGERS.load(merger)
     experts = _by_name(expert)
     require_device(device)
-    require_place(out, force, {"base": base, **{f"expert {name}:": path for name, path in experts.items()}})
+    require_place(out, force, [base, *expert])
     origin = Checkpoint.open(base)
     opened = {name: Checkpoint.open(path) for name, path in experts.items()}
     for name, one in opened.items():
@@ -61,9 +61,9 @@ def merge(
         )
         merged = plugin(view)
         if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
-            common = shared_tensors(merged, start)
-            merged = start.replace(Checkpoint.computed(merged.outline(common), merged.__getitem__))
-            merged = merged.stored_as(origin)
+            # It has never seen the base; what it leaves out no expert shares.
+            shared = merged.outline(shared_tensors(merged, start))
+            merged = start.replace(Checkpoint.computed(shared, merged.__getitem__)).stored_as(origin)
         write(
             check_as_read(plugin, start, merged).stored_as(origin),
             out,
@@ -74,13 +74,9 @@ def merge(
                 "Merged", {"merger": f"`{plugin.canonical}`", "base": named(base), "experts": ", ".join(experts)}
             ),
         )
-    left = [
-        name
-        for name in origin
-        if all(n.shape(name) != origin.shape(name) if name in n else True for n in opened.values())
-    ]
-    if left:
-        typer.echo(f"{len(left)} tensors are the base's own, since no expert has them in its shape: {left[0]}, …")
+    held = {name for one in opened.values() for name in shared_tensors(one, origin)}
+    if left := [name for name in origin if name not in held]:
+        typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
     typer.echo(f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,7 +85,7 @@ def protect(
 
     chain = Chain.load(DEFENSES, defense, Path())
     require_device(device)
-    require_place(out, force, {"model": model, "base": base})
+    require_place(out, force, [model, base])
     victim = Checkpoint.open(model)
     given = None if base is None else Checkpoint.open(base)
     if given is not None:
@@ -119,14 +120,21 @@ def protect(
 
 def where(views: Sequence[DefenderView]) -> list[tuple[str, str]]:
     """What was put where, a line for each kind of sites: kind, and group with the number of sites."""
-    lines = []
+    from redteam.symmetry import Lock
+
+    lines: list[tuple[str, str]] = []
     for view in views:
         for group, sites in view.gauges:
             noun = "site" if len(sites) == 1 else "sites"
             lines.append((sites[0].kind, f"{group.name} at {len(sites)} {noun}"))
-        for lock in view.locks[len(view.gauges) :]:
-            lines.append((", ".join(getattr(lock, "kinds", ())) or "weights", type(lock).__name__))
+        # What a defense brought itself says at most which kinds of sites it is for.
+        own = [lock for lock in view.locks if not isinstance(lock, Lock)]
+        lines += [(", ".join(getattr(lock, "kinds", ())) or "weights", _words(type(lock).__name__)) for lock in own]
     return lines
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<=.)([A-Z])", r" \1", name).lower()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redteam.errors import BadInput, UnwritableOutput
+from redteam.errors import BadInput
 from redteam.terminal import Bar, bar, say
 
 if TYPE_CHECKING:
@@ -83,26 +83,21 @@ def require_device(device: Device) -> None:
         raise BadInput("There is no CUDA device that torch can use; leave --device out to compute on the CPU.")
 
 
-def require_place(out: Path, force: bool, inputs: Mapping[str, Path | None]) -> None:
-    """Refuses, before anything is computed, to write over something that is needed or that nobody gave up.
+def require_place(out: Path, force: bool, sources: Iterable[Path | None]) -> None:
+    """Refuses, before anything is computed, what `redteam.publish.write` would refuse at its end.
 
     Args:
         out: The folder to write.
         force: Whether it may be replaced.
-        inputs: What is read, by what it is called.
+        sources: What is read.
 
     Raises:
-        UnwritableOutput: If the folder exists and may not be replaced, or is or holds what is read.
+        UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
     """
-    if os.path.lexists(out) and not force:
-        raise UnwritableOutput(f"{out} exists already; name another folder with --out, or replace it with --force.")
-    target = out.resolve()
-    for what, path in inputs.items():
-        if path is None:
-            continue
-        given = path.resolve()
-        if target == given or target in given.parents:
-            raise UnwritableOutput(f"{out} is or holds the {what} {path}; name another folder with --out.")
+    from redteam.atomic import apart, vacant
+
+    vacant(out, force)
+    apart(out, [source for source in sources if source is not None])
 
 
 def require_related(model: Checkpoint, base: Checkpoint, what: str, *, shapes: bool = True) -> None:
@@ -169,13 +164,10 @@ def key_in(path: Path, out: Path) -> Iterator[tuple[Key, bool]]:
     """
     from redteam.key import read_key, write_key
 
-    if out.resolve() in path.resolve().parents or path.resolve() == out.resolve():
-        raise BadInput(f"The key {path} would be published with {out}; name a file elsewhere with --key.")
     made = not os.path.lexists(path)
-    if made:
-        write_key(path)
+    key = write_key(path, outside=out) if made else read_key(path, outside=out)
     try:
-        yield read_key(path), made
+        yield key, made
     except BaseException:
         if made:
             path.unlink(missing_ok=True)

@@ -16,6 +16,10 @@ import redteam
 NUMERICAL = (
     "checkpoint.py",
     "storage.py",
+    "formats.py",
+    "folders.py",
+    "overlays.py",
+    "networks.py",
     "tasks.py",
     "key.py",
     "views.py",

@@ -1,0 +1,171 @@
+"""A folder that is there whole or not at all, whatever happens while it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from redteam.errors import UnwritableOutput
+
+if sys.platform != "win32":
+    import fcntl
+
+_MARK, _NEW, _OLD = "writing", "new", "old"
+_MAGIC = b"A folder is being written here by redteam; it may be removed once nobody holds a lock on this file.\n"
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, *, force: bool = False, durable: bool = True) -> Iterator[Path]:
+    """Gives an empty folder beside `out`, which takes that name when the block ends well, and else disappears.
+
+    What a killed process left beside `out` is tidied first: a folder of ours whose lock nobody holds.
+
+    Args:
+        out: Where the folder shall be.
+        force: Whether a checkpoint that is there already is replaced, once the new one is complete.
+        durable: Whether to wait until the disk has it.
+
+    Raises:
+        UnwritableOutput: If something is there already, or the place cannot be written.
+    """
+    made: list[Path] = []
+    work: Path | None = None
+    mark = -1
+    complete = False
+    try:
+        _tidy(out)
+        vacant(out, force)
+        made = _parents(out)
+        work = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+        mark = _hold(work / _MARK)
+        (work / _NEW).mkdir()
+        yield work / _NEW
+        if durable:
+            _flush(work / _NEW)
+        vacant(out, force)
+        _put(work, out)
+        if durable:
+            _sync(out.parent)
+        complete = True
+    except OSError as error:
+        raise UnwritableOutput(f"{out} cannot be written ({error.strerror or error}); name another place.") from None
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+        if mark >= 0:
+            os.close(mark)
+        for folder in made if not complete else ():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def apart(out: Path, sources: Iterable[Path]) -> None:
+    """Refuses an output folder that would swallow a source, lie in one, or be somebody's whole home.
+
+    Args:
+        out: The folder to be written.
+        sources: Folders and files that are read.
+
+    Raises:
+        UnwritableOutput: In these cases.
+    """
+    place = out.resolve()
+    for what, lived in (("the home folder", Path.home()), ("the working folder", Path.cwd())):
+        if lived.resolve().is_relative_to(place):
+            raise UnwritableOutput(f"{out} is {what} or above it; name a folder that does not exist.")
+    for source in sources:
+        real = source.resolve()
+        if real.is_relative_to(place) or (real.is_dir() and place.is_relative_to(real)):
+            raise UnwritableOutput(f"{out} is, holds or lies in {source}, which is read; name a folder apart from it.")
+
+
+def vacant(out: Path, force: bool) -> None:
+    """Refuses an output folder that exists and may not be replaced.
+
+    Args:
+        out: The folder to be written.
+        force: Whether a checkpoint that is there may be replaced.
+
+    Raises:
+        UnwritableOutput: In this case.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UnwritableOutput(f"{out} exists already and is no folder; name a folder that does not exist.")
+    if out.exists() and not force:
+        raise UnwritableOutput(f"{out} exists already; name a folder that does not, or replace it with --force.")
+    if out.exists() and any(out.iterdir()) and not any(out.glob("*.safetensors")):
+        raise UnwritableOutput(f"{out} holds no checkpoint, so that it is not replaced; name another folder.")
+
+
+def _parents(out: Path) -> list[Path]:
+    """Makes the folders above `out`; returns those that were missing, the deepest first."""
+    missing = [folder for folder in out.parents if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _put(work: Path, out: Path) -> None:
+    if out.exists():
+        os.replace(out, work / _OLD)
+        try:
+            os.replace(work / _NEW, out)
+        except OSError:
+            os.replace(work / _OLD, out)
+            raise
+    else:
+        os.replace(work / _NEW, out)
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.redteam-"
+
+
+def _hold(path: Path) -> int:
+    """A mark with a lock on it, which ends with this process; only then does it say what it is."""
+    mark = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # a file system without locks: nobody can take it for abandoned then, either
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.write(mark, _MAGIC)
+    return mark
+
+
+def _tidy(out: Path) -> None:
+    if sys.platform == "win32" or not out.parent.is_dir():
+        return
+    with os.scandir(out.parent) as entries:
+        left = [Path(e.path) for e in entries if e.name.startswith(_prefix(out)) and e.is_dir(follow_symlinks=False)]
+    for work in left:
+        with contextlib.suppress(OSError):
+            mark = os.open(work / _MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                status = os.fstat(mark)
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or os.read(mark, 200) != _MAGIC:
+                    continue
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (work / _OLD).is_dir() and not out.exists():
+                    os.replace(work / _OLD, out)  # it was killed between taking the old one away and putting its own
+                shutil.rmtree(work, ignore_errors=True)
+            finally:
+                os.close(mark)
+
+
+def _flush(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    if sys.platform == "win32":
+        return  # where folders cannot be opened
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,129 @@
+"""Which files of a folder make up a checkpoint, and which of them may be trusted to be its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redteam.errors import NotACheckpoint
+from redteam.formats import read_json, shown
+
+OPEN_CLIP = "open_clip"
+"""The `model_type` that a checkpoint of open_clip gets, whose own config has none."""
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_STEMS = {"model": "config.json", "open_clip_model": "open_clip_config.json"}
+CONFIGS = tuple(_STEMS.values())
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a checkpoint.
+
+    Attributes:
+        folder: Where they are.
+        weights: The safetensors files, in the order of their names.
+        index: The file that says which tensor is in which shard.
+        weight_map: What it says: tensor → file name.
+        config: The file that describes the network.
+        alone: Whether one file was named, not a folder.
+    """
+
+    folder: Path
+    weights: tuple[Path, ...]
+    config: Path | None = None
+    index: Path | None = None
+    weight_map: Mapping[str, str] | None = None
+    alone: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """What the config says; that of open_clip gets a `model_type`.
+
+        Raises:
+            NotACheckpoint: If it cannot be read.
+        """
+        if self.config is None:
+            return {}
+        settings = read_json(self.config)
+        return {"model_type": OPEN_CLIP, **settings} if self.config.name == "open_clip_config.json" else settings
+
+
+def find(path: Path) -> Found:
+    """What `path`, a folder or a safetensors file, stands for.
+
+    Raises:
+        NotACheckpoint: If there are no weights, an index leads elsewhere, or a link leaves the folder.
+    """
+    if path.is_file():
+        return _file(path)
+    if not path.is_dir():
+        raise NotACheckpoint(f"{path} does not exist; expected a folder with model.safetensors, or a safetensors file.")
+    for stem in _STEMS:
+        index = path / f"{stem}.safetensors.index.json"
+        if index.is_file() or index.is_symlink():
+            weight_map = _weight_map(own(path, index.name))
+            weights = tuple(_shard(path, name) for name in sorted(set(weight_map.values())))
+            return Found(path, weights, _config(path, stem), index, weight_map)
+        single = path / f"{stem}.safetensors"
+        if single.is_file() or single.is_symlink():
+            return Found(path, (own(path, single.name),), _config(path, stem))
+    pickled = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
+    why = f"{pickled[0]} is a pickle, which is never loaded" if pickled else "no model.safetensors is in it"
+    raise NotACheckpoint(f"{path} is no checkpoint ({why}); expected a folder with model.safetensors.")
+
+
+def own(folder: Path, name: str) -> Path:
+    """A file of the folder that is really its own.
+
+    A link may lead to another file of the same folder. Hugging Face's cache keeps the files of
+    `models--…/snapshots/REVISION` in `models--…/blobs`, and those count as the folder's own, too.
+
+    Raises:
+        NotACheckpoint: If the file is missing, no regular file, or elsewhere.
+    """
+    path = folder / name
+    try:
+        real, home = path.resolve(), folder.resolve()
+        is_file = path.is_file()
+    except (OSError, RuntimeError, ValueError):
+        raise NotACheckpoint(f"{shown(name)} in {folder} cannot be a file; fetch the checkpoint again.") from None
+    snapshots = next((parent for parent in (home, *home.parents) if parent.parent.name == "snapshots"), None)
+    homes = [home]
+    if snapshots is not None and snapshots.parent.parent.name.startswith("models--"):
+        homes.append(snapshots.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in homes):
+        raise NotACheckpoint(f"{shown(name)} in {folder} leads outside the folder; such a checkpoint is refused.")
+    if not is_file:
+        raise NotACheckpoint(f"{shown(name)} in {folder} is missing; fetch the file.")
+    return path
+
+
+def _file(path: Path) -> Found:
+    if any(path.match(pattern) for pattern in _PICKLES):
+        raise NotACheckpoint(f"{path} is a pickle, which is never loaded; expected a safetensors file.")
+    stem = "open_clip_model" if path.name.startswith("open_clip") else "model"
+    return Found(path.parent, (path,), _config(path.parent, stem), alone=True)
+
+
+def _config(folder: Path, stem: str) -> Path | None:
+    wanted = _STEMS[stem]
+    for name in (wanted, *(other for other in CONFIGS if other != wanted)):
+        if (folder / name).is_file() or (folder / name).is_symlink():
+            return own(folder, name)
+    return None
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index, unique=True).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise NotACheckpoint(f"{index} is not a readable index of shards; fetch the file again.")
+    return weight_map
+
+
+def _shard(folder: Path, name: str) -> Path:
+    """A shard, which is a plain file name: shards lie beside their index."""
+    if not name or "\0" in name or name in {".", ".."} or Path(name).name != name or "\\" in name:
+        raise NotACheckpoint(f"The index in {folder} leads outside the folder ({shown(name)}); it is refused.")
+    return own(folder, name)

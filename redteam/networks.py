@@ -1,0 +1,181 @@
+"""Networks built from a checkpoint by transformers or open_clip. What came along as code is never run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from redteam.errors import NotACheckpoint
+from redteam.folders import OPEN_CLIP
+from redteam.formats import shown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from redteam.checkpoint import Checkpoint
+
+_CODE = {"auto_map", "trust_remote_code", "custom_pipelines"}
+_BACKENDS = ("attn_implementation", "experts_implementation")
+"""Settings that can name code on a server, which transformers would fetch and run."""
+
+
+def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+    """The network in evaluation mode, with these weights.
+
+    Args:
+        checkpoint: Config and weights.
+        dtype: In which the weights are held; as stored by default.
+
+    Raises:
+        NotACheckpoint: If no such network is known, or the tensors do not fit it.
+    """
+    if checkpoint.architecture == OPEN_CLIP:
+        return _open_clip(checkpoint, dtype)
+    cls, config = _known(checkpoint.config)
+    tensors = {n: t.clone() if dtype is None else t.to(dtype, copy=True) for n, t in checkpoint.items()}
+    with quiet_transformers(), _as_a_sentence(cls.__name__):
+        network, info = cls.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below
+            dtype=dtype or "auto",
+        )
+    _fits(cls.__name__, {k: info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")})
+    return network.eval()  # type: ignore[no-any-return]
+
+
+def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network that a config describes, freshly initialised as transformers does before training."""
+    cls, settings = _known(config)
+    with torch.random.fork_rng(devices=[]), quiet_transformers(), _as_a_sentence(cls.__name__):
+        torch.manual_seed(seed)
+        return cls(settings)  # type: ignore[no-any-return]
+
+
+def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a network that `build` gave, under the names that its checkpoint has.
+
+    transformers renames tensors on the way in, so a state dict of the network does not fit a checkpoint.
+    """
+    if not hasattr(module, "save_pretrained"):
+        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    from redteam.storage import Files
+
+    with quiet_transformers(), tempfile.TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        files = Files.find(Path(folder))
+        return {name: files.load(name) for name in files.names()}
+
+
+def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    import transformers
+
+    names = config.get("architectures") or [""]
+    name = names[0] if isinstance(names, list) else names
+    cls = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        code = " and auto_map asks for code of its own, which is never run" if "auto_map" in config else ""
+        raise NotACheckpoint(
+            f"The config names no network that transformers knows (architectures = {shown(names)}{code}); expected for "
+            "example 'ViTForImageClassification'."
+        )
+    if "quantization_config" in config:
+        raise NotACheckpoint(
+            "The config says that the weights are quantised (quantization_config); expected the model before that."
+        )
+    with _as_a_sentence(cls.__name__):
+        return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
+
+
+def _harmless(settings: Any) -> Any:
+    """Settings without those that make transformers fetch code or weights."""
+    if isinstance(settings, list):
+        return [_harmless(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    kept = {k: v for k, v in settings.items() if k not in _CODE and not str(k).lstrip("_").startswith(_BACKENDS)}
+    if "use_pretrained_backbone" in kept:
+        kept["use_pretrained_backbone"] = False
+    return {key: _harmless(value) for key, value in kept.items()}
+
+
+def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+    try:
+        import open_clip
+    except ImportError:
+        raise NotACheckpoint(
+            "This is a checkpoint of open_clip, which is not installed; install it: pip install open_clip_torch."
+        ) from None
+    settings = checkpoint.config.get("model_cfg")
+    if not isinstance(settings, dict):
+        raise NotACheckpoint("The config of this open_clip checkpoint has no model_cfg; restore open_clip_config.json.")
+    for tower in (settings.get("vision_cfg"), settings.get("text_cfg")):
+        if not isinstance(tower, dict) or "hf_model_name" in tower or ":" in str(tower.get("timm_model_name", "")):
+            raise NotACheckpoint(
+                "The model_cfg of this open_clip checkpoint lacks a tower or takes one from a server; expected towers "
+                "of open_clip or timm."
+            )
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _as_a_sentence("open_clip"):
+        (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}), encoding="utf-8")
+        network = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_image=False)
+    expected = network.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    here = set(checkpoint)
+    _fits(
+        "network of open_clip",
+        {
+            "missing_keys": shapes.keys() - here,
+            "unexpected_keys": here - shapes.keys(),
+            "mismatched_keys": {n for n in here & shapes.keys() if checkpoint.shape(n) != shapes[n]},
+        },
+    )
+    tensors = {n: t if dtype is None or not t.is_floating_point() else t.to(dtype) for n, t in checkpoint.items()}
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()  # type: ignore[no-any-return]
+
+
+def _fits(name: str, wrong: Mapping[str, Any]) -> None:
+    found = {key: sorted(map(str, names)) for key, names in wrong.items() if names}
+    if found:
+        text = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:3])}" for key, names in found.items())
+        raise NotACheckpoint(f"The tensors do not fit a {name} ({text}); config and weights must belong together.")
+
+
+class _as_a_sentence:
+    """Turns whatever a library says of a config that it cannot build into one sentence."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, NotACheckpoint):
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise NotACheckpoint(f"The config does not describe a {self._name} ({why}); restore the file.") from error
+
+
+class quiet_transformers:
+    """Silences transformers' progress bars and advice, and puts its settings back."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._level, self._bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._level)
+        if self._bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,176 @@
+"""Lazy overlays: what a checkpoint's tensors become, computed when they are read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from redteam.errors import BadInput
+from redteam.formats import shown
+
+if TYPE_CHECKING:
+    from redteam.checkpoint import Checkpoint
+    from redteam.storage import Source
+
+Outline = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name → shape and dtype."""
+
+
+class Rewrite(Protocol):
+    """A place in a checkpoint that a gauge can rewrite; `redteam.anatomy.Site` is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that change together."""
+
+    def apply(self, checkpoint: Mapping[str, torch.Tensor], gauge: Any, /) -> dict[str, torch.Tensor]:
+        """Those tensors under `gauge`."""
+
+
+class Computed:
+    """A source whose tensors are computed."""
+
+    def __init__(self, outline: Outline, compute: Callable[[str], torch.Tensor]) -> None:
+        self._outline, self._compute = outline, compute
+
+    def names(self) -> Outline:
+        return self._outline
+
+    def load(self, name: str) -> torch.Tensor:
+        if name not in self._outline:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._outline[name][0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._outline[name][1]
+
+
+class Replaced:
+    """A source with some tensors exchanged."""
+
+    def __init__(self, below: Checkpoint, over: Checkpoint) -> None:
+        self._below, self._over = below, over
+        self._names = dict.fromkeys((*below, *over))
+
+    def names(self) -> Mapping[str, Any]:
+        return self._names
+
+    def load(self, name: str) -> torch.Tensor:
+        return self._holder(name)[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._holder(name).shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._holder(name).dtype(name)
+
+    def _holder(self, name: str) -> Checkpoint:
+        return self._over if name in self._over else self._below
+
+
+class Transformed:
+    """A source whose rewritten tensors are computed place by place, when they are read."""
+
+    KEPT = 4  # the places of one layer: names sorted within a layer alternate between them
+
+    def __init__(self, below: Checkpoint, rewrites: tuple[Rewrite, ...], fn: Callable[[Any], Any]) -> None:
+        self._below, self._fn = below, fn
+        self._place: dict[str, int] = {}
+        self._rewrites = rewrites
+        for index, rewrite in enumerate(rewrites):
+            for name in rewrite.names:
+                if self._place.setdefault(name, index) != index:
+                    raise BadInput(
+                        f"Two places of one transform both rewrite {name!r}; apply them one after the other."
+                    )
+        self._latest: dict[int, dict[str, torch.Tensor]] = {}
+
+    def names(self) -> Any:
+        return self._below._source.names()
+
+    def load(self, name: str) -> torch.Tensor:
+        if name not in self._place:
+            return self._below[name]
+        index = self._place[name]
+        if index not in self._latest:
+            rewrite = self._rewrites[index]
+            while len(self._latest) >= self.KEPT:
+                del self._latest[next(iter(self._latest))]
+            self._latest[index] = rewrite.apply(self._below, self._fn(rewrite))
+        return self._latest[index][name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._below.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._below.dtype(name)
+
+
+class Cast:
+    """A source whose floating-point tensors come in another dtype, on another device."""
+
+    def __init__(self, below: Checkpoint, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+        self._below, self._dtype, self._device = below, dtype, device
+
+    def names(self) -> Any:
+        return self._below._source.names()
+
+    def load(self, name: str) -> torch.Tensor:
+        tensor = self._below[name]
+        return tensor.to(device=self._device, dtype=self._dtype) if tensor.is_floating_point() else tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._below.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        found = self._below.dtype(name)
+        return self._dtype if self._dtype is not None and found.is_floating_point else found
+
+
+class StoredAs:
+    """A source whose floating-point tensors are rounded to the dtypes of another checkpoint, on the CPU."""
+
+    def __init__(self, below: Checkpoint, other: Checkpoint) -> None:
+        self._below, self._other = below, other
+        self._usual = usual_dtype(other)
+
+    def names(self) -> Any:
+        return self._below._source.names()
+
+    def load(self, name: str) -> torch.Tensor:
+        tensor, dtype = self._below[name], self.dtype(name)
+        rounded = tensor.to(dtype).cpu()
+        if dtype.is_floating_point and torch.finfo(dtype).max < 1e38:
+            lost = ~torch.isfinite(rounded.float()) & torch.isfinite(tensor).cpu()
+            if bool(lost.any()):
+                raise BadInput(
+                    f"{shown(name)} reaches {float(tensor.abs().max()):.3g}, more than {dtype} holds; ask for another "
+                    "dtype, such as bfloat16."
+                )
+        return rounded
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._below.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        found = self._below.dtype(name)
+        if not found.is_floating_point:
+            return found
+        wanted = self._other.dtype(name) if name in self._other else self._usual
+        return wanted if wanted is not None and wanted.is_floating_point else found
+
+
+def usual_dtype(checkpoint: Checkpoint | Source) -> torch.dtype | None:
+    """The floating-point dtype that most of a checkpoint's numbers have, `None` if it has none."""
+    counts: Counter[torch.dtype] = Counter()
+    for name in checkpoint if isinstance(checkpoint, Mapping) else checkpoint.names():
+        if (dtype := checkpoint.dtype(name)).is_floating_point:
+            counts[dtype] += math.prod(checkpoint.shape(name))
+    return counts.most_common(1)[0][0] if counts else None

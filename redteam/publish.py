@@ -1,0 +1,143 @@
+"""Writes a checkpoint as a folder that others can use, laid out like the one it was made from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redteam.atomic import apart, new_folder
+from redteam.errors import UnwritableOutput
+from redteam.folders import Found, find
+from redteam.formats import read_json, size_of, write_json, write_safetensors
+from redteam.overlays import usual_dtype
+from redteam.sidecars import add_card, copy_beside, write_config
+from redteam.storage import Files
+
+if TYPE_CHECKING:
+    from redteam.checkpoint import Checkpoint
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` did.
+
+    Attributes:
+        folder: The output folder.
+        left_out: Files beside the source's weights that were not copied: other weights, pickles, code, links elsewhere.
+    """
+
+    folder: Path
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which tensor goes into which file."""
+
+    shards: Mapping[str, tuple[str, ...]]
+    metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    found: Found | None = None
+
+
+def write(
+    checkpoint: Checkpoint,
+    out: str | os.PathLike[str],
+    *,
+    like: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    card: str | None = None,
+    apart_from: Iterable[str | os.PathLike[str]] = (),
+    durable: bool = True,
+) -> Written:
+    """Writes a folder, whole or not at all, one tensor in memory at a time.
+
+    Args:
+        checkpoint: What is written; its tensors are read in the order in which they are written.
+        out: The folder.
+        like: The folder or file that the checkpoint was made from. File names, which tensor is in which file, the index
+            and the headers' metadata are as there; config, tokenizer, licence and the like are copied. Without it,
+            everything goes into `model.safetensors`.
+        force: Whether a checkpoint that is at `out` already is replaced, once the new one is complete.
+        progress: Called as `progress(done, total, name)` after each tensor.
+        card: A Markdown section, beginning with its heading, for README.md; it replaces one of the same heading.
+        apart_from: Further folders and files that are read, which `out` must neither hold nor lie in.
+        durable: Whether to wait until the disk has everything.
+
+    Raises:
+        UnwritableOutput: If something is at `out`, or it cannot be written; there is nothing new on the disk then.
+        NotACheckpoint: If `like` cannot be read.
+        PluginFault: If a tensor is not what the checkpoint said it would be.
+    """
+    out = Path(out)
+    read = [Path(path) for path in (*((like,) if like is not None else ()), *apart_from)]
+    apart(out, read)
+    layout, before = _layout(checkpoint, Path(like) if like is not None else None)
+    total = sum(size_of(checkpoint, name) for name in checkpoint)
+    left_out: tuple[str, ...] = ()
+    with new_folder(out, force=force, durable=durable) as folder:
+        free = shutil.disk_usage(folder).free
+        if free < total:
+            raise UnwritableOutput(f"{out} needs {total} bytes and its disk has {free} free; name another place.")
+        _weights(checkpoint, layout, folder, progress)
+        if layout.found is not None:
+            left_out = copy_beside(layout.found, folder)
+            if layout.found.index is not None:
+                _index(checkpoint, layout, layout.found.index, folder, total)
+        write_config(layout.found, checkpoint.config, folder, (before, usual_dtype(checkpoint)))
+        if card is not None:
+            add_card(card, folder)
+    return Written(out, left_out)
+
+
+def _layout(checkpoint: Checkpoint, like: Path | None) -> tuple[_Layout, Any]:
+    if like is None:
+        return _Layout({"model.safetensors": tuple(checkpoint)}, {"model.safetensors": {"format": "pt"}}), None
+    found = find(like)
+    files = Files(found)
+    shards = {
+        path.name: tuple(name for name in header.entries if name in checkpoint)
+        for path, header in files.headers.items()
+    }
+    added = tuple(name for name in checkpoint if name not in files.names())
+    last = next(reversed(shards))
+    shards[last] = (*shards[last], *added)
+    shards = {file: names for file, names in shards.items() if names or len(shards) == 1}
+    metadata = {path.name: header.metadata for path, header in files.headers.items()}
+    return _Layout(shards, metadata, found), usual_dtype(files)
+
+
+def _weights(checkpoint: Checkpoint, layout: _Layout, folder: Path, progress: Progress | None) -> None:
+    done = 0
+
+    def tell(name: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(checkpoint), name)
+
+    for name, tensors in layout.shards.items():
+        with (folder / name).open("wb") as file:
+            write_safetensors(file, checkpoint, tensors, metadata=layout.metadata[name], done=tell)
+
+
+def _index(checkpoint: Checkpoint, layout: _Layout, index: Path, folder: Path, total: int) -> None:
+    """The index as it was, with what changed brought up to date."""
+    said = read_json(index)
+    place = {name: file for file, names in layout.shards.items() for name in names}
+    order = [name for name in said["weight_map"] if name in place]
+    metadata = said.get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
+    metadata["total_size"] = total
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] = sum(
+            size_of(checkpoint, name) // checkpoint.dtype(name).itemsize for name in checkpoint
+        )
+    weight_map = {name: place[name] for name in dict.fromkeys((*order, *place))}
+    write_json(folder / index.name, {**said, "metadata": metadata, "weight_map": weight_map})

@@ -1,0 +1,133 @@
+"""What goes with a checkpoint beside its weights: config, tokenizer, licence, model card."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from redteam.errors import NotACheckpoint
+from redteam.folders import CONFIGS, OPEN_CLIP, Found, own
+from redteam.formats import write_json
+
+_SUFFIXES = {
+    ".json",
+    ".txt",
+    ".md",
+    ".jinja",
+    ".model",
+    ".tiktoken",
+    ".spm",
+    ".bpe",
+    ".vocab",
+    ".codes",
+    ".yaml",
+    ".yml",
+}
+_STARTS = ("license", "licence", "notice", "copying", "readme", "use_policy")
+_LARGEST = 2**26
+_BINARY = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF", b"GGUF")
+
+
+def copy_beside(found: Found, folder: Path) -> tuple[str, ...]:
+    """Copies the small files beside the weights: never other weights, pickles, code or what a link has elsewhere.
+
+    Args:
+        found: The checkpoint; its own config is copied, not that of another format.
+        folder: Where to.
+
+    Returns:
+        The names of the files that were left out.
+    """
+    if found.alone and found.config is None:
+        return ()  # a lone file in a folder of anything
+    weights = {path.name for path in (*found.weights, *((found.index,) if found.index else ()))}
+    left = []
+    for path in sorted(found.folder.iterdir()):
+        if path.name in weights or path.is_dir():
+            continue
+        if _goes_along(found, path):
+            shutil.copyfile(path, folder / path.name)
+        else:
+            left.append(path.name)
+    return tuple(left)
+
+
+def write_config(
+    found: Found | None, config: Mapping[str, Any], folder: Path, dtypes: tuple[torch.dtype | None, torch.dtype | None]
+) -> None:
+    """Writes the config, if it says something else than the one that was copied.
+
+    Args:
+        found: The checkpoint that was copied.
+        config: What it shall say.
+        folder: Where to.
+        dtypes: The dtype that most weights had, and have.
+    """
+    before, after = dtypes
+    said = found.settings() if found is not None else None
+    settings = dict(config)
+    if before is not None and after is not None and before != after:
+        settings = _with_dtype(settings, str(after).removeprefix("torch."))
+    if settings == said or (found is not None and found.config is None and not settings):
+        return
+    name = "config.json" if found is None or found.config is None else found.config.name
+    if name == "open_clip_config.json" and settings.get("model_type") == OPEN_CLIP:
+        del settings["model_type"]
+    write_json(folder / name, settings, sort=found is None)
+
+
+def add_card(card: str, folder: Path) -> None:
+    """Adds a section to README.md; one with the same heading gives way to it.
+
+    Args:
+        card: Markdown that begins with its heading.
+        folder: Where README.md is, or shall be.
+    """
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    card = card.strip()
+    heading = card.splitlines()[0].strip()
+    level = len(heading) - len(heading.lstrip("#"))
+    kept: list[str] = []
+    inside = fenced = False
+    for line in text.splitlines():
+        fenced ^= line.lstrip().startswith("```")
+        depth = len(line) - len(line.lstrip("#"))
+        if not fenced and depth > 0 and line[depth : depth + 1] == " ":
+            inside = line.strip() == heading or (inside and depth > level)
+        if not inside:
+            kept.append(line)
+    before = "\n".join(kept).rstrip()
+    whole = f"{before}\n\n{card}\n" if before else f"{card}\n"
+    path.write_text(whole, encoding="utf-8", errors="surrogateescape")
+
+
+def _goes_along(found: Found, path: Path) -> bool:
+    name = path.name.lower()
+    known = path.suffix.lower() in _SUFFIXES or (name.startswith(_STARTS) and path.suffix.lower() != ".py")
+    if not known or name.startswith((".", "adapter_")) or name.endswith(".index.json"):
+        return False
+    if path.name in CONFIGS and (found.config is None or path.name != found.config.name):
+        return False
+    try:
+        real = own(found.folder, path.name)
+        with real.open("rb") as file:
+            start = file.read(4096)
+        return real.stat().st_size <= _LARGEST and not start.startswith(_BINARY)
+    except (NotACheckpoint, OSError):
+        return False
+
+
+def _with_dtype(settings: dict[str, Any], dtype: str) -> dict[str, Any]:
+    changed = {}
+    for key, value in settings.items():
+        if key in {"dtype", "torch_dtype"} and isinstance(value, str) and value != "auto":
+            value = dtype
+        elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
+            value = _with_dtype(value, dtype)
+        changed[key] = value
+    return changed
