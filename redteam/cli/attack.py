@@ -19,6 +19,7 @@ from redteam.cli.rewriting import (
     require_place,
     require_related,
     section,
+    tell_left_out,
 )
 from redteam.errors import BadInput
 
@@ -66,7 +67,7 @@ def attack(
     chain = Chain.load(ATTACKS, attack, Path())
     lock = None if defense is None else Chain.load(DEFENSES, defense, Path())
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
-    _require_grants(chain, [need for need, value in held.items() if value is not None])
+    _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     require_device(device)
     require_place(out, force, [model, base, key])
     protected = Checkpoint.open(model)
@@ -93,7 +94,7 @@ def attack(
                 _unlock=unlock,
             )
             recovered = check_as_read(link, recovered, link(view))
-        write(
+        written = write(
             recovered.stored_as(protected),
             out,
             like=model,
@@ -105,12 +106,13 @@ def attack(
                 "A lock against merging may have been taken off the weights.",
             ),
         )
+    tell_left_out(written)
     kept = all(link.spec.keeps_function for link in chain.links)
     what = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
     typer.echo(f"{chain.text} is done; the model is in {out}, and {what}.")
 
 
-def _require_grants(chain: Chain, held: list[Needs]) -> None:
+def _require_grants(chain: Chain, text: str, held: list[Needs]) -> None:
     """Refuses an attack that needs what was not given, or what no file holds."""
     from redteam.plugins.contracts import Needs
     from redteam.threat import THREAT_MODELS, threat_model
@@ -130,10 +132,10 @@ def _require_grants(chain: Chain, held: list[Needs]) -> None:
         granting = [name for name in THREAT_MODELS if threat_model(name).allows(chain.needs)]
         where = f"which the threat model {' or '.join(granting)} grants" if granting else "which only the owner has"
         raise BadInput(
-            f"The attack {chain.text} needs {' and '.join(words[need][0] for need in beyond)}, {where}; no checkpoint "
-            f"on disk holds that, so evaluate it with redteam run --attack {chain.text}"
+            f"The attack {text} needs {' and '.join(words[need][0] for need in beyond)}, {where}; no checkpoint "
+            f"on disk holds that, so evaluate it with redteam run --attack {text}"
             + (f" --threat {granting[0]}." if granting else ".")
         )
     if missing:
         what = " and ".join(f"{words[need][0]} ({words[need][1]})" for need in missing)
-        raise BadInput(f"The attack {chain.text} needs {what}; give it as well.")
+        raise BadInput(f"The attack {text} needs {what}; give it as well.")

@@ -19,6 +19,7 @@ from redteam.cli.rewriting import (
     require_place,
     require_related,
     section,
+    tell_left_out,
 )
 from redteam.errors import BadInput
 
@@ -64,7 +65,7 @@ def merge(
             # It has never seen the base; what it leaves out no expert shares.
             shared = merged.outline(shared_tensors(merged, start))
             merged = start.replace(Checkpoint.computed(shared, merged.__getitem__)).stored_as(origin)
-        write(
+        written = write(
             check_as_read(plugin, start, merged).stored_as(origin),
             out,
             like=base,
@@ -77,6 +78,7 @@ def merge(
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
     if left := [name for name in origin if name not in held]:
         typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
+    tell_left_out(written)
     typer.echo(f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
 
 

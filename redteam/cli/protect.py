@@ -23,6 +23,7 @@ from redteam.cli.rewriting import (
     require_place,
     require_related,
     section,
+    tell_left_out,
 )
 from redteam.errors import BadInput
 
@@ -103,7 +104,7 @@ def protect(
         )
         sites = where(views)
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
-        write(
+        written = write(
             protected.stored_as(stored),
             out,
             like=model,
@@ -115,6 +116,7 @@ def protect(
         typer.echo(line)
     if key is not None and chain.any(lambda spec: spec.keyed):
         typer.echo(f"The key is in {key}{', made now' if made else ''}; whoever has it takes the lock off.")
+    tell_left_out(written)
     typer.echo(f"{chain.text} is on; the model is in {out}.")
 
 

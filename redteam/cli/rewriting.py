@@ -19,6 +19,7 @@ from redteam.terminal import Bar, bar, say
 if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
     from redteam.key import Key
+    from redteam.publish import Written
 
 
 class Device(StrEnum):
@@ -153,6 +154,12 @@ def section(title: str, rows: Mapping[str, str], *ending: str) -> str:
     table = [f"| {key} | {value.replace('|', chr(92) + '|')} |" for key, value in rows.items()]
     table.append(f"| written by | redteam {version('merge-redteam')} |")
     return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *(f"\n{text}" for text in ending)]) + "\n"
+
+
+def tell_left_out(written: Written) -> None:
+    """Says which files beside the weights were not copied."""
+    if written.left_out:
+        typer.echo(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
 
 
 @contextmanager
