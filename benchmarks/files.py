@@ -71,8 +71,17 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return found | {"model.norm.weight": (width,)}  # type: ignore[dict-item]
 
 
-def make(folder: Path, layers: int, seed: int, base: Path | None = None) -> Path:
-    """A random Llama in shards, or one a little away from a base."""
+def made(folder: Path, layers: int, seed: int, base: Path | None = None) -> Path:
+    """A random Llama in shards, or one a little away from a base.
+
+    In a process of its own: Linux counts into a child's peak what its parent held when it was started.
+    """
+    spent([sys.executable, __file__, "make", folder, str(layers), str(seed), *([base] if base else [])])
+    return folder
+
+
+def make(folder: Path, layers: int, seed: int, base: Path | None = None) -> None:
+    """The same, in this process."""
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -98,7 +107,6 @@ def make(folder: Path, layers: int, seed: int, base: Path | None = None) -> Path
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}, indent=1))
-    return folder
 
 
 def copy(source: Path, target: Path) -> None:
@@ -173,8 +181,8 @@ def redteam(*words: str | Path) -> list[str | Path]:
 
 def merging(work: Path) -> Iterator[Line]:
     """Task arithmetic of three, against mergekit where there is one."""
-    base = make(work / "base", LAYERS, 0)
-    experts = [make(work / f"expert{seed}", LAYERS, seed, base) for seed in (1, 2, 3)]
+    base = made(work / "base", LAYERS, 0)
+    experts = [made(work / f"expert{seed}", LAYERS, seed, base) for seed in (1, 2, 3)]
     yield Line("parameters of a model, in billions", _parameters(LAYERS))
     given = [word for path in experts for word in ("--expert", path)]
     commands: dict[str, Callable[[Path], Sequence[str | Path]]] = {
@@ -201,8 +209,8 @@ def rewriting(work: Path) -> Iterator[Line]:
     """A lock and a fit, against a copy, and with twice the layers."""
     runs: dict[int, dict[str, list[Cost]]] = {}
     for times in (1, 2):
-        base = make(work / f"base{times}", times * LAYERS, 0)
-        victim = make(work / f"victim{times}", times * LAYERS, 1, base)
+        base = made(work / f"base{times}", times * LAYERS, 0)
+        victim = made(work / f"victim{times}", times * LAYERS, 1, base)
         key, locked = work / f"key{times}", work / f"locked{times}"
         spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked))
         runs[times] = costs(
@@ -244,5 +252,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["copy"]:
         copy(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1:2] == ["make"]:
+        make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *map(Path, sys.argv[5:]))
     else:
         main()
