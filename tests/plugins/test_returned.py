@@ -61,5 +61,5 @@ def test_values_are_looked_at_when_they_are_read() -> None:
     assert torch.equal(checked["n"], BEFORE["n"])
     with pytest.raises(PluginFault, match="'a' with 6 of 6 values not finite"):
         checked["a"]
-    with pytest.raises(PluginFault, match="'a' in torch.float64"):
+    with pytest.raises(PluginFault, match=r"'a' in torch\.float64"):
         check_as_read(PLUGIN, BEFORE, BEFORE.replace({"a": torch.ones(2, 3).double()}))
