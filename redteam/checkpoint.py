@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from redteam.adapters import Merged, is_adapter
 from redteam.folders import find
 from redteam.overlays import Cast, Computed, Outline, Replaced, Rewrite, StoredAs, Transformed
 from redteam.publish import write
@@ -40,12 +41,19 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self.architecture = str(config.get("model_type", ""))
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
-        """Reads a Hugging Face folder or a safetensors file; only headers are read now.
+    def open(cls, path: str | os.PathLike[str], *, base: Checkpoint | None = None) -> Checkpoint:
+        """Reads a checkpoint of Hugging Face or open_clip, or a safetensors file; only headers are read now.
+
+        Args:
+            path: A folder, or a safetensors file.
+            base: What a LoRA adapter is merged into, when tensors are read; of no use to whole checkpoints.
 
         Raises:
-            NotACheckpoint: If there is nothing there from which weights can be read safely.
+            NotACheckpoint: If there is nothing there from which weights can be read safely, or no base for an adapter.
         """
+        if is_adapter(Path(path)):
+            merged = Merged(Path(path), base)
+            return cls(merged, base.config if base is not None else {})
         found = find(Path(path))
         return cls(Files(found), found.settings())
 
@@ -121,6 +129,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             BadInput: When a tensor is read that has numbers too large for its dtype.
         """
         return Checkpoint(StoredAs(self, other), self.config)
+
+    def configured(self, changes: Mapping[str, Any]) -> Checkpoint:
+        """The same tensors with some entries of the config exchanged or added."""
+        return Checkpoint(self._source, {**self.config, **changes})
 
     def to(self, dtype: torch.dtype) -> Checkpoint:
         """Every floating-point tensor rounded to `dtype` (as stored), in memory."""

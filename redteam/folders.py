@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from redteam.errors import NotACheckpoint
-from redteam.formats import read_json, shown
+from redteam.formats import LARGEST_INDEX, read_json, shown
 
 OPEN_CLIP = "open_clip"
 """The `model_type` that a checkpoint of open_clip gets, whose own config has none."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_PART = re.compile(r"-\d+-of-\d+\.safetensors$")
 _STEMS = {"model": "config.json", "open_clip_model": "open_clip_config.json"}
 CONFIGS = tuple(_STEMS.values())
 
@@ -69,8 +71,13 @@ def find(path: Path) -> Found:
         single = path / f"{stem}.safetensors"
         if single.is_file() or single.is_symlink():
             return Found(path, (own(path, single.name),), _config(path, stem))
+    alone = [file for file in path.glob("*.safetensors") if not _PART.search(file.name)]
+    if len(alone) == 1:
+        stem = "open_clip_model" if alone[0].name.startswith(OPEN_CLIP) else "model"
+        return Found(path, (own(path, alone[0].name),), _config(path, stem))
     pickled = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
     why = f"{pickled[0]} is a pickle, which is never loaded" if pickled else "no model.safetensors is in it"
+    why = f"{len(alone)} safetensors files and no index are in it" if len(alone) > 1 else why
     raise NotACheckpoint(f"{path} is no checkpoint ({why}); expected a folder with model.safetensors.")
 
 
@@ -103,7 +110,7 @@ def own(folder: Path, name: str) -> Path:
 def _file(path: Path) -> Found:
     if any(path.match(pattern) for pattern in _PICKLES):
         raise NotACheckpoint(f"{path} is a pickle, which is never loaded; expected a safetensors file.")
-    stem = "open_clip_model" if path.name.startswith("open_clip") else "model"
+    stem = "open_clip_model" if path.name.startswith(OPEN_CLIP) else "model"
     return Found(path.parent, (path,), _config(path.parent, stem), alone=True)
 
 
@@ -116,7 +123,7 @@ def _config(folder: Path, stem: str) -> Path | None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    weight_map = read_json(index, unique=True).get("weight_map")
+    weight_map = read_json(index, largest=LARGEST_INDEX, unique=True).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise NotACheckpoint(f"{index} is not a readable index of shards; fetch the file again.")
     return weight_map

@@ -38,9 +38,11 @@ DTYPES: dict[str, torch.dtype] = {
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
-LARGEST_HEADER = 2**25  # a model of a hundred thousand tensors in one file needs a third of this
-LARGEST_JSON = 2**26
+LARGEST_HEADER = 2**24  # a hundred thousand tensors in one file need less
+LARGEST_CONFIG = 2**23  # names of twenty thousand classes need less
+LARGEST_INDEX = 2**26
 _MOST_AXES = 32
+_LONGEST_NAME = 1024
 
 
 class Entry(NamedTuple):
@@ -121,6 +123,8 @@ def _entry(path: Path, name: str, raw: Any, origin: int) -> Entry:
         code, shape, (start, end) = raw["dtype"], raw["shape"], raw["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise wrong("is not described as a tensor") from None
+    if len(name) > _LONGEST_NAME:
+        raise wrong("has a name that no tensor has")
     if not isinstance(code, str) or code not in DTYPES:
         raise NotACheckpoint(f"{path} holds {shown(name)} as {shown(code)}; expected one of {', '.join(DTYPES)}.")
     if not isinstance(shape, list) or not all(type(extent) is int and 0 <= extent < 2**63 for extent in shape):
@@ -146,7 +150,7 @@ def read_tensor(path: Path, entry: Entry) -> torch.Tensor:
     try:
         buffer = torch.empty(count, dtype=torch.uint8)
         if count:
-            _fill(path, entry.start, memoryview(buffer.numpy()))
+            _fill(path, entry.start, memoryview(buffer.numpy()))  # type: ignore[arg-type]
     except (OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise NotACheckpoint(f"{path} cannot be read ({why}); fetch the file again.") from None
@@ -216,6 +220,8 @@ def write_safetensors(
     offset = 0
     for name in names:
         end = offset + size_of(tensors, name)
+        if tensors.dtype(name) not in CODES:
+            raise PluginFault(f"Tensor {shown(name)} is {tensors.dtype}, which safetensors files do not hold; cast it.")
         code = CODES[tensors.dtype(name)]
         header[name] = {"dtype": code, "shape": list(tensors.shape(name)), "data_offsets": [offset, end]}
         offset = end
@@ -234,11 +240,12 @@ def write_safetensors(
         done(name)
 
 
-def read_json(path: Path, *, unique: bool = False) -> dict[str, Any]:
+def read_json(path: Path, *, largest: int = LARGEST_CONFIG, unique: bool = False) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
         path: The file.
+        largest: Bytes that it may have.
         unique: Whether a name that is given twice, which readers may understand differently, is refused.
 
     Raises:
@@ -246,11 +253,12 @@ def read_json(path: Path, *, unique: bool = False) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST_JSON + 1)
+            large = os.fstat(file.fileno()).st_size > largest
+            text = b"" if large else file.read()
     except OSError as error:
         raise NotACheckpoint(f"{path} cannot be read ({error.strerror}); restore the file.") from None
-    if len(text) > LARGEST_JSON:
-        raise NotACheckpoint(f"{path} is larger than {LARGEST_JSON} bytes; expected some settings; restore the file.")
+    if large:
+        raise NotACheckpoint(f"{path} has more than {largest} bytes, too many to be true; restore the file.")
     return _parsed(text, path, "JSON", unique=unique)
 
 
@@ -264,10 +272,11 @@ def _parsed(text: bytes, path: Path, what: str, *, unique: bool = False) -> dict
     """A JSON object; `unique` refuses a name that is given twice, and infinities."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(items)
-        if len(found) != len(items):
-            twice = next(name for index, (name, _) in enumerate(items) if name in dict(items[:index]))
-            raise NotACheckpoint(f"{path} names {shown(twice)} twice; expected it once; fetch the file again.")
+        found: dict[str, Any] = {}
+        for name, value in items:
+            if name in found:
+                raise NotACheckpoint(f"{path} names {shown(name)} twice; expected it once; fetch the file again.")
+            found[name] = value
         return found
 
     def constant(name: str) -> float:

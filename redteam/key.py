@@ -104,8 +104,8 @@ def read_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | 
     except OSError as error:
         why = "it is a link" if error.errno in {errno.ELOOP, errno.EMLINK} else error.strerror
         raise BadInput(f"The key {path} cannot be read ({why}); name the file that holds its 32 bytes.") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise BadInput(f"The key {path} is no regular file; name the file that holds its 32 bytes.")
         if hasattr(os, "geteuid"):
@@ -113,7 +113,9 @@ def read_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | 
                 raise BadInput(f"The key {path} belongs to another user; name a file of your own.")
             if status.st_mode & 0o077:
                 raise BadInput(f"The key {path} can be read by others; make it yours alone: chmod 600 {path}")
-        secret = file.read(33)
+        secret = os.read(handle, 33)
+    finally:
+        os.close(handle)
     if len(secret) != 32:
         size = "more than 32" if len(secret) > 32 else len(secret)
         raise BadInput(f"The key {path} has {size} bytes; expected 32 random ones, as redteam protect writes them.")

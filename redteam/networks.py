@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +39,7 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     if checkpoint.architecture == OPEN_CLIP:
         return _open_clip(checkpoint, dtype)
     cls, config = _known(checkpoint.config)
+    _plausible(checkpoint, cls, config)
     tensors = {n: t.clone() if dtype is None else t.to(dtype, copy=True) for n, t in checkpoint.items()}
     with quiet_transformers(), _as_a_sentence(cls.__name__):
         network, info = cls.from_pretrained(
@@ -46,6 +49,7 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below
             dtype=dtype or "auto",
+            experts_implementation="eager",  # the grouped one knows no float64
         )
     _fits(cls.__name__, {k: info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")})
     return network.eval()  # type: ignore[no-any-return]
@@ -69,7 +73,7 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
     from redteam.storage import Files
 
     with quiet_transformers(), tempfile.TemporaryDirectory() as folder:
-        module.save_pretrained(folder)
+        module.save_pretrained(folder)  # type: ignore[operator]
         files = Files.find(Path(folder))
         return {name: files.load(name) for name in files.names()}
 
@@ -92,6 +96,18 @@ def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:
         )
     with _as_a_sentence(cls.__name__):
         return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
+
+
+def _plausible(checkpoint: Checkpoint, cls: Any, config: Any) -> None:
+    """Refuses a config that would take far more memory than the weights have, before it does."""
+    with torch.device("meta"), quiet_transformers(), _as_a_sentence(cls.__name__):
+        claimed = sum(weight.numel() for weight in cls(config).parameters())
+    found = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+    if claimed > 8 * found + 1_000_000:  # tied weights are in a file once
+        raise NotACheckpoint(
+            f"The config describes a {cls.__name__} of {claimed} weights and there are {found}; config and weights "
+            "must belong together."
+        )
 
 
 def _harmless(settings: Any) -> Any:
@@ -122,23 +138,34 @@ def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
                 "The model_cfg of this open_clip checkpoint lacks a tower or takes one from a server; expected towers "
                 "of open_clip or timm."
             )
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), _as_a_sentence("open_clip"):
-        (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}), encoding="utf-8")
-        network = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_image=False)
-    expected = network.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+
+    def made(device: str) -> Any:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            torch.random.fork_rng(devices=[]),
+            torch.device(device),
+            _quiet_root(),
+            _as_a_sentence("network of open_clip"),
+        ):
+            (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}), encoding="utf-8")
+            return open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, pretrained_image=False, device=device
+            )
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in made("meta").state_dict().items()}
     here = set(checkpoint)
+    scalars = {n for n in here & {"logit_scale", "logit_bias"} if math.prod(checkpoint.shape(n)) == 1}
     _fits(
         "network of open_clip",
         {
             "missing_keys": shapes.keys() - here,
             "unexpected_keys": here - shapes.keys(),
-            "mismatched_keys": {n for n in here & shapes.keys() if checkpoint.shape(n) != shapes[n]},
+            "mismatched_keys": {n for n in (here & shapes.keys()) - scalars if checkpoint.shape(n) != shapes[n]},
         },
     )
-    tensors = {n: t if dtype is None or not t.is_floating_point() else t.to(dtype) for n, t in checkpoint.items()}
-    network.load_state_dict(tensors, assign=True)
-    return network.eval()  # type: ignore[no-any-return]
+    network = made("cpu")  # only now, since a config that claims too much would have claimed memory, too
+    network.load_state_dict({name: tensor.reshape(shapes[name]) for name, tensor in checkpoint.items()}, assign=True)
+    return (network if dtype is None else network.to(dtype)).eval()  # type: ignore[no-any-return]
 
 
 def _fits(name: str, wrong: Mapping[str, Any]) -> None:
@@ -161,6 +188,19 @@ class _as_a_sentence:
         if isinstance(error, Exception) and not isinstance(error, NotACheckpoint):
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise NotACheckpoint(f"The config does not describe a {self._name} ({why}); restore the file.") from error
+
+
+class _quiet_root:
+    """Silences the root logger, on which open_clip writes, and keeps `logging` from setting it up for that."""
+
+    def __enter__(self) -> None:
+        self._level, self._handler = logging.root.manager.disable, logging.NullHandler()
+        logging.root.addHandler(self._handler)
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self._level)
+        logging.root.removeHandler(self._handler)
 
 
 class quiet_transformers:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from redteam.atomic import apart, new_folder
 from redteam.errors import UnwritableOutput
 from redteam.folders import Found, find
-from redteam.formats import read_json, size_of, write_json, write_safetensors
+from redteam.formats import LARGEST_INDEX, read_json, size_of, write_json, write_safetensors
 from redteam.overlays import usual_dtype
 from redteam.sidecars import add_card, copy_beside, write_config
 from redteam.storage import Files
@@ -129,7 +129,7 @@ def _weights(checkpoint: Checkpoint, layout: _Layout, folder: Path, progress: Pr
 
 def _index(checkpoint: Checkpoint, layout: _Layout, index: Path, folder: Path, total: int) -> None:
     """The index as it was, with what changed brought up to date."""
-    said = read_json(index)
+    said = read_json(index, largest=LARGEST_INDEX)
     place = {name: file for file, names in layout.shards.items() for name in names}
     order = [name for name in said["weight_map"] if name in place]
     metadata = said.get("metadata")

@@ -13,20 +13,8 @@ from redteam.errors import NotACheckpoint
 from redteam.folders import CONFIGS, OPEN_CLIP, Found, own
 from redteam.formats import write_json
 
-_SUFFIXES = {
-    ".json",
-    ".txt",
-    ".md",
-    ".jinja",
-    ".model",
-    ".tiktoken",
-    ".spm",
-    ".bpe",
-    ".vocab",
-    ".codes",
-    ".yaml",
-    ".yml",
-}
+_TEXTS = {".json", ".txt", ".md", ".jinja", ".yaml", ".yml"}
+_TOKENIZERS = {".model", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes"}
 _STARTS = ("license", "licence", "notice", "copying", "readme", "use_policy")
 _LARGEST = 2**26
 _BINARY = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF", b"GGUF")
@@ -108,7 +96,7 @@ def add_card(card: str, folder: Path) -> None:
 
 def _goes_along(found: Found, path: Path) -> bool:
     name = path.name.lower()
-    known = path.suffix.lower() in _SUFFIXES or (name.startswith(_STARTS) and path.suffix.lower() != ".py")
+    known = path.suffix.lower() in _TEXTS | _TOKENIZERS or (name.startswith(_STARTS) and path.suffix.lower() != ".py")
     if not known or name.startswith((".", "adapter_")) or name.endswith(".index.json"):
         return False
     if path.name in CONFIGS and (found.config is None or path.name != found.config.name):

@@ -17,7 +17,7 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
-from redteam.symmetry import Group, Reversible, sampled_locks
+from redteam.symmetry import Group, Lock, Reversible, sampled_locks
 from redteam.tasks import Batch, Task
 from redteam.threat import ThreatModel, threat_model
 
@@ -53,25 +53,42 @@ class DefenderView:
             raise BadInput("This defense asks for the base and none was given; name the public model (--base).")
         return self._base
 
-    def lock(self, kinds: Sequence[str], group: Group, *, checkpoint: Checkpoint | None = None) -> Checkpoint:
+    def lock(
+        self, kinds: Sequence[str], group: Group, *, checkpoint: Checkpoint | None = None, adapts: bool = False
+    ) -> Checkpoint:
         """The victim with a fresh gauge from `group` at every site of these kinds, as a lazy overlay.
 
         Args:
             kinds: Kinds of sites, for example `("qk", "vo")`.
             group: From which each site draws, under its own stream of the key.
             checkpoint: What to lock, where a defense does several things in a row; the victim by default.
+            adapts: Whether to take the largest legal part of the group where the whole of it would change the
+                function; `adaptations` then says so, and the defense declares it.
 
         Raises:
             IllegalGauge: If the architecture does not allow this group there.
         """
         checkpoint = self.victim if checkpoint is None else checkpoint
         turn = len(self.locks)
-        drawn = sampled_locks(checkpoint, kinds, group, lambda label: self.key.generator(f"{turn}/{label}"))
+        drawn = sampled_locks(
+            checkpoint, kinds, group, lambda label: self.key.generator(f"{turn}/{label}"), adapts=adapts
+        )
         for lock in drawn:
             checkpoint = lock.put_on(checkpoint)
         self.locks.extend(drawn)
         self.gauges.extend((group, lock.sites) for lock in drawn)
         return checkpoint
+
+    def adaptations(self) -> list[str]:
+        """What the locks took in place of the group that was asked for, a sentence for each kind of site."""
+        found = {
+            (site.kind, lock.groups[site.label], lock.wanted): None
+            for lock in self.locks
+            if isinstance(lock, Lock)
+            for site in lock.sites
+            if lock.groups[site.label] != lock.wanted
+        }
+        return [f"{kind}: {group} in place of {wanted}, which is not legal there." for kind, group, wanted in found]
 
     def batches(self, size: int, tag: str = "batches") -> Iterator[Batch]:
         """One pass over the victim's training data in random order."""

@@ -3,19 +3,49 @@
 from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import GeneralLinear, Monomial, Orthogonal, Permutation, Planar, Scaling, SignedPermutation
+from redteam.symmetry import (
+    GeneralLinear,
+    MirroredPermutation,
+    Monomial,
+    Orthogonal,
+    PartialPlanar,
+    Permutation,
+    Planar,
+    PlaneScaling,
+    PlaneSigns,
+    PositiveMonomial,
+    PositiveScaling,
+    Scaling,
+    SignedPermutation,
+)
 from redteam.views import AttackerView
-from redteam_attacks.tied import fit_everything
+from redteam_attacks.tied import ORDER, fit_everything
 
-_GROUPS = (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal, GeneralLinear)
+_HEADS = (
+    Permutation,
+    SignedPermutation,
+    Scaling,
+    Planar,
+    PartialPlanar,
+    PlaneSigns,
+    Monomial,
+    Orthogonal,
+    GeneralLinear,
+)
+_NEURONS = (Permutation, PositiveScaling, PositiveMonomial, Scaling, SignedPermutation, Monomial)
+_STREAM = (Permutation, MirroredPermutation, SignedPermutation, Orthogonal)
 
 
 @attack(
     "gauge-fit",
     breaks={
-        *((kind, group) for kind in ("qk", "vo") for group in _GROUPS),
-        ("mlp", Permutation),
+        *((kind, group) for kind in ("qk", "vo") for group in _HEADS),
+        *(("mlp", group) for group in _NEURONS),
+        *(("residual", group) for group in _STREAM),
+        ("qk-norm", PlaneScaling),
         ("heads", Permutation),
+        ("queries", Permutation),
+        ("experts", Permutation),
         ("norm", Scaling),
     },
     needs=Needs.ANCHOR,
@@ -31,12 +61,13 @@ _GROUPS = (Permutation, SignedPermutation, Scaling, Planar, Monomial, Orthogonal
     ),
     keeps_function=True,
 )
-def gauge_fit(view: AttackerView, *, sites: Sites = ("heads", "queries", "qk", "vo", "mlp", "norm")) -> Checkpoint:
+def gauge_fit(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
     """The tied fit: min over G of ‖G·left − left₀‖² + ‖G⁻ᵀ·right − right₀‖² over everything that keeps the function.
 
     At every kind of sites the largest group that is legal there, in an order in which locks can lie on one another:
-    heads by what no basis of theirs changes, then heads' bases, neurons, norm gains. A poor fit costs closeness to the
-    base and never correctness. Kinds that the architecture lacks are passed over.
+    the stream by the embeddings, experts by the router, heads by what no basis of theirs changes, then heads' bases,
+    neurons, gains. A poor fit costs closeness to the base and never correctness. Kinds that the architecture lacks are
+    passed over.
 
     Args:
         view: Grants the base.

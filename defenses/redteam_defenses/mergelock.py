@@ -9,7 +9,7 @@ from redteam.symmetry import GeneralLinear
 from redteam.views import DefenderView
 
 
-@defense("mergelock", exact=True, keyed=True, paper="arXiv:2509.01548", weakened={"scale": (0.5, 2.0)})
+@defense("mergelock", exact=True, keyed=True, adapts=True, paper="arXiv:2509.01548", weakened={"scale": (0.5, 2.0)})
 def mergelock(
     view: DefenderView,
     *,
@@ -22,9 +22,13 @@ def mergelock(
     because a wide one hurts the merge most, and was fixed before any attack was run. The first factor is a rotation,
     or a Gaussian matrix.
 
+    Where rotary embeddings turn queries and keys, such an A would change the function. There it adapts: one complex
+    number per rotary plane, its modulus from the same range, and A on the dimensions that are not turned; signs where
+    a norm of queries and keys leaves no more. The paper speaks of networks without rotary embeddings.
+
     Args:
         view: The victim and its key.
         scale: Between which the diagonal's magnitudes are drawn, log-uniformly, with random signs.
         factor: What the permutation and the diagonal are multiplied with.
     """
-    return view.lock(("qk", "vo"), GeneralLinear(scale=scale, factor=factor))
+    return view.lock(("qk", "vo"), GeneralLinear(scale=scale, factor=factor), adapts=True)

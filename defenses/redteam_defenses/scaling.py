@@ -6,7 +6,7 @@ from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
-from redteam.symmetry import Scaling
+from redteam.symmetry import PositiveScaling, Scaling
 from redteam.views import DefenderView
 
 
@@ -33,6 +33,6 @@ def scaling(
         view: The victim and its key.
         sites: Kinds of sites to lock.
         scale: Between which the factors' sizes are drawn.
-        signed: Whether factors have random signs.
+        signed: Whether factors have random signs; a ReLU allows positive ones alone.
     """
-    return view.lock(sites, Scaling(scale=scale, signed=signed))
+    return view.lock(sites, Scaling(scale=scale) if signed else PositiveScaling(scale=scale))

@@ -1,27 +1,35 @@
 """Where the heads, neurons and norms of a network are in its checkpoint, and which groups are legal there."""
 
-from redteam.anatomy.architecture import KINDS, Anatomy, Architecture, Sites
-from redteam.anatomy.known import ARCHITECTURES, anatomy_of
+from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, Anatomy, Architecture, Sites, Stream
+from redteam.anatomy.known import ARCHITECTURES, anatomy_of, architecture_of
 from redteam.anatomy.legality import GROUPS, Layout, containing, listed, smallest, within
-from redteam.anatomy.linear import Affine, Linear, Norm
-from redteam.anatomy.site import GaugeLike, Side, Site, Stacks
+from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Rows
+from redteam.anatomy.network import Network
+from redteam.anatomy.site import GaugeLike, Piece, Side, Site, Stacks
 
 __all__ = [
     "ARCHITECTURES",
     "GROUPS",
     "KINDS",
+    "KINDS_OF_SITES",
     "Affine",
     "Anatomy",
     "Architecture",
+    "Gathered",
     "GaugeLike",
     "Layout",
     "Linear",
+    "Network",
     "Norm",
+    "Piece",
+    "Rows",
     "Side",
     "Site",
     "Sites",
     "Stacks",
+    "Stream",
     "anatomy_of",
+    "architecture_of",
     "containing",
     "listed",
     "smallest",

@@ -1,51 +1,394 @@
-"""The architectures that are known, by `model_type` of the config."""
+"""The architectures that are known, by `model_type` of the config; docs/architectures.md says how to add one."""
 
 from __future__ import annotations
 
-from redteam.anatomy.architecture import PRE_NORM, Anatomy, Architecture
+from collections.abc import MutableMapping
+from dataclasses import replace
+from typing import Protocol
+
+from redteam.anatomy.architecture import PRE_NORM, Anatomy, Architecture, Shaped, Stream
+from redteam.anatomy.convolutional import RESNET
+from redteam.anatomy.network import Network
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "vit": Architecture(
-        query="encoder.layer.{layer}.attention.attention.query",
-        key="encoder.layer.{layer}.attention.attention.key",
-        value="encoder.layer.{layer}.attention.attention.value",
-        output="encoder.layer.{layer}.attention.output.dense",
-        up="encoder.layer.{layer}.intermediate.dense",
-        down="encoder.layer.{layer}.output.dense",
-        attention_norm="encoder.layer.{layer}.layernorm_before",
-        mlp_norm="encoder.layer.{layer}.layernorm_after",
-        prefixes=("vit.", ""),
+_NO_NORM = {kind: group for kind, group in PRE_NORM.items() if kind != "norm"}
+
+_VIT = Architecture(
+    query="encoder.layer.{layer}.attention.attention.query",
+    key="encoder.layer.{layer}.attention.attention.key",
+    value="encoder.layer.{layer}.attention.attention.value",
+    output="encoder.layer.{layer}.attention.output.dense",
+    up="encoder.layer.{layer}.intermediate.dense",
+    down="encoder.layer.{layer}.output.dense",
+    attention_norm="encoder.layer.{layer}.layernorm_before",
+    mlp_norm="encoder.layer.{layer}.layernorm_after",
+    prefixes=("vit.", "deit.", ""),
+    stream=Stream(
+        embeddings=tuple(
+            "{prefix}embeddings." + name for name in ("cls_token", "distillation_token", "position_embeddings")
+        ),
+        writes=("{prefix}embeddings.patch_embeddings.projection",),
+        norms=("{prefix}layernorm",),
+        heads=("classifier", "cls_classifier", "distillation_classifier", "{prefix}pooler.dense"),
     ),
-    "bert": Architecture(
-        query="encoder.layer.{layer}.attention.self.query",
-        key="encoder.layer.{layer}.attention.self.key",
-        value="encoder.layer.{layer}.attention.self.value",
-        output="encoder.layer.{layer}.attention.output.dense",
-        up="encoder.layer.{layer}.intermediate.dense",
-        down="encoder.layer.{layer}.output.dense",
-        attention_norm="encoder.layer.{previous}.output.LayerNorm",
-        first_norm="embeddings.LayerNorm",
-        mlp_norm="encoder.layer.{layer}.attention.output.LayerNorm",
-        prefixes=("bert.", ""),
+)
+
+_BERT = Architecture(
+    query="encoder.layer.{layer}.attention.self.query",
+    key="encoder.layer.{layer}.attention.self.key",
+    value="encoder.layer.{layer}.attention.self.value",
+    output="encoder.layer.{layer}.attention.output.dense",
+    up="encoder.layer.{layer}.intermediate.dense",
+    down="encoder.layer.{layer}.output.dense",
+    attention_norm="encoder.layer.{previous}.output.LayerNorm",
+    first_norm="embeddings.LayerNorm",
+    mlp_norm="encoder.layer.{layer}.attention.output.LayerNorm",
+    post_norms=("encoder.layer.{layer}.output.LayerNorm",),
+    prefixes=("bert.", ""),
+    fixed_head_width=True,
+    stream=Stream(
+        embeddings=tuple(
+            "{prefix}embeddings." + name + "_embeddings.weight" for name in ("word", "position", "token_type")
+        ),
+        heads=("{prefix}pooler.dense",),
+        others=("classifier.*", "{prefix}embeddings.position_ids"),
+    ),
+    legal=_NO_NORM,
+)
+
+_LLAMA = Architecture(
+    query="layers.{layer}.self_attn.q_proj",
+    key="layers.{layer}.self_attn.k_proj",
+    value="layers.{layer}.self_attn.v_proj",
+    output="layers.{layer}.self_attn.o_proj",
+    up="layers.{layer}.mlp.up_proj",
+    down="layers.{layer}.mlp.down_proj",
+    gate="layers.{layer}.mlp.gate_proj",
+    attention_norm="layers.{layer}.input_layernorm",
+    mlp_norm="layers.{layer}.post_attention_layernorm",
+    final_norm="norm",
+    readout="lm_head",
+    prefixes=("model.", ""),
+    centred=False,
+    planes="half",
+    stream=Stream(
+        embeddings=("{prefix}embed_tokens.weight",),
+        norms=("{prefix}norm",),
+        heads=("lm_head", "score", "classifier"),
+        others=("*.rotary_emb.inv_freq",),
+    ),
+)
+_Q_NORM, _K_NORM = "layers.{layer}.self_attn.q_norm", "layers.{layer}.self_attn.k_norm"
+_GEMMA2 = replace(
+    _LLAMA,
+    mlp_norm="layers.{layer}.pre_feedforward_layernorm",
+    post_norms=("layers.{layer}.post_attention_layernorm", "layers.{layer}.post_feedforward_layernorm"),
+    offset=1.0,
+)
+
+_CLIP = Architecture(
+    query="encoder.layers.{layer}.self_attn.q_proj",
+    key="encoder.layers.{layer}.self_attn.k_proj",
+    value="encoder.layers.{layer}.self_attn.v_proj",
+    output="encoder.layers.{layer}.self_attn.out_proj",
+    up="encoder.layers.{layer}.mlp.fc1",
+    down="encoder.layers.{layer}.mlp.fc2",
+    attention_norm="encoder.layers.{layer}.layer_norm1",
+    mlp_norm="encoder.layers.{layer}.layer_norm2",
+    fixed_head_width=True,
+)
+_CLIP_TEXT = replace(_CLIP, prefixes=("text_model.",), config=("text_config",), part="text")
+_CLIP_VISION = replace(_CLIP, prefixes=("vision_model.",), config=("vision_config",), part="vision")
+_TOWER = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+_TEXT = {"num_hidden_layers": 12, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
+_TEXT_STREAM = Stream(
+    embeddings=("{prefix}embeddings.token_embedding.weight", "{prefix}embeddings.position_embedding.weight"),
+    norms=("{prefix}final_layer_norm",),
+    heads=("text_projection", "{prefix}head"),
+    others=("logit_scale", "logit_bias", "{prefix}embeddings.position_ids"),
+)
+_VISION_STREAM = Stream(
+    embeddings=("{prefix}embeddings.position_embedding.weight",),
+    vectors=("{prefix}embeddings.class_embedding",),
+    writes=("{prefix}embeddings.patch_embedding",),
+    norms=("{prefix}pre_layrnorm", "{prefix}post_layernorm"),
+    heads=("visual_projection",),
+    others=("{prefix}embeddings.position_ids",),
+)
+_SIGLIP_STREAM = replace(_TEXT_STREAM, others=(*_TEXT_STREAM.others, "vision_model.*"))
+
+_OPEN_CLIP = Architecture(
+    query="transformer.resblocks.{layer}.attn.in_proj_",
+    key="transformer.resblocks.{layer}.attn.in_proj_",
+    value="transformer.resblocks.{layer}.attn.in_proj_",
+    output="transformer.resblocks.{layer}.attn.out_proj",
+    up="transformer.resblocks.{layer}.mlp.c_fc",
+    down="transformer.resblocks.{layer}.mlp.c_proj",
+    attention_norm="transformer.resblocks.{layer}.ln_1",
+    mlp_norm="transformer.resblocks.{layer}.ln_2",
+    layer_scale="transformer.resblocks.0.ls_1.gamma",
+    layers="layers",
+    width="width",
+    heads="heads",
+    head_width="head_width",
+    neurons="neurons",
+)
+
+_T5_ENCODER = Architecture(
+    query="encoder.block.{layer}.layer.0.SelfAttention.q",
+    key="encoder.block.{layer}.layer.0.SelfAttention.k",
+    value="encoder.block.{layer}.layer.0.SelfAttention.v",
+    output="encoder.block.{layer}.layer.0.SelfAttention.o",
+    up="encoder.block.{layer}.layer.1.DenseReluDense.wi",
+    gate="encoder.block.{layer}.layer.1.DenseReluDense.wi_0",
+    gated_up="encoder.block.{layer}.layer.1.DenseReluDense.wi_1",
+    down="encoder.block.{layer}.layer.1.DenseReluDense.wo",
+    attention_norm="encoder.block.{layer}.layer.0.layer_norm",
+    mlp_norm="encoder.block.{layer}.layer.1.layer_norm",
+    layers="num_layers",
+    width="d_model",
+    heads="num_heads",
+    head_width="d_kv",
+    neurons="d_ff",
+    part="encoder",
+    centred=False,
+    legal={kind: group for kind, group in PRE_NORM.items() if kind != "heads"},  # all layers share a bias by head
+)
+_T5_DECODER = replace(
+    _T5_ENCODER,
+    query="decoder.block.{layer}.layer.0.SelfAttention.q",
+    key="decoder.block.{layer}.layer.0.SelfAttention.k",
+    value="decoder.block.{layer}.layer.0.SelfAttention.v",
+    output="decoder.block.{layer}.layer.0.SelfAttention.o",
+    up="decoder.block.{layer}.layer.2.DenseReluDense.wi",
+    gate="decoder.block.{layer}.layer.2.DenseReluDense.wi_0",
+    gated_up="decoder.block.{layer}.layer.2.DenseReluDense.wi_1",
+    down="decoder.block.{layer}.layer.2.DenseReluDense.wo",
+    attention_norm="decoder.block.{layer}.layer.0.layer_norm",
+    mlp_norm="decoder.block.{layer}.layer.2.layer_norm",
+    final_norm="decoder.final_layer_norm",
+    readout="lm_head",
+    layers="num_decoder_layers",
+    part="decoder",
+)
+_T5_CROSS = replace(
+    _T5_DECODER,
+    query="decoder.block.{layer}.layer.1.EncDecAttention.q",
+    key="decoder.block.{layer}.layer.1.EncDecAttention.k",
+    value="decoder.block.{layer}.layer.1.EncDecAttention.v",
+    output="decoder.block.{layer}.layer.1.EncDecAttention.o",
+    up=None,
+    gate=None,
+    gated_up=None,
+    down=None,
+    attention_norm="decoder.block.{layer}.layer.1.layer_norm",
+    mlp_norm=None,
+    memory_norm="encoder.final_layer_norm",
+    final_norm=None,
+    readout=None,
+    part="cross",
+    legal=PRE_NORM,
+)
+
+
+class Described(Protocol):
+    """What stands for a model type; `Architecture` and `Network` are some."""
+
+    def anatomy(self, checkpoint: Shaped, /) -> Anatomy:
+        """Finds the sites of a checkpoint."""
+
+    def recognises(self, checkpoint: Shaped, /) -> bool:
+        """Whether the names of the checkpoint's tensors are those of this model type."""
+
+
+ARCHITECTURES: MutableMapping[str, Described] = {
+    "vit": replace(_VIT, prefixes=("vit.", "")),
+    "deit": replace(_VIT, prefixes=("deit.", "")),
+    "bert": _BERT,
+    "roberta": replace(_BERT, prefixes=("roberta.", "")),
+    "gpt2": Architecture(
+        query="h.{layer}.attn.c_attn",
+        key="h.{layer}.attn.c_attn",
+        value="h.{layer}.attn.c_attn",
+        output="h.{layer}.attn.c_proj",
+        up="h.{layer}.mlp.c_fc",
+        down="h.{layer}.mlp.c_proj",
+        attention_norm="h.{layer}.ln_1",
+        mlp_norm="h.{layer}.ln_2",
+        prefixes=("transformer.", ""),
+        layers="n_layer",
+        width="n_embd",
+        heads="n_head",
+        neurons="n_inner",
         fixed_head_width=True,
-        legal={kind: group for kind, group in PRE_NORM.items() if kind != "norm"},
+        transposed=True,
+        stream=Stream(
+            embeddings=("{prefix}wte.weight", "{prefix}wpe.weight"),
+            norms=("{prefix}ln_f",),
+            heads=("lm_head", "score"),
+            others=("{prefix}h.*.attn.bias", "{prefix}h.*.attn.masked_bias"),
+        ),
     ),
+    "gpt_neox": Architecture(
+        query="layers.{layer}.attention.query_key_value",
+        key="layers.{layer}.attention.query_key_value",
+        value="layers.{layer}.attention.query_key_value",
+        output="layers.{layer}.attention.dense",
+        up="layers.{layer}.mlp.dense_h_to_4h",
+        down="layers.{layer}.mlp.dense_4h_to_h",
+        attention_norm="layers.{layer}.input_layernorm",
+        mlp_norm="layers.{layer}.post_attention_layernorm",
+        final_norm="final_layer_norm",
+        readout="embed_out",
+        prefixes=("gpt_neox.", ""),
+        fixed_head_width=True,
+        planes="half",
+        interleaved=True,
+        stream=Stream(
+            embeddings=("{prefix}embed_in.weight",),
+            norms=("{prefix}final_layer_norm",),
+            heads=("embed_out", "score"),
+            others=("*.attention.bias", "*.attention.masked_bias", "*.rotary_emb.inv_freq"),
+        ),
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": replace(_LLAMA, query_norm=_Q_NORM, key_norm=_K_NORM),
+    "gemma2": _GEMMA2,
+    "gemma3_text": replace(_GEMMA2, query_norm=_Q_NORM, key_norm=_K_NORM),
+    "olmo2": replace(
+        _LLAMA,
+        attention_norm=None,
+        mlp_norm=None,
+        post_norms=("layers.{layer}.post_attention_layernorm", "layers.{layer}.post_feedforward_layernorm"),
+        query_norm=_Q_NORM,
+        key_norm=_K_NORM,
+    ),
+    "phi3": replace(
+        _LLAMA,
+        query="layers.{layer}.self_attn.qkv_proj",
+        key="layers.{layer}.self_attn.qkv_proj",
+        value="layers.{layer}.self_attn.qkv_proj",
+        up="layers.{layer}.mlp.gate_up_proj",
+        gate="layers.{layer}.mlp.gate_up_proj",
+    ),
+    "cohere": replace(
+        _LLAMA,
+        mlp_norm="layers.{layer}.input_layernorm",
+        centred=True,
+        planes="interleaved",
+        final_norm=None,
+        readout=None,
+        query_norm=_Q_NORM,
+        key_norm=_K_NORM,
+    ),
+    "mixtral": replace(
+        _LLAMA,
+        up="layers.{layer}.block_sparse_moe.experts.{expert}.w3",
+        gate="layers.{layer}.block_sparse_moe.experts.{expert}.w1",
+        down="layers.{layer}.block_sparse_moe.experts.{expert}.w2",
+        router="layers.{layer}.block_sparse_moe.gate",
+    ),
+    "t5": Network(
+        (_T5_ENCODER, _T5_DECODER, _T5_CROSS),
+        (
+            (
+                Stream(
+                    embeddings=("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+                    norms=("encoder.final_layer_norm", "decoder.final_layer_norm"),
+                    heads=("lm_head",),
+                    others=tuple(
+                        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+                        for stack in ("encoder", "decoder")
+                    ),
+                ),
+                ("encoder", "decoder", "cross"),
+            ),
+        ),
+    ),
+    "clip": Network(
+        (replace(_CLIP_TEXT, defaults=_TEXT), replace(_CLIP_VISION, defaults=_TOWER)),
+        ((_TEXT_STREAM, ("text",)), (_VISION_STREAM, ("vision",))),
+    ),
+    "siglip": Network(
+        (replace(_CLIP_TEXT, defaults=_TOWER), replace(_CLIP_VISION, defaults=_TOWER)),
+        ((_SIGLIP_STREAM, ("text",)),),
+    ),
+    "open_clip": Network(
+        (
+            replace(
+                _OPEN_CLIP,
+                prefixes=("", "text."),
+                config=("model_cfg", "text_cfg"),
+                part="text",
+                defaults={"layers": 12, "width": 512, "heads": 8},
+            ),
+            replace(
+                _OPEN_CLIP,
+                prefixes=("visual.",),
+                config=("model_cfg", "vision_cfg"),
+                part="vision",
+                defaults={"layers": 12, "width": 768, "head_width": 64},
+            ),
+        ),
+        (
+            (
+                Stream(
+                    embeddings=("{prefix}token_embedding.weight", "{prefix}positional_embedding"),
+                    vectors=("{prefix}text_projection",),
+                    norms=("{prefix}ln_final",),
+                    others=("logit_scale", "logit_bias", "{prefix}attn_mask"),
+                ),
+                ("text",),
+            ),
+            (
+                Stream(
+                    embeddings=("{prefix}positional_embedding",),
+                    vectors=("{prefix}class_embedding", "{prefix}proj"),
+                    writes=("{prefix}conv1",),
+                    norms=("{prefix}ln_pre", "{prefix}ln_post"),
+                ),
+                ("vision",),
+            ),
+        ),
+    ),
+    "resnet": RESNET,
 }
-"""Hugging Face names, as they are saved. A further architecture is an entry here."""
+"""Hugging Face names, as they are saved, and open_clip's."""
+
+_ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
+_ALSO |= {"siglip_vision_model": "siglip"}
+_FIRST = ("llama",)  # of several that have the same names, which one stands for all
+
+
+def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
+    """The model type of a checkpoint and its description: by the config, or by the tensors' names where there is none.
+
+    Raises:
+        BadInput: If neither is known.
+    """
+    named = _ALSO.get(checkpoint.architecture, checkpoint.architecture)
+    if named in ARCHITECTURES:
+        return named, ARCHITECTURES[named]
+    if not named:
+        for name in (*_FIRST, *ARCHITECTURES):
+            if ARCHITECTURES[name].recognises(checkpoint):
+                return name, ARCHITECTURES[name]
+    found = (
+        f"model_type = {named!r}" if named else "no config with a model_type, and tensors with names of no known kind"
+    )
+    raise BadInput(
+        f"The checkpoint has {found}; expected one of: {', '.join(sorted(ARCHITECTURES))}. docs/architectures.md says "
+        "how to describe another."
+    )
 
 
 def anatomy_of(checkpoint: Checkpoint) -> Anatomy:
-    """Where the heads, neurons and norms of a checkpoint are; no tensor is read.
+    """Where the heads, neurons and norms of a checkpoint are; of its tensors at most norms' gains are read.
 
     Raises:
         BadInput: If the model type is not known, or the tensors don't match it.
     """
-    architecture = ARCHITECTURES.get(checkpoint.architecture)
-    if architecture is None:
-        found = (
-            f"model_type = {checkpoint.architecture!r}" if checkpoint.architecture else "no config with a model_type"
-        )
-        raise BadInput(f"The checkpoint has {found}; expected one of: {', '.join(sorted(ARCHITECTURES))}.")
-    return architecture.anatomy(checkpoint)
+    return architecture_of(checkpoint)[1].anatomy(checkpoint)

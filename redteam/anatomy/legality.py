@@ -12,10 +12,16 @@ Layout = Literal["half", "interleaved"]
 """Where the two rows of a rotary plane lie in a head of n rows: i and i + n/2 (Hugging Face), or 2i and 2i + 1."""
 
 _NEXT: Mapping[str, tuple[str, ...]] = {
-    "permutation": ("signed-permutation",),
+    "permutation": ("mirrored-permutation", "positive-scaled-permutation"),
+    "plane-signs": ("signed-permutation", "plane-scaling"),
+    "positive-scaling": ("scaling", "positive-scaled-permutation"),
+    "mirrored-permutation": ("signed-permutation",),
+    "plane-scaling": ("scaling", "planar"),
     "signed-permutation": ("orthogonal", "scaled-permutation"),
     "scaling": ("scaled-permutation",),
     "planar": ("general-linear",),
+    "partial-planar": ("general-linear",),
+    "positive-scaled-permutation": ("scaled-permutation",),
     "scaled-permutation": ("general-linear",),
     "orthogonal": ("general-linear",),
     "general-linear": (),
@@ -54,5 +60,5 @@ def smallest(names: Collection[str]) -> str:
 
 
 def listed(names: Collection[str]) -> str:
-    """Some groups in words, the smallest first."""
-    return ", ".join(name for name in GROUPS if name in names)
+    """The largest of some groups in words: those that no other of them contains."""
+    return ", ".join(name for name in GROUPS if name in names and containing(name).isdisjoint(set(names) - {name}))

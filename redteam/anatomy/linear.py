@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,21 +33,50 @@ class Norm:
         weight: Name of its gain γ.
         bias: Name of its shift β, None where there is none.
         centred: Whether it subtracts the mean (LayerNorm does, RMSNorm doesn't).
+        offset: What is added to the stored gain (Gemma multiplies by 1 + γ).
     """
 
     weight: str
     bias: str | None
     centred: bool = True
+    offset: float = 0.0
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """γ and β in float64, [in] each; β is zero where there is none."""
-        gain = _float64(checkpoint, self.weight)
+        gain = _float64(checkpoint, self.weight) + self.offset
         return gain, torch.zeros_like(gain) if self.bias is None else _float64(checkpoint, self.bias)
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Which rows of a fused tensor belong to one of its projections.
+
+    Attributes:
+        start: The first of them.
+        count: How many there are.
+        block: How many follow one another without a gap; all of them by default.
+        stride: From the start of one block to the start of the next (interleaved layouts).
+    """
+
+    start: int
+    count: int
+    block: int = 0
+    stride: int = 0
+
+    def of(self, stored: Tensor) -> Tensor:
+        """Those rows, [count, …]: a view where they follow one another, else [count / block, block, …], a view too."""
+        if not self.block:
+            return stored[self.start : self.start + self.count]
+        cut = stored.reshape(-1, self.stride, *stored.shape[1:])
+        return cut[:, self.start : self.start + self.block]
+
+
+@dataclass(frozen=True)
 class Linear:
-    """A linear map in a checkpoint, perhaps a part of a fused tensor. A norm's gain is one from a single number.
+    """A linear map in a checkpoint, perhaps a part of a fused tensor.
+
+    A norm's gain is one from a single number; a convolution is one from in · height · width numbers, and its kernel is
+    read with the last two dimensions inside the columns of a channel.
 
     Attributes:
         weight: Name of the tensor.
@@ -56,8 +86,11 @@ class Linear:
             is never seen.
         bias_free: Whether the function leaves its bias free (a key bias under softmax; a value bias, which the output
             bias can take up).
-        rows: First and last (excluded) of the output rows of a fused tensor that are its own, all by default.
+        bias_bound: Head width and how many of each head's dimensions have a bias that the function does see, where
+            others are free: keys of which a rotary embedding turns a part.
+        rows: Which output rows of a fused tensor are its own, all by default.
         transposed: Whether the tensor is stored [in, out].
+        offset: What is added to the stored weight.
     """
 
     weight: str
@@ -65,8 +98,10 @@ class Linear:
     norm: Norm | None = None
     writes_centred: bool = False
     bias_free: bool = False
-    rows: tuple[int, int] | None = None
+    bias_bound: tuple[int, int] | None = None
+    rows: Rows | None = None
     transposed: bool = False
+    offset: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,13 +113,25 @@ class Linear:
         """Whether `W ← W + c (1/γ)ᵀ, b ← b − c Σ β/γ` is free."""
         return self.norm is not None and self.norm.centred and (self.norm.bias is None or self.bias is not None)
 
-    @property
-    def _rows(self) -> slice:
-        return slice(None) if self.rows is None else slice(*self.rows)
+    def bound(self, bias: Tensor) -> Tensor:
+        """1.0 where the function sees the bias and 0.0 where it leaves it free, [out]."""
+        if self.bias_free:
+            return torch.zeros_like(bias)
+        if self.bias_bound is None:
+            return torch.ones_like(bias)
+        width, seen = self.bias_bound
+        kept = torch.zeros(width, dtype=bias.dtype, device=bias.device)
+        kept[:seen] = 1.0
+        return kept.repeat(len(bias) // width)
+
+    def _rows(self, stored: Tensor) -> Tensor:
+        return stored if self.rows is None else self.rows.of(stored)
 
     def _own(self, weight: Tensor) -> Tensor:
-        """The part of a stored weight that is this map's, [out, in]: a view."""
-        return weight[:, None] if weight.ndim == 1 else (weight.T if self.transposed else weight)[self._rows]
+        """The part of a stored weight that is this map's, rows first: a view."""
+        if weight.ndim != 2:
+            return self._rows(weight.reshape(-1, weight.shape[-1]) if weight.ndim == 3 else weight.flatten(1))
+        return self._rows(weight.T if self.transposed else weight)
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> Affine:
         """The map, in float64.
@@ -92,18 +139,82 @@ class Linear:
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        weight = self._own(_float64(checkpoint, self.weight))
-        return Affine(weight, None if self.bias is None else _float64(checkpoint, self.bias)[self._rows])
+        stored = _float64(checkpoint, self.weight)
+        weight = self._own(stored[:, None] if stored.ndim == 1 else stored)
+        weight = weight.reshape(-1, weight.shape[-1])
+        bias = None if self.bias is None else self._rows(_float64(checkpoint, self.bias)).reshape(-1)
+        return Affine(weight + self.offset if self.offset else weight, bias)
 
     def write(self, checkpoint: Mapping[str, Tensor], affine: Affine) -> dict[str, Tensor]:
         """The tensors it lies in with `affine` in its place, in their own dtype; a fused tensor's other rows stay."""
-        weight = checkpoint[self.weight].clone()
-        self._own(weight).copy_(affine.weight)
+        weight = checkpoint[self.weight].clone(memory_format=torch.contiguous_format)
+        own = self._own(weight[:, None] if weight.ndim == 1 else weight)
+        own.copy_((affine.weight - self.offset if self.offset else affine.weight).reshape(own.shape))
         if self.bias is None or affine.bias is None:
             return {self.weight: weight}
-        bias = checkpoint[self.bias].clone()
-        bias[self._rows] = affine.bias.to(bias.dtype)
+        bias = checkpoint[self.bias].clone(memory_format=torch.contiguous_format)
+        mine = self._rows(bias)
+        mine.copy_(affine.bias.reshape(mine.shape))
         return {self.weight: weight, self.bias: bias}
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Maps of one shape, each in tensors of its own, as one: their rows follow one another.
+
+    Attributes:
+        linears: At least one of them.
+    """
+
+    linears: tuple[Linear, ...]
+    writes_centred: ClassVar[bool] = False
+    bias_free: ClassVar[bool] = False
+    bias_bound: ClassVar[None] = None
+    rows: ClassVar[None] = None
+
+    @property
+    def norm(self) -> Norm | None:
+        """The norm whose output all of them read."""
+        return self.linears[0].norm
+
+    @property
+    def reads_centred(self) -> bool:
+        """As `Linear.reads_centred`."""
+        return self.linears[0].reads_centred
+
+    @property
+    def weight(self) -> str:
+        """Name of the first weight."""
+        return self.linears[0].weight
+
+    @property
+    def bias(self) -> str | None:
+        """Name of the first bias, None where there is none."""
+        return self.linears[0].bias
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors they lie in."""
+        return tuple(name for linear in self.linears for name in linear.names)
+
+    def bound(self, bias: Tensor) -> Tensor:
+        """As `Linear.bound`."""
+        return torch.ones_like(bias)
+
+    def read(self, checkpoint: Mapping[str, Tensor]) -> Affine:
+        """All maps as one, in float64; raises as `Linear.read`."""
+        maps = [linear.read(checkpoint) for linear in self.linears]
+        biases = [affine.bias for affine in maps if affine.bias is not None]
+        return Affine(torch.cat([affine.weight for affine in maps]), torch.cat(biases) if biases else None)
+
+    def write(self, checkpoint: Mapping[str, Tensor], affine: Affine) -> dict[str, Tensor]:
+        """As `Linear.write`."""
+        weights = affine.weight.chunk(len(self.linears))
+        biases = [None] * len(weights) if affine.bias is None else affine.bias.chunk(len(weights))
+        tensors: dict[str, Tensor] = {}
+        for linear, weight, bias in zip(self.linears, weights, biases, strict=True):
+            tensors |= linear.write(checkpoint, Affine(weight, bias))
+        return tensors
 
 
 def _float64(checkpoint: Mapping[str, Tensor], name: str) -> Tensor:

@@ -5,16 +5,21 @@ A site is a pair of stacks, `left` [B, n, a] and `right` [B, n, c], and the func
 
     qk       left = the r query heads of a key/value group side by side, a bias as one more column; right = the key head
     vo       left = the value head, with its bias; right = the r heads' columns of the output, transposed, side by side
-    mlp      left = up, with its bias; right = down, transposed; one batch entry, n neurons
+    mlp      left = up, with its bias; right = down, transposed; one batch entry, n neurons; carried = the gate
     heads    left = query, key and value, a row for all of a group; right = the output's columns; n groups
     queries  left = query, a row for each head of a group; right = the output's columns; n = r heads to a group
     norm     left = gain γ and shift β; right = the columns of every projection that reads them; n = the model's width
+    qk-norm  left = the gains of the queries' norm, right = those of the keys'; n = the head's width
+    experts  left = the router's rows and every expert's gate and up, right = their downs; n experts
+    residual left = all that writes to the stream, right = all that reads it, carried = the norms' gains; n = the width
+
+What is carried follows a gauge's permutation and nothing else of it: a gate is not scaled with its neuron.
 """
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +27,7 @@ import torch
 from torch import Tensor
 
 from redteam.anatomy.legality import Layout, listed
-from redteam.anatomy.linear import Affine, Linear
+from redteam.anatomy.linear import Affine, Gathered, Linear
 from redteam.errors import IllegalGauge
 
 
@@ -42,6 +47,14 @@ class GaugeLike(Protocol):
         """Of its rotary planes; None if it knows none."""
 
     @property
+    def turned(self) -> int | None:
+        """How many dimensions of a head its planes cover; None if it knows none."""
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it is known to change nothing."""
+
+    @property
     def batch(self) -> int:
         """For how many heads it is."""
 
@@ -55,26 +68,35 @@ class GaugeLike(Protocol):
     def right(self, stack: Tensor, /) -> Tensor:
         """`G⁻ᵀ stack`."""
 
+    def carried(self, stack: Tensor, /) -> Tensor:
+        """The permutation in G, applied to a stack."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stacks:
-    """The two stacks of a site.
+    """The stacks of a site.
 
     Attributes:
         left: float64 [B, n, a].
         right: float64 [B, n, c].
+        carried: float64 [B, n, e], None where nothing is carried.
     """
 
     left: Tensor
     right: Tensor
+    carried: Tensor | None = None
 
     def moved(self, gauge: GaugeLike) -> Stacks:
-        """`G left` and `G⁻ᵀ right`."""
-        return Stacks(gauge.left(self.left), gauge.right(self.right))
+        """`G left`, `G⁻ᵀ right`, and what is carried reordered."""
+        carried = None if self.carried is None else gauge.carried(self.carried)
+        return Stacks(gauge.left(self.left), gauge.right(self.right), carried)
 
     def distance(self, other: Stacks) -> float:
-        """`‖left − left′‖² + ‖right − right′‖²`, over all heads."""
-        return float((self.left - other.left).square().sum() + (self.right - other.right).square().sum())
+        """`‖left − left′‖² + ‖right − right′‖² + ‖carried − carried′‖²`, over all heads."""
+        pairs = [(self.left, other.left), (self.right, other.right)]
+        if self.carried is not None and other.carried is not None:
+            pairs.append((self.carried, other.carried))
+        return float(sum((here - there).square().sum() for here, there in pairs))
 
 
 @dataclass(frozen=True)
@@ -86,12 +108,14 @@ class Side:
         share: How many heads share one G (r).
         columns: Whether G acts on the map's input (its columns, transposed, are stacked) rather than on its output.
         unit: How many dimensions make one row of the stack: those of a whole head where heads are permuted.
+        shared: Whether other sites move the map too: it says nothing of this one's gauge until theirs are found.
     """
 
-    linear: Linear
+    linear: Linear | Gathered
     share: int = 1
     columns: bool = False
     unit: int = 1
+    shared: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,7 +144,7 @@ class Site:
     """A place with a symmetry.
 
     Attributes:
-        kind: `"qk"`, `"vo"`, `"mlp"`, `"heads"`, `"queries"` or `"norm"`.
+        kind: One of `redteam.anatomy.KINDS_OF_SITES`.
         layer: Counted from 0.
         heads: Batch size B of the stacks: key/value heads; 1 where there is one gauge for all.
         width: n, what a gauge mixes: the dimensions of a head, the neurons of an MLP, heads, the dimensions of a norm.
@@ -129,7 +153,9 @@ class Site:
         legal: Names of the groups that keep the function here.
         left_too: Further maps that G multiplies.
         right_too: Further maps that G⁻ᵀ multiplies.
+        carried: Maps that take G's permutation alone.
         planes: Layout of the rotary planes, if a rotary embedding follows; a planar gauge must have the same.
+        turned: How many dimensions of a head the planes cover; all of them by default.
         part: Tells two sites of one kind in a layer apart.
     """
 
@@ -142,7 +168,9 @@ class Site:
     legal: frozenset[str]
     left_too: tuple[Side, ...] = ()
     right_too: tuple[Side, ...] = ()
+    carried: tuple[Side, ...] = ()
     planes: Layout | None = None
+    turned: int | None = None
     part: str = ""
 
     @property
@@ -151,13 +179,23 @@ class Site:
         return "/".join(filter(None, (self.kind, str(self.layer), self.part)))
 
     @property
+    def lefts(self) -> tuple[Side, ...]:
+        """All that G multiplies."""
+        return (self.left, *self.left_too)
+
+    @property
+    def rights(self) -> tuple[Side, ...]:
+        """All that G⁻ᵀ multiplies."""
+        return (self.right, *self.right_too)
+
+    @property
     def sides(self) -> tuple[Side, ...]:
-        """All sides, those that G multiplies first."""
-        return (self.left, *self.left_too, self.right, *self.right_too)
+        """All sides: those that G multiplies, those that G⁻ᵀ does, those that are carried."""
+        return (*self.lefts, *self.rights, *self.carried)
 
     @property
     def paired(self) -> bool:
-        """Whether `left` and `right` are a pair of maps that nothing else moves with: qk, vo and mlp."""
+        """Whether `left` and `right` are a pair of maps, with additive freedoms of their own: qk, vo and mlp."""
         return self.kind in ("qk", "vo", "mlp")
 
     @property
@@ -169,10 +207,12 @@ class Site:
         """The two maps `left` and `right`, in float64."""
         return self.left.linear.read(checkpoint), self.right.linear.read(checkpoint)
 
-    def write(self, checkpoint: Mapping[str, Tensor], left: Affine, right: Affine) -> dict[str, Tensor]:
-        """The tensors of both maps with these in their place, in their own dtype."""
-        tensors = self.left.linear.write(checkpoint, left)
-        return tensors | self.right.linear.write(ChainMap(tensors, checkpoint), right)  # type: ignore[arg-type]
+    def write(
+        self, checkpoint: Mapping[str, Tensor], left: Affine, right: Affine, carried: Sequence[Affine] = ()
+    ) -> dict[str, Tensor]:
+        """The tensors of both maps, and of what is carried where it is given, in their own dtype."""
+        sides = (self.left, self.right, *(self.carried if carried else ()))
+        return _written(checkpoint, zip(sides, (left, right, *carried), strict=True))
 
     def stacks(self, checkpoint: Mapping[str, Tensor]) -> Stacks:
         """The stacks as they are in the checkpoint, float64.
@@ -185,17 +225,20 @@ class Site:
     def stacked(self, *maps: Affine) -> Stacks:
         """The stacks of some maps, one for each of `sides`; further maps are more columns."""
         cut = [side.stack(affine, self.heads) for side, affine in zip(self.sides, maps, strict=True)]
-        lefts = 1 + len(self.left_too)
-        return Stacks(_beside(cut[:lefts]), _beside(cut[lefts:]))
+        lefts, rights = len(self.lefts), len(self.rights)
+        carried = cut[lefts + rights :]
+        return Stacks(_beside(cut[:lefts]), _beside(cut[lefts : lefts + rights]), _beside(carried) if carried else None)
 
-    def moved(self, left: Affine, right: Affine, gauge: GaugeLike) -> tuple[Affine, Affine]:
-        """The maps `left` and `right` under a gauge.
+    def moved(self, maps: Sequence[Affine], gauge: GaugeLike) -> list[Affine]:
+        """The maps of all `sides` under a gauge.
 
         Raises:
             IllegalGauge: If the gauge would change the function, or is for another number of heads or dimensions.
         """
         self.require(gauge)
-        return _turned(self.left, left, self.heads, gauge.left), _turned(self.right, right, self.heads, gauge.right)
+        return [
+            _turned(side, affine, self.heads, act) for (side, act), affine in zip(self._acts(gauge), maps, strict=True)
+        ]
 
     def apply(self, checkpoint: Mapping[str, Tensor], gauge: GaugeLike) -> dict[str, Tensor]:
         """The tensors in `names` under a gauge, in their own dtype.
@@ -205,13 +248,24 @@ class Site:
             IllegalGauge: See `moved`.
         """
         self.require(gauge)
-        tensors: dict[str, Tensor] = {}
-        lefts = 1 + len(self.left_too)
-        for place, side in enumerate(self.sides):
-            act = gauge.left if place < lefts else gauge.right
-            affine = _turned(side, side.linear.read(checkpoint), self.heads, act)
-            tensors |= side.linear.write(ChainMap(tensors, checkpoint), affine)  # type: ignore[arg-type]
+        if gauge.neutral:
+            return {name: checkpoint[name] for name in self.names}
+        tensors = _written(
+            checkpoint,
+            ((side, _turned(side, side.linear.read(checkpoint), self.heads, act)) for side, act in self._acts(gauge)),
+        )
         return {name: tensors[name] for name in self.names}
+
+    @property
+    def pieces(self) -> tuple[Rewrite, ...]:
+        """What can be rewritten on its own, given the gauge: the site, or its single tensors where they are many."""
+        if self.kind != "residual":
+            return (self,)
+        return tuple(Piece(self, place) for place in range(len(self.sides)))
+
+    def _acts(self, gauge: GaugeLike) -> Iterator[tuple[Side, Act]]:
+        for sides, act in ((self.lefts, gauge.left), (self.rights, gauge.right), (self.carried, gauge.carried)):
+            yield from ((side, act) for side in sides)
 
     def require(self, gauge: GaugeLike) -> None:
         """Says why a gauge cannot be applied here.
@@ -219,38 +273,91 @@ class Site:
         Raises:
             IllegalGauge: If it would change the function, or is for another number of heads or dimensions.
         """
-        self.require_group(gauge.group, gauge.groups, gauge.layout)
+        self.require_group(gauge.group, gauge.groups, gauge.layout, gauge.turned)
         if (gauge.batch, gauge.width) != (self.heads, self.width):
             raise IllegalGauge(
                 f"A gauge for {gauge.batch} heads of {gauge.width} dimensions doesn't fit {self.label}; "
                 f"expected {self.heads} of {self.width}."
             )
 
-    def require_group(self, name: str, names: frozenset[str], layout: Layout | None) -> None:
+    def require_group(self, name: str, names: frozenset[str], layout: Layout | None, turned: int | None = None) -> None:
         """Says why no element of a group keeps the function here.
 
         Args:
             name: The group.
             names: It and all that contain it, or the groups that a gauge belongs to.
             layout: Of its rotary planes, if it has any.
+            turned: How many dimensions those planes cover, if it has any and knows.
 
         Raises:
             IllegalGauge: If it would change the function.
         """
         if self.legal.isdisjoint(names):
             raise IllegalGauge(
-                f"A gauge of the {name} group changes the function at {self.label}; legal there: {listed(self.legal)}."
+                f"A gauge of the {name} group changes the function at {self.label}{self._why()}; legal there: "
+                f"{listed(self.legal)}."
             )
         if self.planes is not None and layout != self.planes:
             raise IllegalGauge(
                 f"A gauge for planes in the {layout!r} layout changes the function at {self.label}, where they lie in "
                 f"the {self.planes!r} layout; name that one."
             )
+        if None not in (turned, self.turned) and turned != self.turned:
+            raise IllegalGauge(
+                f"A gauge for planes in {turned} dimensions changes the function at {self.label}, where a rotary "
+                f"embedding turns {self.turned} of {self.width}; name that number."
+            )
+
+    def _why(self) -> str:
+        if self.planes is not None and self.kind == "qk":
+            normed = ", whose norm comes before it" if "planar" not in self.legal and self.turned is None else ""
+            return f", where a rotary embedding turns queries and keys by their position{normed}"
+        if self.carried and self.kind == "mlp":
+            return ", where a gate must keep its scale and sign"
+        return ""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One side of a site whose tensors are many, rewritten alone.
+
+    Attributes:
+        site: Whose gauge it takes.
+        place: Which of its sides.
+    """
+
+    site: Site
+    place: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that a gauge rewrites."""
+        return self.site.sides[self.place].names
+
+    def apply(self, checkpoint: Mapping[str, Tensor], gauge: GaugeLike) -> dict[str, Tensor]:
+        """Those tensors under a gauge; raises as `Site.apply`."""
+        self.site.require(gauge)
+        if gauge.neutral:
+            return {name: checkpoint[name] for name in self.names}
+        side, act = list(self.site._acts(gauge))[self.place]
+        tensors = side.linear.write(checkpoint, _turned(side, side.linear.read(checkpoint), self.site.heads, act))
+        return {name: tensors[name] for name in self.names}
+
+
+Act = Callable[[Tensor], Tensor]
+Rewrite = Site | Piece
+
+
+def _written(checkpoint: Mapping[str, Tensor], sides: Iterable[tuple[Side, Affine]]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for side, affine in sides:
+        tensors |= side.linear.write(ChainMap(tensors, checkpoint), affine)  # type: ignore[arg-type]
+    return tensors
 
 
 def _beside(stacks: list[Tensor]) -> Tensor:
     return stacks[0] if len(stacks) == 1 else torch.cat(stacks, dim=-1)
 
 
-def _turned(side: Side, affine: Affine, heads: int, act: Callable[[Tensor], Tensor]) -> Affine:
+def _turned(side: Side, affine: Affine, heads: int, act: Act) -> Affine:
     return side.unstack(act(side.stack(affine, heads)), affine)

@@ -16,6 +16,7 @@ import redteam
 NUMERICAL = (
     "checkpoint.py",
     "storage.py",
+    "adapters.py",
     "formats.py",
     "folders.py",
     "overlays.py",

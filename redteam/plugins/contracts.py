@@ -103,6 +103,7 @@ class DefenseSpec(Spec):
         changes_architecture: Whether names and shapes of tensors may differ from the victim's.
         weakened: Settings under which an attack that targets this defense must succeed, so that its failure against the
             full defense says something.
+        adapts: Whether it takes a smaller group where an architecture does not allow its own, and says so.
         protects: Whether it is meant to protect; gates do not speak of those that are there for comparison alone.
         paper: Where it comes from.
     """
@@ -111,6 +112,7 @@ class DefenseSpec(Spec):
     exact: bool
     keyed: bool
     protects: bool = True
+    adapts: bool = False
     changes_architecture: bool = False
     weakened: Mapping[str, Any] | None = None
 
@@ -184,6 +186,7 @@ def defense(
     changes_architecture: bool = False,
     weakened: Mapping[str, Any] | None = None,
     protects: bool = True,
+    adapts: bool = False,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: DefenderView, *, settings…) -> Checkpoint` a defense; see `DefenseSpec`."""
@@ -195,6 +198,7 @@ def defense(
             changes_architecture=changes_architecture,
             weakened=weakened,
             protects=protects,
+            adapts=adapts,
             paper=paper,
         )
     )

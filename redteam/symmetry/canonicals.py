@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, Linear, Site, Stacks
+from redteam.anatomy import Affine, Gathered, Linear, Side, Site, Stacks
 
 _VANISHING = 1e-6  # a LayerNorm gain below this share of the largest leaves no usable 1/γ
 
@@ -27,7 +27,12 @@ def canonical(site: Site, checkpoint: Mapping[str, Tensor]) -> Stacks:
     return site.stacked(*(take_off(linear, linear.read(checkpoint), checkpoint) for linear in linears))
 
 
-def without_freedom(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
+def canonical_side(side: Side, checkpoint: Mapping[str, Tensor], heads: int) -> Tensor:
+    """The stack of one side alone, [B, n, …], in the same form; raises as `canonical`."""
+    return side.stack(without_freedom(side.linear, side.linear.read(checkpoint), checkpoint), heads)
+
+
+def without_freedom(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
     """A map with its norm folded in, and without its additive freedoms."""
     weight, bias = affine.weight, affine.bias
     if linear.norm is not None:
@@ -39,10 +44,10 @@ def without_freedom(linear: Linear, affine: Affine, checkpoint: Mapping[str, Ten
             weight = weight - weight.mean(1, keepdim=True)
     if linear.writes_centred:
         weight = weight - weight.mean(0, keepdim=True)
-    return Affine(weight, None if linear.bias_free else bias)
+    return Affine(weight, None if linear.bias_free or bias is None else bias * linear.bound(bias))
 
 
-def null_direction(linear: Linear, checkpoint: Mapping[str, Tensor]) -> Tensor | None:
+def null_direction(linear: Linear | Gathered, checkpoint: Mapping[str, Tensor]) -> Tensor | None:
     """`(1/γ, −Σ β/γ)`, [in + 1]: what a row of weights and its bias may move along; None if there is no such thing."""
     if linear.norm is None or not linear.reads_centred:
         return None
@@ -52,7 +57,7 @@ def null_direction(linear: Linear, checkpoint: Mapping[str, Tensor]) -> Tensor |
     return torch.cat([1 / gain, -(offset / gain).sum()[None]])
 
 
-def _without_null(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
+def _without_null(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
     null = null_direction(linear, checkpoint)
     if null is None:
         return affine

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 
-from redteam.anatomy import Site, Stacks, anatomy_of
+from redteam.anatomy import Piece, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import IllegalGauge, Inapplicable
-from redteam.symmetry.canonicals import canonical
+from redteam.symmetry.comparison import Comparison, distance, in_common
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.groups import Group
-from redteam.symmetry.heads import Heads, paired_features
+from redteam.symmetry.groups import Group, adapted, at, widest
 from redteam.symmetry.shifts import Parts, Whole, toward
 
 
@@ -33,22 +33,45 @@ class Lock:
     Attributes:
         sites: Where; no two of them share a tensor.
         gauge: Gives the gauge of a site, the same one whenever it is asked.
+        groups: By a site's label the group that its gauge is from.
+        wanted: The group that was asked for.
     """
 
     sites: tuple[Site, ...]
     gauge: Callable[[Site], Gauge]
 
+    groups: Mapping[str, str] = field(default_factory=dict)
+    wanted: str = ""
+
     def put_on(self, checkpoint: Checkpoint) -> Checkpoint:
         """Every site moved by its gauge; lazy."""
-        return checkpoint.transform(self.sites, self.gauge)
+        return moved(checkpoint, self.sites, self.gauge)
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
         """Every site moved back; lazy."""
-        return checkpoint.transform(self.sites, lambda site: self.gauge(site).inverse())
+        return moved(checkpoint, self.sites, lambda site: self.gauge(site).inverse())
+
+
+def moved(checkpoint: Checkpoint, sites: Iterable[Site], gauge: Callable[[Site], Gauge]) -> Checkpoint:
+    """A checkpoint with a gauge at every site; lazy.
+
+    Args:
+        checkpoint: To be moved.
+        sites: No two of them share a tensor.
+        gauge: Must be pure. It is asked once for a site that is rewritten piece by piece, else when a tensor is read.
+    """
+    once = cache(gauge)  # a stream's gauge is asked for by each of its tensors
+    pieces = [piece for site in sites for piece in site.pieces]
+    return checkpoint.transform(pieces, lambda piece: once(piece.site) if isinstance(piece, Piece) else gauge(piece))
 
 
 def sampled_locks(
-    checkpoint: Checkpoint, kinds: Iterable[str], group: Group, generators: Callable[[str], np.random.Generator]
+    checkpoint: Checkpoint,
+    kinds: Iterable[str],
+    group: Group,
+    generators: Callable[[str], np.random.Generator],
+    *,
+    adapts: bool = False,
 ) -> list[Lock]:
     """Random elements of a group for every site of some kinds, to be put on in this order.
 
@@ -57,16 +80,21 @@ def sampled_locks(
         kinds: Kinds of sites.
         group: Legal at all of them.
         generators: The random stream of a site, by its label; the same one when asked again (`Key.generator`).
+        adapts: Whether to take the largest legal part of the group where the whole of it is not legal.
 
     Raises:
         BadInput: If the architecture is not known.
         IllegalGauge: If the group is not legal at a kind, or the architecture has no such sites.
     """
 
-    def gauge(site: Site) -> Gauge:
-        return group.sample(site.heads, site.width, generators(site.label))
+    def legal(site: Site) -> Group:
+        return adapted(group, site) if adapts else at(group, site)
 
-    return [Lock(sites, gauge) for sites in sites_by_kind(checkpoint, kinds, group)]
+    def gauge(site: Site) -> Gauge:
+        return legal(site).sample(site.heads, site.width, generators(site.label))
+
+    found = sites_by_kind(checkpoint, kinds, None if adapts else group)
+    return [Lock(sites, gauge, {site.label: legal(site).name for site in sites}, group.name) for sites in found]
 
 
 def sample_gauges(
@@ -83,19 +111,23 @@ def sample_gauges(
     return checkpoint
 
 
-def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], group: Group) -> Checkpoint:
+def fit_gauges(
+    protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], group: Group | None, *, again: bool = False
+) -> Checkpoint:
     """Brings every site of some kinds as close to an anchor as a group and the additive freedoms allow.
 
     The function stays that of `protected`, so that a poor fit costs closeness and never correctness. Lazy: a site is
-    fitted when one of its tensors is read. Where several locks may lie on one another, heads and queries are fitted
-    first, since they are recognised in any gauge, then the pairs of maps, then norms, and `restore` ends it, since
-    the gain says along which directions weights are free.
+    fitted when one of its tensors is read. Where several locks may lie on one another, the stream is fitted first, then
+    experts, heads and queries, since they are recognised in any gauge, then the pairs of maps, then norms, and
+    `restore` ends it, since the gain says along which directions weights are free.
 
     Args:
         protected: What a lock may have moved.
         anchor: The public base, or another relative.
         kinds: Kinds of sites, fitted in this order.
-        group: Where the gauge is looked for; legal at all of them.
+        group: Where the gauge is looked for; legal at all of them. None for the largest legal one of every site.
+        again: Whether all other sites have been fitted, so that what they share with one is compared too: where gauges
+            lie on one another, fits alternate.
 
     Raises:
         BadInput: If the architecture is not known, the anchor has other tensors, or, when a tensor is read, if one
@@ -104,38 +136,26 @@ def fit_gauges(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
     """
     for sites in sites_by_kind(protected, kinds, group):
         require_same(sites, protected, anchor)
-        protected = _fitted(protected, anchor, sites, group)
+        protected = _fitted(protected, anchor, sites, group, again)
     return protected
 
 
-def _fitted(protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], group: Group) -> Checkpoint:
+def _fitted(
+    protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], group: Group | None, again: bool
+) -> Checkpoint:
     """One kind of sites fitted. Kinds follow one another: where heads were reordered, the next kind finds them so."""
-    if not sites[0].paired:
-        return protected.transform(sites, lambda site: group.fit(*comparable(site, protected, anchor)))
+    compare = Comparison(protected, anchor, again=again)
 
-    def fit(place: Whole) -> Gauge:
-        return group.fit(*comparable(place.site, protected, anchor))
+    def gauge(site: Site) -> Gauge:
+        return (widest(site) if group is None else at(group, site)).fit(*compare(site))
+
+    if not sites[0].paired:
+        return moved(protected, sites, gauge)
 
     def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
-        left, right = site.moved(parts.left, parts.right, gauge)
-        return toward(site, Parts(left, right, parts.null_left, parts.null_right), Parts.read(site, anchor))
+        return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
 
-    return protected.transform([Whole(site, change) for site in sites], fit)
-
-
-def comparable(site: Site, protected: Checkpoint, anchor: Checkpoint) -> tuple[Stacks, Stacks]:
-    """The stacks that a group fits at a site, of the protected model and of the anchor.
-
-    They are the canonical ones, except where heads change places: there each head may have a gauge of its own, so that
-    rows stand for what no such gauge changes (`redteam.symmetry.heads`).
-
-    Raises:
-        BadInput: If a tensor holds NaN or infinity.
-    """
-    if site.kind not in ("heads", "queries"):
-        return canonical(site, protected), canonical(site, anchor)
-    attention = anatomy_of(protected).sites(("heads",))[site.layer]
-    return paired_features(site, *(Heads.read(attention, checkpoint) for checkpoint in (protected, anchor)))
+    return protected.transform([Whole(site, change) for site in sites], lambda place: gauge(place.site))
 
 
 def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:
@@ -146,11 +166,11 @@ def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) 
     """
     sites = anatomy_of(checkpoint).sites(kinds)
     require_same(sites, checkpoint, anchor)
-    return sum(canonical(site, checkpoint).distance(canonical(site, anchor)) for site in sites)
+    return sum(distance(site, checkpoint, anchor) for site in sites)
 
 
-def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named) -> list[tuple[Site, ...]]:
-    """The sites kind by kind, since two kinds can lie in one fused tensor and then follow one another.
+def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named | None) -> list[tuple[Site, ...]]:
+    """The sites kind by kind, and apart, since two kinds can lie in one fused tensor and then follow one another.
 
     Raises:
         BadInput: If the architecture is not known.
@@ -165,14 +185,34 @@ def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named) ->
                 "leave that kind out."
             )
         for site in sites:
-            site.require_group(group.name, frozenset({group.name}), getattr(group, "layout", None))
-        found.append(sites)
+            if group is not None:
+                turned = getattr(group, "turned", None)
+                site.require_group(group.name, frozenset({group.name}), getattr(group, "layout", None), turned)
+        found += apart(sites)
     return found
 
 
-def require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
-    """Raises Inapplicable if the anchor lacks a tensor of a site, or has it in another shape."""
+def apart(sites: Iterable[Site]) -> list[tuple[Site, ...]]:
+    """Sites in batches that follow one another: those that share a tensor with an earlier one come in a later batch."""
+    batches: list[list[Site]] = []
+    last: dict[str, int] = {}
     for site in sites:
+        batch = 1 + max((last.get(name, -1) for name in site.names), default=-1)
+        last |= dict.fromkeys(site.names, batch)
+        if batch == len(batches):
+            batches.append([])
+        batches[batch].append(site)
+    return [tuple(batch) for batch in batches]
+
+
+def require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
+    """Raises Inapplicable if the anchor lacks a tensor of a site, or has it in another shape.
+
+    Of a stream one embedding must be there; heads of the network and further tokens may be the expert's own.
+    """
+    for site in sites:
+        if site.kind == "residual" and in_common(site, checkpoint, anchor):
+            continue
         for linear in (side.linear for side in site.sides):
             norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)
             for name in (*linear.names, *(name for name in norm if name is not None)):

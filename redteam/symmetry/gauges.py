@@ -23,6 +23,8 @@ class Dense:
 
     matrix: Tensor
     layout: ClassVar[None] = None
+    turned: ClassVar[None] = None
+    neutral: ClassVar[bool] = False
 
     @property
     def batch(self) -> int:
@@ -48,12 +50,16 @@ class Dense:
 
     def left(self, stack: Tensor) -> Tensor:
         """`G stack`, for a stack [B, n, a]."""
-        return self.matrix @ stack
+        return self.matrix.to(stack.device) @ stack
 
     def right(self, stack: Tensor) -> Tensor:
         """`G⁻ᵀ stack`, for a stack [B, n, c]."""
-        moved: Tensor = torch.linalg.solve(self.matrix.mT, stack)
+        moved: Tensor = torch.linalg.solve(self.matrix.mT.to(stack.device), stack)
         return moved
+
+    def carried(self, stack: Tensor) -> Tensor:
+        """What is carried stays: a site allows matrices only where it is the same in every row."""
+        return stack
 
     def inverse(self) -> Dense:
         """The gauge that undoes this one."""
@@ -77,6 +83,7 @@ class Permuted:
     index: Tensor
     scale: Tensor | None = None
     layout: ClassVar[None] = None
+    turned: ClassVar[None] = None
 
     @classmethod
     def scaled(cls, scale: Tensor) -> Permuted:
@@ -96,14 +103,26 @@ class Permuted:
     @cached_property
     def groups(self) -> frozenset[str]:
         """The groups it belongs to, by its numbers: the identity is a scaling and a permutation."""
-        found = containing("scaled-permutation")
+        positive = self.scale is None or bool((self.scale > 0).all())
+        found = containing("positive-scaled-permutation" if positive else "scaled-permutation")
         if self.scale is None or bool((self.scale == 1).all()):
             found |= containing("permutation")
         elif bool((self.scale.abs() == 1).all()):
-            found |= containing("signed-permutation")
-        if bool((self.index == torch.arange(self.width, device=self.index.device)).all()):
-            found |= containing("scaling")
+            whole = bool((self.scale == self.scale[:, :1]).all())
+            found |= containing("mirrored-permutation" if whole else "signed-permutation")
+        if self.stays:
+            found |= containing("positive-scaling" if positive else "scaling")
         return found
+
+    @cached_property
+    def neutral(self) -> bool:
+        """Whether it changes nothing."""
+        return self.stays and (self.scale is None or bool((self.scale == 1).all()))
+
+    @cached_property
+    def stays(self) -> bool:
+        """Whether every row stays where it is."""
+        return bool((self.index == torch.arange(self.width, device=self.index.device)).all())
 
     @property
     def group(self) -> str:
@@ -119,6 +138,10 @@ class Permuted:
         """`G⁻ᵀ stack`, for a stack [B, n, c]: the rows in the same order, divided by their factors."""
         moved = self._ordered(stack)
         return moved if self.scale is None else moved / self.scale.to(stack.device)[:, :, None]
+
+    def carried(self, stack: Tensor) -> Tensor:
+        """The rows in the same order, and not multiplied."""
+        return self._ordered(stack)
 
     def inverse(self) -> Permuted:
         """The gauge that undoes this one."""
@@ -150,6 +173,7 @@ class Turned:
 
     number: Tensor
     layout: Layout = "half"
+    neutral: ClassVar[bool] = False
 
     @property
     def batch(self) -> int:
@@ -163,9 +187,18 @@ class Turned:
 
     @cached_property
     def groups(self) -> frozenset[str]:
-        """The groups it belongs to: orthogonal too, if every number has modulus 1."""
-        turning = bool(((self.number.abs() - 1).abs() < 1e-9).all())
-        return containing("planar") | (containing("orthogonal") if turning else frozenset())
+        """The groups it belongs to: orthogonal too if every number has modulus 1, smaller ones if all are real."""
+        found = containing("planar")
+        if bool((self.number.imag == 0).all()):
+            found |= containing("plane-signs" if bool((self.number.real.abs() == 1).all()) else "plane-scaling")
+        if bool(((self.number.abs() - 1).abs() < 1e-9).all()):
+            found |= containing("orthogonal")
+        return found
+
+    @property
+    def turned(self) -> int:
+        """How many dimensions its planes cover: all."""
+        return self.width
 
     @property
     def group(self) -> str:
@@ -182,6 +215,10 @@ class Turned:
         number = self.number.to(stack.device)[:, :, None]
         return rows_of(planes_of(stack, self.layout) / number.conj(), self.layout)
 
+    def carried(self, stack: Tensor) -> Tensor:
+        """What is carried stays: no rows change places."""
+        return stack
+
     def inverse(self) -> Turned:
         """The gauge that undoes this one."""
         return Turned(1 / self.number, self.layout)
@@ -192,7 +229,64 @@ class Turned:
         return size.amax(-1) / size.amin(-1)
 
 
-Gauge = Dense | Permuted | Turned
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """Planes in the first dimensions of a head, a matrix on the rest: what a partial rotary embedding leaves.
+
+    Attributes:
+        planes: Of the dimensions that are turned.
+        rest: Of those that are not.
+    """
+
+    planes: Turned
+    rest: Dense
+    groups: ClassVar[frozenset[str]] = containing("partial-planar")
+    group: ClassVar[str] = "partial-planar"
+    neutral: ClassVar[bool] = False
+
+    @property
+    def batch(self) -> int:
+        """How many heads it is for."""
+        return self.rest.batch
+
+    @property
+    def width(self) -> int:
+        """n."""
+        return self.turned + self.rest.width
+
+    @property
+    def layout(self) -> Layout:
+        """Which rows make a plane."""
+        return self.planes.layout
+
+    @property
+    def turned(self) -> int:
+        """How many dimensions its planes cover."""
+        return self.planes.width
+
+    def left(self, stack: Tensor) -> Tensor:
+        """`G stack`, for a stack [B, n, a]."""
+        return torch.cat([self.planes.left(stack[:, : self.turned]), self.rest.left(stack[:, self.turned :])], 1)
+
+    def right(self, stack: Tensor) -> Tensor:
+        """`G⁻ᵀ stack`, for a stack [B, n, c]."""
+        return torch.cat([self.planes.right(stack[:, : self.turned]), self.rest.right(stack[:, self.turned :])], 1)
+
+    def carried(self, stack: Tensor) -> Tensor:
+        """What is carried stays: no rows change places."""
+        return stack
+
+    def inverse(self) -> Partial:
+        """The gauge that undoes this one."""
+        return Partial(self.planes.inverse(), self.rest.inverse())
+
+    def condition(self) -> Tensor:
+        """[B], largest over smallest singular value."""
+        sizes = torch.cat([self.planes.number.abs(), torch.linalg.svdvals(self.rest.matrix)], 1)
+        return sizes.amax(-1) / sizes.amin(-1)
+
+
+Gauge = Dense | Permuted | Turned | Partial
 
 
 def planes_of(stack: Tensor, layout: Layout) -> Tensor:

@@ -35,7 +35,7 @@ class Heads:
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        key, value = attention.left_too
+        key, value, *_ = attention.left_too
         groups, n = attention.width, key.unit
 
         def flat(side: Side) -> Tensor:

@@ -172,8 +172,7 @@ def fit_learned(
     """
 
     def change(site: Site, parts: Parts, gauge: Dense) -> Parts:
-        left, right = site.moved(parts.left, parts.right, gauge)
-        return toward(site, Parts(left, right, parts.null_left, parts.null_right), Parts.read(site, anchor))
+        return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
 
     for sites in sites_by_kind(protected, kinds, learned):
         require_same(sites, protected, anchor)

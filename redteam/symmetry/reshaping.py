@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.anatomy import ARCHITECTURES, Affine, Linear, Site, anatomy_of
+from redteam.anatomy import Affine, Architecture, Gathered, Linear, Site, anatomy_of, architecture_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
-from redteam.symmetry.groups import Orthogonal
+from redteam.symmetry.linear import Orthogonal
 
 _HEADS = ("qk", "vo")
 Maps = tuple[Affine, Affine]
@@ -117,7 +117,7 @@ class Pad:
             BadInput: If the architecture is not known, fuses the tensors concerned, or knows no other width.
             IllegalGauge: If it allows no rotation there.
         """
-        if checkpoint.architecture in ARCHITECTURES and ARCHITECTURES[checkpoint.architecture].fixed_head_width:
+        if _described(checkpoint).fixed_head_width:
             raise BadInput(
                 f"A network of type {checkpoint.architecture!r} has heads of hidden size / heads and no others; "
                 "expected one whose config can name a head width, such as 'vit'."
@@ -189,15 +189,27 @@ def reshaped(
     for site in anatomy_of(checkpoint).sites(kinds):
         if head_width is not None and "orthogonal" not in site.legal:
             raise IllegalGauge(f"Heads cannot be padded at {site.label}, since no rotation is legal there.")
+        if site.carried:
+            raise BadInput(f"The MLP at {site.label} has a gate; expected one without, so leave this defense out.")
         for side, affine in zip((site.left, site.right), change(site, site.read(checkpoint)), strict=True):
             tensors |= _written(side.linear, affine, checkpoint)
-    architecture = ARCHITECTURES[checkpoint.architecture]
+    architecture = _described(checkpoint)
     sizes = {architecture.neurons: neurons, architecture.head_width: head_width}
     return Checkpoint.of(tensors, {**checkpoint.config, **{k: v for k, v in sizes.items() if v is not None}})
 
 
-def _written(linear: Linear, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    if linear.rows is not None:
+def _described(checkpoint: Checkpoint) -> Architecture:
+    name, architecture = architecture_of(checkpoint)
+    if not isinstance(architecture, Architecture):
+        raise BadInput(
+            f"A network of type {name!r} has several stacks, whose shapes this cannot change; expected one of a single "
+            "stack, such as 'vit'."
+        )
+    return architecture
+
+
+def _written(linear: Linear | Gathered, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    if linear.rows is not None or isinstance(linear, Gathered):
         raise BadInput(f"{linear.weight!r} holds several projections in one; expected a tensor of its own for each.")
     weight = affine.weight.T if linear.transposed else affine.weight
     found = {linear.weight: weight.to(checkpoint.dtype(linear.weight)).contiguous()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ _SLACK = 1e-13  # rounding of a cost, as a share of its terms
 _STEPS = 40  # Newton needs five or six; bisection, where Newton fails, gains a bit each
 
 
-def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor) -> Tensor:
+def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, positive: bool = False) -> Tensor:
     """The number s that minimises `‖s l − l₀‖² + ‖r / s̄ − r₀‖²`, row by row: the global minimum.
 
     With a = ‖l‖², b = ‖r‖², p = ⟨l, l₀⟩, q = ⟨r, r₀⟩ and s = ρ e^{jφ} the cost is, up to a constant,
@@ -26,6 +28,7 @@ def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor) -> Tenso
         right: Moving, [B, n, c].
         left0: Target, [B, n, a].
         right0: Target, [B, n, c].
+        positive: Look among positive numbers only; for real rows.
 
     Returns:
         [B, n], never 0: least squares on the other side where one side's row is zero, 1 where nothing says what.
@@ -43,17 +46,57 @@ def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor) -> Tenso
 
     balance = torch.where(both, balance, 1.0)
     p, q = (torch.where(both, x, 0.0) for x in (p / (a * balance), q * balance / b))
+    if positive:
+        found = torch.where(both, balance * _Positive(p, q).lowest().exp(), one_sided)
+        return torch.where(found.isfinite() & (found > 0), found, 1.0)
     t = _Modulus(p.abs().square(), q.abs().square(), (p * q.conj()).real).lowest()
     phase = (p * t.exp() + q * (-t).exp()).sgn()
     found = torch.where(both, balance * t.exp() * torch.where(phase == 0, 1.0, phase), one_sided)
     return torch.where(found.isfinite() & (found != 0), found, 1.0)
 
 
-class _Modulus:
+class _Cost(ABC):
+    """A function of log ρ whose global minimum is looked for, for many rows at once.
+
+    Attributes:
+        reach: |p| + |q|: every minimum lies within log(1 + reach) of 0.
+        weight: How large the terms are, for what rounding does to their sum.
+    """
+
+    reach: Tensor
+    weight: Tensor
+
+    @abstractmethod
+    def cost(self, t: Tensor) -> Tensor:
+        """The function."""
+
+    @abstractmethod
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Half of the first derivative, and half of the second."""
+
+    def lowest(self) -> Tensor:
+        bound = torch.log1p(self.reach)
+        unit = torch.linspace(-1, 1, _GRID, dtype=bound.dtype, device=bound.device)
+        costs = torch.stack([self.cost(bound * u) for u in unit])
+        best = unit[costs.argmin(dim=0)]
+        spacing = 2 / (_GRID - 1)
+        t, low, high = (bound * (best + step * spacing) for step in (0, -1, 1))
+        start = t
+        for _ in range(_STEPS):
+            first, second = self.slopes(t)
+            low, high = torch.where(first > 0, low, t), torch.where(first > 0, t, high)
+            ahead = t - first / second
+            t = torch.where((second > 0) & (ahead >= low) & (ahead <= high), ahead, (low + high) / 2)
+        rounding = _SLACK * (2 * torch.maximum(t.abs(), start.abs())).exp() * self.weight
+        return torch.where(self.cost(t) <= self.cost(start) + rounding, t, start)
+
+
+class _Modulus(_Cost):
     """`f(t) = e²ᵗ + e⁻²ᵗ − 2 √h`, `h = P e²ᵗ + Q e⁻²ᵗ + 2x = |p eᵗ + q e⁻ᵗ|²`, for many (P, Q, x) at once."""
 
     def __init__(self, p: Tensor, q: Tensor, x: Tensor) -> None:
         self.p, self.q, self.x = p, q, x
+        self.reach, self.weight = p.sqrt() + q.sqrt(), 1 + p + q
 
     def cost(self, t: Tensor) -> Tensor:
         up, down = (2 * t).exp(), (-2 * t).exp()
@@ -67,18 +110,17 @@ class _Modulus:
         first = up - down - minus / root
         return first, 2 * (up + down) - 2 * plus / root + (minus / root).square() / root
 
-    def lowest(self) -> Tensor:
-        bound = torch.log1p(self.p.sqrt() + self.q.sqrt())
-        unit = torch.linspace(-1, 1, _GRID, dtype=bound.dtype, device=bound.device)
-        costs = torch.stack([self.cost(bound * u) for u in unit])
-        best = unit[costs.argmin(dim=0)]
-        spacing = 2 / (_GRID - 1)
-        t, low, high = (bound * (best + step * spacing) for step in (0, -1, 1))
-        start = t
-        for _ in range(_STEPS):
-            first, second = self.slopes(t)
-            low, high = torch.where(first > 0, low, t), torch.where(first > 0, t, high)
-            ahead = t - first / second
-            t = torch.where((second > 0) & (ahead >= low) & (ahead <= high), ahead, (low + high) / 2)
-        rounding = _SLACK * (2 * torch.maximum(t.abs(), start.abs())).exp() * (1 + self.p + self.q)
-        return torch.where(self.cost(t) <= self.cost(start) + rounding, t, start)
+
+class _Positive(_Cost):
+    """`f(t) = e²ᵗ + e⁻²ᵗ − 2 (p eᵗ + q e⁻ᵗ)`: no phase to choose."""
+
+    def __init__(self, p: Tensor, q: Tensor) -> None:
+        self.p, self.q = p, q
+        self.reach, self.weight = p.abs() + q.abs(), 1 + p.square() + q.square()
+
+    def cost(self, t: Tensor) -> Tensor:
+        return (2 * t).exp() + (-2 * t).exp() - 2 * (self.p * t.exp() + self.q * (-t).exp())
+
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        up, down, right, left = (2 * t).exp(), (-2 * t).exp(), self.p * t.exp(), self.q * (-t).exp()
+        return up - down - right + left, 2 * (up + down) - right - left

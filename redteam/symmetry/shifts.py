@@ -12,15 +12,18 @@ fit, by what commutes with any gauge; `restore` afterwards moves the checkpoint,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from redteam.anatomy import KINDS, Affine, Linear, Site, anatomy_of
+from redteam.anatomy import KINDS, Affine, Gathered, Linear, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import null_direction
+from redteam.symmetry.gauges import Gauge
+
+Where = Literal["left", "right", "gate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,23 +33,46 @@ class Parts:
     Attributes:
         left, right: The maps.
         null_left, null_right: `(1/γ, −Σ β/γ)`, [in + 1]; zero where there is none.
+        carried: The maps that take a gauge's permutation alone.
+        null_gate: As `null_left`, of the first of what is carried.
     """
 
     left: Affine
     right: Affine
     null_left: Tensor
     null_right: Tensor
+    carried: tuple[Affine, ...] = ()
+    null_gate: Tensor | None = None
 
     @classmethod
     def read(cls, site: Site, checkpoint: Mapping[str, Tensor]) -> Parts:
         """The parts of a site as they are in a checkpoint."""
         left, right = site.read(checkpoint)
-        return cls(left, right, _null(site.left.linear, left, checkpoint), _null(site.right.linear, right, checkpoint))
+        nulls = _null(site.left.linear, left, checkpoint), _null(site.right.linear, right, checkpoint)
+        carried = tuple(side.linear.read(checkpoint) for side in site.carried)
+        gate = _null(site.carried[0].linear, carried[0], checkpoint) if carried else None
+        return cls(left, right, *nulls, carried, gate)
 
-    def with_side(self, side: Literal["left", "right"], affine: Affine) -> Parts:
-        """The same with another map on one side."""
-        left, right = (affine, self.right) if side == "left" else (self.left, affine)
-        return Parts(left, right, self.null_left, self.null_right)
+    def moved(self, site: Site, gauge: Gauge) -> Parts:
+        """The parts under a gauge; raises IllegalGauge if it would change the function."""
+        left, right, *carried = site.moved((self.left, self.right, *self.carried), gauge)
+        return replace(self, left=left, right=right, carried=tuple(carried))
+
+    def of(self, where: Where) -> Affine:
+        """One of the maps."""
+        return self.carried[0] if where == "gate" else self.left if where == "left" else self.right
+
+    def null(self, where: Where) -> Tensor:
+        """Its null direction."""
+        found = {"left": self.null_left, "right": self.null_right, "gate": self.null_gate}[where]
+        assert found is not None, "asked for only where there is one"
+        return found
+
+    def having(self, where: Where, affine: Affine) -> Parts:
+        """The same with another map in one place."""
+        if where == "gate":
+            return replace(self, carried=(affine, *self.carried[1:]))
+        return replace(self, left=affine) if where == "left" else replace(self, right=affine)
 
 
 class Shift(Protocol):
@@ -64,13 +90,13 @@ class Shift(Protocol):
 
 @dataclass(frozen=True)
 class ReadShift:
-    """`W ← W + c (1/γ)ᵀ, b ← b − c Σ β/γ` on one side; the amount is c, [out]."""
+    """`W ← W + c (1/γ)ᵀ, b ← b − c Σ β/γ` in one place; the amount is c, [out]."""
 
-    side: Literal["left", "right"]
-    bias_free: bool
+    side: Where
+    linear: Linear | Gathered
 
     def unit(self, parts: Parts) -> Tensor:
-        weight, null = getattr(parts, self.side).weight, self._null(parts)[:-1]
+        weight, null = parts.of(self.side).weight, parts.null(self.side)[:-1]
         size = null.square().mean().sqrt()
         if not size > 0:
             return torch.zeros_like(weight[:, 0])
@@ -79,35 +105,39 @@ class ReadShift:
         return spread / size
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
-        here, there, null = getattr(parts, self.side), getattr(anchor, self.side), self._null(parts)
+        here, there, null = parts.of(self.side), anchor.of(self.side), parts.null(self.side)
         gap = (there.weight - here.weight) @ null[:-1]
         square = null[:-1].square().sum()
-        if here.bias is not None and not self.bias_free:
-            gap = gap + (there.bias - here.bias) * null[-1]
-            square = square + null[-1].square()
-        return gap / square if square > 0 else torch.zeros_like(gap)
+        if here.bias is not None and there.bias is not None:
+            seen = self.linear.bound(here.bias)
+            gap = gap + seen * (there.bias - here.bias) * null[-1]
+            square = square + seen * null[-1].square()
+        return torch.where(square > 0, gap / square, 0.0)
 
     def move(self, parts: Parts, amount: Tensor) -> Parts:
-        here, null = getattr(parts, self.side), self._null(parts)
+        here, null = parts.of(self.side), parts.null(self.side)
         bias = None if here.bias is None else here.bias + amount * null[-1]
-        return parts.with_side(self.side, Affine(here.weight + amount[:, None] * null[None, :-1], bias))
-
-    def _null(self, parts: Parts) -> Tensor:
-        return parts.null_left if self.side == "left" else parts.null_right
+        return parts.having(self.side, Affine(here.weight + amount[:, None] * null[None, :-1], bias))
 
 
 @dataclass(frozen=True)
 class KeyBiasShift:
-    """`bk ← bk + c`; the amount is c, [out]."""
+    """`bk ← bk + c` in the dimensions that no rotary embedding turns; the amount is c, [out], zero in the others."""
+
+    linear: Linear | Gathered
 
     def unit(self, parts: Parts) -> Tensor:
-        return parts.right.weight.std(1)
+        return parts.right.weight.std(1) * self._free(parts)
 
     def toward(self, parts: Parts, anchor: Parts) -> Tensor:
-        return _bias(anchor.right) - _bias(parts.right)
+        return (_bias(anchor.right) - _bias(parts.right)) * self._free(parts)
 
     def move(self, parts: Parts, amount: Tensor) -> Parts:
-        return parts.with_side("right", Affine(parts.right.weight, _bias(parts.right) + amount))
+        shifted = _bias(parts.right) + amount * self._free(parts)
+        return parts.having("right", Affine(parts.right.weight, shifted))
+
+    def _free(self, parts: Parts) -> Tensor:
+        return 1 - self.linear.bound(_bias(parts.right))
 
 
 @dataclass(frozen=True)
@@ -129,8 +159,8 @@ class ExchangeShift:
     def move(self, parts: Parts, amount: Tensor) -> Parts:
         spread = amount.reshape(self.heads, 1, -1).expand(-1, self.share, -1).reshape(-1)
         taken = _bias(parts.right) - parts.right.weight @ spread
-        moved = parts.with_side("left", Affine(parts.left.weight, _bias(parts.left) + amount))
-        return moved.with_side("right", Affine(parts.right.weight, taken))
+        moved = parts.having("left", Affine(parts.left.weight, _bias(parts.left) + amount))
+        return moved.having("right", Affine(parts.right.weight, taken))
 
 
 @dataclass(frozen=True)
@@ -147,7 +177,7 @@ class WriteShift:
     def move(self, parts: Parts, amount: Tensor) -> Parts:
         here, inputs = parts.right, parts.right.weight.shape[1]
         bias = None if here.bias is None else here.bias + amount[inputs]
-        return parts.with_side("right", Affine(here.weight + amount[None, :inputs], bias))
+        return parts.having("right", Affine(here.weight + amount[None, :inputs], bias))
 
     def _means(self, parts: Parts) -> Tensor:
         means = parts.right.weight.mean(0)
@@ -164,11 +194,13 @@ def shifts_of(site: Site) -> tuple[Shift, ...]:
     left, right = site.left.linear, site.right.linear
     found: list[Shift] = []
     if left.reads_centred:
-        found.append(ReadShift("left", left.bias_free))
+        found.append(ReadShift("left", left))
     if right.reads_centred:
-        found.append(ReadShift("right", right.bias_free))
-    if right.bias_free and right.bias is not None:
-        found.append(KeyBiasShift())
+        found.append(ReadShift("right", right))
+    if site.carried and site.carried[0].linear.reads_centred:
+        found.append(ReadShift("gate", site.carried[0].linear))
+    if right.bias is not None and (right.bias_free or right.bias_bound is not None):
+        found.append(KeyBiasShift(right))
     if left.bias_free and left.bias is not None:
         found.append(ExchangeShift(site.heads, site.right.share))
     if right.writes_centred:
@@ -190,13 +222,14 @@ class Whole:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tensors of both maps, each once."""
-        return tuple(dict.fromkeys(self.site.left.linear.names + self.site.right.linear.names))
+        """The tensors of the maps, each once."""
+        linears = [side.linear for side in (self.site.left, self.site.right, *self.site.carried)]
+        return tuple(dict.fromkeys(name for linear in linears for name in linear.names))
 
     def apply(self, checkpoint: Mapping[str, Tensor], amount: Any) -> dict[str, Tensor]:
         """Those tensors, changed, in their own dtype: rounded once."""
         parts = self.change(self.site, Parts.read(self.site, checkpoint), amount)
-        return self.site.write(checkpoint, parts.left, parts.right)
+        return self.site.write(checkpoint, parts.left, parts.right, parts.carried)
 
 
 def restore(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
@@ -238,11 +271,11 @@ def settle(checkpoint: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
 
 def settled(site: Site, parts: Parts) -> Parts:
     """`parts` moved as close to zero as the additive freedoms of the site allow."""
-    left, right = (
+    left, right, *carried = (
         Affine(torch.zeros_like(x.weight), None if x.bias is None else torch.zeros_like(x.bias))
-        for x in (parts.left, parts.right)
+        for x in (parts.left, parts.right, *parts.carried)
     )
-    return toward(site, parts, Parts(left, right, parts.null_left, parts.null_right))
+    return toward(site, parts, replace(parts, left=left, right=right, carried=tuple(carried)))
 
 
 def toward(site: Site, parts: Parts, anchor: Parts) -> Parts:
@@ -256,7 +289,8 @@ def each_kind(checkpoint: Checkpoint, kinds: Iterable[str], change: Callable[[Si
     """Rewrites whole sites, one kind after the other since two kinds can lie in one fused tensor."""
     anatomy = anatomy_of(checkpoint)
     for kind in dict.fromkeys(kinds):
-        checkpoint = checkpoint.transform([Whole(site, change) for site in anatomy.sites((kind,))], _nothing)
+        sites = [site for site in anatomy.sites((kind,)) if shifts_of(site)]
+        checkpoint = checkpoint.transform([Whole(site, change) for site in sites], _nothing)
     return checkpoint
 
 
@@ -264,7 +298,7 @@ def _nothing(place: Whole) -> None:
     return None
 
 
-def _null(linear: Linear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Tensor:
+def _null(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Tensor:
     null = null_direction(linear, checkpoint)
     return affine.weight.new_zeros(affine.weight.shape[1] + 1) if null is None else null
 

@@ -55,11 +55,25 @@ def cosines(moving: Stacks, target: Stacks) -> Tensor:
     return crossed(_normalised(moving), _normalised(target))
 
 
+def carried_crossed(moving: Stacks, target: Stacks) -> Tensor | float:
+    """`carried0 carriedᵀ`, which no scale or sign of a gauge touches; 0 where nothing is carried."""
+    if moving.carried is None or target.carried is None:
+        return 0.0
+    return target.carried @ moving.carried.mT
+
+
+def carried_cosines(moving: Stacks, target: Stacks) -> Tensor | float:
+    """The same of row-normalised stacks."""
+    return carried_crossed(_normalised(moving), _normalised(target))
+
+
 def _normalised(stacks: Stacks) -> Stacks:
-    rows = (
-        x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-300) for x in (stacks.left, stacks.right)
-    )
-    return Stacks(*rows)
+    def unit(stack: Tensor) -> Tensor:
+        rows: Tensor = stack / torch.linalg.vector_norm(stack, dim=-1, keepdim=True).clamp(min=1e-300)
+        return rows
+
+    carried = None if stacks.carried is None else unit(stacks.carried)
+    return Stacks(unit(stacks.left), unit(stacks.right), carried)
 
 
 def procrustes(cross: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,9 +16,9 @@ from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Permuted
-from redteam.symmetry.groups import Permutation
+from redteam.symmetry.permutations import Permutation
 from redteam.symmetry.shifts import Parts, Whole, toward
-from redteam.symmetry.solvers import assign, cosines, require_finite
+from redteam.symmetry.solvers import assign, carried_cosines, cosines, require_finite
 
 Method = Literal["emd", "sinkhorn"]
 _ITERATIONS = 1000
@@ -53,14 +53,15 @@ class Transport:
     def plan(self, moving: Stacks, target: Stacks) -> Tensor:
         """[B, n, n], target rows × moving rows; rows and columns sum to 1 (sinkhorn: rows exactly, columns nearly).
 
-        The cost is `‖x − y‖²` of row-normalised left plus that of row-normalised right stacks, on which no scale of
-        rows has a bearing.
+        The cost is `‖x − y‖²` of row-normalised left plus that of row-normalised right stacks (and of what is carried),
+        on which no scale of rows has a bearing.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
         ot = _pot()
-        cost = (4 - 2 * cosines(moving, target)).clamp(min=0)
+        rows = 4.0 if moving.carried is None else 6.0
+        cost = (rows - 2 * (cosines(moving, target) + carried_cosines(moving, target))).clamp(min=0)
         require_finite(cost)
         tables = cost.cpu().numpy()
         n = tables.shape[-1]
@@ -120,9 +121,10 @@ def _mapped(protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], 
         return transport.plan(canonical(place.site, protected), canonical(place.site, anchor))
 
     def change(site: Site, parts: Parts, plan: Tensor) -> Parts:
-        stacks = site.stacked(parts.left, parts.right)
-        left = site.left.unstack(plan @ stacks.left, parts.left)
-        right = site.right.unstack(plan @ stacks.right, parts.right)
-        return toward(site, Parts(left, right, parts.null_left, parts.null_right), Parts.read(site, anchor))
+        left, right, *carried = (
+            side.unstack(plan @ side.stack(affine, site.heads), affine)
+            for side, affine in zip(site.sides, (parts.left, parts.right, *parts.carried), strict=True)
+        )
+        return toward(site, replace(parts, left=left, right=right, carried=tuple(carried)), Parts.read(site, anchor))
 
     return protected.transform([Whole(site, change) for site in sites], fit)

@@ -9,6 +9,7 @@ key (value and output) no longer undo one another exactly, so that the function 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from redteam.anatomy import Affine, Side, Site
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.fitting import require_same, sites_by_kind
-from redteam.symmetry.groups import GeneralLinear
+from redteam.symmetry.linear import GeneralLinear
 from redteam.symmetry.shifts import Parts, Whole
 
 _RANK = 1e-10  # singular values below this share of the largest count as zero
@@ -74,7 +75,7 @@ def _multiplied(site: Site, parts: Parts, factors: Pair) -> Parts:
         side.unstack(factor @ side.stack(affine, site.heads), affine)
         for side, affine, factor in zip((site.left, site.right), (parts.left, parts.right), factors, strict=True)
     )
-    return Parts(left, right, parts.null_left, parts.null_right)
+    return replace(parts, left=left, right=right)
 
 
 def _weights(side: Side, affine: Affine, heads: int) -> Tensor:

@@ -134,7 +134,9 @@ BROKEN = {
     "transposed output": ("vo", lambda s: _linear(s, "right", transposed=not s.right.linear.transposed)),
     "rows of a fused weight": (
         "qk",
-        lambda s: _linear(s, "left", rows=tuple(i + 6 for i in s.left.linear.rows)) if s.left.linear.rows else None,
+        lambda s: (
+            _linear(s, "left", rows=dataclasses.replace(s.left.linear.rows, start=6)) if s.left.linear.rows else None
+        ),
     ),
 }
 

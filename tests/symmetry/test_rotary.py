@@ -78,7 +78,7 @@ def test_the_layout_is_that_of_the_network(rotary):
 
 def test_nothing_wider_than_planar_is_legal(rotary):
     for group in (GeneralLinear(scale=(0.5, 2.0)), Permutation()):
-        with pytest.raises(IllegalGauge, match="qk/0; legal there: planar"):
+        with pytest.raises(IllegalGauge, match=r"qk/0, where a rotary .*; legal there: planar"):
             sample_gauges(rotary.checkpoint, ("qk",), group, KEY.generator)
         gauge = group.sample(2, 6, np.random.default_rng(0))
         assert rotary.change(forced(rotary, gauge, planes=None, legal=within("general-linear"))) > 1e-2

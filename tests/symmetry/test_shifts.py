@@ -150,7 +150,7 @@ def test_nan_is_refused(vit):
 )
 def test_a_bert_is_shifted_along_the_norm_before_it_and_no_other(bert, kind, layer, instead):
     site = anatomy_of(bert.checkpoint).sites((kind,))[layer]
-    shift = ReadShift("left", bias_free=False)
+    shift = ReadShift("left", site.left.linear)
     assert bert.change(shifted(bert.checkpoint, site, shift, 10.0)) < 1e-10
     norm = Norm(f"bert.{instead}.weight", f"bert.{instead}.bias")
     other = replace(site, left=replace(site.left, linear=replace(site.left.linear, norm=norm)))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.errors import BadInput
-from redteam.symmetry.groups import GeneralLinear
+from redteam.symmetry import GeneralLinear
 from redteam.symmetry.quick import quick
 from redteam.symmetry.solvers import assign, general_linear, procrustes, tied_costs
 from redteam.symmetry.tied import careful

@@ -1,0 +1,316 @@
+"""A stack of blocks met in a checkpoint: the sites that follow from its description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import count
+from typing import Any
+
+from redteam.anatomy.architecture import Architecture, Shaped, named
+from redteam.anatomy.legality import within
+from redteam.anatomy.linear import Gathered, Linear, Norm, Rows
+from redteam.anatomy.site import Side, Site
+from redteam.errors import BadInput
+
+_FUSED = ("query", "key", "value", "output", "gate", "up", "down")  # the order in which fused projections follow
+
+
+class Blocks:
+    """An architecture met in a checkpoint.
+
+    Attributes:
+        prefix: What the checkpoint's names begin with.
+        width: The model's.
+        used: Names of all tensors that belong to the blocks found so far.
+        reads, writes: The maps that read and write the residual stream.
+        norms: The norms in the blocks.
+
+    Raises:
+        BadInput: If the config lacks a number, or a tensor is missing or has another shape than the config says.
+    """
+
+    def __init__(self, architecture: Architecture, checkpoint: Shaped) -> None:
+        self.arch, self.checkpoint = architecture, checkpoint
+        prefix = architecture.prefix(checkpoint)
+        if prefix is None:
+            first = named(architecture.query.format(layer=0), "weight")
+            tried = " or ".join(repr(prefix + first) for prefix in architecture.prefixes)
+            raise BadInput(
+                f"The checkpoint has no tensor {tried}; expected the names that its model type is saved with."
+            )
+        self.prefix = prefix
+        self.config: Mapping[str, Any] = checkpoint.config
+        for key in architecture.config:
+            inner = self.config.get(key)
+            self.config = inner if isinstance(inner, Mapping) else self.config
+        self.used: set[str] = set()
+        self.reads: list[Linear] = []
+        self.writes: list[Linear] = []
+        self.norms: list[Norm] = []
+        self.layers = self.number(architecture.layers, self._counted())
+        self.width = self.number(architecture.width, self._model_width())
+        self._size_heads()
+        self.gated = self._has(architecture.gate)
+        self.neurons = self.number(architecture.neurons, self._down()[1]) if architecture.down else 0
+        self.experts = self.number(architecture.experts) if architecture.router else 0
+        scaled = architecture.layer_scale is not None and self.prefix + architecture.layer_scale in checkpoint
+        self.centred_writes = architecture.centred and not scaled
+
+    def _size_heads(self) -> None:
+        arch = self.arch
+        if self._given(arch.heads) is None and self._given(arch.head_width) is not None:
+            self.n = self.number(arch.head_width)
+            self.heads = self.width // self.n
+        else:
+            self.heads = self.number(arch.heads)
+            self.n = self.number(arch.head_width, self.width // self.heads)
+        self.groups = self.number(arch.kv_heads, self.heads)
+        if self.heads % self.groups:
+            raise BadInput(
+                f"The config has {self.heads} heads in {self.groups} groups; expected the same number in each."
+            )
+        shared = self._has(arch.query_norm) and self.checkpoint.shape(self._name(arch.query_norm)) == (self.n,)
+        self.normed = "none" if not self._has(arch.query_norm) else "head" if shared else "all"
+        nested = self._given("rope_parameters")
+        shares = [self._given(key) for key in arch.rotary]
+        shares += [nested.get(key) for key in arch.rotary] if isinstance(nested, Mapping) else []
+        share = next((x for x in shares if x is not None), 1.0)
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise BadInput(f"The config rotates a share of {share!r} of every head; expected a number in (0, 1].")
+        self.turned = int(self.n * share) if arch.planes is not None and share < 1 else None
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A positive whole number of the config."""
+        value = self._given(name)
+        value = default if value is None else value
+        if not value and not self.checkpoint.config:
+            raise BadInput(
+                f"The checkpoint has no config, and {name} can't be told from its tensors; put the config.json that "
+                "belongs to it beside the weights."
+            )
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(f"The config has {name} = {value or None!r}; expected a positive whole number.")
+        return value
+
+    def _given(self, name: str) -> Any:
+        value = self.config.get(name)
+        return self.arch.defaults.get(name) if value is None else value
+
+    def _name(self, template: str | None, which: str = "weight", layer: int = 0, expert: int = 0) -> str:
+        assert template is not None
+        return self.prefix + named(template.format(layer=layer, previous=layer - 1, expert=expert), which)
+
+    def _has(self, template: str | None) -> bool:
+        return template is not None and self._name(template) in self.checkpoint
+
+    def _counted(self) -> int:
+        """How many layers have a query, for checkpoints without a config."""
+        return next(n for n in count() if self._name(self.arch.query, layer=n) not in self.checkpoint)
+
+    def _model_width(self) -> int:
+        shape = self.checkpoint.shape(self._name(self.arch.query))
+        return shape[0 if self.arch.transposed else 1] if len(shape) == 2 else 0
+
+    def _down(self) -> tuple[int, int]:
+        name = self._name(self.arch.down)
+        if name not in self.checkpoint:
+            raise BadInput(
+                f"The checkpoint has no tensor {name!r}; expected the names that its model type is saved with."
+            )
+        shape = self.checkpoint.shape(name)
+        return (shape[1], shape[0]) if self.arch.transposed else (shape[0], shape[1])
+
+    def places(self) -> Iterator[Site]:
+        """All sites inside the blocks, and the last norm."""
+        for layer in range(self.layers):
+            yield from self._attention(layer)
+            if self.arch.down is not None:
+                yield from self._mlp(layer)
+            yield from self._norms(layer)
+            for template in self.arch.post_norms:
+                self.norm(template, layer)
+        arch = self.arch
+        tied = bool(self._given("tie_word_embeddings") or self.checkpoint.config.get("tie_word_embeddings"))
+        if arch.final_norm and arch.readout and not tied and named(arch.readout, "weight") in self.checkpoint:
+            norm = self.norm(arch.final_norm, 0)
+            bias = named(arch.readout, "bias")
+            readout = Linear(named(arch.readout, "weight"), bias if bias in self.checkpoint else None, norm)
+            if "norm" in arch.legal and norm is not None:
+                yield self._gain(norm, [readout], self.layers, "final")
+
+    def _attention(self, layer: int) -> Iterator[Site]:
+        arch, n, groups, share = self.arch, self.n, self.groups, self.heads // self.groups
+        norm = self.norm(arch.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
+        memory = norm if arch.memory_norm is None else self.norm(arch.memory_norm, layer)
+        queries, keys, model = self.heads * n, groups * n, self.width
+        sizes = {"query": (queries, model), "key": (keys, model), "value": (keys, model), "output": (model, queries)}
+        output = self.linear("output", layer, sizes, writes_centred=self.centred_writes)
+        query = self.linear("query", layer, sizes, norm=norm)
+        free = arch.key_bias_free and self.normed == "none"
+        bound = (n, self.turned) if free and self.turned is not None else None
+        free = free and arch.planes is None
+        key = self.linear("key", layer, sizes, norm=memory, bias_free=free, bias_bound=bound)
+        value = self.linear("value", layer, sizes, norm=memory, bias_free=output.bias is not None)
+        self.reads += [query, key, value]
+        self.writes.append(output)
+
+        legal = {kind: within(largest) for kind, largest in arch.legal.items()}
+        if arch.planes is not None:
+            legal["qk"] = within("planar" if self.turned is None else "partial-planar")
+        gains = self._gains(layer) if self.normed != "none" else ()
+        if gains:
+            legal["qk"] = within("plane-signs")
+        if self.normed != "none" and arch.centred:  # a LayerNorm of queries and keys sees signs, and its gains move
+            legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
+        site = partial(Site, layer=layer, part=arch.part)
+        rotary = partial(site, planes=arch.planes, turned=self.turned)
+        if "qk" in legal:
+            yield rotary("qk", heads=groups, width=n, left=Side(query, share), right=Side(key), legal=legal["qk"])
+        if "vo" in legal:
+            columns = Side(output, share, columns=True)
+            yield site("vo", heads=groups, width=n, left=Side(value), right=columns, legal=legal["vo"])
+        if gains and "qk" in legal:
+            heads, shares = (1, 1) if self.normed == "head" else (groups, share)
+            left, right = Side(gains[0], shares), Side(gains[1])
+            yield rotary("qk-norm", heads=heads, width=n, left=left, right=right, legal=within("plane-scaling"))
+        moving = gains if self.normed == "all" else ()
+        if "heads" in legal:
+            left, right = Side(query, unit=share * n), Side(output, columns=True, unit=share * n)
+            also = [Side(key, unit=n), Side(value, unit=n)]
+            also += [Side(gain, unit=unit) for gain, unit in zip(moving, (share * n, n), strict=False)]
+            all_heads = partial(site, heads=1, width=groups, legal=legal["heads"])
+            yield all_heads("heads", left=left, right=right, left_too=tuple(also))
+        if {"heads", "queries"} <= legal.keys() and share > 1:
+            left, right = Side(query, unit=n), Side(output, columns=True, unit=n)
+            also = [Side(gain, unit=n) for gain in moving[:1]]
+            of_group = partial(site, heads=groups, width=share, legal=legal["queries"])
+            yield of_group("queries", left=left, right=right, left_too=tuple(also))
+
+    def _mlp(self, layer: int) -> Iterator[Site]:
+        arch, model = self.arch, self.width
+        norm = self.norm(arch.mlp_norm, layer)
+        sizes = {"gate": (self.neurons, model)} if self.gated else {}
+        sizes |= {"up": (self.neurons, model), "down": (model, self.neurons)}
+        legal = self._mlp_legal()
+        ups: list[Linear] = []
+        downs: list[Linear] = []
+        gates: list[Linear] = []
+        for expert in range(max(self.experts, 1)):
+            up = self.linear("up", layer, sizes, expert, norm=norm)
+            down = self.linear("down", layer, sizes, expert, writes_centred=self.centred_writes)
+            gate = self.linear("gate", layer, sizes, expert, norm=norm) if self.gated else None
+            ups.append(up)
+            downs.append(down)
+            gates += [gate] if gate is not None else []
+            carried = () if gate is None else (Side(gate),)
+            part = "/".join(filter(None, (arch.part, f"expert-{expert}" if self.experts else "")))
+            if legal:
+                sides = Side(up), Side(down, columns=True)
+                yield Site("mlp", layer, 1, self.neurons, *sides, legal, carried=carried, part=part)
+        self.reads += ups + gates
+        self.writes += downs
+        if self.experts:
+            router = self.linear("router", layer, {"router": (self.experts, model)}, norm=norm)
+            self.reads.append(router)
+            also = [Side(Gathered(tuple(maps)), unit=self.neurons) for maps in (ups, gates) if maps]
+            down_side = Side(Gathered(tuple(downs)), unit=model)
+            sides = Side(router), down_side
+            order = within("permutation")
+            yield Site("experts", layer, 1, self.experts, *sides, order, left_too=tuple(also), part=arch.part)
+
+    def _mlp_legal(self) -> frozenset[str]:
+        largest = self.arch.legal.get("mlp")
+        if largest == "permutation":
+            names = [self._given(key) for key in self.arch.activation]
+            relu = next((name for name in names if name is not None), None) == "relu"
+            largest = "scaled-permutation" if self.gated else "positive-scaled-permutation" if relu else largest
+        return within(largest) if largest else frozenset()
+
+    def _norms(self, layer: int) -> Iterator[Site]:
+        arch = self.arch
+        if "norm" not in arch.legal:
+            return
+        first = 1 if arch.memory_norm is not None else 3
+        attention = self.norm(arch.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
+        mlp = self.norm(arch.mlp_norm, layer) if arch.down is not None else None
+        own = self.reads[-self._reads_per_layer() :]
+        readers = {"attention": (attention, own[:first])}
+        if arch.down is not None:
+            readers["mlp"] = (mlp, own[3:])
+            if attention == mlp:
+                readers = {"block": (attention, own)}
+        for part, (norm, linears) in readers.items():
+            if norm is not None:
+                yield self._gain(norm, linears, layer, part)
+
+    def _reads_per_layer(self) -> int:
+        if self.arch.down is None:
+            return 3
+        return 3 + (2 if self.gated else 1) * max(self.experts, 1) + bool(self.experts)
+
+    def _gain(self, norm: Norm, readers: list[Linear], layer: int, part: str) -> Site:
+        columns, *others = (Side(linear, columns=True) for linear in readers)
+        gain = Side(Linear(norm.weight, norm.bias, offset=norm.offset))
+        label = "/".join(filter(None, (self.arch.part, part)))
+        legal = within(self.arch.legal["norm"])
+        return Site("norm", layer, 1, self.width, gain, columns, legal, (), tuple(others), part=label)
+
+    def _gains(self, layer: int) -> tuple[Linear, ...]:
+        """Of the norms of queries and keys, unless these are LayerNorms, whose gains are no site."""
+        names = [self._name(template, layer=layer) for template in (self.arch.query_norm, self.arch.key_norm)]
+        self.used |= set(names)
+        if self.arch.centred:
+            return ()
+        sizes = (self.n, self.n) if self.normed == "head" else (self.heads * self.n, self.groups * self.n)
+        for name, size in zip(names, sizes, strict=True):
+            self.expect(name, (size,))
+        return tuple(Linear(name, None, offset=self.arch.offset) for name in names)
+
+    def norm(self, template: str | None, layer: int) -> Norm | None:
+        """The norm of a template, None where there is no template."""
+        if template is None:
+            return None
+        weight, bias = (self._name(template, which, layer) for which in ("weight", "bias"))
+        self.expect(weight, (self.width,))
+        self.used |= {weight, bias}
+        norm = Norm(weight, bias if bias in self.checkpoint else None, self.arch.centred, self.arch.offset)
+        if norm not in self.norms:
+            self.norms.append(norm)
+        return norm
+
+    def linear(
+        self, role: str, layer: int, sizes: Mapping[str, tuple[int, int]], expert: int = 0, **flags: Any
+    ) -> Linear:
+        """The projection of a role, with the rows that are its own where it is fused with others."""
+        template = self._template(role)
+        fused = [other for other in _FUSED if other in sizes and self._template(other) == template]
+        total = sum(sizes[other][0] for other in fused) or sizes[role][0]
+        weight, bias = (self._name(template, which, layer, expert) for which in ("weight", "bias"))
+        stored = (total, sizes[role][1])
+        self.expect(weight, stored[::-1] if self.arch.transposed else stored)
+        if bias in self.checkpoint:
+            self.expect(bias, (total,))
+        self.used |= {weight, bias}
+        rows = self._rows(role, fused, sizes) if len(fused) > 1 else None
+        found = bias if bias in self.checkpoint else None
+        return Linear(weight, found, rows=rows, transposed=self.arch.transposed, **flags)
+
+    def _rows(self, role: str, fused: list[str], sizes: Mapping[str, tuple[int, int]]) -> Rows:
+        if self.arch.interleaved:
+            return Rows(self.n * fused.index(role), sizes[role][0], self.n, self.n * len(fused))
+        return Rows(sum(sizes[other][0] for other in fused[: fused.index(role)]), sizes[role][0])
+
+    def _template(self, role: str) -> str:
+        if role == "up" and self.gated and self.arch.gated_up is not None:
+            return self.arch.gated_up
+        template: str = getattr(self.arch, role)
+        return template
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises BadInput unless the checkpoint has a tensor of that shape."""
+        if name not in self.checkpoint:
+            raise BadInput(f"The checkpoint has no tensor {name!r}; expected one of shape {list(shape)} by its config.")
+        if self.checkpoint.shape(name) != shape:
+            found = list(self.checkpoint.shape(name))
+            raise BadInput(f"The tensor {name!r} has shape {found}; expected {list(shape)} by the config.")

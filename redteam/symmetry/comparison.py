@@ -1,0 +1,95 @@
+"""What of a site is compared with an anchor's: stacks on which no gauge but the one looked for has a bearing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from redteam.anatomy import Side, Site, Stacks, anatomy_of
+from redteam.checkpoint import Checkpoint
+from redteam.symmetry.canonicals import canonical, canonical_side
+from redteam.symmetry.heads import Heads, paired_features
+
+_TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
+
+
+class Comparison:
+    """The stacks that a group fits at a site, of a protected model and of an anchor.
+
+    They are the canonical ones, except where something larger changes places. Rows then stand for what no gauge inside
+    of it changes: heads by their products (`redteam.symmetry.heads`), experts by the router's rows. Sides that other
+    sites move too (all but the embeddings, at a stream) are left out, unless those sites are fitted already.
+
+    Args:
+        protected: What a lock may have moved.
+        anchor: The public base, or another relative.
+        again: Whether the other sites are fitted already.
+    """
+
+    def __init__(self, protected: Checkpoint, anchor: Checkpoint, *, again: bool = False) -> None:
+        self.protected, self.anchor, self.again = protected, anchor, again
+
+    def __call__(self, site: Site) -> tuple[Stacks, Stacks]:
+        """Raises BadInput if a tensor holds NaN or infinity."""
+        if site.kind in ("heads", "queries"):
+            attention = self._attention[site.layer, site.part]
+            return paired_features(site, *(Heads.read(attention, x) for x in (self.protected, self.anchor)))
+        if site.kind == "experts":
+            left, left0 = (canonical_side(site.left, x, site.heads) for x in (self.protected, self.anchor))
+            return Stacks(left, left[:, :, :0]), Stacks(left0, left0[:, :, :0])
+        if site.kind == "residual":
+            return self._streams(site)
+        if self.again or not any(side.shared for side in site.sides):
+            return canonical(site, self.protected), canonical(site, self.anchor)
+        return self._own(site, self.protected), self._own(site, self.anchor)
+
+    @cached_property
+    def _attention(self) -> Mapping[tuple[int, str], Site]:
+        return {(site.layer, site.part): site for site in anatomy_of(self.protected).sites(("heads",))}
+
+    def _own(self, site: Site, checkpoint: Checkpoint) -> Stacks:
+        left, right, carried = (
+            [canonical_side(side, checkpoint, site.heads) for side in sides if not side.shared]
+            for sides in (site.lefts, site.rights, site.carried)
+        )
+        none = left[0][:, :, :0]
+        return Stacks(torch.cat(left, -1), torch.cat([none, *right], -1), torch.cat([none, *carried], -1))
+
+    def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
+        """Stacks of the width of the stream alone whose product is that of all that is compared."""
+        cross: Tensor | float = 0.0
+        for side in in_common(site, self.protected, self.anchor):
+            if side.shared and not self.again:
+                continue
+            here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
+            step = max(1, here.shape[1] // (_TOKENS * site.width)) if "orthogonal" not in site.legal else 1
+            cross = cross + there[:, ::step] @ here[:, ::step].mT
+        assert isinstance(cross, Tensor), "a stream has embeddings"
+        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)[None]
+        return Stacks(eye, eye[:, :, :0]), Stacks(cross[None], eye[:, :, :0])
+
+
+def in_common(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
+    """The sides that two checkpoints both have, in one shape, but for what is carried; () if none is a site's own."""
+    found = tuple(
+        side
+        for side in (*site.lefts, *site.rights)
+        if all(name in anchor and anchor.shape(name) == checkpoint.shape(name) for name in side.linear.names)
+    )
+    return found if any(not side.shared for side in found) else ()
+
+
+def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:
+    """`‖left − left0‖² + ‖right − right0‖²` of a site's canonical stacks, what is carried included.
+
+    Raises:
+        BadInput: If a tensor holds NaN or infinity.
+    """
+    if site.kind != "residual":
+        return canonical(site, checkpoint).distance(canonical(site, anchor))
+    common = in_common(site, checkpoint, anchor)
+    sides = ((canonical_side(side, x, 1) for x in (checkpoint, anchor)) for side in common)  # one at a time
+    return sum(float((here - there).square().sum()) for here, there in sides)

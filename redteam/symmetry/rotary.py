@@ -1,0 +1,199 @@
+"""The groups that rotary embeddings leave at query and key: numbers for planes, a matrix where nothing is turned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+import numpy as np
+import torch
+
+from redteam.anatomy import Layout, Stacks
+from redteam.errors import BadInput, BadSetting
+from redteam.symmetry.gauges import Partial, Turned, planes_of
+from redteam.symmetry.linear import GeneralLinear
+from redteam.symmetry.sampling import Range, magnitudes, require_range, signs
+from redteam.symmetry.scalars import scalars
+from redteam.symmetry.solvers import require_finite
+
+
+@dataclass(frozen=True)
+class Planar:
+    """One complex number per rotary plane: what rotary embeddings leave of the general linear group at query and key.
+
+    Attributes:
+        scale: Range of the modulus, log-uniform; the angle is uniform.
+        layout: Which rows make a plane: i and i + n/2 (`"half"`, Hugging Face), or 2i and 2i + 1 (`"interleaved"`).
+
+    Raises:
+        BadSetting: If the range is not 0 < low ≤ high, or the layout is unknown.
+    """
+
+    scale: Range = (0.1, 10.0)
+    layout: Layout = "half"
+    name: ClassVar[str] = "planar"
+
+    def __post_init__(self) -> None:
+        require_range(self.scale, "the modulus", "[0.1, 10]")
+        _require_layout(self.layout)
+
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Turned:
+        """Independent numbers.
+
+        Raises:
+            BadInput: If the width is odd.
+        """
+        _require_even(width)
+        modulus = magnitudes(self.scale, batch, width // 2, generator)
+        angle = torch.from_numpy(generator.uniform(0, 2 * math.pi, (batch, width // 2)))
+        return Turned(torch.polar(modulus, angle), self.layout)
+
+    def fit(self, moving: Stacks, target: Stacks) -> Turned:
+        """The tied fit plane by plane (`redteam.symmetry.scalars`), the global minimum; `scale` plays no part.
+
+        Raises:
+            BadInput: If a stack holds NaN or infinity, or the width is odd.
+        """
+        planes = (planes_of(x, self.layout) for x in (moving.left, moving.right, target.left, target.right))
+        return Turned(scalars(*planes), self.layout)
+
+
+@dataclass(frozen=True)
+class PlaneScaling:
+    """One real number per rotary plane: what the gains of a norm of queries and keys can exchange.
+
+    Attributes:
+        scale: Range of the numbers' sizes, log-uniform; signs are random.
+        layout: As in `Planar`.
+
+    Raises:
+        BadSetting: If the range is not 0 < low ≤ high, or the layout is unknown.
+    """
+
+    scale: Range = (0.1, 10.0)
+    layout: Layout = "half"
+    name: ClassVar[str] = "plane-scaling"
+
+    def __post_init__(self) -> None:
+        require_range(self.scale, "the factors", "[0.1, 10]")
+        _require_layout(self.layout)
+
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Turned:
+        """Independent numbers; raises BadInput if the width is odd."""
+        _require_even(width)
+        sizes = magnitudes(self.scale, batch, width // 2, generator)
+        return _real(sizes * signs(batch, width // 2, generator), self.layout)
+
+    def fit(self, moving: Stacks, target: Stacks) -> Turned:
+        """The tied fit plane by plane, the global minimum; `scale` plays no part.
+
+        Raises:
+            BadInput: If a stack holds NaN or infinity, or the width is odd.
+        """
+        rows = (_flat(x, self.layout) for x in (moving.left, moving.right, target.left, target.right))
+        return _real(scalars(*rows), self.layout)
+
+
+@dataclass(frozen=True)
+class PlaneSigns:
+    """A sign per rotary plane: what a norm of queries and keys leaves of a planar lock on their weights.
+
+    Attributes:
+        layout: As in `Planar`.
+
+    Raises:
+        BadSetting: If the layout is unknown.
+    """
+
+    layout: Layout = "half"
+    name: ClassVar[str] = "plane-signs"
+
+    def __post_init__(self) -> None:
+        _require_layout(self.layout)
+
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Turned:
+        """Each sign as likely; raises BadInput if the width is odd."""
+        _require_even(width)
+        return _real(signs(batch, width // 2, generator), self.layout)
+
+    def fit(self, moving: Stacks, target: Stacks) -> Turned:
+        """The signs of `⟨left, left0⟩ + ⟨right, right0⟩` over the rows of a plane; exact.
+
+        Raises:
+            BadInput: If a stack holds NaN or infinity, or the width is odd.
+        """
+        left, right, left0, right0 = (
+            _flat(x, self.layout) for x in (moving.left, moving.right, target.left, target.right)
+        )
+        product = torch.linalg.vecdot(left, left0) + torch.linalg.vecdot(right, right0)
+        require_finite(product)
+        return _real(torch.where(product < 0, -1.0, 1.0).to(product), self.layout)
+
+
+@dataclass(frozen=True)
+class PartialPlanar:
+    """Where a rotary embedding turns the first dimensions of a head: planar there, general linear on the rest.
+
+    Attributes:
+        turned: How many dimensions are turned.
+        scale: Range of the moduli, and of the matrix's diagonal.
+        layout: As in `Planar`.
+
+    Raises:
+        BadSetting: If the range is not 0 < low ≤ high, the layout is unknown, or no even number is turned.
+    """
+
+    turned: int = 2
+    scale: Range = (0.1, 10.0)
+    layout: Layout = "half"
+    name: ClassVar[str] = "partial-planar"
+
+    def __post_init__(self) -> None:
+        require_range(self.scale, "the modulus", "[0.1, 10]")
+        _require_layout(self.layout)
+        if self.turned < 2 or self.turned % 2:
+            raise BadSetting(f"{self.turned} dimensions are turned; expected an even number of at least 2.")
+
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Partial:
+        """Planar and general linear elements, independently; raises BadInput if no dimension is left to be mixed."""
+        self._require_rest(width)
+        planes = Planar(self.scale, self.layout).sample(batch, self.turned, generator)
+        return Partial(planes, GeneralLinear(self.scale).sample(batch, width - self.turned, generator))
+
+    def fit(self, moving: Stacks, target: Stacks) -> Partial:
+        """The tied fits of both parts, which the tied objective keeps apart.
+
+        Raises:
+            BadInput: If a stack holds NaN or infinity, or no dimension is left to be mixed.
+        """
+        self._require_rest(moving.left.shape[1])
+        (first, last), (first0, last0) = (
+            tuple(Stacks(x.left[:, part], x.right[:, part]) for part in (slice(self.turned), slice(self.turned, None)))
+            for x in (moving, target)
+        )
+        return Partial(Planar(layout=self.layout).fit(first, first0), GeneralLinear().fit(last, last0))
+
+    def _require_rest(self, width: int) -> None:
+        if width <= self.turned:
+            raise BadInput(f"A head of {width} dimensions is turned whole by {self.turned}; a planar group fits it.")
+
+
+def _real(number: torch.Tensor, layout: Layout) -> Turned:
+    return Turned(torch.complex(number, torch.zeros_like(number)), layout)
+
+
+def _flat(stack: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The two rows of each plane one after the other: [B, n, k] → [B, n/2, 2k]."""
+    planes = planes_of(stack, layout)
+    return torch.cat([planes.real, planes.imag], dim=-1)
+
+
+def _require_even(width: int) -> None:
+    if width % 2:
+        raise BadInput(f"A head of {width} dimensions has no rotary planes; expected an even number of dimensions.")
+
+
+def _require_layout(layout: str) -> None:
+    if layout not in get_args(Layout):
+        raise BadSetting(f"The layout is {layout!r}; expected 'half' or 'interleaved'.")

@@ -1,0 +1,379 @@
+"""What is written is laid out like its source, whole or not at all, and nothing beside it is touched."""
+
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput, PluginFault, UnwritableOutput
+from redteam.publish import write
+from redteam.storage import Memory
+
+CONFIG = {"model_type": "toy", "dtype": "bfloat16", "text_config": {"torch_dtype": "bfloat16"}, "z": 1, "a": [0.5]}
+
+
+def tensors(count: int = 6, size: int = 32) -> dict[str, torch.Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    return {f"layer.{i}.w": torch.randn(size, size, generator=draws).bfloat16() for i in range(count)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Three shards whose tensors are not in alphabetical order, with what a published folder has beside them."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "source"
+    folder.mkdir()
+    weights, weight_map = tensors(), {}
+    for index, names in enumerate(
+        (("layer.3.w", "layer.0.w"), ("layer.1.w",), ("layer.5.w", "layer.2.w", "layer.4.w"))
+    ):
+        file = f"model-0000{index + 1}-of-00003.safetensors"
+        save_file(
+            {name: weights[name] for name in names}, folder / file, metadata={"format": "pt", "shard": str(index)}
+        )
+        weight_map.update(dict.fromkeys(names, file))
+    index_text = {"metadata": {"total_size": 12288, "made": "by hand"}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index_text, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    (folder / "LICENSE").write_text("Do what you like.")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n\nText.\n")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_not_changed_is_written_byte_for_byte(source: Path, tmp_path: Path) -> None:
+    there = Checkpoint.open(source)
+    written = write(there.cast(torch.float64).stored_as(there), tmp_path / "out", like=source)
+    assert files(tmp_path / "out") == files(source)
+    assert written.folder == tmp_path / "out"
+    assert written.left_out == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_only_what_is_replaced_differs(source: Path, tmp_path: Path) -> None:
+    changed = Checkpoint.open(source).replace({"layer.1.w": torch.ones(32, 32, dtype=torch.bfloat16)})
+    write(changed, tmp_path / "out", like=source)
+    before, after = files(source), files(tmp_path / "out")
+    assert {name for name in before if before[name] != after[name]} == {"model-00002-of-00003.safetensors"}
+    assert Checkpoint.open(tmp_path / "out").digest() == changed.digest()
+
+
+def test_tensors_come_in_the_order_of_the_shards_one_at_a_time(source: Path, tmp_path: Path) -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most, order, told = 0, [], []
+
+    class Watched(Memory):
+        def load(self, name: str) -> torch.Tensor:
+            nonlocal most
+            gc.collect()
+            most = max(most, 1 + sum(ref() is not None for ref in alive))
+            tensor = super().load(name)
+            alive.append(weakref.ref(tensor))
+            order.append(name)
+            return tensor
+
+    write(
+        Checkpoint(Watched(tensors()), CONFIG),
+        tmp_path / "out",
+        like=source,
+        progress=lambda done, total, name: told.append((done, total, name)),
+    )
+    assert most == 1
+    index = json.loads((source / "model.safetensors.index.json").read_text())["weight_map"]
+    assert [index[name] for name in order] == sorted(index[name] for name in order)
+    assert told == [(place + 1, 6, name) for place, name in enumerate(order)]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
+    script = """
+        import resource, sys, torch
+        from redteam.checkpoint import Checkpoint
+        from redteam.publish import write
+        there = Checkpoint.open(sys.argv[1])
+        first = next(iter(there))
+        there[first]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        write(there, sys.argv[2], like=sys.argv[1])
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    """
+    size = 2**24
+    many = Checkpoint.of({str(i): torch.zeros(size // 4) for i in range(12)}, {})
+    many.save(tmp_path / "in")
+    command = [sys.executable, "-c", textwrap.dedent(script), tmp_path / "in", tmp_path / "out"]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 2.5 * size
+
+
+def test_another_dtype_is_said_in_config_and_index(source: Path, tmp_path: Path) -> None:
+    wide = Checkpoint.open(source).cast(torch.float32)
+    write(wide, tmp_path / "out", like=source)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == {**CONFIG, "dtype": "float32", "text_config": {"torch_dtype": "float32"}}
+    assert list(config) == list(CONFIG)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert index["metadata"] == {"total_size": 2 * 12288, "made": "by hand"}
+    assert Checkpoint.open(tmp_path / "out").digest() == wide.digest()
+
+
+def test_added_and_dropped_tensors_and_another_config(source: Path, tmp_path: Path) -> None:
+    kept = {name: tensor for name, tensor in tensors().items() if name != "layer.1.w"}
+    other = Checkpoint.of({**kept, "new": torch.ones(2)}, {**CONFIG, "model_type": "other"})
+    write(other, tmp_path / "out", like=source)
+    after = Checkpoint.open(tmp_path / "out")
+    assert after.digest() == other.digest()
+    assert after.architecture == "other"
+    assert not (tmp_path / "out" / "model-00002-of-00003.safetensors").exists()
+
+
+def test_a_bare_file_becomes_a_folder_with_that_file(tmp_path: Path) -> None:
+    Checkpoint.of(tensors(), {}).save(tmp_path / "made")
+    (tmp_path / "made" / "model.safetensors").rename(tmp_path / "mine.safetensors")
+    (tmp_path / "letter.txt").write_text("private")
+    there = Checkpoint.open(tmp_path / "mine.safetensors")
+    write(there, tmp_path / "out", like=tmp_path / "mine.safetensors", card="## Card\n\nText.")
+    assert sorted(files(tmp_path / "out")) == ["README.md", "mine.safetensors"]
+    assert Checkpoint.open(tmp_path / "out").digest() == there.digest()
+
+
+def test_weights_pickles_code_and_links_elsewhere_are_left_behind(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    (source / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    (source / "tokenizer_config.json").symlink_to(source / "tokenizer.json")
+    (source / "modeling_evil.py").write_text("raise SystemExit")
+    (source / "license.py").write_text("raise SystemExit")
+    (source / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (source / "vocab.model").write_bytes(b"\x80\x04pickle")
+    (source / "zip.txt").write_bytes(b"PK\x03\x04")
+    (source / "pytorch_model.bin.index.json").write_text("{}")
+    (source / "other.safetensors").write_bytes(b"")
+    (source / "open_clip_config.json").write_text("{}")
+    (source / ".env").write_text("TOKEN=1")
+    (source / "folder").mkdir()
+    written = write(Checkpoint.open(source), tmp_path / "out", like=source)
+    assert set(written.left_out) == {
+        "notes.txt", "modeling_evil.py", "license.py", "pytorch_model.bin", "vocab.model", "zip.txt",
+        "pytorch_model.bin.index.json", "other.safetensors", "open_clip_config.json", ".env",
+    }  # fmt: skip
+    assert not set(written.left_out) & set(files(tmp_path / "out"))
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    assert (tmp_path / "out" / "tokenizer_config.json").read_text() == '{"version": "1.0"}'
+
+
+def test_a_card_is_added_once(source: Path, tmp_path: Path) -> None:
+    write(Checkpoint.open(source), tmp_path / "one", like=source, card="## Protection\n\nFirst.\n\n### Deep\n\nx")
+    text = (tmp_path / "one" / "README.md").read_text()
+    assert text == (source / "README.md").read_text() + "\n## Protection\n\nFirst.\n\n### Deep\n\nx\n"
+    (tmp_path / "one" / "README.md").write_text(text + "\n## Later\n\nkept\n\n```\n## Protection\n```\n")
+    write(Checkpoint.open(tmp_path / "one"), tmp_path / "two", like=tmp_path / "one", card="## Protection\n\nSecond.")
+    text = (tmp_path / "two" / "README.md").read_text()
+    assert text.endswith("## Later\n\nkept\n\n```\n## Protection\n```\n\n## Protection\n\nSecond.\n")
+    assert "First" not in text
+    assert "Deep" not in text
+    assert text.startswith("---\nlicense: mit\n---\n\n# A model\n\nText.\n")
+
+
+def test_a_readme_in_another_encoding_keeps_its_bytes(source: Path, tmp_path: Path) -> None:
+    (source / "README.md").write_bytes(b"caf\xe9\n")
+    write(Checkpoint.open(source), tmp_path / "out", like=source, card="## Card\n\né")
+    assert (tmp_path / "out" / "README.md").read_bytes() == b"caf\xe9\n\n## Card\n\n\xc3\xa9\n"
+
+
+def test_an_existing_folder_is_replaced_with_force_alone_and_last(source: Path, tmp_path: Path) -> None:
+    write(Checkpoint.open(source), tmp_path / "out", like=source)
+    (tmp_path / "out" / "mark").write_text("old")
+    before = files(tmp_path / "out")
+    with pytest.raises(UnwritableOutput, match="--force"):
+        write(Checkpoint.open(source), tmp_path / "out", like=source)
+    broken = Checkpoint(Failing(tensors(), PluginFault("no")), CONFIG)
+    with pytest.raises(PluginFault):
+        write(broken, tmp_path / "out", like=source, force=True)
+    assert files(tmp_path / "out") == before
+    write(Checkpoint.open(source), tmp_path / "out", like=source, force=True)
+    assert files(tmp_path / "out") == files(source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_force_replaces_nothing_that_is_no_checkpoint(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "work")
+    for name, why in (("work", "no checkpoint"), ("file", "no folder"), ("link", "no folder")):
+        with pytest.raises(UnwritableOutput, match=why):
+            write(Checkpoint.open(source), tmp_path / name, like=source, force=True)
+    assert (tmp_path / "work" / "thesis.txt").read_text() == "x"
+    (tmp_path / "empty").mkdir()
+    write(Checkpoint.open(source), tmp_path / "empty", like=source, force=True)
+
+
+@pytest.mark.parametrize(
+    "where", [".", "source", "source/out", "source/../source/x", "base", "base/x", "link", "/", "~"]
+)
+def test_the_output_stays_away_from_what_is_read(
+    source: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "cwd")
+    Checkpoint.of(tensors(), {}).save(tmp_path / "base")
+    (tmp_path / "link").symlink_to(source)
+    before = files(source)
+    out = Path(where).expanduser() if where == "~" else tmp_path / where
+    with pytest.raises(UnwritableOutput):
+        write(Checkpoint.open(source), out, like=source, apart_from=[tmp_path / "base"], force=True)
+    assert files(source) == before
+    assert (tmp_path / "base").exists()
+
+
+class Failing(Memory):
+    """Fails at its last tensor."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], error: BaseException) -> None:
+        super().__init__(tensors)
+        self.error, self.left = error, len(tensors)
+
+    def load(self, name: str) -> torch.Tensor:
+        self.left -= 1
+        if not self.left:
+            raise self.error
+        return super().load(name)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("bug")])
+def test_whatever_goes_wrong_leaves_nothing(source: Path, tmp_path: Path, error: BaseException) -> None:
+    expected = UnwritableOutput if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        write(Checkpoint(Failing(tensors(), error), CONFIG), tmp_path / "new" / "deep" / "out", like=source)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_disk_that_takes_no_more_is_one_sentence(source: Path, tmp_path: Path) -> None:
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(UnwritableOutput, match="cannot be written"):
+            write(Checkpoint.open(source), tmp_path / "out", like=source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_disk_that_is_too_small_is_told_before(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    with pytest.raises(UnwritableOutput, match="needs 12288 bytes and its disk has 100 free"):
+        write(Checkpoint.open(source), tmp_path / "out", like=source)
+
+
+def test_a_tensor_that_is_not_what_was_announced_is_a_fault(tmp_path: Path) -> None:
+    class Lying(Memory):
+        def dtype(self, name: str) -> torch.dtype:
+            return torch.float32
+
+    with pytest.raises(PluginFault, match=r"layer\.0\.w.* came as torch\.bfloat16"):
+        write(Checkpoint(Lying(tensors()), CONFIG), tmp_path / "out")
+    with pytest.raises(PluginFault, match="cast it"):
+        write(Checkpoint.of({"w": torch.zeros(1, dtype=torch.complex128)}, {}), tmp_path / "out")
+
+
+def test_numbers_that_the_dtype_cannot_hold_are_not_made_infinite(tmp_path: Path) -> None:
+    half = Checkpoint.of({"w": torch.ones(2, dtype=torch.float16)}, {})
+    large = Checkpoint.of({"w": torch.tensor([1.0, 7e4])}, {}).stored_as(half)
+    with pytest.raises(BadInput, match=r"'w' reaches 7e\+04, more than torch\.float16"):
+        write(large, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_casts_are_lazy_and_leave_integers_alone() -> None:
+    mixed = Checkpoint.of({"w": torch.ones(2).half(), "i": torch.arange(2), "n": torch.ones(2)}, {})
+    wide = mixed.cast(torch.float64)
+    assert {n: wide.dtype(n) for n in wide} == {"w": torch.float64, "i": torch.int64, "n": torch.float64}
+    assert all(wide[n].dtype == wide.dtype(n) for n in wide)
+    back = wide.replace({"more": torch.ones(3, dtype=torch.float64)}).stored_as(mixed)
+    assert {n: back[n].dtype for n in mixed} == {n: mixed.dtype(n) for n in mixed}
+    assert back["more"].dtype == back.dtype("more") == torch.float16  # like most of the others
+    assert mixed.cast(device="meta")["w"].device.type == "meta"
+
+
+KILLED = """
+    import os, sys, torch
+    from redteam.checkpoint import Checkpoint
+    from redteam.publish import write
+    def stop(done, total, name):
+        if done == 2:
+            print("halfway", flush=True)
+            sys.stdin.read()
+    write(Checkpoint.open(sys.argv[1]), sys.argv[2], like=sys.argv[1], progress=stop)
+"""
+
+
+def test_a_killed_writer_is_tidied_by_the_next_and_a_living_one_is_not(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(source), str(tmp_path / "out")]
+    strangers = [tmp_path / ".out.redteam-strange", tmp_path / ".out.redteam-marked"]
+    for stranger in strangers:
+        stranger.mkdir()
+        (stranger / "file").write_text("x")
+    (strangers[1] / "writing").write_text("something else")
+    (tmp_path / ".out.redteam-link").symlink_to(source)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "halfway\n"
+        (left,) = (p for p in tmp_path.glob(".out.redteam-*") if (p / "new").exists())
+        assert not (tmp_path / "out").exists()
+        write(Checkpoint.open(source), tmp_path / "out", like=source)
+        assert left.exists(), "its writer is alive"
+        process.kill()
+    write(Checkpoint.open(source), tmp_path / "out", like=source, force=True)
+    assert not left.exists()
+    assert all((stranger / "file").exists() for stranger in strangers)
+    assert files(tmp_path / "out") == files(source)
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(source: Path, tmp_path: Path) -> None:
+    from redteam import atomic
+
+    write(Checkpoint.open(source), tmp_path / "out", like=source)
+    work = tmp_path / ".out.redteam-killed"
+    work.mkdir()
+    os.close(atomic._hold(work / "writing"))
+    (tmp_path / "out").rename(work / "old")
+    with pytest.raises(UnwritableOutput, match="exists already"):
+        write(Checkpoint.open(source), tmp_path / "out", like=source)
+    assert files(tmp_path / "out") == files(source)
+    assert not work.exists()
+
+
+def test_the_folder_has_the_rights_that_the_umask_gives(source: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write(Checkpoint.open(source), tmp_path / "out", like=source)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_save_is_the_same_writer(tmp_path: Path) -> None:
+    there: Mapping[str, Any] = {"b": 1, "a": 2}
+    Checkpoint.of(tensors(), there).save(tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
+    assert sorted(files(tmp_path / "out")) == ["config.json", "model.safetensors"]
