@@ -71,7 +71,7 @@ def is_adapter(path: Path) -> bool:
         NotACheckpoint: If a folder holds an adapter and a model: which one is meant cannot be known.
     """
     folder = path if path.is_dir() else path.parent
-    if not (folder / CONFIG).is_file() or (path.is_file() and path.name != WEIGHTS):
+    if not (folder / CONFIG).is_file() or not (path.is_dir() or path.name == WEIGHTS):
         return False
     if path.is_dir() and any((folder / f"model.safetensors{end}").exists() for end in ("", ".index.json")):
         raise NotACheckpoint(f"{folder} holds both a model and an adapter; name the file that is meant.")
@@ -132,9 +132,13 @@ class Merged:
         dtype = torch.promote_types(weight.dtype, torch.float32)  # half-precision products would be rounded twice
         down, up = (self._files.load(half).to(weight.device, dtype).flatten(1) for half in (update.down, update.up))
         change = up @ down
-        if self._transposed is not update.embedding and len(weight.shape) == 2:
+        if self._flips(update, weight.dim()):
             change = change.T
         return torch.add(weight.to(dtype), change.reshape(weight.shape), alpha=self._plan.scales[name]).to(weight.dtype)
+
+    def _flips(self, update: _Update, axes: int) -> bool:
+        """Whether the weight is stored transposed: embeddings are, and what the config says so of."""
+        return axes == 2 and (update.embedding or self._transposed)
 
     def _refuse(self, what: str) -> NotACheckpoint:
         return NotACheckpoint(f"The adapter in {self._where} {what}; merge it into its base with PEFT first.")
@@ -183,12 +187,13 @@ class Merged:
         down, up, weight = self._files.shape(update.down), self._files.shape(update.up), self._base.shape(name)
         fits = len(down) >= 2 and len(up) >= 2 and down[0] == math.prod(up[1:]) > 0 and len(weight) >= 2
         shape = (up[0], *down[1:]) if fits else ()
-        if self._transposed is not update.embedding and len(weight) == 2:
+        if self._flips(update, len(weight)):
             shape = shape[::-1]
         if not fits or shape != weight:
             raise self._refuse(f"has factors {down} and {up} for {shown(name)}, which is {weight}")
-        if not all(self._files.dtype(half).is_floating_point for half in (update.down, update.up)):
-            raise self._refuse(f"has factors for {shown(name)} that are no floating-point numbers")
+        dtypes = [self._base.dtype(name), *(self._files.dtype(half) for half in (update.down, update.up))]
+        if not all(dtype.is_floating_point and dtype.itemsize >= 2 for dtype in dtypes):
+            raise self._refuse(f"changes {shown(name)}, where {', '.join(map(str, dtypes))} meet: it is quantised")
 
     def _scale(self, module: str, stored: str, half: str, settings: Mapping[str, Any]) -> float:
         rank_of, alpha_of = settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}

@@ -76,7 +76,10 @@ def apart(out: Path, sources: Iterable[Path]) -> None:
         UnwritableOutput: In these cases.
     """
     place = out.resolve()
-    for what, lived in (("the home folder", Path.home()), ("the working folder", Path.cwd())):
+    lives = [("the working folder", Path.cwd())]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        lives.append(("the home folder", Path.home()))
+    for what, lived in lives:
         if lived.resolve().is_relative_to(place):
             raise UnwritableOutput(f"{out} is {what} or above it; name a folder that does not exist.")
     for source in sources:

@@ -49,7 +49,12 @@ class Found:
         if self.config is None:
             return {}
         settings = read_json(self.config)
-        return {"model_type": OPEN_CLIP, **settings} if self.config.name == "open_clip_config.json" else settings
+        if self.config.name == "open_clip_config.json":
+            settings = {
+                "model_type": OPEN_CLIP,
+                **{key: value for key, value in settings.items() if key != "model_type"},
+            }
+        return settings
 
 
 def find(path: Path) -> Found:
@@ -63,13 +68,17 @@ def find(path: Path) -> Found:
     if not path.is_dir():
         raise NotACheckpoint(f"{path} does not exist; expected a folder with model.safetensors, or a safetensors file.")
     for stem in _STEMS:
-        index = path / f"{stem}.safetensors.index.json"
-        if index.is_file() or index.is_symlink():
+        index, single = path / f"{stem}.safetensors.index.json", path / f"{stem}.safetensors"
+        if _there(index) and _there(single):
+            raise NotACheckpoint(
+                f"{path} holds both {single.name} and {index.name}; which is meant cannot be known: name the file, or "
+                "take one of them away."
+            )
+        if _there(index):
             weight_map = _weight_map(own(path, index.name))
             weights = tuple(_shard(path, name) for name in sorted(set(weight_map.values())))
             return Found(path, weights, _config(path, stem), index, weight_map)
-        single = path / f"{stem}.safetensors"
-        if single.is_file() or single.is_symlink():
+        if _there(single):
             return Found(path, (own(path, single.name),), _config(path, stem))
     alone = [file for file in path.glob("*.safetensors") if not _PART.search(file.name)]
     if len(alone) == 1:
@@ -117,9 +126,14 @@ def _file(path: Path) -> Found:
 def _config(folder: Path, stem: str) -> Path | None:
     wanted = _STEMS[stem]
     for name in (wanted, *(other for other in CONFIGS if other != wanted)):
-        if (folder / name).is_file() or (folder / name).is_symlink():
+        if _there(folder / name):
             return own(folder, name)
     return None
+
+
+def _there(path: Path) -> bool:
+    """Whether a file is there, or a link that must be looked at before it is followed."""
+    return path.is_symlink() or path.is_file()
 
 
 def _weight_map(index: Path) -> dict[str, str]:

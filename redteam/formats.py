@@ -264,8 +264,7 @@ def read_json(path: Path, *, largest: int = LARGEST_CONFIG, unique: bool = False
 
 def write_json(path: Path, value: Mapping[str, Any], *, sort: bool = False) -> None:
     """Writes a JSON file as Hugging Face's libraries do."""
-    text = json.dumps(value, indent=2, sort_keys=sort, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
+    path.write_text(json.dumps(value, indent=2, sort_keys=sort) + "\n", encoding="utf-8")
 
 
 def _parsed(text: bytes, path: Path, what: str, *, unique: bool = False) -> dict[str, Any]:

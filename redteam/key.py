@@ -124,6 +124,7 @@ def read_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | 
 
 def _apart(path: str | os.PathLike[str], outside: str | os.PathLike[str] | None) -> Path:
     path = Path(path)
-    if outside is not None and path.resolve().is_relative_to(Path(outside).resolve()):
+    places = (path.resolve(), path.parent.resolve() / path.name)
+    if outside is not None and any(place.is_relative_to(Path(outside).resolve()) for place in places):
         raise UnwritableOutput(f"The key {path} would lie in the output folder {outside}; keep it elsewhere.")
     return path

@@ -76,13 +76,13 @@ def add_card(card: str, folder: Path) -> None:
         folder: Where README.md is, or shall be.
     """
     path = folder / "README.md"
-    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape") if path.exists() else ""
     card = card.strip()
     heading = card.splitlines()[0].strip()
     level = len(heading) - len(heading.lstrip("#"))
     kept: list[str] = []
     inside = fenced = False
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fenced ^= line.lstrip().startswith("```")
         depth = len(line) - len(line.lstrip("#"))
         if not fenced and depth > 0 and line[depth : depth + 1] == " ":
@@ -91,7 +91,7 @@ def add_card(card: str, folder: Path) -> None:
             kept.append(line)
     before = "\n".join(kept).rstrip()
     whole = f"{before}\n\n{card}\n" if before else f"{card}\n"
-    path.write_text(whole, encoding="utf-8", errors="surrogateescape")
+    path.write_bytes(whole.encode("utf-8", errors="surrogateescape"))
 
 
 def _goes_along(found: Found, path: Path) -> bool:

@@ -86,7 +86,8 @@ def test_ranks_and_alphas_by_pattern(tmp_path: Path) -> None:
         assert close(after[f"{module}.weight"], BASE[f"{module}.weight"] + scale * b @ a)
 
 
-def test_embeddings_and_convolutions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transposed", [False, True])
+def test_embeddings_and_convolutions(tmp_path: Path, transposed: bool) -> None:
     ea, eb, ca, cb = random(2, 9), random(4, 2, seed=1), random(2, 3, 2, 2, seed=2), random(5, 2, 1, 1, seed=3)
     after = merged(
         adapter(
@@ -97,6 +98,7 @@ def test_embeddings_and_convolutions(tmp_path: Path) -> None:
                 "model.conv.lora_A.weight": ca,
                 "model.conv.lora_B.weight": cb,
             },
+            fan_in_fan_out=transposed,
         )
     )
     assert close(after["model.embed.weight"], BASE["model.embed.weight"] + 3 * (eb @ ea).T)
@@ -204,6 +206,19 @@ def test_a_pickle_and_a_folder_of_both_kinds_are_refused(tmp_path: Path) -> None
     (folder / "adapter_config.json").rename(tmp_path / "b" / "adapter_config.json")
     with pytest.raises(NotACheckpoint, match="both a model and an adapter"):
         merged(tmp_path / "b")
+
+
+def test_a_quantised_base_is_refused(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", low_rank(Q, 6, 4))
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        with pytest.raises(NotACheckpoint, match="it is quantised"):
+            Checkpoint.open(folder, base=Checkpoint.of({n: t.to(dtype) for n, t in BASE.items()}, {}))
+
+
+def test_a_missing_folder_beside_an_adapter_is_no_adapter(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", low_rank(Q, 6, 4))
+    with pytest.raises(NotACheckpoint, match="does not exist"):
+        merged(folder / "missing")
 
 
 def test_an_adapter_s_weights_are_read_only_when_asked_for(tmp_path: Path) -> None:

@@ -192,9 +192,9 @@ def test_a_card_is_added_once(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_readme_in_another_encoding_keeps_its_bytes(source: Path, tmp_path: Path) -> None:
-    (source / "README.md").write_bytes(b"caf\xe9\n")
+    (source / "README.md").write_bytes(b"caf\xe9\r\n\x0b\r\nx\n")
     write(Checkpoint.open(source), tmp_path / "out", like=source, card="## Card\n\né")
-    assert (tmp_path / "out" / "README.md").read_bytes() == b"caf\xe9\n\n## Card\n\n\xc3\xa9\n"
+    assert (tmp_path / "out" / "README.md").read_bytes() == b"caf\xe9\r\n\x0b\r\nx\n\n## Card\n\n\xc3\xa9\n"
 
 
 def test_an_existing_folder_is_replaced_with_force_alone_and_last(source: Path, tmp_path: Path) -> None:

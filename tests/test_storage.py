@@ -257,7 +257,7 @@ def test_a_snapshot_leads_nowhere_but_to_its_own_blobs(tmp_path: Path, file: str
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, file: str) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(raw({"w": W}))
+    (folder / ("model.safetensors" if "index" not in file else "a.safetensors")).write_bytes(raw({"w": W}))
     (tmp_path / "outside").write_bytes(raw({"w": W}) if file == "model.safetensors" else b'{"weight_map": {}}')
     (folder / file).unlink(missing_ok=True)
     (folder / file).symlink_to(tmp_path / "outside")
@@ -278,6 +278,13 @@ def test_a_folder_with_one_file_of_any_name_is_a_checkpoint_and_with_two_is_none
     assert list(Checkpoint.open(tmp_path)) == ["w"]
     (tmp_path / "yours.safetensors").write_bytes(raw({"w": W}))
     refused(tmp_path, "2 safetensors files and no index")
+
+
+def test_a_folder_that_could_be_two_checkpoints_is_none(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(raw({"v": W}))
+    refused(folder, "which is meant cannot be known")
+    assert list(Checkpoint.open(folder / "model.safetensors")) == ["v"]
 
 
 def test_one_shard_of_several_is_no_checkpoint(tmp_path: Path) -> None:
