@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, ThreatModelViolation
 from redteam.key import Key
@@ -36,7 +35,6 @@ class DefenderView:
         victim: The expert to be protected.
         key: The secret; nothing derived from it may be written beside the weights.
         locks: What was put on, in this order, so that the key's holder can take it off.
-        gauges: Of these, what `lock` put on: group and sites.
     """
 
     victim: Checkpoint
@@ -44,7 +42,6 @@ class DefenderView:
     key: Key
     task: Task | None = field(default=None, repr=False)
     locks: list[Reversible] = field(default_factory=list, repr=False)
-    gauges: list[tuple[Group, tuple[Site, ...]]] = field(default_factory=list, repr=False)
 
     @property
     def base(self) -> Checkpoint:
@@ -76,7 +73,6 @@ class DefenderView:
         for lock in drawn:
             checkpoint = lock.put_on(checkpoint)
         self.locks.extend(drawn)
-        self.gauges.extend((group, lock.sites) for lock in drawn)
         return checkpoint
 
     def adaptations(self) -> list[str]:

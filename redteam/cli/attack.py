@@ -14,6 +14,7 @@ from redteam.cli.rewriting import (
     Out,
     Progress,
     all_cores,
+    laid_out_like,
     named,
     require_device,
     require_place,
@@ -70,8 +71,8 @@ def attack(
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     require_device(device)
     require_place(out, force, [model, base, key])
-    protected = Checkpoint.open(model)
     anchor = None if base is None else Checkpoint.open(base)
+    protected = Checkpoint.open(model, base=anchor)
     if anchor is not None:
         widened = chain.any(lambda spec: spec.changes_architecture)
         require_related(protected, anchor, f"The model {model}", shapes=not widened)
@@ -97,7 +98,7 @@ def attack(
         written = write(
             recovered.stored_as(protected),
             out,
-            like=model,
+            like=laid_out_like(model, base),
             force=force,
             progress=progress,
             card=section(

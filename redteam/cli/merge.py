@@ -49,7 +49,7 @@ def merge(
     require_device(device)
     require_place(out, force, [base, *expert])
     origin = Checkpoint.open(base)
-    opened = {name: Checkpoint.open(path) for name, path in experts.items()}
+    opened = {name: Checkpoint.open(path, base=origin) for name, path in experts.items()}
     for name, one in opened.items():
         require_related(one, origin, f"The expert {name}")
     with all_cores(), Progress() as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -19,6 +20,7 @@ from redteam.cli.rewriting import (
     Progress,
     all_cores,
     key_in,
+    laid_out_like,
     require_device,
     require_place,
     require_related,
@@ -87,8 +89,8 @@ def protect(
     chain = Chain.load(DEFENSES, defense, Path())
     require_device(device)
     require_place(out, force, [model, base])
-    victim = Checkpoint.open(model)
     given = None if base is None else Checkpoint.open(base)
+    victim = Checkpoint.open(model, base=given)
     if given is not None:
         require_related(victim, given, f"The model {model}")
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
@@ -103,16 +105,17 @@ def protect(
             task=scenario.tasks[scenario.victim] if scenario else None,
         )
         sites = where(views)
+        adapted = [sentence for view in views for sentence in view.adaptations()]
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
         written = write(
             protected.stored_as(stored),
             out,
-            like=model,
+            like=laid_out_like(model, base),
             force=force,
             progress=progress,
-            card=_card(chain, sites, stored),
+            card=_card(chain, sites, adapted, stored),
         )
-    for line in (*told, *(f"{kind}: {what}" for kind, what in sites)):
+    for line in (*told, *(f"{kind}: {what}" for kind, what in sites), *(f"Adapted: {one}" for one in adapted)):
         typer.echo(line)
     if key is not None and chain.any(lambda spec: spec.keyed):
         typer.echo(f"The key is in {key}{', made now' if made else ''}; whoever has it takes the lock off.")
@@ -121,17 +124,17 @@ def protect(
 
 
 def where(views: Sequence[DefenderView]) -> list[tuple[str, str]]:
-    """What was put where, a line for each kind of sites: kind, and group with the number of sites."""
+    """What was put where, kind by kind of sites: the kind, and the group with the number of sites."""
     from redteam.symmetry import Lock
 
     lines: list[tuple[str, str]] = []
-    for view in views:
-        for group, sites in view.gauges:
-            noun = "site" if len(sites) == 1 else "sites"
-            lines.append((sites[0].kind, f"{group.name} at {len(sites)} {noun}"))
-        # What a defense brought itself says at most which kinds of sites it is for.
-        own = [lock for lock in view.locks if not isinstance(lock, Lock)]
-        lines += [(", ".join(getattr(lock, "kinds", ())) or "weights", _words(type(lock).__name__)) for lock in own]
+    for lock in (lock for view in views for lock in view.locks):
+        if isinstance(lock, Lock):
+            found = Counter((site.kind, lock.groups[site.label]) for site in lock.sites)
+            lines += [(kind, f"{group} at {n} {'site' if n == 1 else 'sites'}") for (kind, group), n in found.items()]
+        else:
+            # What a defense brought itself says at most which kinds of sites it is for.
+            lines.append((", ".join(getattr(lock, "kinds", ())) or "weights", _words(type(lock).__name__)))
     return lines
 
 
@@ -168,12 +171,13 @@ def _certified(
     return certified(victim, protected, stored, inputs, strict=strict)
 
 
-def _card(chain: Chain, sites: Sequence[tuple[str, str]], stored: Checkpoint) -> str:
+def _card(chain: Chain, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint) -> str:
     exact = all(link.spec.exact for link in chain.links)
     dtypes = sorted({str(stored.dtype(name)).removeprefix("torch.") for name in stored})
     rows: dict[str, Any] = {
         "defense": " + ".join(f"`{_settings(link)}`" for link in chain.links),
         "where": "; ".join(f"{kind}: {what}" for kind, what in sites) or "nowhere",
+        **({"adapted": " ".join(adapted)} if adapted else {}),
         "outputs": "those of the original up to rounding" if exact else "changed: the defense is not exact",
         "stored in": ", ".join(dtypes),
     }

@@ -141,6 +141,13 @@ def _blocks(names: set[str]) -> set[str]:
     return {name for name, match in found.items() if len(numbers[match[1]]) > 1}
 
 
+def laid_out_like(model: Path, base: Path | None) -> Path:
+    """Whose files say how a rewritten model is laid out: its own; for a LoRA adapter, which is merged, its base's."""
+    from redteam.adapters import is_adapter
+
+    return base if base is not None and is_adapter(model) else model
+
+
 def named(path: Path) -> str:
     """What a checkpoint is called: its folder's name, or its file's without the ending."""
     full = path.resolve()
