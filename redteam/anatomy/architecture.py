@@ -198,13 +198,19 @@ class Architecture:
         first = named(self.query.format(layer=0), "weight")
         return next((prefix for prefix in self.prefixes if prefix + first in checkpoint), None)
 
-    def recognises(self, checkpoint: Shaped) -> bool:
-        """Whether the checkpoint has the tensors of a first block."""
+    def recognises(self, checkpoint: Shaped) -> int:
+        """How many names of a first block the checkpoint has; 0 if it lacks one that no network leaves out."""
         prefix = self.prefix(checkpoint)
         roles = (self.query, self.key, self.value, self.output, self.down, self.attention_norm, self.mlp_norm)
-        stems = [stem for stem in (*roles, *self.post_norms) if stem and "{previous}" not in stem]
-        names = [named(stem.format(layer=0, expert=0), "weight") for stem in stems]
-        return prefix is not None and all(prefix + name in checkpoint for name in names)
+        needed, extra = _names(*roles, *self.post_norms, self.router), _names(self.query_norm, self.key_norm)
+        if prefix is None or not all(prefix + name in checkpoint for name in needed):
+            return 0
+        return sum(prefix + name in checkpoint for name in needed | extra)
+
+
+def _names(*stems: str | None) -> set[str]:
+    there = [stem for stem in stems if stem and "{previous}" not in stem]
+    return {named(stem.format(layer=0, expert=0), "weight") for stem in there}
 
 
 def named(stem: str, which: str) -> str:

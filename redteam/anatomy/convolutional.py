@@ -48,9 +48,9 @@ class Convolutional:
             tuple(site for stage, depth in enumerate(depths) for site in self._stage(stage, depth, checkpoint))
         )
 
-    def recognises(self, checkpoint: Shaped) -> bool:
-        """Whether the checkpoint has the first convolution."""
-        return self._prefix(checkpoint) is not None
+    def recognises(self, checkpoint: Shaped) -> int:
+        """1 if the checkpoint has the first convolution, else 0."""
+        return int(self._prefix(checkpoint) is not None)
 
     def _prefix(self, checkpoint: Shaped) -> str | None:
         first = self.convolution.format(stage=0, layer=0, place=0) + ".weight"

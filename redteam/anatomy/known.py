@@ -34,6 +34,13 @@ _VIT = Architecture(
     ),
 )
 
+_BERT_STREAM = Stream(
+    embeddings=tuple(
+        "{prefix}embeddings." + name + "_embeddings.weight" for name in ("word", "position", "token_type")
+    ),
+    heads=("{prefix}pooler.dense",),
+    others=("classifier.*", "{prefix}embeddings.position_ids"),
+)
 _BERT = Architecture(
     query="encoder.layer.{layer}.attention.self.query",
     key="encoder.layer.{layer}.attention.self.key",
@@ -47,13 +54,7 @@ _BERT = Architecture(
     post_norms=("encoder.layer.{layer}.output.LayerNorm",),
     prefixes=("bert.", ""),
     fixed_head_width=True,
-    stream=Stream(
-        embeddings=tuple(
-            "{prefix}embeddings." + name + "_embeddings.weight" for name in ("word", "position", "token_type")
-        ),
-        heads=("{prefix}pooler.dense",),
-        others=("classifier.*", "{prefix}embeddings.position_ids"),
-    ),
+    stream=_BERT_STREAM,
     legal=_NO_NORM,
 )
 
@@ -198,15 +199,21 @@ class Described(Protocol):
     def anatomy(self, checkpoint: Shaped, /) -> Anatomy:
         """Finds the sites of a checkpoint."""
 
-    def recognises(self, checkpoint: Shaped, /) -> bool:
-        """Whether the names of the checkpoint's tensors are those of this model type."""
+    def recognises(self, checkpoint: Shaped, /) -> int:
+        """How many of the checkpoint's tensors it knows by name; 0 if the checkpoint is of another model type."""
 
 
 ARCHITECTURES: MutableMapping[str, Described] = {
     "vit": replace(_VIT, prefixes=("vit.", "")),
     "deit": replace(_VIT, prefixes=("deit.", "")),
     "bert": _BERT,
-    "roberta": replace(_BERT, prefixes=("roberta.", "")),
+    "roberta": replace(
+        _BERT,
+        prefixes=("roberta.", ""),
+        stream=replace(
+            _BERT_STREAM, heads=("{prefix}pooler.dense", "classifier.dense"), others=("classifier.out_proj.*",)
+        ),
+    ),
     "gpt2": Architecture(
         query="h.{layer}.attn.c_attn",
         key="h.{layer}.attn.c_attn",
@@ -360,7 +367,6 @@ ARCHITECTURES: MutableMapping[str, Described] = {
 
 _ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
 _ALSO |= {"siglip_vision_model": "siglip"}
-_FIRST = ("llama",)  # of several that have the same names, which one stands for all
 
 
 def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
@@ -373,9 +379,10 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
     if named in ARCHITECTURES:
         return named, ARCHITECTURES[named]
     if not named:
-        for name in (*_FIRST, *ARCHITECTURES):
-            if ARCHITECTURES[name].recognises(checkpoint):
-                return name, ARCHITECTURES[name]
+        known = {name: described.recognises(checkpoint) for name, described in ARCHITECTURES.items()}
+        best = max(known, key=lambda name: known[name])  # of several with the same names, the first
+        if known[best]:
+            return best, ARCHITECTURES[best]
     found = (
         f"model_type = {named!r}" if named else "no config with a model_type, and tensors with names of no known kind"
     )

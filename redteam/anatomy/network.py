@@ -34,10 +34,10 @@ class Network:
         places = [site for block in blocks for site in block.places()]
         return Anatomy((*places, *self._residuals(blocks, checkpoint)))
 
-    def recognises(self, checkpoint: Shaped) -> bool:
-        """Whether the checkpoint has the tensors of a first block of any of the stacks, and they are all there."""
-        there = [stack for stack in self.stacks if stack.prefix(checkpoint) is not None]
-        return bool(there) and all(stack.recognises(checkpoint) for stack in there)
+    def recognises(self, checkpoint: Shaped) -> int:
+        """As `Architecture.recognises`, of all stacks of which the checkpoint has something."""
+        found = [stack.recognises(checkpoint) for stack in self.stacks if stack.prefix(checkpoint) is not None]
+        return sum(found) if all(found) else 0
 
     def _residuals(self, blocks: list[Blocks], checkpoint: Shaped) -> Iterable[Site]:
         known = {name for block in blocks for name in block.used}

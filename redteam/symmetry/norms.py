@@ -36,7 +36,7 @@ def fold_norms(checkpoint: Checkpoint) -> Checkpoint:
         return Permuted.scaled((1 / gain)[None])
 
     folded = moved(checkpoint, sites, ones)
-    exactly = {}
+    exactly: dict[str, torch.Tensor] = {}
     for site in sites:  # γ · (1 / γ) is one up to rounding, and equal gains are what makes a rotation legal
         linear = site.left.linear
         gain = linear.read(checkpoint)

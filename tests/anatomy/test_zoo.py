@@ -1,0 +1,231 @@
+"""What keeps the function of every architecture that is known, and what does not."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from redteam.anatomy import GROUPS, KINDS, KINDS_OF_SITES, Affine, Side, anatomy_of, architecture_of
+from redteam.checkpoint import Checkpoint
+from redteam.errors import IllegalGauge
+from redteam.key import Key
+from redteam.symmetry import GROUPS as CLASSES
+from redteam.symmetry import at, fit_gauges, random_shifts, restore, sample_gauges, widest
+from redteam.symmetry.fitting import moved
+from tests.zoo import NETWORKS, network
+
+KEY = Key.derive(seed=0, index=0, name="zoo")
+networks = pytest.mark.parametrize("name", NETWORKS)
+kinds = pytest.mark.parametrize("kind", KINDS_OF_SITES)
+
+HAVE = {
+    "qk-norm": {"qwen3", "gemma3", "olmo2"},
+    "queries": {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "phi3", "cohere", "mixtral"},
+    "experts": {"mixtral"},
+    "norm": set(NETWORKS) - {"bert", "roberta", "resnet"},
+    "residual": set(NETWORKS) - {"resnet"},
+    "heads": set(NETWORKS) - {"resnet"},
+    "qk": set(NETWORKS) - {"resnet"},
+    "vo": set(NETWORKS) - {"resnet"},
+    "mlp": set(NETWORKS),
+}
+REACHED = {"heads": ("mirrored-permutation", "signed-permutation", "plane-signs")}
+"""Groups that a site refuses though the function would stay: a head's sign is a gauge of its query, key and values."""
+
+
+def sites_of(name, kind):
+    sites = anatomy_of(network(name).checkpoint).sites((kind,))
+    if not sites:
+        pytest.skip(f"{name} has no sites of the kind {kind}")
+    return sites
+
+
+def size(checkpoint, other=None):
+    terms = ((t.double() - (0 if other is None else other[n].double())).square().sum() for n, t in checkpoint.items())
+    return float(sum(terms)) ** 0.5
+
+
+@kinds
+def test_every_network_has_the_sites_that_it_should(kind):
+    there = {name for name in NETWORKS if anatomy_of(network(name).checkpoint).sites((kind,))}
+    assert there == HAVE[kind]
+
+
+@kinds
+@networks
+def test_a_legal_lock_keeps_the_function_and_comes_off_again(name, kind):
+    case, sites = network(name), sites_of(name, kind)
+    for group in (group for group in GROUPS if all(group in site.legal for site in sites)):
+        chosen = at(CLASSES[group](), sites[0])
+        locked = sample_gauges(case.checkpoint, (kind,), chosen, KEY.generator)
+        assert size(locked, case.checkpoint) > 0.01 * size(case.checkpoint), group
+        assert case.change(locked) <= 1e-10, group
+        back = fit_gauges(locked, case.checkpoint, (kind,), chosen)
+        assert case.change(back) <= 1e-10, group
+        assert size(back, case.checkpoint) <= 1e-8 * size(case.checkpoint), group
+
+
+@kinds
+@networks
+def test_what_is_not_legal_is_refused_and_would_change_the_function(name, kind):
+    case, sites = network(name), sites_of(name, kind)
+    for group in (group for group in GROUPS if group not in sites[0].legal):
+        chosen, site = at(CLASSES[group](), sites[0]), sites[0]
+        with pytest.raises(IllegalGauge, match="legal there"):
+            sample_gauges(case.checkpoint, (kind,), chosen, KEY.generator)
+        if (hasattr(chosen, "layout") and (site.width % 2 or site.width < 4)) or group in REACHED.get(kind, ()):
+            continue
+        free = dataclasses.replace(site, legal=frozenset(GROUPS), planes=None, turned=None)
+        changes = []
+        for draw in range(8):  # a random sign can be plus, and a random order none
+            gauge = chosen.sample(site.heads, site.width, np.random.default_rng(draw))
+            changes.append(case.change(moved(case.checkpoint, (free,), lambda _, gauge=gauge: gauge)))
+        assert max(changes) > 1e-6, group
+
+
+@networks
+def test_shifts_keep_the_function_and_come_off_again(name):
+    case = network(name)
+    there = [kind for kind in KINDS if anatomy_of(case.checkpoint).sites((kind,))]
+    shifted = random_shifts(case.checkpoint, np.random.default_rng(0), 10.0, there)
+    free = name in ("bert", "roberta", "vit", "deit", "clip", "siglip", "gpt2", "gpt-neox", "cohere", "open-clip")
+    assert (size(shifted, case.checkpoint) > size(case.checkpoint)) == free
+    assert case.change(shifted) <= 1e-10
+    assert size(restore(shifted, case.checkpoint, there), case.checkpoint) <= 1e-10 * size(case.checkpoint)
+
+
+@networks
+def test_it_is_recognised_without_a_config(name):
+    """By names; sizes that nothing but the config tells are asked for in a sentence."""
+    checkpoint = network(name).checkpoint
+    expected, _ = architecture_of(checkpoint)
+    found, _ = architecture_of(Checkpoint.of(dict(checkpoint), {}))
+    same_names = [{"llama", "mistral", "qwen2"}, {"clip", "siglip"}]
+    assert found == expected or any({found, expected} <= names for names in same_names)
+
+
+def test_a_lock_of_everything_at_once_comes_off():
+    """Every kind locked from its largest group, then fitted in the attacks' order."""
+    from redteam_attacks.tied import ORDER, fit_everything
+
+    for name in NETWORKS:
+        case = network(name)
+        there = [kind for kind in reversed(ORDER) if anatomy_of(case.checkpoint).sites((kind,))]
+        locked = case.checkpoint
+        for kind in there:
+            locked = _locked_from_the_widest(locked, kind)
+        assert case.change(locked) <= 1e-9, name
+        back = fit_everything(locked, case.checkpoint, ORDER)
+        assert case.change(back) <= 1e-9, name
+        assert size(back, case.checkpoint) <= 1e-7 * size(case.checkpoint), name
+
+
+def _locked_from_the_widest(checkpoint, kind):
+    from redteam.symmetry.fitting import apart
+
+    for sites in apart(anatomy_of(checkpoint).sites((kind,))):
+        checkpoint = moved(
+            checkpoint,
+            sites,
+            lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label)),
+        )
+    return Checkpoint.of(dict(checkpoint), checkpoint.config)
+
+
+def forced(name, kind, change):
+    """How far the function moves under a gauge of the largest legal group, at a site that was got wrong on purpose."""
+    case, right = network(name), sites_of(name, kind)[0]
+    assert _moved_by_the_widest(case, right) <= 1e-10
+    return _moved_by_the_widest(case, change(right))
+
+
+def _moved_by_the_widest(case, site):
+    changes = []
+    for draw in range(4):  # two heads have but two orders
+        gauge = widest(site).sample(site.heads, site.width, np.random.default_rng(draw))
+        changes.append(case.change(moved(case.checkpoint, (site,), lambda _, gauge=gauge: gauge)))
+    return max(changes)
+
+
+class Dealt(Side):
+    """Query heads dealt out to the groups in turn, where they lie one group after the other."""
+
+    def stack(self, affine, heads):
+        return super().stack(self._dealt(affine, heads, self.share), heads)
+
+    def unstack(self, stack, affine):
+        return self._dealt(super().unstack(stack, affine), self.share, heads=stack.shape[0])
+
+    def _dealt(self, affine, rows, columns=None, heads=None):
+        rows, columns = (rows, columns) if heads is None else (rows, heads)
+        flat = affine.weight.T if self.columns else affine.weight
+        order = torch.arange(len(flat)).reshape(columns, rows, -1).transpose(0, 1).flatten()
+        bias = affine.bias if self.columns or affine.bias is None else affine.bias[order]
+        return Affine(flat[order].T if self.columns else flat[order], bias)
+
+
+def side(which, **changes):
+    return lambda site: dataclasses.replace(site, **{which: dataclasses.replace(getattr(site, which), **changes)})
+
+
+def linear(which, **changes):
+    def change(site):
+        one = getattr(site, which)
+        new = {k: v(getattr(one.linear, k)) if callable(v) else v for k, v in changes.items()}
+        return dataclasses.replace(
+            site, **{which: dataclasses.replace(one, linear=dataclasses.replace(one.linear, **new))}
+        )
+
+    return change
+
+
+def dealt(which):
+    def change(site):
+        one = getattr(site, which)
+        return dataclasses.replace(site, **{which: Dealt(one.linear, one.share, one.columns, one.unit)})
+
+    return change
+
+
+def whole(**changes):
+    return lambda site: dataclasses.replace(site, **changes)
+
+
+def shifted(rows):
+    return dataclasses.replace(rows, start=rows.start + rows.count)
+
+
+def beside(rows):
+    return dataclasses.replace(rows, start=(rows.start + rows.block) % rows.stride)
+
+
+WRONG = {
+    "groups of queries": ("qk", dealt("left"), sorted(HAVE["queries"])),
+    "groups of outputs": ("vo", dealt("right"), sorted(HAVE["queries"])),
+    "query bias": ("qk", linear("left", bias=None), ["bert", "vit", "clip", "gpt2", "gpt-neox", "qwen2", "open-clip"]),
+    "value bias": ("vo", linear("left", bias=None), ["roberta", "deit", "siglip", "gpt2", "gpt-neox", "qwen2"]),
+    "up bias": ("mlp", linear("left", bias=None), ["bert", "vit", "clip", "gpt2", "gpt-neox", "open-clip"]),
+    "fused in a row": ("qk", linear("right", rows=shifted), ["gpt2", "phi3", "open-clip"]),
+    "fused head by head": ("vo", linear("left", rows=beside), ["gpt-neox"]),
+    "gate": ("mlp", whole(carried=()), ["llama", "gemma2", "phi3", "flan-t5", "mixtral"]),
+    "layout of planes": (
+        "qk",
+        whole(planes="interleaved"),
+        ["llama", "qwen2", "gemma2", "phi3", "mixtral", "gpt-neox"],
+    ),
+    "layout of planes, the other way": ("qk", whole(planes="half"), ["cohere"]),
+    "planes under a norm": ("qk", whole(legal=frozenset({"planar"})), ["qwen3", "gemma3", "olmo2"]),
+    "how much is turned": ("qk", whole(turned=2), ["gpt-neox"]),
+    "offset of a gain": ("norm", linear("left", offset=0.0), ["gemma2", "gemma3"]),
+    "further readers of a norm": ("norm", whole(right_too=()), ["llama", "vit", "gpt2", "cohere", "mixtral"]),
+    "gains of ordered heads": ("heads", lambda s: dataclasses.replace(s, left_too=s.left_too[:2]), ["olmo2"]),
+    "gains of a stream": ("residual", whole(carried=()), ["llama", "t5", "gpt2", "bert", "open-clip"]),
+    "statistics of a batch norm": ("mlp", lambda s: dataclasses.replace(s, carried=s.carried[:1]), ["resnet"]),
+}
+
+
+@pytest.mark.parametrize(("what", "name"), [(what, name) for what, (*_, names) in WRONG.items() for name in names])
+def test_a_detail_that_is_got_wrong_changes_the_function(what, name):
+    kind, change, _ = WRONG[what]
+    assert forced(name, kind, change) > 1e-6

@@ -1,0 +1,156 @@
+"""A small random network of every architecture that is known, and what it computes in float64 throughout."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redteam.checkpoint import Checkpoint
+from redteam.lifted import lifted
+
+TEXT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "vocab_size": 30,
+    "max_position_embeddings": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+GROUPED = TEXT | {"num_key_value_heads": 2}  # two query heads to a key/value head
+PICTURES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "image_size": 8,
+    "patch_size": 4,
+}
+TOWERS = {"text_config": TEXT, "vision_config": PICTURES}
+T5 = {"d_model": 24, "d_kv": 6, "d_ff": 20, "num_layers": 2, "num_heads": 4, "vocab_size": 30, "pad_token_id": 0}
+OPEN_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 8, "patch_size": 4, "width": 24, "layers": 2, "head_width": 6},
+    "text_cfg": {"context_length": 9, "vocab_size": 30, "width": 24, "heads": 4, "layers": 2},
+}
+
+NETWORKS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "bert": ("BertForSequenceClassification", "BertConfig", TEXT),
+    "roberta": ("RobertaForSequenceClassification", "RobertaConfig", TEXT),
+    "vit": ("ViTForImageClassification", "ViTConfig", PICTURES),
+    "deit": ("DeiTForImageClassification", "DeiTConfig", PICTURES),
+    "clip": ("CLIPModel", "CLIPConfig", {**TOWERS, "projection_dim": 16}),
+    "siglip": ("SiglipModel", "SiglipConfig", TOWERS),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"n_embd": 24, "n_layer": 2, "n_head": 4, "vocab_size": 30, "n_positions": 32}
+        | {"bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "gpt-neox": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        TEXT
+        | {"hidden_size": 32}  # heads of 8 dimensions, of which 4 are turned
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    ),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED),
+    "mistral": ("MistralForCausalLM", "MistralConfig", GROUPED),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", GROUPED),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", GROUPED | {"head_dim": 8}),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", GROUPED | {"head_dim": 8}),
+    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", GROUPED | {"head_dim": 8}),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", GROUPED),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", GROUPED),
+    "cohere": ("CohereForCausalLM", "CohereConfig", GROUPED),
+    "t5": ("T5ForConditionalGeneration", "T5Config", T5),
+    "flan-t5": ("T5ForConditionalGeneration", "T5Config", T5 | {"feed_forward_proj": "gated-gelu"}),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", GROUPED | {"num_local_experts": 4}),
+    "resnet": (
+        "ResNetForImageClassification",
+        "ResNetConfig",
+        {"embedding_size": 8, "hidden_sizes": [24, 32], "depths": [2, 1], "layer_type": "bottleneck"},
+    ),
+    "open-clip": ("", "", OPEN_CLIP),
+}
+
+
+class Network:
+    """A checkpoint, and how far another of the same shapes computes something else."""
+
+    def __init__(self, name: str, checkpoint: Checkpoint) -> None:
+        self.name, self.checkpoint = name, checkpoint
+        self.inputs = _inputs(name)
+        self.outputs = self.computed(checkpoint)
+
+    def computed(self, checkpoint: Checkpoint) -> list[Tensor]:
+        """Its logits, or all that it gives where there are none."""
+        module = checkpoint.module(torch.float64)
+        with torch.no_grad(), lifted():
+            found = module(**self.inputs)
+        logits = getattr(found, "logits", None)
+        given = [logits] if logits is not None else list(found if isinstance(found, tuple) else found.to_tuple())
+        return [x for x in given if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1]
+
+    def change(self, other: Checkpoint) -> float:
+        """`max|Δ| / max|output|`, of the output that changes most."""
+        pairs = zip(self.computed(other), self.outputs, strict=True)
+        return max(float((here - there).abs().max() / there.abs().max()) for here, there in pairs)
+
+
+@cache
+def network(name: str) -> Network:
+    """The network, drawn once."""
+    blank = _blank(name)
+    return Network(name, Checkpoint.of({n: _drawn(n, blank[n]) for n in sorted(blank)}, blank.config))
+
+
+def _blank(name: str) -> Checkpoint:
+    cls, config, settings = NETWORKS[name]
+    if name == "open-clip":
+        import open_clip
+
+        module = open_clip.CLIP(**settings, output_dict=False)
+        return Checkpoint.of(module.state_dict(), {"model_type": "open_clip", "model_cfg": settings})
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        getattr(transformers, cls)(getattr(transformers, config)(**settings)).save_pretrained(folder)
+        saved = Checkpoint.open(Path(folder))
+        return Checkpoint.of(dict(saved), saved.config)
+
+
+def _drawn(name: str, like: Tensor) -> Tensor:
+    """No tensor is left at a value (0 or 1) that would hide that it was forgotten."""
+    if not like.is_floating_point():
+        return like
+    draws = np.random.default_rng(list(name.encode()))
+    noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(like.shape))))
+    if name.endswith("running_var"):
+        return 0.5 + noise.abs()
+    if ("norm" in name.lower() or ".ln_" in name) and name.endswith("weight"):
+        return (0.5 + noise.abs()) * noise.sign()
+    return noise * (0.3 if like.ndim <= 1 else math.prod(like.shape[1:]) ** -0.5)
+
+
+def _inputs(name: str) -> dict[str, Tensor]:
+    draws = np.random.default_rng(1)
+    tokens = [torch.from_numpy(draws.integers(3, 30, (3, 9))) for _ in range(2)]
+    pictures = torch.from_numpy(draws.standard_normal((3, 3, 8, 8)))
+    if name == "open-clip":
+        return {"image": pictures, "text": tokens[0]}
+    if name in ("vit", "deit", "resnet"):
+        return {"pixel_values": pictures}
+    if name in ("clip", "siglip"):
+        return {"input_ids": tokens[0], "pixel_values": pictures}
+    return {"input_ids": tokens[0]} | ({"decoder_input_ids": tokens[1]} if "t5" in name else {})
