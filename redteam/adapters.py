@@ -42,6 +42,8 @@ _PARTS = {
     "lora_embedding_A": ("down", True),
     "lora_embedding_B": ("up", True),
 }
+_UNDER = ".base_layer."
+"""What PEFT puts into the names of biases and embeddings that it stores from below an update."""
 _ORDINARY_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _PATTERN = re.compile(r"\^?(?:[\w\-]|\\?\.|\\d|\.\*|\\d\+|\[0-9\]\+?|[|()](?![*+?{]))+\$?")
 
@@ -123,9 +125,8 @@ class Merged:
         return self._base.dtype(name) if name in self._base else self._files.dtype(self._plan.whole[name])
 
     def load(self, name: str) -> torch.Tensor:
-        if name in self._plan.whole:
-            return self._files.load(self._plan.whole[name]).to(self.dtype(name))
-        weight = self._base[name]
+        whole = self._plan.whole.get(name)
+        weight = self._base[name] if whole is None else self._files.load(whole).to(self.dtype(name))
         if name not in self._plan.updates:
             return weight
         update = self._plan.updates[name]
@@ -176,15 +177,16 @@ class Merged:
         if not plan.updates and not plan.whole:
             raise self._refuse("changes nothing")
         for name, update in plan.updates.items():
-            if name in plan.whole:
+            whole = plan.whole.get(name)
+            if whole is not None and _UNDER not in whole:
                 raise self._refuse(f"both changes and replaces {shown(name)}")
-            self._check(name, update)
+            self._check(name, update, self._base.shape(name) if whole is None else self._files.shape(whole))
         return plan
 
-    def _check(self, name: str, update: _Update) -> None:
+    def _check(self, name: str, update: _Update, weight: tuple[int, ...]) -> None:
         if not update.down or not update.up:
             raise self._refuse(f"has only one of the two factors for {shown(name)}")
-        down, up, weight = self._files.shape(update.down), self._files.shape(update.up), self._base.shape(name)
+        down, up = self._files.shape(update.down), self._files.shape(update.up)
         fits = len(down) >= 2 and len(up) >= 2 and down[0] == math.prod(up[1:]) > 0 and len(weight) >= 2
         shape = (up[0], *down[1:]) if fits else ()
         if self._flips(update, len(weight)):
@@ -245,6 +247,7 @@ def _parted(stored: str) -> tuple[str, str | None]:
     match = re.fullmatch(r"(.+)\.(lora_\w+)(?:\.default)?(?:\.weight)?", name)
     if match:
         return match[1], match[2]
+    name = name.replace(_UNDER, ".")
     if ".modules_to_save." in name:
         name = re.sub(r"\.modules_to_save\.(?:default\.)?", ".", name)
     return name, None

@@ -142,7 +142,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal."""
         digest = hashlib.sha256()
         for name in sorted(self):
-            tensor = self[name].contiguous()
+            tensor = self[name].cpu().contiguous()
             digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()

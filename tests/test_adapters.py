@@ -114,6 +114,21 @@ def test_whole_tensors_replace_and_heads_are_added(tmp_path: Path) -> None:
     assert after.shape(f"{HEAD}.weight") == (3, 4)
 
 
+def test_what_lies_below_an_update_is_stored_too(tmp_path: Path) -> None:
+    a, b, embedding, bias = random(2, 11), random(4, 2, seed=1), random(11, 4, seed=2), random(6, seed=3)
+    stored = {
+        "model.embed.base_layer.weight": embedding,  # a vocabulary that grew
+        "model.embed.lora_embedding_A": a,
+        "model.embed.lora_embedding_B": b,
+        f"{Q}.base_layer.bias": bias,
+        **low_rank(Q, 6, 4),
+    }
+    after = merged(adapter(tmp_path / "a", stored))
+    assert after.shape("model.embed.weight") == (11, 4)
+    assert close(after["model.embed.weight"], embedding + 3 * (b @ a).T)
+    assert torch.equal(after[f"{Q}.bias"], bias)
+
+
 def test_half_precision_is_rounded_once(tmp_path: Path) -> None:
     halves = low_rank(Q, 6, 4)
     a, b = halves.values()

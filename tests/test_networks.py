@@ -70,7 +70,7 @@ def test_a_config_that_does_not_belong_is_one_sentence(vit: Any, settings: dict[
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint of open_clip, as its own tools write it."""
-    open_clip = pytest.importorskip("open_clip")
+    import open_clip
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("clip")
@@ -100,7 +100,8 @@ def test_a_folder_and_a_file_of_open_clip_are_read(clip: Path) -> None:
 
 
 def test_open_clip_loads_what_was_written_and_its_features_agree(clip: Path, tmp_path: Path) -> None:
-    open_clip = pytest.importorskip("open_clip")
+    import open_clip
+
     there = Checkpoint.open(clip)
     logit = there["logit_scale"]
     written = write(there.replace({"logit_scale": logit + 1}), tmp_path / "out", like=clip, card="## Card\n\nText.")

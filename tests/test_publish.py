@@ -18,6 +18,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, PluginFault, UnwritableOutput
+from redteam.key import write_key
 from redteam.publish import write
 from redteam.storage import Memory
 
@@ -77,7 +78,7 @@ def test_only_what_is_replaced_differs(source: Path, tmp_path: Path) -> None:
 
 
 def test_tensors_come_in_the_order_of_the_shards_one_at_a_time(source: Path, tmp_path: Path) -> None:
-    alive: list[weakref.ref[torch.Tensor]] = []
+    alive: list[weakref.ref[Any]] = []
     most, order, told = 0, [], []
 
     class Watched(Memory):
@@ -85,10 +86,10 @@ def test_tensors_come_in_the_order_of_the_shards_one_at_a_time(source: Path, tmp
             nonlocal most
             gc.collect()
             most = max(most, 1 + sum(ref() is not None for ref in alive))
-            tensor = super().load(name)
-            alive.append(weakref.ref(tensor))
+            array = super().load(name).view(torch.int16).numpy().copy()
+            alive.append(weakref.ref(array))  # which lives as long as the memory, whatever tensors show it
             order.append(name)
-            return tensor
+            return torch.from_numpy(array).view(torch.bfloat16)
 
     write(
         Checkpoint(Watched(tensors()), CONFIG),
@@ -176,6 +177,13 @@ def test_weights_pickles_code_and_links_elsewhere_are_left_behind(source: Path, 
     assert not set(written.left_out) & set(files(tmp_path / "out"))
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
     assert (tmp_path / "out" / "tokenizer_config.json").read_text() == '{"version": "1.0"}'
+
+
+def test_a_key_beside_the_source_is_not_published(source: Path, tmp_path: Path) -> None:
+    for name in ("key.txt", "license.key", "secret.model"):
+        write_key(source / name)
+    written = write(Checkpoint.open(source), tmp_path / "out", like=source)
+    assert set(written.left_out) == {"key.txt", "license.key", "secret.model"}
 
 
 def test_a_card_is_added_once(source: Path, tmp_path: Path) -> None:
