@@ -13,7 +13,6 @@ from redteam.cli.rewriting import (
     OnDevice,
     Out,
     Progress,
-    all_cores,
     laid_out_like,
     named,
     require_device,
@@ -21,6 +20,7 @@ from redteam.cli.rewriting import (
     require_related,
     section,
     tell_left_out,
+    threads,
 )
 from redteam.errors import BadInput
 
@@ -81,7 +81,7 @@ def attack(
     def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
         return take_off(lock.links if lock else (), checkpoint, exact, key)
 
-    with all_cores(), Progress() as progress:
+    with threads(), Progress() as progress:
         exact = None if anchor is None else anchor.cast(torch.float64, device)
         recovered = protected.cast(torch.float64, device)
         for link in chain.links:

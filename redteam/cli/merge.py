@@ -13,13 +13,13 @@ from redteam.cli.rewriting import (
     OnDevice,
     Out,
     Progress,
-    all_cores,
     named,
     require_device,
     require_place,
     require_related,
     section,
     tell_left_out,
+    threads,
 )
 from redteam.errors import BadInput
 
@@ -52,7 +52,7 @@ def merge(
     opened = {name: Checkpoint.open(path, base=origin) for name, path in experts.items()}
     for name, one in opened.items():
         require_related(one, origin, f"The expert {name}")
-    with all_cores(), Progress() as progress:
+    with threads(1), Progress() as progress:
         start = origin.cast(device=device)
         view = MergerView(
             {name: one.cast(device=device) for name, one in opened.items()},

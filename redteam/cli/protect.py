@@ -18,7 +18,6 @@ from redteam.cli.rewriting import (
     OnDevice,
     Out,
     Progress,
-    all_cores,
     key_in,
     laid_out_like,
     require_device,
@@ -26,6 +25,7 @@ from redteam.cli.rewriting import (
     require_related,
     section,
     tell_left_out,
+    threads,
 )
 from redteam.errors import BadInput
 
@@ -94,7 +94,7 @@ def protect(
     if given is not None:
         require_related(victim, given, f"The model {model}")
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
-    with all_cores(), _key_for(chain, key, out) as (secret, made), Progress() as progress:
+    with threads(), _key_for(chain, key, out) as (secret, made), Progress() as progress:
         scenario = _scenario(data)
         protected, views = put_on(
             chain.links,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BLOCK = 2**16  # entries; half a megabyte in float64, of which a few fit a core's second cache, and enough for threads
+BLOCK = 2**15  # entries; a quarter of a megabyte in float64, of which a few fit a core's second cache
 
 
 def entrywise(formula: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dtype) -> Tensor:
