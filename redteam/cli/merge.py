@@ -14,6 +14,7 @@ from redteam.cli.rewriting import (
     Out,
     Progress,
     named,
+    read_ahead,
     require_device,
     require_place,
     require_related,
@@ -65,16 +66,17 @@ def merge(
             # It has never seen the base; what it leaves out no expert shares.
             shared = merged.outline(shared_tensors(merged, start))
             merged = start.replace(Checkpoint.computed(shared, merged.__getitem__)).stored_as(origin)
-        written = write(
-            check_as_read(plugin, start, merged).stored_as(origin),
-            out,
-            like=base,
-            force=force,
-            progress=progress,
-            card=section(
-                "Merged", {"merger": f"`{plugin.canonical}`", "base": named(base), "experts": ", ".join(experts)}
-            ),
-        )
+        with read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
+            written = write(
+                ready,
+                out,
+                like=base,
+                force=force,
+                progress=progress,
+                card=section(
+                    "Merged", {"merger": f"`{plugin.canonical}`", "base": named(base), "experts": ", ".join(experts)}
+                ),
+            )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
     if left := [name for name in origin if name not in held]:
         typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")

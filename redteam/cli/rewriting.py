@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +19,8 @@ from redteam.errors import BadInput
 from redteam.terminal import Bar, bar, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from redteam.checkpoint import Checkpoint
     from redteam.key import Key
     from redteam.publish import Written
@@ -66,7 +70,7 @@ def threads(count: int | None = None) -> Iterator[None]:
     """So many threads for torch, unless OMP_NUM_THREADS says how many, and afterwards as many as before.
 
     Args:
-        count: As many as there are cores by default. One where the work is many small steps, after each of which threads
+        count: As many as there are cores by default. One where the work is many small steps, after each of which they
             wait for one another: that saves a second of eight on idle cores, and takes ten times as long on busy ones.
     """
     import torch
@@ -79,6 +83,28 @@ def threads(count: int | None = None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def read_ahead(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The same checkpoint, the next tensor of which is computed while the last one is being written.
+
+    Two tensors are in memory then. Whoever reads in another order waits as if there were none of this.
+    """
+    from redteam.checkpoint import Checkpoint
+
+    following = dict(pairwise(checkpoint))
+    begun: dict[str, Future[Tensor]] = {}
+    with ThreadPoolExecutor(1) as thread:
+
+        def read(name: str) -> Tensor:
+            tensor = (begun.pop(name, None) or thread.submit(checkpoint.__getitem__, name)).result()
+            begun.clear()
+            if name in following:
+                begun[following[name]] = thread.submit(checkpoint.__getitem__, following[name])
+            return tensor
+
+        yield Checkpoint.computed(checkpoint.outline(), read, checkpoint.config)
 
 
 def require_device(device: Device) -> None:

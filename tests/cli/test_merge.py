@@ -76,13 +76,13 @@ def test_shards_and_dtypes_are_those_of_the_base(shell: Shell, here: Path) -> No
 
 
 def test_a_tensor_is_read_when_it_is_written(shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads ahead holds a whole model."""
+    """Whoever reads further ahead than the next one holds a whole model."""
     read: list[str] = []
     written: list[str] = []
     original = Checkpoint.__getitem__
 
     def reading(self: Checkpoint, name: str) -> torch.Tensor:
-        assert len(set(read) - set(written)) <= 1
+        assert len(set(read) - set(written)) <= 2
         read.append(name)
         return original(self, name)
 
