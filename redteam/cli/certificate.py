@@ -68,7 +68,7 @@ def certified(
 
 
 def random_inputs(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Random images or tokens of the size that a config names.
+    """Random images or tokens of the size that a config names, under the names that the network takes them by.
 
     Raises:
         BadInput: If it names none.
@@ -77,16 +77,23 @@ def random_inputs(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]
     import torch
 
     draws = np.random.default_rng(seed)
-    parts = [config, *(config[part] for part in ("vision_config", "text_config") if isinstance(config.get(part), dict))]
+    own = config.get("model_cfg", {}) if config.get("model_type") == "open_clip" else {}
+    image, tokens = ("image", "text") if own else ("pixel_values", "input_ids")
+    names = ("vision_cfg", "text_cfg") if own else ("vision_config", "text_config")
+    whole = own or config
     inputs: dict[str, Tensor] = {}
-    for part in parts:
+    for part in (whole, *(whole[name] for name in names if isinstance(whole.get(name), Mapping))):
         if "image_size" in part:
             sides = part["image_size"] if isinstance(part["image_size"], (list, tuple)) else [part["image_size"]] * 2
             shape = (_COUNT, int(part.get("num_channels", 3)), *map(int, sides))
-            inputs["pixel_values"] = torch.from_numpy(draws.standard_normal(shape)).float()
+            inputs[image] = torch.from_numpy(draws.standard_normal(shape)).float()
         elif "vocab_size" in part:
-            length = min(_TOKENS, int(part.get("max_position_embeddings", _TOKENS)) - 2)
-            inputs["input_ids"] = torch.from_numpy(draws.integers(1, int(part["vocab_size"]), (_COUNT, length)))
+            # open_clip wants the whole context; some position embeddings count from 2, so that two places are missing.
+            limit = int(part.get("max_position_embeddings", _TOKENS + 2)) - 2
+            length = int(part.get("context_length", 77)) if own else min(_TOKENS, limit)
+            inputs[tokens] = torch.from_numpy(draws.integers(1, int(part["vocab_size"]), (_COUNT, length)))
+    if config.get("is_encoder_decoder") and tokens in inputs:
+        inputs[f"decoder_{tokens}"] = inputs[tokens].flip(-1)
     if not inputs:
         raise BadInput("The config names no image_size and no vocab_size, so that no inputs can be drawn; give --data.")
     return inputs

@@ -75,7 +75,8 @@ def _outputs(checkpoint: Checkpoint, inputs: Mapping[str, Tensor]) -> Tensor:
     if isinstance(found, Tensor):
         return found
     logits = getattr(found, "logits", None)
-    return logits if isinstance(logits, Tensor) else next(x for x in found.to_tuple() if isinstance(x, Tensor))
+    parts = found if isinstance(found, tuple) else found.to_tuple()
+    return logits if isinstance(logits, Tensor) else next(x for x in parts if isinstance(x, Tensor))
 
 
 def _condition(site: Site, before: Checkpoint, after: Checkpoint) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint
 from redteam.cli.certificate import random_inputs
@@ -247,3 +249,85 @@ def test_the_lock_is_on_its_sites_and_nowhere_else(shell: Shell, here: Path) -> 
 
 def _exact(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+def test_open_clip_loads_what_was_written_and_its_features_agree(shell: Shell, here: Path) -> None:
+    import open_clip
+
+    (here / "clip").mkdir()
+    (here / "clip/open_clip_config.json").write_text(json.dumps({"model_cfg": CLIP, "preprocess_cfg": {}}))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**json.loads(json.dumps(CLIP)))
+    save_file(dict(network.state_dict()), here / "clip/open_clip_model.safetensors", metadata={"format": "pt"})
+    told = shell("protect", "mergelock", "clip", "--key", "key", "--out", "locked", "--certify")
+    assert told.code == 0, told.err
+    assert "at 4 sites" in told.out, "both towers"
+    before, after = (open_clip.create_model(f"local-dir:{here / name}").eval() for name in ("clip", "locked"))
+    assert not torch.equal(
+        before.visual.transformer.resblocks[0].attn.in_proj_weight,
+        after.visual.transformer.resblocks[0].attn.in_proj_weight,
+    )
+    images, tokens = random_inputs(Checkpoint.open("clip").config).values()
+    with torch.no_grad():
+        torch.testing.assert_close(after.encode_image(images), before.encode_image(images), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(after.encode_text(tokens), before.encode_text(tokens), rtol=1e-3, atol=1e-4)
+
+
+def test_an_adapter_is_merged_into_its_base_and_laid_out_like_it(shell: Shell, here: Path) -> None:
+    (here / "lora").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "bias": "none"}
+    (here / "lora/adapter_config.json").write_text(json.dumps(settings))
+    module = "base_model.model.vit.encoder.layer.0.attention.attention.query"
+    draws = torch.Generator().manual_seed(0)
+    update = {"A": torch.randn(2, 32, generator=draws), "B": torch.randn(32, 2, generator=draws)}
+    weights = {f"{module}.lora_{half}.weight": tensor for half, tensor in update.items()}
+    save_file(weights, here / "lora/adapter_model.safetensors")
+    told = shell("protect", "mergelock", "lora", "--key", "key", "--out", "locked")
+    assert told.code == 2
+    assert "base" in told.err
+    assert left(here) == {"vit", "base", "bert", "lora"}
+    told = shell("protect", "mergelock", "lora", "--base", "base", "--key", "key", "--out", "locked")
+    assert told.code == 0, told.err
+    locked, base = Checkpoint.open("locked"), Checkpoint.open("base")
+    assert list(locked) == list(base)
+    opened = shell("attack", "key-holder", "locked", "--key", "key", "--defense", "mergelock", "--out", "unlocked")
+    assert opened.code == 0, opened.err
+    name = module.removeprefix("base_model.model.") + ".weight"
+    learned = Checkpoint.open("unlocked")[name] - base[name]
+    torch.testing.assert_close(learned, 2 * update["B"] @ update["A"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "clip"])
+def test_inputs_are_drawn_for_every_kind_of_network(kind: str) -> None:
+    """And the network takes them, which is all that is asked here."""
+    import transformers
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config, cls = {
+        "llama": (transformers.LlamaConfig(**small, vocab_size=30), "LlamaForCausalLM"),
+        "gpt2": (transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30), "GPT2LMHeadModel"),
+        "t5": (
+            transformers.T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=30),
+            "T5ForConditionalGeneration",
+        ),
+        "clip": (
+            transformers.CLIPConfig(
+                text_config={**small, "vocab_size": 30, "eos_token_id": 2},
+                vision_config={**small, "image_size": 8, "patch_size": 4},
+                projection_dim=8,
+            ),
+            "CLIPModel",
+        ),
+    }[kind]
+    given = random_inputs(config.to_dict())
+    with torch.no_grad():
+        assert getattr(transformers, cls)(config).eval()(**given) is not None
+    assert all(len(tensor) == 4 for tensor in given.values())
