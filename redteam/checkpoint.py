@@ -102,6 +102,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """Name → shape and dtype of some tensors, of all by default, without reading them."""
         return {name: (self.shape(name), self.dtype(name)) for name in (self if names is None else names)}
 
+    def only(self, names: Iterable[str]) -> Checkpoint:
+        """Some of the tensors, with the same config; lazy."""
+        return Checkpoint.computed(self.outline(names), self.__getitem__, self.config)
+
     def replace(self, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
         """This checkpoint with some tensors exchanged or added; those of a checkpoint are read when they are needed."""
         over = tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors, {})

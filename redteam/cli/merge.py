@@ -64,8 +64,7 @@ def merge(
         merged = plugin(view)
         if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
             # It has never seen the base; what it leaves out no expert shares.
-            shared = merged.outline(shared_tensors(merged, start))
-            merged = start.replace(Checkpoint.computed(shared, merged.__getitem__)).stored_as(origin)
+            merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
         with read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
             written = write(
                 ready,

@@ -113,3 +113,15 @@ def test_dtype_and_names_stay(shell: Shell, here: Path) -> None:
     before, after = Checkpoint.open("victim"), Checkpoint.open("fitted")
     assert list(after) == list(before)
     assert {after.dtype(name) for name in after} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("defense", ["mergelock", "null-shift", "permutation", "gaussian-noise"])
+def test_on_a_gpu_it_is_the_same_within_rounding(shell: Shell, here: Path, defense: str) -> None:
+    for device in ("cpu", "cuda"):
+        words = ("--base", "base", "--device", device)
+        assert shell("protect", defense, "victim", "--key", "key", *words, "--out", f"locked-{device}").code == 0
+        assert shell("attack", "gauge-fit", f"locked-{device}", *words, "--out", f"fitted-{device}").code == 0
+    assert away("locked-cuda", "locked-cpu") < 1e-6
+    assert away("fitted-cuda", "fitted-cpu") < 1e-5

@@ -154,3 +154,47 @@ def test_on_a_gpu_it_is_the_same_within_rounding(shell: Shell, here: Path, text:
     one, other = Checkpoint.open("cpu"), Checkpoint.open("cuda")
     for name in one:
         torch.testing.assert_close(one[name], other[name])
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import redteam.cli.rewriting as home
+
+    with home.Progress() as progress:
+        for done in range(1, 201):
+            progress(done, 200, f"tensor {done}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "[200/200] tensor 200"
+    shown: list[int] = []
+
+    class Bar:
+        def show(self, done: int, text: str) -> None:
+            shown.append(done)
+
+        def stop(self) -> None:
+            shown.append(-1)
+
+    monkeypatch.setattr(home, "bar", lambda total: Bar())
+    with home.Progress() as progress:
+        for done in (1, 2, 3):
+            progress(done, 3, "tensor")
+    assert shown == [1, 2, 3, -1]
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_ahead_gives_the_same_in_any_order() -> None:
+    import redteam.cli.rewriting as home
+
+    read: list[str] = []
+
+    def load(name: str) -> torch.Tensor:
+        read.append(name)
+        return torch.tensor([int(name)])
+
+    given = Checkpoint.computed({str(i): ((1,), torch.int64) for i in range(6)}, load)
+    with home.read_ahead(given) as ready:
+        assert [int(ready[str(i)]) for i in range(6)] == list(range(6))
+        assert read == [str(i) for i in range(6)], "each is computed once"
+        assert [int(ready[str(i)]) for i in (5, 2, 2, 0)] == [5, 2, 2, 0]
