@@ -94,7 +94,7 @@ def protect(
     if given is not None:
         require_related(victim, given, f"The model {model}")
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
-    with threads(), _key_for(chain, key, out) as (secret, made), Progress() as progress:
+    with threads(1), _key_for(chain, key, out) as (secret, made), Progress() as progress:
         scenario = _scenario(data)
         protected, views = put_on(
             chain.links,
