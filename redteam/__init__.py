@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from redteam.audit import Audit
     from redteam.checkpoint import Checkpoint
     from redteam.evaluation.plan import Plan
     from redteam.evaluation.results import Results
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AttackerView": "redteam.views",
+    "Audit": "redteam.audit",
     "Checkpoint": "redteam.checkpoint",
     "Classification": "redteam.tasks",
     "DefenderView": "redteam.views",
@@ -42,6 +44,7 @@ _HOME = {
 
 __all__ = [
     "AttackerView",
+    "Audit",
     "Checkpoint",
     "Classification",
     "DefenderView",

@@ -65,6 +65,11 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._source.load(name)
 
+    def rough(self, name: str) -> torch.Tensor:
+        """The tensor in whatever dtype it is stored, before casts, to look at a part of it; not to be written to."""
+        look: Callable[[str], torch.Tensor] = getattr(self._source, "rough", self._source.load)
+        return look(name)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.names())
 

@@ -45,6 +45,9 @@ class Computed:
             raise KeyError(name)
         return self._compute(name)
 
+    def rough(self, name: str) -> torch.Tensor:
+        return self.load(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._outline[name][0]
 
@@ -65,6 +68,9 @@ class Replaced:
     def load(self, name: str) -> torch.Tensor:
         return self._holder(name)[name]
 
+    def rough(self, name: str) -> torch.Tensor:
+        return self._holder(name).rough(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._holder(name).shape(name)
 
@@ -78,7 +84,7 @@ class Replaced:
 class Transformed:
     """A source whose rewritten tensors are computed place by place, when they are read."""
 
-    KEPT = 4  # the places of one layer: names sorted within a layer alternate between them
+    KEPT = 2  # the places of one kind in a layer: names sorted within a layer alternate between them
 
     def __init__(self, below: Checkpoint, rewrites: tuple[Rewrite, ...], fn: Callable[[Any], Any]) -> None:
         self._below, self._fn = below, fn
@@ -90,21 +96,31 @@ class Transformed:
                     raise BadInput(
                         f"Two places of one transform both rewrite {name!r}; apply them one after the other."
                     )
-        self._latest: dict[int, dict[str, torch.Tensor]] = {}
+        self._latest: dict[int, dict[str, torch.Tensor] | None] = {}  # None where the gauge changes nothing
 
     def names(self) -> Any:
         return self._below._source.names()
 
     def load(self, name: str) -> torch.Tensor:
+        rewritten = self._rewritten(name)
+        return self._below[name] if rewritten is None else rewritten[name]
+
+    def rough(self, name: str) -> torch.Tensor:
+        rewritten = self._rewritten(name)
+        return self._below.rough(name) if rewritten is None else rewritten[name]
+
+    def _rewritten(self, name: str) -> dict[str, torch.Tensor] | None:
         if name not in self._place:
-            return self._below[name]
+            return None
         index = self._place[name]
         if index not in self._latest:
             rewrite = self._rewrites[index]
             while len(self._latest) >= self.KEPT:
                 del self._latest[next(iter(self._latest))]
-            self._latest[index] = rewrite.apply(self._below, self._fn(rewrite))
-        return self._latest[index][name]
+            gauge = self._fn(rewrite)
+            still = bool(getattr(gauge, "neutral", False)) and getattr(rewrite, "still", False)
+            self._latest[index] = None if still else rewrite.apply(self._below, gauge)
+        return self._latest[index]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)
@@ -126,6 +142,10 @@ class Cast:
         tensor = self._below[name]
         return tensor.to(device=self._device, dtype=self._dtype) if tensor.is_floating_point() else tensor
 
+    def rough(self, name: str) -> torch.Tensor:
+        tensor = self._below.rough(name)
+        return tensor if self._device is None else tensor.to(self._device)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)
 
@@ -145,7 +165,7 @@ class StoredAs:
         return self._below._source.names()
 
     def load(self, name: str) -> torch.Tensor:
-        tensor, dtype = self._below[name], self.dtype(name)
+        tensor, dtype = self._below.rough(name), self.dtype(name)
         rounded = tensor.to(dtype).cpu()
         if dtype.is_floating_point and torch.finfo(dtype).max < 1e38:
             lost = ~torch.isfinite(rounded.float()) & torch.isfinite(tensor).cpu()

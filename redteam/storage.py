@@ -43,6 +43,9 @@ class Memory:
     def load(self, name: str) -> torch.Tensor:
         return self._tensors[name].clone()  # a plugin that writes into what it was given spoils nobody else's
 
+    def rough(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
 

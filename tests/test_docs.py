@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 import pytest
 
+from redteam.audit.findings import SiteFinding
+from redteam.audit.words import MEANING, STATES
 from redteam.evaluation.results import Control
 from redteam.evaluation.run import run
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
@@ -49,7 +51,14 @@ def threats() -> Iterator[str]:
         yield f"| `{model.name}` | {model.words} | {granted} |\n"
 
 
+def states() -> Iterator[str]:
+    yield "| found | state in JSON | means |\n|---|---|---|\n"
+    for state, meaning in MEANING.items():
+        yield f"| {STATES.get(state, '*group* lock')} | {state} | {meaning} |\n"
+
+
 TABLES = {
+    "states": ("docs/audit.md", states),
     "flags": ("docs/verdicts.md", flags),
     "thresholds": ("docs/verdicts.md", thresholds),
     "threats": ("docs/threat-models.md", threats),
@@ -69,6 +78,10 @@ def test_every_verdict_control_and_need_is_explained(page: Callable[[str], Any])
     assert all(f"\n| {word} | " in verdicts for word in get_args(Word))
     assert all(f"\n| {control} | " in verdicts for control in controls)
     assert all(f"| `Needs.{need.name}` |" in attack for need in (Needs.NONE, *Needs))
+
+
+def test_every_state_of_a_site_is_explained() -> None:
+    assert set(get_args(SiteFinding.model_fields["state"].annotation)) == set(MEANING)
 
 
 def test_the_limits_in_the_text_are_those_in_force(page: Callable[[str], Any]) -> None:

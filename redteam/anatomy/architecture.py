@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -43,10 +44,17 @@ class Anatomy:
     """Where the sites of one checkpoint are.
 
     Attributes:
-        places: All of them, layer by layer, those of residual streams last.
+        inner: All but those of residual streams, layer by layer.
+        streams: Gives those of residual streams, which takes reading norms' gains.
     """
 
-    places: tuple[Site, ...]
+    inner: tuple[Site, ...]
+    streams: Callable[[], tuple[Site, ...]] = tuple
+
+    @cached_property
+    def places(self) -> tuple[Site, ...]:
+        """All of them, those of residual streams last."""
+        return (*self.inner, *self.streams())
 
     def sites(self, kinds: Iterable[str] = KINDS) -> tuple[Site, ...]:
         """The sites of some kinds, ordered by layer; none of a kind that the architecture does not have.
@@ -57,7 +65,8 @@ class Anatomy:
         wanted = set(kinds)
         for kind in sorted(wanted - set(KINDS_OF_SITES)):
             raise UnknownName.among("kind of site", kind, KINDS_OF_SITES)
-        return tuple(site for site in self.places if site.kind in wanted)
+        places = self.places if "residual" in wanted else self.inner
+        return tuple(site for site in places if site.kind in wanted)
 
 
 PRE_NORM: Mapping[str, str] = {

@@ -145,6 +145,21 @@ class Linear:
         bias = None if self.bias is None else self._rows(_float64(checkpoint, self.bias)).reshape(-1)
         return Affine(weight + self.offset if self.offset else weight, bias)
 
+    def sampled(self, stored: Tensor, *, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """Some rows or columns of its weight in float64, given the tensor that it lies in.
+
+        Args:
+            stored: Of any dtype; it is converted where it was chosen.
+            rows: Which outputs, all by default.
+            columns: Which inputs, all by default.
+        """
+        own = self._own(stored[:, None] if stored.ndim == 1 else stored)
+        if own.ndim > 2:
+            own = own.reshape(-1, own.shape[-1])
+        own = own if rows is None else own[rows]
+        own = own if columns is None else own[:, columns]
+        return own.to(torch.float64) + self.offset
+
     def write(self, checkpoint: Mapping[str, Tensor], affine: Affine) -> dict[str, Tensor]:
         """The tensors it lies in with `affine` in its place, in their own dtype; a fused tensor's other rows stay."""
         weight = checkpoint[self.weight].clone(memory_format=torch.contiguous_format)
@@ -219,6 +234,6 @@ class Gathered:
 
 def _float64(checkpoint: Mapping[str, Tensor], name: str) -> Tensor:
     tensor = checkpoint[name].to(torch.float64)
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):  # the sum is ten times as fast
         raise BadInput(f"The tensor {name!r} holds NaN or infinity; expected finite weights, so check the checkpoint.")
     return tensor

@@ -31,8 +31,8 @@ class Network:
         """As `Architecture.anatomy`."""
         there = [stack for stack in self.stacks if stack.prefix(checkpoint) is not None] or list(self.stacks[:1])
         blocks = [Blocks(stack, checkpoint) for stack in there]
-        places = [site for block in blocks for site in block.places()]
-        return Anatomy((*places, *self._residuals(blocks, checkpoint)))
+        places = tuple(site for block in blocks for site in block.places())
+        return Anatomy(places, lambda: tuple(self._residuals(blocks, checkpoint)))
 
     def recognises(self, checkpoint: Shaped) -> int:
         """As `Architecture.recognises`, of all stacks of which the checkpoint has something."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -172,6 +172,8 @@ class Site:
     planes: Layout | None = None
     turned: int | None = None
     part: str = ""
+    still: ClassVar[bool] = True
+    """That a neutral gauge leaves its tensors as they are."""
 
     @property
     def label(self) -> str:
@@ -248,8 +250,6 @@ class Site:
             IllegalGauge: See `moved`.
         """
         self.require(gauge)
-        if gauge.neutral:
-            return {name: checkpoint[name] for name in self.names}
         tensors = _written(
             checkpoint,
             ((side, _turned(side, side.linear.read(checkpoint), self.heads, act)) for side, act in self._acts(gauge)),
@@ -328,6 +328,7 @@ class Piece:
 
     site: Site
     place: int
+    still: ClassVar[bool] = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -337,8 +338,6 @@ class Piece:
     def apply(self, checkpoint: Mapping[str, Tensor], gauge: GaugeLike) -> dict[str, Tensor]:
         """Those tensors under a gauge; raises as `Site.apply`."""
         self.site.require(gauge)
-        if gauge.neutral:
-            return {name: checkpoint[name] for name in self.names}
         side, act = list(self.site._acts(gauge))[self.place]
         tensors = side.linear.write(checkpoint, _turned(side, side.linear.read(checkpoint), self.site.heads, act))
         return {name: tensors[name] for name in self.names}

@@ -15,6 +15,8 @@ from redteam.errors import BadInput, UnwritableOutput
 
 if TYPE_CHECKING:
     from redteam.evaluation.results import Results
+    from redteam.plugins.contracts import ReportSpec
+    from redteam.plugins.registry import Registry
 
 Files = Annotated[
     list[Path] | None,
@@ -33,13 +35,17 @@ FailOn = Annotated[
         help="Leave with 1 where a verdict's figure is so, as in 'theft>=0.5' or 'theft.high>=0.5'; may be repeated.",
     ),
 ]
-Written = tuple[Path, Callable[["Results", Path], None]]
+Written = tuple[Path, Callable[[Any, Path], None]]
 
 
-def writers(paths: Iterable[Path]) -> list[Written]:
+def writers(paths: Iterable[Path], registry: Registry[ReportSpec] | None = None) -> list[Written]:
     """For every file the writer of its extension, before anything is computed.
 
     The longest registered extension that the name ends in counts, so that `x.junit.xml` has a writer of its own.
+
+    Args:
+        paths: The files.
+        registry: Where to look for writers; those of a run's results by default.
 
     Raises:
         BadInput: If no writer is registered for it.
@@ -47,14 +53,15 @@ def writers(paths: Iterable[Path]) -> list[Written]:
     """
     from redteam.plugins.registry import REPORTS
 
+    known_writers = REPORTS if registry is None else registry
     found = []
     for path in paths:
-        extensions = [name for name in REPORTS.names if path.name.removesuffix(f".{name}") not in ("", path.name)]
+        extensions = [name for name in known_writers.names if path.name.removesuffix(f".{name}") not in ("", path.name)]
         if not extensions:
-            known = ", ".join(f".{name}" for name in REPORTS.names)
+            known = ", ".join(f".{name}" for name in known_writers.names)
             raise BadInput(f"No report can be written to {path.name}; the file's name must end in one of {known}.")
         _check_writable(path)
-        found.append((path, REPORTS.load(max(extensions, key=len)).function))
+        found.append((path, known_writers.load(max(extensions, key=len)).function))
     return found
 
 

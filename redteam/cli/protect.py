@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from redteam.views import DefenderView
 
 
+_SAMPLES = 16  # real inputs that a certificate tries
+
+
 class Dtype(StrEnum):
     """In what to store."""
 
@@ -68,7 +71,7 @@ def protect(
         bool, typer.Option("--certify", help="Run the network before and after, and say how far its outputs changed.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Certify, and write nothing if the outputs change by more than 1 %.")
+        bool, typer.Option("--strict", help="Certify, and write nothing if a loss is over its bound.")
     ] = False,
     force: Force = False,
 ) -> None:
@@ -165,10 +168,17 @@ def _scenario(data: str | None) -> Scenario | None:
 def _certified(
     victim: Checkpoint, protected: Checkpoint, stored: Checkpoint, scenario: Scenario | None, *, strict: bool
 ) -> list[str]:
-    from redteam.cli.certificate import certified
+    import torch
 
-    inputs = None if scenario is None else scenario.tasks[scenario.victim].inputs_of("validation")
-    return certified(victim, protected, stored, inputs, strict=strict)
+    from redteam.symmetry import certify
+
+    task = None if scenario is None else scenario.tasks[scenario.victim]
+    real = None if task is None else {k: v[:_SAMPLES] for k, v in task.inputs_of("validation").items()}
+    found = certify(victim.cast(torch.float64), protected.cast(torch.float64, "cpu"), real)
+    released = {str(stored.dtype(name)).removeprefix("torch.") for name in stored}
+    if strict and (losses := found.losses(released)):
+        raise BadInput(f"{' '.join(losses)} Nothing was written (--strict).")
+    return str(found).splitlines()
 
 
 def _card(chain: Chain, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint) -> str:

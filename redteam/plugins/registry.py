@@ -275,6 +275,8 @@ DEFENSES = Registry("redteam.defenses", DefenseSpec)
 MERGERS = Registry("redteam.mergers", MergerSpec)
 SCENARIOS = Registry("redteam.scenarios", ScenarioSpec)
 REPORTS = Registry("redteam.reports", ReportSpec)
+AUDIT_REPORTS = Registry("redteam.audit_reports", ReportSpec)
+"""Writers of audits, by extension, as `REPORTS` are of results; no kind of plugin of their own."""
 REGISTRIES: Mapping[str, Registry[Any]] = {
     registry.kind: registry for registry in (SCENARIOS, DEFENSES, ATTACKS, MERGERS, REPORTS)
 }

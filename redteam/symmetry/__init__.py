@@ -7,6 +7,7 @@ from redteam.symmetry.comparison import Comparison
 from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
 from redteam.symmetry.gauges import Dense, Gauge, Partial, Permuted, Turned
 from redteam.symmetry.groups import GROUPS, Group, adapted, at, widest
+from redteam.symmetry.inputs import random_inputs
 from redteam.symmetry.linear import GeneralLinear, Orthogonal
 from redteam.symmetry.permutations import MirroredPermutation, Permutation, SignedPermutation
 from redteam.symmetry.rotary import PartialPlanar, Planar, PlaneScaling, PlaneSigns
@@ -46,6 +47,7 @@ __all__ = [
     "canonical",
     "certify",
     "fit_gauges",
+    "random_inputs",
     "random_shifts",
     "restore",
     "sample_gauges",

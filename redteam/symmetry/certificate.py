@@ -1,33 +1,59 @@
-"""The certificate of a lock: how far it changes the outputs, exactly and as stored, and how ill-conditioned it is."""
+"""The certificate of a rewrite: how far it changes a network's outputs, exactly and as stored, and its condition.
+
+It builds the network, once for each dtype and each of the two checkpoints, one at a time: the one thing here that needs
+transformers and the memory of a whole network in float64.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.canonicals import canonical
+from redteam.errors import BadInput
+from redteam.lifted import lifted
+from redteam.symmetry.comparison import Comparison
+from redteam.symmetry.fitting import moved
+from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import widest
+from redteam.symmetry.inputs import random_inputs
 
 STORED = (torch.float32, torch.bfloat16, torch.float16)
 """The dtypes in which a release is tried."""
+
+EXACT = 1e-8
+"""The largest change in float64 of a rewrite that keeps the function. Legal locks of condition up to 1e4 stay under
+1e-10; what isn't legal changes outputs by a hundredth and more."""
+
+LIMITS: Mapping[str, float] = {"float32": 100.0, "bfloat16": 3.0, "float16": 10.0}
+"""By dtype: the most that the rewritten network may change in it, in multiples of what the original changes there.
+
+bfloat16 is already the coarsest that models are published in; a vo lock of condition 100 on a small Llama costs four
+times its rounding and moves the outputs visibly. The finer dtypes have room: float16 rounds 8 times and float32 65,000
+times finer, so that at these multiples neither costs much more than plain bfloat16 costs anyone."""
 
 _NO_GAUGE = 1e-6  # a fit that leaves more than this share of the stacks is no change of basis
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a rewrite did to a network on some inputs. A change is `max|Δ| / max|output|`, computed in float64.
+    """What a rewrite did to a network on some inputs.
+
+    A change is `max|Δ| / max|output|` against the original in float64, the largest over the outputs. In float64 the
+    norms' and softmax's casts to float32 are lifted; in other dtypes weights and computation both have that dtype, as
+    where the release is used.
 
     Attributes:
-        change: With the weights as they are.
-        stored: By dtype: with the rewritten weights rounded to it, against the original unrounded.
-        rounding: By dtype: with the original weights rounded to it, against the same; what storing costs anyway.
+        change: In float64, with the weights as they are.
+        dtype: The coarsest dtype in which the rewritten weights came; below float64, `change` holds its rounding.
+        stored: By dtype, of the rewritten network.
+        rounding: By dtype, of the original: what that dtype costs anyway.
         conditions: By site label, the largest condition number of the change of basis found there; NaN where a site
             changed by something else, absent where nothing changed.
     """
@@ -36,53 +62,187 @@ class Certificate:
     stored: Mapping[str, float]
     rounding: Mapping[str, float]
     conditions: Mapping[str, float]
+    dtype: str = "float64"
+
+    @property
+    def limit(self) -> float:
+        """The most that `change` may be: `EXACT`, or a multiple of what the dtype of the weights costs anyway."""
+        return self.bound("float64")
+
+    def bound(self, dtype: str) -> float:
+        """The most that the outputs may change in a dtype; weights that came in a coarser one are held to that."""
+        return max(EXACT, *(LIMITS[name] * self.rounding[name] for name in (dtype, self.dtype) if name in LIMITS), 0.0)
+
+    def losses(self, dtypes: Iterable[str] | None = None) -> tuple[str, ...]:
+        """A sentence on every loss that is over its bound; none if the rewrite costs nothing that counts.
+
+        Args:
+            dtypes: Those in which it will be used, besides float64, where it must be exact; all by default.
+        """
+        found = []
+        if not self.change <= self.limit:
+            found.append(
+                f"In float64 the outputs change by {_share(self.change)}; a rewrite that keeps the function stays "
+                f"under {_share(self.limit)}, so this one does not keep it, or is too ill-conditioned."
+            )
+        for name in self.stored if dtypes is None else [name for name in self.stored if name in set(dtypes)]:
+            loss, anyway = self.stored[name], self.rounding[name]
+            if not loss <= self.bound(name):
+                found.append(
+                    f"In {name} the outputs change by {_share(loss)}, and by {_share(anyway)} without the rewrite; "
+                    f"expected at most {_share(self.bound(name))}, so narrow the lock's range or store it finer."
+                )
+        return tuple(found)
+
+    def exceeds(self, dtypes: Iterable[str] | None = None) -> bool:
+        """Whether any loss is over its bound; `dtypes` as in `losses`."""
+        return bool(self.losses(dtypes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; what is not finite is None there."""
+        return {**_finite(asdict(self)), "limit": self.limit, "losses": list(self.losses())}
+
+    def __str__(self) -> str:
+        """Some lines for people."""
+        lines = [f"float64: the outputs change by {_share(self.change)} (bound {_share(self.limit)})"]
+        lines += [
+            f"{name}: by {_share(loss)}, and by {_share(self.rounding[name])} without the rewrite "
+            f"(bound {_share(self.bound(name))})"
+            for name, loss in self.stored.items()
+        ]
+        known = {label: value for label, value in self.conditions.items() if not math.isnan(value)}
+        other = len(self.conditions) - len(known)
+        if known:
+            worst = max(known, key=known.__getitem__)
+            lines.append(
+                f"condition: at most {known[worst]:.3g} (at {worst}), over {len(known)} sites that changed basis"
+            )
+        if other:
+            lines.append(f"{other} sites changed by something else than a change of basis")
+        return "\n".join((*lines, *self.losses()))
 
 
-def certify(before: Checkpoint, after: Checkpoint, inputs: Mapping[str, Tensor]) -> Certificate:
-    """Compares two checkpoints of one architecture, whose sites are looked at, on some inputs.
+def certify(
+    before: Checkpoint, after: Checkpoint, inputs: Mapping[str, Tensor] | None = None, *, seed: int = 0
+) -> Certificate:
+    """Compares two checkpoints of one architecture, whose sites are looked at, on random inputs and on given ones.
 
     Args:
         before: The original.
-        after: The rewritten one.
-        inputs: The module's keyword arguments, such as `{"pixel_values": [n, c, h, w]}`.
+        after: The rewritten one. Before it was rounded to the original's dtype, if its exactness is in question.
+        inputs: Real ones beside the random ones: the module's keyword arguments, such as
+            `{"pixel_values": [n, c, h, w]}`.
+        seed: Of the random inputs.
 
     Raises:
-        BadInput: If the architecture is not known, or a tensor holds NaN or infinity.
+        BadInput: If the architecture is not known, no inputs can be made up, or a tensor holds NaN or infinity.
+        NotACheckpoint: If the network cannot be built.
     """
-    exact = _outputs(before, inputs)
-
-    def change(checkpoint: Checkpoint) -> float:
-        delta = (_outputs(checkpoint, inputs) - exact).abs().max() / exact.abs().max()
-        return float(delta.nan_to_num(nan=math.inf))
-
+    tried = _inputs(before, inputs, seed)
+    exact = _outputs(before, tried, torch.float64)
     names = {str(dtype).removeprefix("torch."): dtype for dtype in STORED}
     return Certificate(
-        change=change(after),
-        stored={name: change(after.to(dtype)) for name, dtype in names.items()},
-        rounding={name: change(before.to(dtype)) for name, dtype in names.items()},
-        conditions={
-            site.label: _condition(site, before, after)
-            for site in anatomy_of(before).sites()
-            if any(not torch.equal(before[name], after[name]) for name in site.names)
-        },
+        change=_change(exact, _outputs(after, tried, torch.float64)),
+        stored={name: _change(exact, _outputs(after, tried, dtype)) for name, dtype in names.items()},
+        rounding={name: _change(exact, _outputs(before, tried, dtype)) for name, dtype in names.items()},
+        conditions=_conditions(before, after),
+        dtype=_coarsest(before, after),
     )
 
 
-def _outputs(checkpoint: Checkpoint, inputs: Mapping[str, Tensor]) -> Tensor:
-    module: nn.Module = checkpoint.module(torch.float64)
-    with torch.no_grad():
-        found = module(**{k: v.to(torch.float64) if v.is_floating_point() else v for k, v in inputs.items()})
-    if isinstance(found, Tensor):
-        return found
-    logits = getattr(found, "logits", None)
-    parts = found if isinstance(found, tuple) else found.to_tuple()
-    return logits if isinstance(logits, Tensor) else next(x for x in parts if isinstance(x, Tensor))
+def _inputs(checkpoint: Checkpoint, given: Mapping[str, Tensor] | None, seed: int) -> list[Mapping[str, Tensor]]:
+    try:
+        drawn = random_inputs(checkpoint, seed)
+    except BadInput:
+        if given is None:
+            raise
+        return [given]
+    return [drawn] if given is None else [drawn, given]
 
 
-def _condition(site: Site, before: Checkpoint, after: Checkpoint) -> float:
-    old, new = canonical(site, before), canonical(site, after)
+def _outputs(checkpoint: Checkpoint, tried: list[Mapping[str, Tensor]], dtype: torch.dtype) -> list[Tensor]:
+    """In float64 on the CPU, for all inputs."""
+    network: Any = checkpoint.module(dtype)
+    if hasattr(network, "set_attn_implementation"):
+        network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
+    found: list[Tensor] = []
+    for inputs in tried:
+        given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        with torch.no_grad():
+            if dtype is torch.float64:
+                with lifted():
+                    outputs = dict(_named(network(**given)))
+            else:
+                outputs = dict(_named(network(**given)))
+        logits = {name: x for name, x in outputs.items() if name.startswith("logits")}
+        found += [x.to(torch.float64) for x in (logits or outputs).values()]
+    return found
+
+
+def _named(outputs: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of floats in what a network returned, but for caches of keys and values."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield name, outputs
+    elif isinstance(outputs, Mapping):
+        for key, value in outputs.items():
+            if not str(key).startswith("past"):
+                yield from _named(value, str(key))
+    elif isinstance(outputs, (tuple, list)):
+        for place, value in enumerate(outputs):
+            yield from _named(value, f"{name}.{place}")
+
+
+def _change(exact: list[Tensor], found: list[Tensor]) -> float:
+    changes = ((x - y).abs().max() / y.abs().max() for x, y in zip(found, exact, strict=True))
+    return max((float(change.nan_to_num(nan=math.inf)) for change in changes), default=math.inf)
+
+
+def _coarsest(before: Checkpoint, after: Checkpoint) -> str:
+    """Of the dtypes of the floating tensors that the rewrite changed."""
+    changed = {
+        after.dtype(name)
+        for name in after
+        if after.dtype(name).is_floating_point and (name not in before or not torch.equal(after[name], before[name]))
+    }
+    return str(max(changed, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)).removeprefix("torch.")
+
+
+def _differs(site: Site, before: Checkpoint, after: Checkpoint) -> bool:
+    return any(name not in after or not torch.equal(before[name], after[name]) for name in site.names)
+
+
+def _conditions(before: Checkpoint, after: Checkpoint) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for site in anatomy_of(before).sites():
+        if not _differs(site, before, after):
+            continue
+        gauge = _gauge(site, before, after)
+        found[site.label] = math.nan if gauge is None else float(gauge.condition().max())
+        if gauge is not None and any(side.shared for side in site.sides):
+            before = moved(before, (site,), _always(gauge))  # what it shares with the next site follows
+    return found
+
+
+def _always(gauge: Gauge) -> Callable[[Site], Gauge]:
+    return lambda site: gauge
+
+
+def _gauge(site: Site, before: Checkpoint, after: Checkpoint) -> Gauge | None:
+    """The change of basis between the two, None if it is something else."""
+    if any(name not in after or before.shape(name) != after.shape(name) for name in site.names):
+        return None
+    old, new = Comparison(before, after)(site)
     gauge = widest(site).fit(old, new)
     size = float(new.left.square().sum() + new.right.square().sum())
-    if not old.moved(gauge).distance(new) <= _NO_GAUGE**2 * size:
-        return math.nan
-    return float(gauge.condition().max())
+    return gauge if old.moved(gauge).distance(new) <= _NO_GAUGE**2 * size else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _share(value: float) -> str:
+    return f"{value:.1e}" if value < 1e-3 else f"{value:.2g}" if math.isfinite(value) else "no finite number"

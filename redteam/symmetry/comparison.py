@@ -11,7 +11,8 @@ from torch import Tensor
 from redteam.anatomy import Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical, canonical_side
-from redteam.symmetry.heads import Heads, paired_features
+from redteam.symmetry.heads import Heads, matched, paired_features
+from redteam.symmetry.looks import sampled
 
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
 
@@ -35,8 +36,12 @@ class Comparison:
     def __call__(self, site: Site) -> tuple[Stacks, Stacks]:
         """Raises BadInput if a tensor holds NaN or infinity."""
         if site.kind in ("heads", "queries"):
-            attention = self._attention[site.layer, site.part]
-            return paired_features(site, *(Heads.read(attention, x) for x in (self.protected, self.anchor)))
+            attention, both = self._attention[site.layer, site.part], (self.protected, self.anchor)
+            shown = matched(site, *(Heads.read(attention, x, sample=True) for x in both))
+            if shown is not None:
+                eye = torch.eye(site.width, dtype=torch.float64).expand(site.heads, -1, -1)
+                return Stacks(eye, eye[:, :, :0]), Stacks(shown.left(eye), eye[:, :, :0])
+            return paired_features(site, *(Heads.read(attention, x) for x in both))
         if site.kind == "experts":
             left, left0 = (canonical_side(site.left, x, site.heads) for x in (self.protected, self.anchor))
             return Stacks(left, left[:, :, :0]), Stacks(left0, left0[:, :, :0])
@@ -64,9 +69,11 @@ class Comparison:
         for side in in_common(site, self.protected, self.anchor):
             if side.shared and not self.again:
                 continue
-            here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
-            step = max(1, here.shape[1] // (_TOKENS * site.width)) if "orthogonal" not in site.legal else 1
-            cross = cross + there[:, ::step] @ here[:, ::step].mT
+            if "orthogonal" in site.legal or side.unit != 1:
+                here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
+            else:
+                here, there = (sampled(side, x, count=_TOKENS * site.width) for x in (self.protected, self.anchor))
+            cross = cross + there @ here.mT
         assert isinstance(cross, Tensor), "a stream has embeddings"
         eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)[None]
         return Stacks(eye, eye[:, :, :0]), Stacks(cross[None], eye[:, :, :0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +12,10 @@ from redteam.anatomy import Piece, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import IllegalGauge, Inapplicable
 from redteam.symmetry.comparison import Comparison, distance, in_common
-from redteam.symmetry.gauges import Gauge
+from redteam.symmetry.gauges import Gauge, Permuted
 from redteam.symmetry.groups import Group, adapted, at, widest
-from redteam.symmetry.shifts import Parts, Whole, toward
+from redteam.symmetry.looks import nothing_shows
+from redteam.symmetry.shifts import Parts, Whole, shifts_of, toward
 
 
 class Named(Protocol):
@@ -60,9 +60,16 @@ def moved(checkpoint: Checkpoint, sites: Iterable[Site], gauge: Callable[[Site],
         sites: No two of them share a tensor.
         gauge: Must be pure. It is asked once for a site that is rewritten piece by piece, else when a tensor is read.
     """
-    once = cache(gauge)  # a stream's gauge is asked for by each of its tensors
-    pieces = [piece for site in sites for piece in site.pieces]
-    return checkpoint.transform(pieces, lambda piece: once(piece.site) if isinstance(piece, Piece) else gauge(piece))
+    streams: dict[str, Gauge] = {}  # asked for by each of their tensors
+
+    def of(piece: Site | Piece) -> Gauge:
+        if not isinstance(piece, Piece):
+            return gauge(piece)
+        if piece.site.label not in streams:
+            streams[piece.site.label] = gauge(piece.site)
+        return streams[piece.site.label]
+
+    return checkpoint.transform([piece for site in sites for piece in site.pieces], of)
 
 
 def sampled_locks(
@@ -125,7 +132,8 @@ def fit_gauges(
         protected: What a lock may have moved.
         anchor: The public base, or another relative.
         kinds: Kinds of sites, fitted in this order.
-        group: Where the gauge is looked for; legal at all of them. None for the largest legal one of every site.
+        group: Where the gauge is looked for; legal at all of them. None for the largest legal one of every site, and
+            for leaving alone what shows no lock (`redteam.symmetry.looks`).
         again: Whether all other sites have been fitted, so that what they share with one is compared too: where gauges
             lie on one another, fits alternate.
 
@@ -147,15 +155,19 @@ def _fitted(
     compare = Comparison(protected, anchor, again=again)
 
     def gauge(site: Site) -> Gauge:
+        if group is None and nothing_shows(site, protected, anchor):
+            return Permuted.still(site.heads, site.width)
         return (widest(site) if group is None else at(group, site)).fit(*compare(site))
-
-    if not sites[0].paired:
-        return moved(protected, sites, gauge)
 
     def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
         return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
 
-    return protected.transform([Whole(site, change) for site in sites], lambda place: gauge(place.site))
+    def place(site: Site) -> Site | Whole:
+        return Whole(site, change) if shifts_of(site) else site
+
+    if not sites[0].paired:
+        return moved(protected, sites, gauge)
+    return protected.transform([place(site) for site in sites], lambda place: gauge(getattr(place, "site", place)))
 
 
 def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:

@@ -90,6 +90,11 @@ class Permuted:
         """A diagonal gauge: every row stays where it is and is multiplied by its factor, [B, n]."""
         return cls(torch.arange(scale.shape[1], device=scale.device).expand(scale.shape), scale)
 
+    @classmethod
+    def still(cls, batch: int, width: int) -> Permuted:
+        """The gauge that changes nothing."""
+        return cls(torch.arange(width).expand(batch, width))
+
     @property
     def batch(self) -> int:
         """How many heads it is for."""

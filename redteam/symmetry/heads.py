@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from redteam.anatomy import Side, Site, Stacks
+from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import without_freedom
+from redteam.symmetry.gauges import Permuted
+from redteam.symmetry.looks import sampled
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +31,13 @@ class Heads:
     output: Tensor
 
     @classmethod
-    def read(cls, attention: Site, checkpoint: Mapping[str, Tensor]) -> Heads:
+    def read(cls, attention: Site, checkpoint: Checkpoint, *, sample: bool = False) -> Heads:
         """From a layer's site of the kind heads.
+
+        Args:
+            attention: The site.
+            checkpoint: Whose heads.
+            sample: Look at some columns alone (`redteam.symmetry.looks`), without biases.
 
         Raises:
             BadInput: If a tensor holds NaN or infinity.
@@ -39,6 +46,8 @@ class Heads:
         groups, n = attention.width, key.unit
 
         def flat(side: Side) -> Tensor:
+            if sample:
+                return sampled(side, checkpoint)
             affine = without_freedom(side.linear, side.linear.read(checkpoint), checkpoint)
             return replace(side, unit=1).stack(affine, 1)[0]
 
@@ -80,6 +89,23 @@ def paired_features(site: Site, moving: Heads, target: Heads) -> tuple[Stacks, S
     )
     n = site.width
     return Stacks(left[:, :n], right[:, :n]), Stacks(left[:, n:], right[:, n:])
+
+
+def matched(site: Site, moving: Heads, target: Heads) -> Permuted | None:
+    """The order of heads that sampled columns show beyond doubt; None where there is any.
+
+    There is none if every head of the anchor is at least half as like one head as heads can be, at most half as like
+    any other, and every head is the likest of one.
+    """
+    alike = sum(_block(site, likeness) for likeness in target.likeness(moving))
+    assert isinstance(alike, Tensor)
+    possible = 2.0 * (target.query.shape[1] if site.kind == "heads" else 1)
+    best = alike.topk(min(2, site.width), dim=-1)
+    first, second = best.values[..., 0], best.values[..., -1] if site.width > 1 else torch.zeros_like(alike[..., 0])
+    index = best.indices[..., 0]
+    complete = (index.sort(-1).values == torch.arange(site.width, device=index.device)).all()
+    clear = ((first >= possible / 2) & (second <= first / 2)).all()
+    return Permuted(index) if bool(complete & clear) else None
 
 
 def _block(site: Site, likeness: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from redteam.symmetry.solvers import require_finite
 
 _GRID = 65  # points of the interval that holds every minimum; the deepest minimum is a unit of log ρ wide
 _SLACK = 1e-13  # rounding of a cost, as a share of its terms
+_STILL = 1e-16  # no step of this share is one
 _STEPS = 40  # Newton needs five or six; bisection, where Newton fails, gains a bit each
 
 
@@ -75,10 +76,10 @@ class _Cost(ABC):
         """Half of the first derivative, and half of the second."""
 
     def lowest(self) -> Tensor:
+        """Where the function is smallest."""
         bound = torch.log1p(self.reach)
         unit = torch.linspace(-1, 1, _GRID, dtype=bound.dtype, device=bound.device)
-        costs = torch.stack([self.cost(bound * u) for u in unit])
-        best = unit[costs.argmin(dim=0)]
+        best = unit[self.cost(bound * unit.reshape(-1, *[1] * bound.ndim)).argmin(dim=0)]
         spacing = 2 / (_GRID - 1)
         t, low, high = (bound * (best + step * spacing) for step in (0, -1, 1))
         start = t
@@ -86,7 +87,9 @@ class _Cost(ABC):
             first, second = self.slopes(t)
             low, high = torch.where(first > 0, low, t), torch.where(first > 0, t, high)
             ahead = t - first / second
-            t = torch.where((second > 0) & (ahead >= low) & (ahead <= high), ahead, (low + high) / 2)
+            before, t = t, torch.where((second > 0) & (ahead >= low) & (ahead <= high), ahead, (low + high) / 2)
+            if bool(((t - before).abs() <= _STILL * (1 + t.abs())).all()):
+                break
         rounding = _SLACK * (2 * torch.maximum(t.abs(), start.abs())).exp() * self.weight
         return torch.where(self.cost(t) <= self.cost(start) + rounding, t, start)
 
@@ -99,12 +102,14 @@ class _Modulus(_Cost):
         self.reach, self.weight = p.sqrt() + q.sqrt(), 1 + p + q
 
     def cost(self, t: Tensor) -> Tensor:
-        up, down = (2 * t).exp(), (-2 * t).exp()
+        up = (2 * t).exp()
+        down = 1 / up
         return up + down - 2 * (self.p * up + self.q * down + 2 * self.x).clamp(min=0).sqrt()
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Half of the first derivative, and half of the second."""
-        up, down = (2 * t).exp(), (-2 * t).exp()
+        up = (2 * t).exp()
+        down = 1 / up
         plus, minus = self.p * up + self.q * down, self.p * up - self.q * down
         root = (plus + 2 * self.x).clamp(min=torch.finfo(t.dtype).tiny).sqrt()
         first = up - down - minus / root

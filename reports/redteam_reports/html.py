@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from redteam.evaluation import gate
 from redteam.evaluation.results import Cell, Control, Results, Verdict
 from redteam.evaluation.store import write_atomically
 from redteam_reports import charts, heat, skeptics, words
+from redteam_reports.pages import asset, environment
 from redteam_reports.series import Series
 
 if TYPE_CHECKING:
@@ -49,32 +49,24 @@ def render(results: Results, *, limit: int = LIMIT) -> str:
 
 
 def _page(results: Results, most: int) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("redteam_reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    templates = environment(
+        code=_code,
+        named=_named,
+        interval=words.interval,
+        number=words.number,
+        many=words.many,
+        over=words.over,
+        svg=lambda chart: Markup(charts.svg(chart)),
+        swatch=lambda style: Markup(charts.swatch(style)),
+        slug=lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
     )
-    environment.filters |= {
-        "code": _code,
-        "named": _named,
-        "interval": words.interval,
-        "number": words.number,
-        "many": words.many,
-        "over": words.over,
-        "svg": lambda chart: Markup(charts.svg(chart)),
-        "swatch": lambda style: Markup(charts.swatch(style)),
-        "slug": lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
-    }
-    style, script = (files("redteam_reports").joinpath("templates", name).read_text("utf-8") for name in _ASSETS)
+    style, script = (asset(name) for name in _ASSETS)
     series = Series(results)
     sweeps = series.sweeps()
     shown, left_out = _cells(results, most)
-    return environment.get_template("report.html.j2").render(
+    return templates.get_template("report.html.j2").render(
         r=results,
         words=words,
         style=Markup(style),

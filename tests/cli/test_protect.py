@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint
-from redteam.cli.certificate import random_inputs
 from redteam.evaluation.chains import put_on
 from redteam.key import read_key
 from redteam.plugins.registry import DEFENSES
 from redteam.plugins.returned import check_as_read
 from redteam.symmetry import certify
+from redteam.symmetry.inputs import random_inputs
 from redteam.testing import toy_scenario
 
 Shell = Callable[..., Any]
@@ -57,7 +57,7 @@ def test_the_function_stays_and_the_weights_do_not(shell: Shell, here: Path, mod
     told = shell("protect", defense, model, "--key", "key", "--out", "locked")
     assert told.code == 0, told.err
     before, after = Checkpoint.open(model), Checkpoint.open("locked")
-    inputs = random_inputs(before.config)
+    inputs = random_inputs(before)
     with torch.no_grad():
         one, other = (c.module(torch.float64)(**_exact(inputs)).logits for c in (before, after))
     assert float((one - other).abs().max() / one.abs().max()) < 1e-4, "stored in float32"
@@ -118,15 +118,14 @@ def test_noise_needs_the_base(shell: Shell, here: Path) -> None:
 def test_a_certificate_says_how_far_outputs_move(shell: Shell, here: Path) -> None:
     told = shell("protect", "mergelock", "vit", "--key", "key", "--out", "locked", "--certify")
     assert told.code == 0, told.err
-    assert "Change of the outputs on random inputs, before rounding: " in told.out
-    assert all(f"Stored in {name}" in told.out for name in ("float32", "bfloat16", "float16"))
+    assert all(f"{name}: " in told.out for name in ("float64", "float32", "bfloat16", "float16"))
 
 
 def test_strict_writes_nothing_where_too_much_is_lost(shell: Shell, here: Path) -> None:
     words = ("protect", "null-shift:size=1000.0", "vit", "--key", "key", "--out", "locked", "--dtype", "bfloat16")
     told = shell(*words, "--strict")
     assert told.code == 2
-    assert "nothing was written" in told.err
+    assert "Nothing was written" in told.err
     assert left(here) == {"vit", "base", "bert"}
     assert shell(*words, "--certify").code == 0, "without --strict it is the owner's affair"
     assert shell("protect", "mergelock", "vit", "--key", "key", "--out", "mild", "--strict").code == 0
@@ -240,9 +239,7 @@ def test_a_key_of_nobody_is_as_good_for_a_defense_that_draws_on_none(shell: Shel
 def test_the_lock_is_on_its_sites_and_nowhere_else(shell: Shell, here: Path) -> None:
     shell("protect", "mergelock:scale=[0.5,2.0]", "vit", "--key", "key", "--out", "locked")
     victim = Checkpoint.open("vit")
-    found = certify(
-        victim.cast(torch.float64), Checkpoint.open("locked").cast(torch.float64), random_inputs(victim.config)
-    )
+    found = certify(victim.cast(torch.float64), Checkpoint.open("locked").cast(torch.float64), random_inputs(victim))
     assert found.change < 1e-5
     assert set(found.conditions) == {"qk/0", "qk/1", "vo/0", "vo/1"}
 
@@ -275,7 +272,7 @@ def test_open_clip_loads_what_was_written_and_its_features_agree(shell: Shell, h
         before.visual.transformer.resblocks[0].attn.in_proj_weight,
         after.visual.transformer.resblocks[0].attn.in_proj_weight,
     )
-    images, tokens = random_inputs(Checkpoint.open("clip").config).values()
+    images, tokens = random_inputs(Checkpoint.open("clip")).values()
     with torch.no_grad():
         torch.testing.assert_close(after.encode_image(images), before.encode_image(images), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(after.encode_text(tokens), before.encode_text(tokens), rtol=1e-3, atol=1e-4)
@@ -303,31 +300,3 @@ def test_an_adapter_is_merged_into_its_base_and_laid_out_like_it(shell: Shell, h
     name = module.removeprefix("base_model.model.") + ".weight"
     learned = Checkpoint.open("unlocked")[name] - base[name]
     torch.testing.assert_close(learned, 2 * update["B"] @ update["A"], rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "clip"])
-def test_inputs_are_drawn_for_every_kind_of_network(kind: str) -> None:
-    """And the network takes them, which is all that is asked here."""
-    import transformers
-
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config, cls = {
-        "llama": (transformers.LlamaConfig(**small, vocab_size=30), "LlamaForCausalLM"),
-        "gpt2": (transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30), "GPT2LMHeadModel"),
-        "t5": (
-            transformers.T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=30),
-            "T5ForConditionalGeneration",
-        ),
-        "clip": (
-            transformers.CLIPConfig(
-                text_config={**small, "vocab_size": 30, "eos_token_id": 2},
-                vision_config={**small, "image_size": 8, "patch_size": 4},
-                projection_dim=8,
-            ),
-            "CLIPModel",
-        ),
-    }[kind]
-    given = random_inputs(config.to_dict())
-    with torch.no_grad():
-        assert getattr(transformers, cls)(config).eval()(**given) is not None
-    assert all(len(tensor) == 4 for tensor in given.values())

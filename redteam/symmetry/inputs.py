@@ -1,0 +1,90 @@
+"""Random inputs for a network, made from its config: enough to see whether a rewrite changed what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput
+
+_SAMPLES, _TOKENS = 4, 16
+_SQUARE = 64  # pixels, where a network takes images of any size and its config names none
+
+
+def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
+    """Keyword arguments for the network of a checkpoint: token ids, pixel values, or both.
+
+    Encoder-decoder models get `decoder_input_ids` as well; an open_clip model gets `image` and `text`. Token ids are
+    uniform over the vocabulary but for padding, pixel values are standard normal, four samples of each.
+
+    Raises:
+        BadInput: If the config says neither how large a vocabulary is nor how large an image.
+    """
+    draws = np.random.default_rng(seed)
+    config = _completed(checkpoint.config)
+    if checkpoint.architecture == "open_clip":
+        model = _part(config, "model_cfg") or config
+        vision, text = _part(model, "vision_cfg"), _part(model, "text_cfg")
+        size = vision.get("image_size") or 224
+        length = int(text.get("context_length") or 77)
+        return {
+            "image": _pixels(draws, 3, size),
+            "text": _tokens(draws, int(text.get("vocab_size") or 49408), length, None),
+        }
+    found: dict[str, Tensor] = {}
+    vision, text = _part(config, "vision_config") or config, _part(config, "text_config") or config
+    if text.get("vocab_size"):
+        found["input_ids"] = _text(draws, text)
+        if config.get("is_encoder_decoder"):
+            found["decoder_input_ids"] = _text(draws, text)
+    if vision.get("image_size") or vision.get("num_channels"):
+        found["pixel_values"] = _pixels(
+            draws, int(vision.get("num_channels") or 3), vision.get("image_size") or _SQUARE
+        )
+    if not found:
+        raise BadInput(
+            "The config has neither a vocab_size nor an image_size, so that no inputs can be made up; pass some."
+        )
+    return found
+
+
+def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With transformers' defaults for what a config leaves out, where transformers knows the model type."""
+    import transformers
+
+    try:
+        known = {key: value for key, value in config.items() if key != "auto_map"}
+        full: Mapping[str, Any] = transformers.AutoConfig.for_model(**known).to_dict()
+    except (TypeError, ValueError, KeyError):
+        return config
+    return full
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _text(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
+    places = config.get("max_position_embeddings") or config.get("n_positions") or 2 * _TOKENS
+    padding = config.get("pad_token_id")
+    # RoBERTa counts positions from behind the padding token's.
+    free = int(places) - 1 - (padding if isinstance(padding, int) and padding >= 0 else 0)
+    return _tokens(draws, int(config["vocab_size"]), max(1, min(_TOKENS, free)), padding)
+
+
+def _tokens(draws: np.random.Generator, vocabulary: int, length: int, padding: Any) -> Tensor:
+    ids = draws.integers(0, vocabulary, (_SAMPLES, length))
+    if isinstance(padding, int):
+        ids[ids == padding] = (padding + 1) % vocabulary
+    return torch.from_numpy(ids)
+
+
+def _pixels(draws: np.random.Generator, channels: int, size: Any) -> Tensor:
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return torch.from_numpy(draws.standard_normal((_SAMPLES, channels, int(height), int(width))))
