@@ -40,7 +40,7 @@ def new_folder(out: Path, *, force: bool = False, durable: bool = True) -> Itera
     complete = False
     try:
         _tidy(out)
-        _vacant(out, force)
+        vacant(out, force)
         made = _parents(out)
         work = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
         mark = _hold(work / _MARK)
@@ -48,7 +48,7 @@ def new_folder(out: Path, *, force: bool = False, durable: bool = True) -> Itera
         yield work / _NEW
         if durable:
             _flush(work / _NEW)
-        _vacant(out, force)
+        vacant(out, force)
         _put(work, out)
         if durable:
             _sync(out.parent)
@@ -88,7 +88,16 @@ def apart(out: Path, sources: Iterable[Path]) -> None:
             raise UnwritableOutput(f"{out} is, holds or lies in {source}, which is read; name a folder apart from it.")
 
 
-def _vacant(out: Path, force: bool) -> None:
+def vacant(out: Path, force: bool) -> None:
+    """Refuses an output folder that exists and may not be replaced.
+
+    Args:
+        out: The folder to be written.
+        force: Whether a checkpoint that is there may be replaced.
+
+    Raises:
+        UnwritableOutput: In this case.
+    """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UnwritableOutput(f"{out} exists already and is no folder; name a folder that does not exist.")
     if out.exists() and not force:

@@ -17,7 +17,7 @@ import torch
 
 from redteam.adapters import Merged, is_adapter
 from redteam.folders import find
-from redteam.overlays import Cast, Replaced, Rewrite, StoredAs, Transformed
+from redteam.overlays import Cast, Computed, Outline, Replaced, Rewrite, StoredAs, Transformed
 from redteam.publish import write
 from redteam.storage import Files, Memory, Source
 
@@ -90,9 +90,31 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """The dtype of a tensor, without reading it."""
         return self._source.dtype(name)
 
+    @classmethod
+    def computed(
+        cls, outline: Outline, compute: Callable[[str], torch.Tensor], config: Mapping[str, Any] | None = None
+    ) -> Checkpoint:
+        """A checkpoint whose tensors are computed when they are read, anew each time.
+
+        Args:
+            outline: Name → shape and dtype of what will be computed; `Checkpoint.outline` gives that of another.
+            compute: Gives the tensor of a name; must be pure.
+            config: As of `Checkpoint.of`.
+        """
+        return cls(Computed(outline, compute), config or {})
+
+    def outline(self, names: Iterable[str] | None = None) -> Outline:
+        """Name → shape and dtype of some tensors, of all by default, without reading them."""
+        return {name: (self.shape(name), self.dtype(name)) for name in (self if names is None else names)}
+
+    def only(self, names: Iterable[str]) -> Checkpoint:
+        """Some of the tensors, with the same config; lazy."""
+        return Checkpoint.computed(self.outline(names), self.__getitem__, self.config)
+
     def replace(self, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
-        """This checkpoint with some tensors exchanged or added."""
-        return Checkpoint(Replaced(self, {name: tensor.detach() for name, tensor in tensors.items()}), self.config)
+        """This checkpoint with some tensors exchanged or added; those of a checkpoint are read when they are needed."""
+        over = tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors, {})
+        return Checkpoint(Replaced(self, over), self.config)
 
     def transform(self, rewrites: Iterable[Rewrite], fn: Callable[[Any], G]) -> Checkpoint:
         """A lazy overlay: `fn(rewrite)` runs when one of its tensors is read, and the latest results alone are kept.

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
     from redteam.storage import Source
 
+Outline = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Name → shape and dtype."""
+
 
 class Rewrite(Protocol):
     """A place in a checkpoint that a gauge can rewrite; `redteam.anatomy.Site` is one."""
@@ -28,27 +31,54 @@ class Rewrite(Protocol):
         """Those tensors under `gauge`."""
 
 
+class Computed:
+    """A source whose tensors are computed."""
+
+    def __init__(self, outline: Outline, compute: Callable[[str], torch.Tensor]) -> None:
+        self._outline, self._compute = outline, compute
+
+    def names(self) -> Outline:
+        return self._outline
+
+    def load(self, name: str) -> torch.Tensor:
+        if name not in self._outline:
+            raise KeyError(name)
+        return self._compute(name)
+
+    def rough(self, name: str) -> torch.Tensor:
+        return self.load(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._outline[name][0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._outline[name][1]
+
+
 class Replaced:
     """A source with some tensors exchanged."""
 
-    def __init__(self, below: Checkpoint, tensors: dict[str, torch.Tensor]) -> None:
-        self._below, self._tensors = below, tensors
-        self._names = dict.fromkeys((*below, *tensors))
+    def __init__(self, below: Checkpoint, over: Checkpoint) -> None:
+        self._below, self._over = below, over
+        self._names = dict.fromkeys((*below, *over))
 
     def names(self) -> Mapping[str, Any]:
         return self._names
 
     def load(self, name: str) -> torch.Tensor:
-        return self._tensors[name] if name in self._tensors else self._below[name]
+        return self._holder(name)[name]
 
     def rough(self, name: str) -> torch.Tensor:
-        return self._tensors[name] if name in self._tensors else self._below.rough(name)
+        return self._holder(name).rough(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape) if name in self._tensors else self._below.shape(name)
+        return self._holder(name).shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._tensors[name].dtype if name in self._tensors else self._below.dtype(name)
+        return self._holder(name).dtype(name)
+
+    def _holder(self, name: str) -> Checkpoint:
+        return self._over if name in self._over else self._below
 
 
 class Transformed:

@@ -33,15 +33,22 @@ class DefenderView:
 
     Attributes:
         victim: The expert to be protected.
-        base: The public model it was fine-tuned from.
         key: The secret; nothing derived from it may be written beside the weights.
+        locks: What was put on, in this order, so that the key's holder can take it off.
     """
 
     victim: Checkpoint
-    base: Checkpoint
+    _base: Checkpoint | None = field(repr=False)
     key: Key
     task: Task | None = field(default=None, repr=False)
     locks: list[Reversible] = field(default_factory=list, repr=False)
+
+    @property
+    def base(self) -> Checkpoint:
+        """The public model that the victim was fine-tuned from."""
+        if self._base is None:
+            raise BadInput("This defense asks for the base and none was given; name the public model (--base).")
+        return self._base
 
     def lock(
         self, kinds: Sequence[str], group: Group, *, checkpoint: Checkpoint | None = None, adapts: bool = False
@@ -94,13 +101,13 @@ class DefenderView:
     def _task(self) -> Task:
         if self.task is None:
             raise ThreatModelViolation(
-                "This defense asks for training data and none was given; name a scenario that has some."
+                "This defense asks for training data and none was given; name a scenario that has some (--data)."
             )
         return self.task
 
 
 def unlocked(
-    checkpoint: Checkpoint, defend: Callable[[DefenderView], Checkpoint], base: Checkpoint, key: Key
+    checkpoint: Checkpoint, defend: Callable[[DefenderView], Checkpoint], base: Checkpoint | None, key: Key
 ) -> Checkpoint:
     """Takes off what `defend` would have put on under `key`: its locks inverted, the last one first."""
     view = DefenderView(checkpoint, base, key)

@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 TOY = HERE / "evaluation" / "toy.py"
 PAGES = sorted(f"docs/{path.name}" for path in (HERE.parent / "docs").glob("*.md"))
 SLOW = ("check",)  # each loads libraries in a process of its own
+IN_ORDER = "docs/shell.md"  # whose commands read what those before them wrote
 
 
 def flags() -> Iterator[str]:
@@ -123,6 +124,17 @@ def test_links_lead_somewhere(page: Callable[[str], Any], name: str) -> None:
             assert anchor in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
 
 
+def test_the_commands_on_checkpoints_run_one_after_the_other(
+    page: Callable[[str], Any], shell: Callable[..., Any], stand: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = commands(page(IN_ORDER))
+    assert {line.split()[1] for line in lines} == {"protect", "attack", "merge"}
+    monkeypatch.chdir(stand)
+    for line in lines:
+        told = shell(*shlex.split(line)[1:])
+        assert told.code == 0, line + told.out + told.err
+
+
 def files(page: Any) -> dict[str, str]:
     """The Python blocks that are files: their first line names them."""
     named = ((re.match(r"# (\w+\.py)\n", block), block) for block in page.fenced("python"))
@@ -170,6 +182,7 @@ def test_python_examples_run(
 SHELL = [
     pytest.param(name, line, marks=[pytest.mark.slow] if line.split()[1] in SLOW else [])
     for name in PAGES
+    if name != IN_ORDER
     for line in dict.fromkeys(
         re.findall(r"^redteam .*$", (HERE.parent / name).read_text(encoding="utf-8"), re.MULTILINE)
     )

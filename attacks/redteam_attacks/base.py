@@ -8,4 +8,4 @@ from redteam.views import AttackerView
 @attack("base", role="trivial", needs=Needs.ANCHOR)
 def base(view: AttackerView) -> Checkpoint:
     """Throws the victim away. A score that rewards this rewards repairing the merge instead of stealing the skill."""
-    return view.protected.replace({name: view.anchor[name] for name in shared_tensors(view.protected, view.anchor)})
+    return view.protected.replace(view.anchor.only(shared_tensors(view.protected, view.anchor)))

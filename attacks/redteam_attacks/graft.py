@@ -25,7 +25,7 @@ def graft(view: AttackerView, *, drift: Annotated[float, Range(0.0, 2.0)] = 0.5)
     shared = shared_tensors(view.protected, view.anchor)
     owners = {name.rpartition(".")[0] for name in shared if _drift(view, name) > drift}
     taken = [name for name in shared if name.rpartition(".")[0] in owners]
-    return view.protected.replace({name: view.anchor[name] for name in taken})
+    return view.protected.replace(view.anchor.only(taken))
 
 
 def _drift(view: AttackerView, name: str) -> float:

@@ -66,27 +66,29 @@ class Noise:
     generators: Callable[[str], np.random.Generator]
 
     def put_on(self, checkpoint: Checkpoint) -> Checkpoint:
-        """With the noise."""
-        moved = {}
-        for name in self.names:
+        """With the noise; lazy."""
+
+        def moved(name: str) -> torch.Tensor:
             start = self.base[name].to(torch.float64)
             weight = checkpoint[name].to(torch.float64)
             norm = float((weight - start).norm() if self.unit == "task-vector" else start.norm())
-            moved[name] = (weight + self.share * norm * self._direction(name)).to(checkpoint.dtype(name))
-        return checkpoint.replace(moved)
+            return (weight + self.share * norm * self._direction(name, start)).to(checkpoint.dtype(name))
+
+        return checkpoint.replace(Checkpoint.computed(checkpoint.outline(self.names), moved))
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Without it, up to rounding; see `_norm`."""
-        moved = {}
-        for name in self.names:
-            start, direction = self.base[name].to(torch.float64), self._direction(name)
-            weight = checkpoint[name].to(torch.float64)
-            norm = float(start.norm()) if self.unit == "weights" else self._norm(weight - start, direction)
-            moved[name] = (weight - self.share * norm * direction).to(checkpoint.dtype(name))
-        return checkpoint.replace(moved)
+        """Without it, up to rounding; see `_norm`. Lazy."""
 
-    def _direction(self, name: str) -> torch.Tensor:
-        noise = torch.from_numpy(np.asarray(self.generators(name).standard_normal(self.base.shape(name))))
+        def moved(name: str) -> torch.Tensor:
+            start = self.base[name].to(torch.float64)
+            weight, direction = checkpoint[name].to(torch.float64), self._direction(name, start)
+            norm = float(start.norm()) if self.unit == "weights" else self._norm(weight - start, direction)
+            return (weight - self.share * norm * direction).to(checkpoint.dtype(name))
+
+        return checkpoint.replace(Checkpoint.computed(checkpoint.outline(self.names), moved))
+
+    def _direction(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        noise = torch.from_numpy(np.asarray(self.generators(name).standard_normal(tuple(like.shape)))).to(like.device)
         direction: torch.Tensor = noise / noise.norm()
         return direction
 

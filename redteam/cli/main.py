@@ -19,6 +19,9 @@ from redteam.errors import RedteamError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("redteam.cli.run:run", "Pair defenses with attacks in scenarios and say which protections hold."),
+    "protect": ("redteam.cli.protect:protect", "Put a defense on a checkpoint and write what may be published."),
+    "attack": ("redteam.cli.attack:attack", "Try to take a lock off a checkpoint, from weights alone."),
+    "merge": ("redteam.cli.merge:merge", "Merge checkpoints as a free-rider would, a tensor at a time."),
     "report": ("redteam.cli.report:report", "Write reports on a finished run: HTML, Markdown, JUnit, CSV, JSON."),
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
@@ -27,6 +30,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "new": ("redteam.cli.new:new", "Write a working attack, defense or merger, and its test."),
 }
 """Subcommand → function and the line that `redteam --help` prints, in the order shown there."""
+_INTERRUPTED = {
+    "run": "Interrupted; the same command again goes on where it stopped.",
+    **dict.fromkeys(("protect", "attack", "merge"), "Interrupted; nothing was written."),
+}
 
 
 class _Lazy(TyperCommand):
@@ -56,7 +63,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("Interrupted; the same command again goes on where it stopped.", err=True)
+            typer.echo(_INTERRUPTED.get(ctx.invoked_subcommand, "Interrupted."), err=True)
             raise typer.Exit(130) from None
         except Exception as error:
             if _of_the_shell(error):

@@ -17,6 +17,7 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import PluginFault
 from redteam.evaluation import measures
 from redteam.evaluation.bits import pack
+from redteam.evaluation.chains import put_on, take_off
 from redteam.evaluation.nodes import Node, content_name
 from redteam.evaluation.store import Store
 from redteam.key import Key
@@ -27,7 +28,7 @@ from redteam.plugins.returned import check_returned
 from redteam.symmetry import GROUPS
 from redteam.tasks import Scenario
 from redteam.threat import OWNER, ThreatModel, threat_model
-from redteam.views import AttackerView, DefenderView, MergerView, Meter, unlocked
+from redteam.views import AttackerView, DefenderView, MergerView, Meter
 
 
 class Bench:
@@ -225,11 +226,14 @@ def _protected(node: Node, bench: Bench, source: Checkpoint) -> Checkpoint:
         return planted
     if "defense" not in settings:
         return source
-    for turn, defense in enumerate(bench.plugins(DEFENSES, "defense")):
-        key = bench.key.child(f"{turn}/{defense.spec.name}")
-        view = DefenderView(source, base, key, bench.scenario.tasks[bench.scenario.victim])
-        source = check_returned(defense, source, _in_memory(defense(view)))
-    return source
+    return put_on(
+        bench.plugins(DEFENSES, "defense"),
+        source,
+        base,
+        bench.key,
+        check=lambda defense, before, after: check_returned(defense, before, _in_memory(after)),
+        task=bench.scenario.tasks[bench.scenario.victim],
+    )[0]
 
 
 def _attacker_view(
@@ -237,13 +241,7 @@ def _attacker_view(
 ) -> AttackerView:
     scenario, name = bench.scenario, node.how["threat"]
     threat = OWNER if name == OWNER.name else threat_model(name)
-    defenses = list(enumerate(bench.plugins(DEFENSES, "defense")))
-
-    def unlock(checkpoint: Checkpoint, key: Key) -> Checkpoint:
-        for turn, defense in reversed(defenses):
-            checkpoint = unlocked(checkpoint, defense, scenario.base, key.child(f"{turn}/{defense.spec.name}"))
-        return checkpoint
-
+    defenses = bench.plugins(DEFENSES, "defense")
     return AttackerView(
         protected,
         threat,
@@ -254,7 +252,7 @@ def _attacker_view(
         _companions={task: scenario.experts[task] for task in scenario.companions},
         _own={task: scenario.tasks[task] for task in scenario.companions},
         _key=bench.key,
-        _unlock=unlock,
+        _unlock=lambda checkpoint, key: take_off(defenses, checkpoint, scenario.base, key),
         _releases=(bench.input("release"),) if "release" in node.inputs else (),
         _task=scenario.tasks[scenario.victim],
         _owner=Key.derive(seed=bench.seed, index=0, name="owner"),

@@ -11,7 +11,7 @@ from redteam.errors import PluginFault
 from redteam.plugins.contracts import DefenseSpec
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import LoadedPlugin
-from redteam.plugins.returned import check_returned
+from redteam.plugins.returned import check_as_read, check_returned
 
 SPEC = DefenseSpec(name="lock", exact=True, keyed=True)
 PLUGIN = LoadedPlugin("lock", lambda view: view, SPEC, {}, "", "here", Reference("lock"))
@@ -47,3 +47,19 @@ def test_another_architecture_only_where_declared() -> None:
     assert check_returned(free, BEFORE, after) is after
     with pytest.raises(PluginFault, match="not finite"):
         check_returned(free, BEFORE, after.replace({"other": torch.tensor([torch.nan])}))
+
+
+def test_values_are_looked_at_when_they_are_read() -> None:
+    read: list[str] = []
+
+    def load(name: str) -> torch.Tensor:
+        read.append(name)
+        return torch.full((2, 3), torch.nan) if name == "a" else torch.tensor([1, 2])
+
+    checked = check_as_read(PLUGIN, BEFORE, Checkpoint.computed(BEFORE.outline(), load))
+    assert not read
+    assert torch.equal(checked["n"], BEFORE["n"])
+    with pytest.raises(PluginFault, match="'a' with 6 of 6 values not finite"):
+        checked["a"]
+    with pytest.raises(PluginFault, match=r"'a' in torch\.float64"):
+        check_as_read(PLUGIN, BEFORE, BEFORE.replace({"a": torch.ones(2, 3).double()}))

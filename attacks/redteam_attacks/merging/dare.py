@@ -10,7 +10,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
-from redteam_attacks.merging.holders import holders
+from redteam_attacks.merging.holders import onto_base
 from redteam_attacks.merging.ties import agreeing
 
 
@@ -46,8 +46,8 @@ def dare(
             large models.
         coefficient: λ.
     """
-    merged = {}
-    for name, experts in holders(view):
+
+    def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
         start = view.base[name].to(torch.float64)
         thinned = torch.stack(
             [
@@ -56,12 +56,13 @@ def dare(
             ]
         )
         change = _elected(thinned, mean=variant == "paper") if elect else thinned.sum(0)
-        merged[name] = (start + coefficient * change).to(view.base.dtype(name))
-    return view.base.replace(merged)
+        return (start + coefficient * change).to(view.base.dtype(name))
+
+    return onto_base(view, merge)
 
 
 def _thinned(delta: Tensor, density: float, variant: str, draws: np.random.Generator) -> Tensor:
-    kept = delta * torch.from_numpy(np.asarray(draws.random(tuple(delta.shape)) < density))
+    kept = delta * torch.from_numpy(np.asarray(draws.random(tuple(delta.shape)) < density)).to(delta.device)
     if variant == "paper":
         return kept / density
     before, after = delta.abs().sum(), kept.abs().sum()

@@ -1,8 +1,8 @@
-"""Which experts hold which tensor, and how much each of them counts."""
+"""Which experts hold which tensor, how much each of them counts, and the merge that is computed as it is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated
 
 import torch
@@ -28,8 +28,20 @@ def holders(view: MergerView) -> Iterator[tuple[str, dict[str, Checkpoint]]]:
         yield name, dict(sorted(found.items()))
 
 
+def onto_base(view: MergerView, merge: Callable[[str, dict[str, Checkpoint]], Tensor]) -> Checkpoint:
+    """The base with every tensor that can be merged computed when it is read, so that one is in memory at a time.
+
+    Args:
+        view: The experts and the base.
+        merge: Gives a tensor from its name and the experts that hold it, in the base's shape and dtype.
+    """
+    held = dict(holders(view))
+    merged = Checkpoint.computed(view.base.outline(held), lambda name: merge(name, held[name]))
+    return view.base.replace(merged)
+
+
 def weight_of(tasks: Iterable[str], weights: Weights, like: Tensor) -> Tensor:
     """The weights of some experts as float64 `[T, 1, …]`, to be multiplied with stacked tensors `[T, …]`."""
     given = dict(weights)
-    numbers = torch.tensor([given.get(task, 1.0) for task in tasks], dtype=torch.float64)
+    numbers = torch.tensor([given.get(task, 1.0) for task in tasks], dtype=torch.float64, device=like.device)
     return numbers.reshape(-1, *[1] * like.ndim)

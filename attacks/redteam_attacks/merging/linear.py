@@ -1,12 +1,15 @@
 """Linear merge (model soup): the weighted mean of the experts."""
 
+from collections.abc import Mapping
 from functools import reduce
 
 import torch
+from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.views import MergerView
+from redteam_attacks.merging.entrywise import entrywise
 from redteam_attacks.merging.holders import Weights, holders, weight_of
 
 
@@ -24,10 +27,16 @@ def linear(view: MergerView, *, weights: Weights = ()) -> Checkpoint:
         view: The experts.
         weights: w by task, 1 where none is given.
     """
-    merged = {}
-    for name, experts in holders(view):
-        tensors = [expert[name] for expert in experts.values()]
-        w = weight_of(experts, weights, tensors[0])
-        mean = (w * torch.stack([tensor.to(torch.float64) for tensor in tensors])).sum(0) / w.sum()
-        merged[name] = mean.to(reduce(torch.promote_types, (tensor.dtype for tensor in tensors)))
-    return Checkpoint.of(merged, next(iter(view.experts.values())).config)
+    held = dict(holders(view))
+
+    def merge(name: str) -> Tensor:
+        tensors = [expert[name] for expert in held[name].values()]
+        w = weight_of(held[name], weights, tensors[0].reshape(-1))
+        return entrywise(lambda *parts: (w * torch.stack(parts)).sum(0) / w.sum(), *tensors, dtype=_dtype(held, name))
+
+    outline = {n: (next(iter(experts.values())).shape(n), _dtype(held, n)) for n, experts in held.items()}
+    return Checkpoint.computed(outline, merge, next(iter(view.experts.values())).config)
+
+
+def _dtype(held: Mapping[str, Mapping[str, Checkpoint]], name: str) -> torch.dtype:
+    return reduce(torch.promote_types, (expert.dtype(name) for expert in held[name].values()))

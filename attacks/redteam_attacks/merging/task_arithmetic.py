@@ -3,11 +3,13 @@
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
+from redteam_attacks.merging.entrywise import entrywise
 
 
 @merger(
@@ -22,11 +24,16 @@ def task_arithmetic(view: MergerView, *, coefficient: Annotated[float, Range(0.0
         view: The experts and the base.
         coefficient: λ. The order of the experts is irrelevant up to rounding.
     """
-    merged = {}
-    for name, experts in view.shared():
-        start = view.base[name]
-        total = torch.zeros_like(start, dtype=torch.float64)
+    held = dict(view.shared())
+
+    def change(start: Tensor, *experts: Tensor) -> Tensor:
+        total = torch.zeros_like(start)
         for expert in experts:
-            total += expert[name].to(torch.float64) - start.to(torch.float64)
-        merged[name] = (start.to(torch.float64) + coefficient * total).to(start.dtype)
-    return view.base.replace(merged)
+            total += expert.sub_(start)
+        return total.mul_(coefficient).add_(start)
+
+    def merge(name: str) -> Tensor:
+        start = view.base[name]
+        return entrywise(change, start, *(expert[name] for expert in held[name]), dtype=start.dtype)
+
+    return view.base.replace(Checkpoint.computed(view.base.outline(held), merge))

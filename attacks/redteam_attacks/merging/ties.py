@@ -1,5 +1,7 @@
 """TIES: task vectors trimmed, a sign elected for every weight, and the mean taken of what agrees with it."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -9,7 +11,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
-from redteam_attacks.merging.holders import Weights, holders, weight_of
+from redteam_attacks.merging.entrywise import entrywise
+from redteam_attacks.merging.holders import Weights, holders, onto_base, weight_of
 
 
 @merger("ties", tunable="coefficient", paper="Yadav et al., TIES-Merging, arXiv:2306.01708")
@@ -43,17 +46,33 @@ def ties(
         weights: w by task, 1 where none is given.
         coefficient: λ.
     """
-    floors = {task: _floor(view, task, density) for task in view.experts} if variant == "paper" else {}
-    merged = {}
-    for name, experts in holders(view):
-        start = view.base[name].to(torch.float64)
-        deltas = torch.stack([_trimmed(expert[name] - start, floors.get(t), density) for t, expert in experts.items()])
-        w = weight_of(experts, weights, start)
-        agree = agreeing(deltas, deltas * w if variant == "mergekit" else deltas)
-        divisor = ((w if variant == "mergekit" else torch.ones_like(w)) * agree).sum(0)
-        mean = (deltas * w * agree).sum(0) / torch.where(divisor > 0, divisor, 1.0)
-        merged[name] = (start + coefficient * mean).to(view.base.dtype(name))
-    return view.base.replace(merged)
+    names = {task: [name for name, held in holders(view) if task in held] for task in view.experts}
+
+    def sizes(task: str) -> Iterator[Tensor]:
+        return (_sizes(view.experts[task][name], view.base[name]) for name in names[task])
+
+    whole = variant == "paper"
+    floors = {task: _floor(partial(sizes, task), density) for task in view.experts} if whole else {}
+
+    def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
+        start, tensors = view.base[name], {task: expert[name] for task, expert in experts.items()}
+        w = weight_of(tensors, weights, start.reshape(-1))
+        smallest = [
+            floors[task] if whole else _floor(partial(_alone, _sizes(tensor, start)), density)
+            for task, tensor in tensors.items()
+        ]
+
+        def change(start: Tensor, *parts: Tensor) -> Tensor:
+            trimmed = (_trimmed(part.sub_(start), floor) for part, floor in zip(parts, smallest, strict=True))
+            deltas = torch.stack(list(trimmed))
+            agree = agreeing(deltas, deltas * w if variant == "mergekit" else deltas)
+            divisor = ((w if variant == "mergekit" else torch.ones_like(w)) * agree).sum(0)
+            mean = (deltas * w * agree).sum(0) / torch.where(divisor > 0, divisor, 1.0)
+            return start + coefficient * mean
+
+        return entrywise(change, start, *tensors.values(), dtype=start.dtype)
+
+    return onto_base(view, merge)
 
 
 def agreeing(deltas: Tensor, votes: Tensor) -> Tensor:
@@ -66,25 +85,48 @@ def agreeing(deltas: Tensor, votes: Tensor) -> Tensor:
     return deltas.sign() == torch.where(votes.sum(0) >= 0, 1.0, -1.0)
 
 
-def _trimmed(delta: Tensor, floor: float | None, density: float) -> Tensor:
-    """The entries that are at least as large as the floor; by default the one that the tensor sets for itself."""
-    sizes = delta.abs().float()
-    return delta * (sizes >= (_smallest_kept(sizes.flatten(), density) if floor is None else floor))
+def _trimmed(delta: Tensor, floor: float) -> Tensor:
+    """The entries that are at least as large as the floor."""
+    return delta * (delta.abs().float() >= floor)
 
 
-def _floor(view: MergerView, task: str, density: float) -> float:
-    """The size from which the entries of a whole task vector are kept. Held are its sizes alone, in float32."""
-    names = [name for name, experts in holders(view) if task in experts]
-    sizes = torch.empty(sum(view.base[name].numel() for name in names), dtype=torch.float32)
-    filled = 0
-    for name in names:
-        part = (view.experts[task][name] - view.base[name].to(torch.float64)).abs().flatten()
-        sizes[filled : filled + len(part)] = part
-        filled += len(part)
-    return _smallest_kept(sizes, density) if len(sizes) else 0.0
+def _sizes(tensor: Tensor, start: Tensor) -> Tensor:
+    """|τ| of one tensor, float32, flat."""
+    return entrywise(lambda one, other: one.sub_(other).abs_(), tensor, start, dtype=torch.float32).flatten()
 
 
-def _smallest_kept(sizes: Tensor, density: float) -> float:
-    """The size from which entries are kept, so that the largest share `density` of all of them is (more at ties)."""
-    count = max(1, int(density * len(sizes)))
-    return float(sizes.kthvalue(len(sizes) - count + 1).values) if len(sizes) else 0.0
+def _alone(sizes: Tensor) -> Iterator[Tensor]:
+    yield sizes
+
+
+def _floor(sizes: Callable[[], Iterator[Tensor]], density: float) -> float:
+    """The size from which entries are kept, so that the largest share `density` of all of them is (more at ties).
+
+    Sizes are not negative, so that their bits are in the same order as they are: counting first the upper half of the
+    bits, then the lower half of those at the edge, finds the floor exactly without holding more than a tensor.
+
+    Args:
+        sizes: Gives the parts, float32, the same ones each time.
+        density: The share.
+    """
+    upper = torch.zeros(2**15, dtype=torch.int64)
+    for part in sizes():
+        upper += torch.bincount(part.view(torch.int32) >> 16, minlength=len(upper)).cpu()
+    total = int(upper.sum())
+    if not total:
+        return 0.0
+    rank = total - max(1, int(density * total))  # of the floor among all sizes, from the smallest, counted from 0
+    edge, rank = _bin(upper, rank)
+    lower = torch.zeros(2**16, dtype=torch.int64)
+    for part in sizes():
+        bits = part.view(torch.int32)
+        lower += torch.bincount(bits[bits >> 16 == edge] & 0xFFFF, minlength=len(lower)).cpu()
+    floor = torch.tensor(edge << 16 | _bin(lower, rank)[0], dtype=torch.int32)
+    return float(floor.view(torch.float32))
+
+
+def _bin(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The bin in which the entry of a rank lies, and its rank there."""
+    below = counts.cumsum(0)
+    found = int(torch.searchsorted(below, rank, right=True))
+    return found, rank - int(below[found] - counts[found])

@@ -1,0 +1,258 @@
+"""What `merge`, `protect` and `attack` cost on files of a real size, each in a process of its own.
+
+Three bfloat16 Llamas of half a billion parameters in three shards, as ratios against a plain tensor-by-tensor copy and
+against mergekit in the same run. Set MERGEKIT to a Python that has mergekit to be compared with it; parts can be named:
+`python benchmarks/files.py merge`. Time is that of the whole process, memory its largest resident set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import Line
+
+LAYERS = 28
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 1280,
+    "intermediate_size": 3456,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SHARDS, REPEATS = 3, 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took: seconds, and gigabytes at most resident."""
+
+    seconds: float
+    gigabytes: float
+
+
+def shapes(layers: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, in the order in which they are saved."""
+    width, neurons, vocabulary = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["vocab_size"]
+    keys = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]  # type: ignore[operator]
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, width)}  # type: ignore[dict-item]
+    for layer in range(layers):
+        stem = f"model.layers.{layer}"
+        found |= {  # type: ignore[assignment]
+            f"{stem}.input_layernorm.weight": (width,),
+            f"{stem}.mlp.down_proj.weight": (width, neurons),
+            f"{stem}.mlp.gate_proj.weight": (neurons, width),
+            f"{stem}.mlp.up_proj.weight": (neurons, width),
+            f"{stem}.post_attention_layernorm.weight": (width,),
+            f"{stem}.self_attn.k_proj.weight": (keys, width),
+            f"{stem}.self_attn.o_proj.weight": (width, width),
+            f"{stem}.self_attn.q_proj.weight": (width, width),
+            f"{stem}.self_attn.v_proj.weight": (keys, width),
+        }
+    return found | {"model.norm.weight": (width,)}  # type: ignore[dict-item]
+
+
+def made(folder: Path, layers: int, seed: int, base: Path | None = None) -> Path:
+    """A random Llama in shards, or one a little away from a base.
+
+    In a process of its own: Linux counts into a child's peak what its parent held when it was started.
+    """
+    spent([sys.executable, __file__, "make", folder, str(layers), str(seed), *([base] if base else [])])
+    return folder
+
+
+def make(folder: Path, layers: int, seed: int, base: Path | None = None) -> None:
+    """The same, in this process."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    folder.mkdir(parents=True)
+    names = list(shapes(layers).items())
+    each = -(-len(names) // SHARDS)
+    weight_map: dict[str, str] = {}
+    for shard in range(SHARDS):
+        file = f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
+        tensors = {}
+        for name, shape in names[shard * each : (shard + 1) * each]:
+            noise = torch.randn(shape, generator=generator)
+            if base is not None:
+                with safe_open(base / file, framework="pt") as opened:
+                    noise = opened.get_tensor(name).float() + 0.002 * noise
+            else:
+                noise = 1 + 0.1 * noise if len(shape) == 1 else noise * 0.02
+            tensors[name] = noise.bfloat16()
+            weight_map[name] = file
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}, indent=1))
+
+
+def copy(source: Path, target: Path) -> None:
+    """The peer: every tensor read through safetensors and written again, one at a time."""
+    import struct
+
+    import torch
+    from safetensors import safe_open
+
+    target.mkdir()
+    for path in sorted(source.glob("*.safetensors")):
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            head = file.read(length)
+        header = json.loads(head)
+        header.pop("__metadata__", None)
+        with safe_open(path, framework="pt") as opened, (target / path.name).open("wb") as out:
+            out.write(struct.pack("<Q", length) + head)
+            for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
+                out.write(opened.get_tensor(name).view(torch.uint8).numpy().data)
+
+
+def spent(words: Sequence[str | Path]) -> Cost:
+    """Runs a process to its end."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with tempfile.TemporaryFile() as told:
+        started = time.perf_counter()
+        child = subprocess.Popen([str(word) for word in words], stdout=told, stderr=told, env=environment)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            told.seek(0)
+            raise SystemExit(f"{' '.join(map(str, words))} failed:\n{told.read().decode(errors='replace')[-3000:]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Cost(seconds, usage.ru_maxrss * unit / 1e9)
+
+
+def costs(commands: Mapping[str, Callable[[Path], Sequence[str | Path]]], work: Path) -> dict[str, list[Cost]]:
+    """What each command costs, several times, one after the other in turn; what it writes is removed at once."""
+    import shutil
+
+    found: dict[str, list[Cost]] = {name: [] for name in commands}
+    for _ in range(REPEATS):
+        for name, words in commands.items():
+            out = work / "out"
+            found[name].append(spent(words(out)))
+            shutil.rmtree(out)
+    return found
+
+
+def against(what: str, mine: list[Cost], peer: list[Cost], time_limit: float, memory_limit: float) -> Iterator[Line]:
+    """Both ratios, pair by pair."""
+    times = [one.seconds / other.seconds for one, other in zip(mine, peer, strict=True)]
+    yield Line(f"{what}: time", statistics.median(times), (min(times), max(times)), time_limit)
+    sizes = [one.gigabytes / other.gigabytes for one, other in zip(mine, peer, strict=True)]
+    yield Line(f"{what}: peak memory", statistics.median(sizes), (min(sizes), max(sizes)), memory_limit)
+
+
+def plain(what: str, found: list[Cost], limit: float | None = None) -> Iterator[Line]:
+    """Seconds and gigabytes themselves."""
+    seconds, sizes = ([getattr(one, key) for one in found] for key in ("seconds", "gigabytes"))
+    yield Line(f"{what}: seconds", statistics.median(seconds), (min(seconds), max(seconds)))
+    yield Line(f"{what}: peak memory in GB", max(sizes), (min(sizes), max(sizes)), limit)
+
+
+def redteam(*words: str | Path) -> list[str | Path]:
+    """The command as a user calls it."""
+    return [Path(sys.executable).with_name("redteam"), *words]
+
+
+def merging(work: Path) -> Iterator[Line]:
+    """Task arithmetic of three, against mergekit where there is one."""
+    base = made(work / "base", LAYERS, 0)
+    experts = [made(work / f"expert{seed}", LAYERS, seed, base) for seed in (1, 2, 3)]
+    yield Line("parameters of a model, in billions", _parameters(LAYERS))
+    given = [word for path in experts for word in ("--expert", path)]
+    commands: dict[str, Callable[[Path], Sequence[str | Path]]] = {
+        "copy": lambda out: [sys.executable, __file__, "copy", base, out],
+        "redteam": lambda out: redteam("merge", "task-arithmetic", "--base", base, *given, "--out", out),
+    }
+    python = os.environ.get("MERGEKIT")
+    if python:
+        models = "".join(f"  - model: {path}\n    parameters:\n      weight: 0.3\n" for path in experts)
+        plan = work / "plan.yaml"
+        plan.write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n{models}dtype: bfloat16\n")
+        yaml = Path(python).with_name("mergekit-yaml")
+        commands["mergekit"] = lambda out: [yaml, plan, out, "--no-copy-tokenizer"]
+    found = costs(commands, work)
+    for name, runs in found.items():
+        yield from plain(f"{name}{'' if name == 'copy' else ', task arithmetic of three'}", runs)
+    if python:
+        yield from against("merge ÷ mergekit, task arithmetic of three", found["redteam"], found["mergekit"], 0.6, 0.5)
+    else:
+        print("MERGEKIT names no Python that has mergekit; nothing to compare the merge with.", file=sys.stderr)
+
+
+def rewriting(work: Path) -> Iterator[Line]:
+    """A lock and a fit, against a copy, and with twice the layers."""
+    runs: dict[int, dict[str, list[Cost]]] = {}
+    for times in (1, 2):
+        base = made(work / f"base{times}", times * LAYERS, 0)
+        victim = made(work / f"victim{times}", times * LAYERS, 1, base)
+        key, locked = work / f"key{times}", work / f"locked{times}"
+        spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked))
+        runs[times] = costs(
+            {
+                "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
+                "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
+                    "protect", "mergelock", one, "--key", key, "--out", out
+                ),
+                "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
+                    "attack", "gauge-fit", one, "--base", base, "--out", out
+                ),
+            },
+            work,
+        )
+    once, twice = runs[1], runs[2]
+    for name in once:
+        yield from plain(name, once[name], None if name == "copy" else 1.5)
+    for name in ("protect mergelock", "attack gauge-fit"):
+        ratios = [one.seconds / other.seconds for one, other in zip(once[name], once["copy"], strict=True)]
+        yield Line(f"{name} ÷ copy: time", statistics.median(ratios), (min(ratios), max(ratios)), 4.0)
+        yield from against(f"{name}, twice the layers ÷ once", twice[name], once[name], 2.2, 1.05)
+
+
+def _parameters(layers: int) -> float:
+    import math
+
+    return sum(math.prod(shape) for shape in shapes(layers).values()) / 1e9
+
+
+def main() -> None:
+    """Prints every line as soon as it is known."""
+    parts = {"merge": merging, "rewrite": rewriting}
+    for name in sys.argv[1:] or parts:
+        with tempfile.TemporaryDirectory(prefix="redteam-files-") as folder:
+            for line in parts[name](Path(folder)):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["copy"]:
+        copy(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1:2] == ["make"]:
+        make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *map(Path, sys.argv[5:]))
+    else:
+        main()

@@ -1,0 +1,142 @@
+"""`redteam attack`: tries to take a lock off a checkpoint, from weights alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from redteam.cli.rewriting import (
+    Device,
+    Force,
+    OnDevice,
+    Out,
+    Progress,
+    laid_out_like,
+    named,
+    require_device,
+    require_place,
+    require_related,
+    section,
+    tell_left_out,
+    threads,
+)
+from redteam.errors import BadInput
+
+if TYPE_CHECKING:
+    from redteam.checkpoint import Checkpoint
+    from redteam.evaluation.loaded import Chain
+    from redteam.key import Key as Secret
+    from redteam.plugins.contracts import Needs
+
+
+def attack(
+    attack: Annotated[
+        str, typer.Argument(metavar="ATTACK", help="As in name:setting=value or path/to/file.py@name; a+b for a chain.")
+    ],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.")
+    ],
+    out: Out,
+    base: Annotated[Path | None, typer.Option(help="The public model that MODEL was fine-tuned from.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="For the key's holder: the key.")] = None,
+    defense: Annotated[
+        str | None, typer.Option(help="For the key's holder: the defense as it was put on, settings and all.")
+    ] = None,
+    device: OnDevice = Device.cpu,
+    force: Force = False,
+) -> None:
+    """Try to take a lock off a checkpoint, from its weights and the base's.
+
+    Attacks that need data, companions or further releases run in `redteam run`. The owner takes a lock off with
+    `redteam attack key-holder MODEL --key FILE --defense DEFENSE --out DIR`.
+    """
+    import torch
+
+    from redteam.checkpoint import Checkpoint
+    from redteam.evaluation.chains import take_off
+    from redteam.evaluation.loaded import Chain
+    from redteam.key import Key, read_key
+    from redteam.plugins.contracts import Needs
+    from redteam.plugins.registry import ATTACKS, DEFENSES
+    from redteam.plugins.returned import check_as_read
+    from redteam.publish import write
+    from redteam.threat import OWNER
+    from redteam.views import AttackerView
+
+    chain = Chain.load(ATTACKS, attack, Path())
+    lock = None if defense is None else Chain.load(DEFENSES, defense, Path())
+    held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
+    _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
+    require_device(device)
+    require_place(out, force, [model, base, key])
+    anchor = None if base is None else Checkpoint.open(base)
+    protected = Checkpoint.open(model, base=anchor)
+    if anchor is not None:
+        widened = chain.any(lambda spec: spec.changes_architecture)
+        require_related(protected, anchor, f"The model {model}", shapes=not widened)
+    secret: Secret | None = None if key is None else read_key(key)
+
+    def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
+        return take_off(lock.links if lock else (), checkpoint, exact, key)
+
+    with threads(), Progress() as progress:
+        exact = None if anchor is None else anchor.cast(torch.float64, device)
+        recovered = protected.cast(torch.float64, device)
+        for link in chain.links:
+            view = AttackerView(
+                recovered,
+                OWNER,
+                Key.derive(seed=0, index=0, name=f"attack {link.spec.name}"),
+                needs=link.spec.needs,
+                _anchor=exact,
+                _key=secret,
+                _unlock=unlock,
+            )
+            recovered = check_as_read(link, recovered, link(view))
+        written = write(
+            recovered.stored_as(protected),
+            out,
+            like=laid_out_like(model, base),
+            force=force,
+            progress=progress,
+            card=section(
+                "Attacked",
+                {"attack": f"`{chain.text}`", "base": "none" if base is None else named(base)},
+                "A lock against merging may have been taken off the weights.",
+            ),
+        )
+    tell_left_out(written)
+    kept = all(link.spec.keeps_function for link in chain.links)
+    what = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
+    typer.echo(f"{chain.text} is done; the model is in {out}, and {what}.")
+
+
+def _require_grants(chain: Chain, text: str, held: list[Needs]) -> None:
+    """Refuses an attack that needs what was not given, or what no file holds."""
+    from redteam.plugins.contracts import Needs
+    from redteam.threat import THREAT_MODELS, threat_model
+
+    words = {
+        Needs.ANCHOR: ("the public base", "--base"),
+        Needs.KEY: ("the defender's key", "--key"),
+        Needs.CODE: ("the defense as it was put on", "--defense"),
+        Needs.COMPANIONS: ("experts of the attacker's own tasks", ""),
+        Needs.INPUTS: ("inputs of the victim's task", ""),
+        Needs.SAMPLES: ("labelled samples of the victim's task", ""),
+        Needs.RELEASES: ("further releases of the victim", ""),
+    }
+    missing = [need for need in words if need in chain.needs and need not in held]
+    beyond = [need for need in missing if not words[need][1]]
+    if beyond:
+        granting = [name for name in THREAT_MODELS if threat_model(name).allows(chain.needs)]
+        where = f"which the threat model {' or '.join(granting)} grants" if granting else "which only the owner has"
+        raise BadInput(
+            f"The attack {text} needs {' and '.join(words[need][0] for need in beyond)}, {where}; no checkpoint "
+            f"on disk holds that, so evaluate it with redteam run --attack {text}"
+            + (f" --threat {granting[0]}." if granting else ".")
+        )
+    if missing:
+        what = " and ".join(f"{words[need][0]} ({words[need][1]})" for need in missing)
+        raise BadInput(f"The attack {text} needs {what}; give it as well.")

@@ -1,0 +1,100 @@
+"""`redteam merge`: merges experts as a free-rider would, a tensor at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redteam.cli.rewriting import (
+    Device,
+    Force,
+    OnDevice,
+    Out,
+    Progress,
+    named,
+    read_ahead,
+    require_device,
+    require_place,
+    require_related,
+    section,
+    tell_left_out,
+    threads,
+)
+from redteam.errors import BadInput
+
+
+def merge(
+    merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in ties:density=0.2 or path/to/file.py@name.")],
+    base: Annotated[Path, typer.Option(help="The public model; its folder says how the merge is laid out.")],
+    expert: Annotated[list[Path], typer.Option(help="A model fine-tuned from the base; repeat it for each.")],
+    out: Out,
+    device: OnDevice = Device.cpu,
+    force: Force = False,
+) -> None:
+    """Merge experts as a free-rider would: a tensor at a time, summed in float64 and rounded once.
+
+    Experts are called by the names of their folders, in settings such as `weights=[[NAME,2.0]]` as well. What the base
+    lacks, or has in another shape, such as the heads of tasks, is not merged.
+    """
+    from redteam.checkpoint import Checkpoint, shared_tensors
+    from redteam.key import Key
+    from redteam.plugins.registry import MERGERS
+    from redteam.plugins.returned import check_as_read
+    from redteam.publish import write
+    from redteam.views import MergerView
+
+    plugin = MERGERS.load(merger)
+    experts = _by_name(expert)
+    require_device(device)
+    require_place(out, force, [base, *expert])
+    origin = Checkpoint.open(base)
+    opened = {name: Checkpoint.open(path, base=origin) for name, path in experts.items()}
+    for name, one in opened.items():
+        require_related(one, origin, f"The expert {name}")
+    with threads(1), Progress() as progress:
+        start = origin.cast(device=device)
+        view = MergerView(
+            {name: one.cast(device=device) for name, one in opened.items()},
+            start,
+            Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
+            plugin.spec.needs_base,
+        )
+        merged = plugin(view)
+        if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
+            # It has never seen the base; what it leaves out no expert shares.
+            merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
+        with read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
+            written = write(
+                ready,
+                out,
+                like=base,
+                force=force,
+                progress=progress,
+                card=section(
+                    "Merged", {"merger": f"`{plugin.canonical}`", "base": named(base), "experts": ", ".join(experts)}
+                ),
+            )
+    held = {name for one in opened.values() for name in shared_tensors(one, origin)}
+    if left := [name for name in origin if name not in held]:
+        typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
+    tell_left_out(written)
+    typer.echo(f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
+
+
+def _by_name(paths: list[Path]) -> dict[str, Path]:
+    """The experts by their names.
+
+    Raises:
+        BadInput: If two have the same.
+    """
+    experts: dict[str, Path] = {}
+    for path in paths:
+        name = named(path)
+        if name in experts:
+            raise BadInput(
+                f"Two experts are called {name!r}, {experts[name]} and {path}; give their folders different names."
+            )
+        experts[name] = path
+    return experts

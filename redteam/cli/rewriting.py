@@ -1,0 +1,219 @@
+"""What `protect`, `attack` and `merge` share: their options, what they refuse, and how they write."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from redteam.errors import BadInput
+from redteam.terminal import Bar, bar, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from redteam.checkpoint import Checkpoint
+    from redteam.key import Key
+    from redteam.publish import Written
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")]
+OnDevice = Annotated[Device, typer.Option(help="Where to compute; what is written is the same within rounding.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
+_LINES = 10  # how many lines of progress there are where there is no bar
+
+
+class Progress:
+    """Says on standard error how far a checkpoint has been written: a bar on a terminal, some lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._told = 0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        """So many tensors are written, the last of them `name`."""
+        self._bar = self._bar or (bar(total) if done < total else None)
+        if self._bar is not None:
+            self._bar.show(done, name)
+        elif done * _LINES // max(1, total) > self._told:
+            self._told = done * _LINES // max(1, total)
+            say(f"[{done}/{total}] {name}")
+
+
+@contextmanager
+def threads(count: int | None = None) -> Iterator[None]:
+    """So many threads for torch, unless OMP_NUM_THREADS says how many, and afterwards as many as before.
+
+    Args:
+        count: As many as there are cores by default. One where the work is many small steps, after each of which they
+            wait for one another: that saves a second of eight on idle cores, and takes ten times as long on busy ones.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(count or cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def read_ahead(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    """The same checkpoint, the next tensor of which is computed while the last one is being written.
+
+    Two tensors are in memory then. Whoever reads in another order waits as if there were none of this.
+    """
+    from redteam.checkpoint import Checkpoint
+
+    following = dict(pairwise(checkpoint))
+    begun: dict[str, Future[Tensor]] = {}
+    with ThreadPoolExecutor(1) as thread:
+
+        def read(name: str) -> Tensor:
+            tensor = (begun.pop(name, None) or thread.submit(checkpoint.__getitem__, name)).result()
+            begun.clear()
+            if name in following:
+                begun[following[name]] = thread.submit(checkpoint.__getitem__, following[name])
+            return tensor
+
+        yield Checkpoint.computed(checkpoint.outline(), read, checkpoint.config)
+
+
+def require_device(device: Device) -> None:
+    """Raises BadInput where the device is not there."""
+    import torch
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise BadInput("There is no CUDA device that torch can use; leave --device out to compute on the CPU.")
+
+
+def require_place(out: Path, force: bool, sources: Iterable[Path | None]) -> None:
+    """Refuses, before anything is computed, what `redteam.publish.write` would refuse at its end.
+
+    Args:
+        out: The folder to write.
+        force: Whether it may be replaced.
+        sources: What is read.
+
+    Raises:
+        UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
+    """
+    from redteam.atomic import apart, vacant
+
+    vacant(out, force)
+    apart(out, [source for source in sources if source is not None])
+
+
+def require_related(model: Checkpoint, base: Checkpoint, what: str, *, shapes: bool = True) -> None:
+    """Refuses two checkpoints of which one cannot have been fine-tuned from the other.
+
+    Tensors outside the numbered blocks, such as a task's head or embeddings with added tokens, may differ.
+
+    Args:
+        model: What should descend from the base.
+        base: The base.
+        what: What the model is called in errors.
+        shapes: Whether the tensors of the blocks must have the base's shapes.
+
+    Raises:
+        BadInput: If the architectures differ, they share no tensor, or a block's tensors differ.
+    """
+    from redteam.checkpoint import shared_tensors
+
+    if model.architecture != base.architecture:
+        found, expected = (c.architecture or "no architecture in a config" for c in (model, base))
+        raise BadInput(f"{what} is of architecture {found}, its base of {expected}; expected the same, so check both.")
+    if not shared_tensors(model, base):
+        raise BadInput(f"{what} shares no tensor of one name and shape with its base; check that they belong together.")
+    names = _blocks({*model, *base}) if shapes else ()
+    for name in sorted(names):
+        here, there = (str(list(c.shape(name))) if name in c else "missing" for c in (model, base))
+        if here != there:
+            raise BadInput(
+                f"{what} does not have its base's shape: {name!r} is {here}, in the base {there}; expected the same "
+                "network, so name its own base, or take a lock that widens it off first (shape-restore)."
+            )
+
+
+def _blocks(names: set[str]) -> set[str]:
+    """Names under a prefix that two numbers follow, as in `layers.0.…` and `layers.1.…`."""
+    numbers: dict[str, set[str]] = {}
+    found = {name: match for name in names if (match := re.match(r"(.*?)\.(\d+)\.", name))}
+    for match in found.values():
+        numbers.setdefault(match[1], set()).add(match[2])
+    return {name for name, match in found.items() if len(numbers[match[1]]) > 1}
+
+
+def laid_out_like(model: Path, base: Path | None) -> Path:
+    """Whose files say how a rewritten model is laid out: its own; for a LoRA adapter, which is merged, its base's."""
+    from redteam.adapters import is_adapter
+
+    return base if base is not None and is_adapter(model) else model
+
+
+def named(path: Path) -> str:
+    """What a checkpoint is called: its folder's name, or its file's without the ending."""
+    full = path.resolve()
+    return full.name if full.is_dir() else full.stem
+
+
+def section(title: str, rows: Mapping[str, str], *ending: str) -> str:
+    """A section for a model card: a title, a table and some paragraphs."""
+    from importlib.metadata import version
+
+    table = [f"| {key} | {value.replace('|', chr(92) + '|')} |" for key, value in rows.items()]
+    table.append(f"| written by | redteam {version('merge-redteam')} |")
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *(f"\n{text}" for text in ending)]) + "\n"
+
+
+def tell_left_out(written: Written) -> None:
+    """Says which files beside the weights were not copied."""
+    if written.left_out:
+        typer.echo(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
+
+
+@contextmanager
+def key_in(path: Path, out: Path) -> Iterator[tuple[Key, bool]]:
+    """The key in a file, made if there is none, and whether it was; a new one goes again if what follows fails.
+
+    Raises:
+        BadInput: If the file is in the output folder, or is no key.
+    """
+    from redteam.key import read_key, write_key
+
+    made = not os.path.lexists(path)
+    key = write_key(path, outside=out) if made else read_key(path, outside=out)
+    try:
+        yield key, made
+    except BaseException:
+        if made:
+            path.unlink(missing_ok=True)
+        raise

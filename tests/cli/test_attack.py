@@ -1,0 +1,127 @@
+"""`redteam attack` on what `redteam protect` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from redteam.checkpoint import Checkpoint
+from redteam.testing import toy_scenario
+
+Shell = Callable[..., Any]
+KEYED = ("mergelock", "permutation", "rotation", "null-shift+mergelock", "split-neurons+mergelock", "gaussian-noise")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the attacker stands, with a key that they should not have."""
+    scenario = toy_scenario("vit", drift=0.02)
+    scenario.experts["victim"].save(tmp_path / "victim")
+    scenario.base.save(tmp_path / "base")
+    toy_scenario("bert").base.save(tmp_path / "bert")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def away(one: str, other: str) -> float:
+    """‖Δ‖ ÷ ‖·‖ over everything that is in both."""
+    first, second = Checkpoint.open(one), Checkpoint.open(other)
+    both = [name for name in first if name in second]
+    delta, size = (
+        sum(float(t.double().square().sum()) for t in tensors)
+        for tensors in ((first[n] - second[n] for n in both), (second[n] for n in both))
+    )
+    return float((delta / size) ** 0.5)
+
+
+def test_the_gauge_fit_takes_the_lock_off(shell: Shell, here: Path) -> None:
+    assert shell("protect", "mergelock", "victim", "--key", "key", "--out", "locked").code == 0
+    told = shell("attack", "gauge-fit", "locked", "--base", "base", "--out", "fitted")
+    assert told.code == 0, told.err
+    assert away("locked", "victim") > 1
+    assert away("fitted", "victim") < 0.5 * away("base", "victim"), "what is left is less than fine-tuning moved"
+    assert "`gauge-fit`" in Path("fitted/README.md").read_text()
+    assert "## Attacked" in Path("fitted/README.md").read_text()
+    assert "outputs are those of the locked model" in told.out
+
+
+def test_a_chain_restores_shapes_first(shell: Shell, here: Path) -> None:
+    assert shell("protect", "split-neurons+mergelock", "victim", "--key", "key", "--out", "wide").code == 0
+    assert shell("attack", "gauge-fit", "wide", "--base", "base", "--out", "fitted").code == 2
+    told = shell("attack", "shape-restore+gauge-fit", "wide", "--base", "base", "--out", "fitted")
+    assert told.code == 0, told.err
+    fitted = Checkpoint.open("fitted")
+    assert fitted.config["intermediate_size"] == Checkpoint.open("victim").config["intermediate_size"]
+    assert away("fitted", "victim") < 0.5 * away("base", "victim")
+
+
+@pytest.mark.parametrize("defense", KEYED)
+def test_the_keys_holder_gets_the_model_back(shell: Shell, here: Path, defense: str) -> None:
+    given = ("--base", "base") if "noise" in defense else ()
+    assert shell("protect", defense, "victim", "--key", "key", *given, "--out", "locked").code == 0
+    words = ("attack", "key-holder", "locked", "--defense", defense, *given)
+    told = shell(*words, "--key", "key", "--out", "unlocked")
+    assert told.code == 0, told.err
+    assert away("unlocked", "victim") < 1e-4
+    assert Checkpoint.open("unlocked").config == Checkpoint.open("victim").config
+    (here / "wrong").write_bytes(bytes(32))
+    (here / "wrong").chmod(0o600)
+    if shell(*words, "--key", "wrong", "--out", "still").code == 0:
+        assert away("still", "victim") > 0.01
+    assert Path("key").read_bytes() not in b"".join(file.read_bytes() for file in Path("unlocked").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fine-tune", "locked", "--base", "base"], "few-shot"),
+        (["train-anew", "locked", "--base", "base"], "labelled samples"),
+        (["average-releases", "locked", "--base", "base"], "two-releases"),
+        (["gauge-fit", "locked"], "--base"),
+        (["key-holder", "locked", "--defense", "mergelock"], "--key"),
+        (["key-holder", "locked", "--key", "key"], "--defense"),
+        (["random-key", "locked"], "--defense"),
+        (["gauge-fit+fine-tune", "locked", "--base", "base"], "data-rich"),
+        (["gauge-fit", "locked", "--base", "bert"], "architecture"),
+        (["gauge-fit", "locked", "--base", "wide"], "shape"),
+        (["gauge-fit", "locked", "--base", "key"], "key"),
+        (["gauge-fit:sites=[nowhere]", "locked", "--base", "base"], "sites"),
+        (["gauge-fti", "locked", "--base", "base"], "did you mean"),
+        (["gauge-fit", "nan", "--base", "base"], "NaN"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(shell: Shell, here: Path, words: list[str], says: str) -> None:
+    shell("protect", "mergelock", "victim", "--key", "key", "--out", "locked")
+    shell("protect", "split-neurons", "base", "--key", "key", "--out", "wide")
+    victim = Checkpoint.open("victim")
+    name = "vit.encoder.layer.0.attention.attention.query.weight"
+    victim.replace({name: torch.full(victim.shape(name), torch.nan)}).save(here / "nan")
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    told = shell("attack", *words, "--out", "out")
+    assert (told.code, told.out) == (2, "")
+    assert says in told.err.splitlines()[-1]
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+
+
+def test_dtype_and_names_stay(shell: Shell, here: Path) -> None:
+    assert shell("protect", "mergelock", "victim", "--key", "key", "--out", "locked", "--dtype", "bfloat16").code == 0
+    assert shell("attack", "gauge-fit", "locked", "--base", "base", "--out", "fitted").code == 0
+    before, after = Checkpoint.open("victim"), Checkpoint.open("fitted")
+    assert list(after) == list(before)
+    assert {after.dtype(name) for name in after} == {torch.bfloat16}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("defense", ["mergelock", "null-shift", "permutation", "gaussian-noise"])
+def test_on_a_gpu_it_is_the_same_within_rounding(shell: Shell, here: Path, defense: str) -> None:
+    for device in ("cpu", "cuda"):
+        words = ("--base", "base", "--device", device)
+        assert shell("protect", defense, "victim", "--key", "key", *words, "--out", f"locked-{device}").code == 0
+        assert shell("attack", "gauge-fit", f"locked-{device}", *words, "--out", f"fitted-{device}").code == 0
+    assert away("locked-cuda", "locked-cpu") < 1e-6
+    assert away("fitted-cuda", "fitted-cpu") < 1e-5

@@ -1,0 +1,200 @@
+"""`redteam merge` on folders and shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from redteam.checkpoint import Checkpoint
+from redteam.key import Key
+from redteam.plugins.registry import MERGERS
+from redteam.testing import toy_scenario
+from redteam.views import MergerView
+
+Shell = Callable[..., Any]
+TEXTS = ("task-arithmetic:coefficient=0.5", "linear:weights=[[left,2.0]]", "ties:density=0.4", "dare:elect=true")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the free-rider stands."""
+    scenario = toy_scenario("vit")
+    scenario.base.save(tmp_path / "base")
+    for name, expert in scenario.experts.items():
+        expert.save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def experts(*names: str) -> list[str]:
+    return [word for name in names for word in ("--expert", name)]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_it_is_what_the_plugin_makes(shell: Shell, here: Path, text: str) -> None:
+    told = shell("merge", text, "--base", "base", *experts("left", "right", "victim"), "--out", "merged")
+    assert told.code == 0, told.err
+    base = Checkpoint.open("base")
+    plugin = MERGERS.load(text)
+    view = MergerView(
+        {name: Checkpoint.open(name) for name in ("left", "right", "victim")},
+        base,
+        Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
+        plugin.spec.needs_base,
+    )
+    wanted, merged = plugin(view), Checkpoint.open("merged")
+    assert list(merged) == list(base)
+    assert all(torch.equal(merged[name], wanted[name]) for name in base)
+    assert merged.config == base.config
+    card = Path("merged/README.md").read_text()
+    assert "left, right, victim" in card
+    assert text.partition(":")[0] in card
+
+
+def test_shards_and_dtypes_are_those_of_the_base(shell: Shell, here: Path) -> None:
+    base = Checkpoint.open("base").to(torch.bfloat16)
+    names = sorted(base)
+    shards = {f"model-0000{i}-of-00003.safetensors": names[i - 1 :: 3] for i in (1, 2, 3)}
+    (here / "sharded").mkdir()
+    for file, held in shards.items():
+        save_file({name: base[name] for name in held}, here / "sharded" / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 1}, "weight_map": {name: f for f, held in shards.items() for name in held}}
+    (here / "sharded/model.safetensors.index.json").write_text(json.dumps(index))
+    (here / "sharded/config.json").write_bytes((here / "base/config.json").read_bytes())
+    assert shell("merge", "linear", "--base", "sharded", *experts("left", "right"), "--out", "merged").code == 0
+    merged = Checkpoint.open("merged")
+    assert {merged.dtype(name) for name in merged} == {torch.bfloat16}
+    assert json.loads(Path("merged/model.safetensors.index.json").read_text())["weight_map"] == index["weight_map"]
+    mean = (Checkpoint.open("left")[names[0]].double() + Checkpoint.open("right")[names[0]].double()) / 2
+    assert torch.equal(merged[names[0]], mean.float().bfloat16())
+
+
+def test_a_tensor_is_read_when_it_is_written(shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads further ahead than the next one holds a whole model."""
+    read: list[str] = []
+    written: list[str] = []
+    original = Checkpoint.__getitem__
+
+    def reading(self: Checkpoint, name: str) -> torch.Tensor:
+        assert len(set(read) - set(written)) <= 2
+        read.append(name)
+        return original(self, name)
+
+    import redteam.cli.merge as home
+
+    class Watching(home.Progress):
+        def __call__(self, done: int, total: int, name: str) -> None:
+            written.append(name)
+
+    monkeypatch.setattr(Checkpoint, "__getitem__", reading)
+    monkeypatch.setattr(home, "Progress", Watching)
+    told = shell("merge", "task-arithmetic", "--base", "base", *experts("left", "right"), "--out", "merged")
+    assert told.code == 0, told.err
+    assert len(written) == len(set(read)) == 38
+
+
+def test_what_no_expert_has_is_told(shell: Shell, here: Path) -> None:
+    victim = Checkpoint.open("victim")
+    name = "vit.embeddings.position_embeddings"
+    for expert in ("left", "right"):
+        Checkpoint.open(expert).replace({name: torch.zeros(1, 17, 32)}).save(here / f"{expert}-large")
+    told = shell("merge", "ties", "--base", "base", *experts("left-large", "right-large"), "--out", "merged")
+    assert told.code == 0, told.err
+    assert name in told.out
+    assert torch.equal(Checkpoint.open("merged")[name], Checkpoint.open("base")[name])
+    assert "classifier.weight" in victim
+    assert "classifier.weight" not in Checkpoint.open("merged"), "heads belong to tasks"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["ties", *experts("left", "bert")], "architecture"),
+        (["ties", *experts("left", "wide")], "shape-restore"),
+        (["ties", *experts("left", "left")], "Two experts"),
+        (["ties", *experts("left", "elsewhere/left")], "Two experts"),
+        (["ties", *experts("left", "nowhere")], "nowhere"),
+        (["tise", *experts("left", "right")], "did you mean"),
+        (["ties:density=7.0", *experts("left", "right")], "density"),
+        (["ties+linear", *experts("left", "right")], "chains"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(shell: Shell, here: Path, words: list[str], says: str) -> None:
+    toy_scenario("bert").base.save(here / "bert")
+    Checkpoint.open("left").save(here / "elsewhere" / "left")
+    shell("protect", "split-neurons", "victim", "--key", "key", "--out", "wide")
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    told = shell("merge", *words, "--base", "base", "--out", "out")
+    assert (told.code, told.out) == (2, "")
+    assert says in told.err.splitlines()[-1]
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+
+
+def test_neither_the_base_nor_an_expert_is_overwritten(shell: Shell, here: Path) -> None:
+    digest = Checkpoint.open("base").digest()
+    for out in ("base", "left", "."):
+        told = shell("merge", "ties", "--base", "base", *experts("left"), "--out", out, "--force")
+        assert told.code == 2
+    assert Checkpoint.open("base").digest() == digest
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("text", TEXTS)
+def test_on_a_gpu_it_is_the_same_within_rounding(shell: Shell, here: Path, text: str) -> None:
+    for device in ("cpu", "cuda"):
+        words = ("--base", "base", *experts("left", "right"), "--device", device, "--out", device)
+        assert shell("merge", text, *words).code == 0
+    one, other = Checkpoint.open("cpu"), Checkpoint.open("cuda")
+    for name in one:
+        torch.testing.assert_close(one[name], other[name])
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import redteam.cli.rewriting as home
+
+    with home.Progress() as progress:
+        for done in range(1, 201):
+            progress(done, 200, f"tensor {done}")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "[200/200] tensor 200"
+    shown: list[int] = []
+
+    class Bar:
+        def show(self, done: int, text: str) -> None:
+            shown.append(done)
+
+        def stop(self) -> None:
+            shown.append(-1)
+
+    monkeypatch.setattr(home, "bar", lambda total: Bar())
+    with home.Progress() as progress:
+        for done in (1, 2, 3):
+            progress(done, 3, "tensor")
+    assert shown == [1, 2, 3, -1]
+    assert capsys.readouterr().err == ""
+
+
+def test_reading_ahead_gives_the_same_in_any_order() -> None:
+    import redteam.cli.rewriting as home
+
+    read: list[str] = []
+
+    def load(name: str) -> torch.Tensor:
+        read.append(name)
+        return torch.tensor([int(name)])
+
+    given = Checkpoint.computed({str(i): ((1,), torch.int64) for i in range(6)}, load)
+    with home.read_ahead(given) as ready:
+        assert [int(ready[str(i)]) for i in range(6)] == list(range(6))
+        assert read == [str(i) for i in range(6)], "each is computed once"
+        assert [int(ready[str(i)]) for i in (5, 2, 2, 0)] == [5, 2, 2, 0]
