@@ -92,7 +92,11 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     @classmethod
     def computed(
-        cls, outline: Outline, compute: Callable[[str], torch.Tensor], config: Mapping[str, Any] | None = None
+        cls,
+        outline: Outline,
+        compute: Callable[[str], torch.Tensor],
+        config: Mapping[str, Any] | None = None,
+        rough: Callable[[str], torch.Tensor] | None = None,
     ) -> Checkpoint:
         """A checkpoint whose tensors are computed when they are read, anew each time.
 
@@ -100,8 +104,9 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             outline: Name → shape and dtype of what will be computed; `Checkpoint.outline` gives that of another.
             compute: Gives the tensor of a name; must be pure.
             config: As of `Checkpoint.of`.
+            rough: Gives what `Checkpoint.rough` does, where that is cheaper.
         """
-        return cls(Computed(outline, compute), config or {})
+        return cls(Computed(outline, compute, rough), config or {})
 
     def outline(self, names: Iterable[str] | None = None) -> Outline:
         """Name → shape and dtype of some tensors, of all by default, without reading them."""
@@ -109,7 +114,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def only(self, names: Iterable[str]) -> Checkpoint:
         """Some of the tensors, with the same config; lazy."""
-        return Checkpoint.computed(self.outline(names), self.__getitem__, self.config)
+        return Checkpoint.computed(self.outline(names), self.__getitem__, self.config, self.rough)
 
     def replace(self, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
         """This checkpoint with some tensors exchanged or added; those of a checkpoint are read when they are needed."""

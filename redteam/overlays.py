@@ -34,8 +34,13 @@ class Rewrite(Protocol):
 class Computed:
     """A source whose tensors are computed."""
 
-    def __init__(self, outline: Outline, compute: Callable[[str], torch.Tensor]) -> None:
-        self._outline, self._compute = outline, compute
+    def __init__(
+        self,
+        outline: Outline,
+        compute: Callable[[str], torch.Tensor],
+        rough: Callable[[str], torch.Tensor] | None = None,
+    ) -> None:
+        self._outline, self._compute, self._rough = outline, compute, rough
 
     def names(self) -> Outline:
         return self._outline
@@ -46,7 +51,7 @@ class Computed:
         return self._compute(name)
 
     def rough(self, name: str) -> torch.Tensor:
-        return self.load(name)
+        return self.load(name) if self._rough is None else self._rough(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._outline[name][0]

@@ -55,8 +55,7 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
     if not getattr(plugin.spec, "changes_architecture", False):
         _same_layout(who, before, after)
 
-    def read(name: str) -> torch.Tensor:
-        tensor = after[name]
+    def checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_floating_point() and not _finite(tensor):
             bad = int((~torch.isfinite(tensor)).sum())
             raise PluginFault(
@@ -64,7 +63,13 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
             )
         return tensor
 
-    return Checkpoint.computed(after.outline(), read, after.config)
+    def read(name: str) -> torch.Tensor:
+        return checked(name, after[name])
+
+    def rough(name: str) -> torch.Tensor:
+        return checked(name, after.rough(name))
+
+    return Checkpoint.computed(after.outline(), read, after.config, rough)
 
 
 def _finite(tensor: torch.Tensor) -> bool:
