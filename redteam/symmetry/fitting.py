@@ -14,7 +14,8 @@ from redteam.errors import IllegalGauge, Inapplicable
 from redteam.symmetry.comparison import Comparison, distance, in_common
 from redteam.symmetry.gauges import Gauge, Permuted
 from redteam.symmetry.groups import Group, adapted, at, widest
-from redteam.symmetry.looks import nothing_shows
+from redteam.symmetry.looks import of_its_size, shown_order
+from redteam.symmetry.scalings import PositiveScaling, Scaling
 from redteam.symmetry.shifts import Parts, Whole, shifts_of, toward
 
 
@@ -155,9 +156,9 @@ def _fitted(
     compare = Comparison(protected, anchor, again=again)
 
     def gauge(site: Site) -> Gauge:
-        if group is None and nothing_shows(site, protected, anchor):
-            return Permuted.still(site.heads, site.width)
-        return (widest(site) if group is None else at(group, site)).fit(*compare(site))
+        if group is not None:
+            return at(group, site).fit(*compare(site))
+        return _quickly(site, compare) or widest(site).fit(*compare(site))
 
     def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
         return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
@@ -168,6 +169,22 @@ def _fitted(
     if not sites[0].paired:
         return moved(protected, sites, gauge)
     return protected.transform([place(site) for site in sites], lambda place: gauge(getattr(place, "site", place)))
+
+
+def _quickly(site: Site, compare: Comparison) -> Permuted | None:
+    """The gauge that a look at samples shows, with fitted factors; None where only the whole fit will do."""
+    both, largest = (compare.protected, compare.anchor), widest(site).name
+    if largest in ("scaling", "plane-scaling"):
+        return Permuted.still(site.heads, site.width) if of_its_size(site, *both) else None
+    order = shown_order(site, *both)
+    if order is None or largest not in ("permutation", "positive-scaled-permutation", "scaled-permutation"):
+        return None
+    gauge = Permuted(order[None])
+    if largest == "permutation" or (gauge.stays and of_its_size(site, *both)):
+        return gauge
+    moving, target = compare(site)
+    factors = (PositiveScaling() if largest.startswith("positive") else Scaling()).fit(moving.moved(gauge), target)
+    return Permuted(gauge.index, factors.scale)
 
 
 def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:

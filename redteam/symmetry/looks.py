@@ -6,6 +6,8 @@ would follow the task vector's noise, and rewrite and round weights for nothing.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,28 +25,54 @@ _EXACT = 1e-9
 _RUN = 32
 
 
-def nothing_shows(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
-    """Whether the rows of an MLP or of a norm are in the anchor's order, and none of them is multiplied by anything.
+def shown_order(site: Site, protected: Checkpoint, anchor: Checkpoint) -> Tensor | None:
+    """The order of an MLP's neurons that sampled columns show beyond doubt, int64 [n]; None where there is any.
 
-    A row counts as in its place if no other of the anchor's is more like it, by their cosines; as not multiplied if the
-    factor that fits best is 1 within what the rows' distances leave uncertain. False wherever there is any doubt, and
-    at other kinds of sites.
+    It is the anchor's own if of every neuron no other is more alike, by cosines. Any other order takes that every
+    neuron's likest is another one, by a margin that sampling does not bridge by chance.
+
+    Raises:
+        BadInput: If NaN or infinity is among what is looked at.
+    """
+    if site.kind != "mlp" or any(_unsuited(side) for side in site.sides):
+        return None
+    scaled = widest(site).name != "permutation"
+    kinds = (site.carried,) if site.carried else (site.lefts, site.rights)  # no scale touches a gate
+    here, there = (
+        _features([_beside(sides, x, site) for sides in kinds], scaled and not site.carried)
+        for x in (protected, anchor)
+    )
+    alike = there @ here.mT
+    first = alike.amax(dim=1)
+    own = torch.arange(len(first), device=first.device)
+    if bool((first <= alike.diagonal()).all()):
+        return own
+    order = alike.argmax(dim=1)
+    if not bool((order.sort().values == own).all()):
+        return None
+    second = alike.scatter_(1, order[:, None], -torch.inf).amax(dim=1)
+    return order if bool((first - second >= _DEVIATIONS / math.sqrt(here.shape[1])).all()) else None
+
+
+def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
+    """Whether sampled columns show no factor on any row of an MLP or a norm; False at other kinds of sites.
+
+    A row counts as not multiplied if the factor that fits best is 1 within what the rows' distances leave uncertain.
+
+    Raises:
+        BadInput: If NaN or infinity is among what is looked at.
     """
     if site.kind not in ("mlp", "norm") or any(_unsuited(side) for side in site.sides):
         return False
-    stacks = [
-        [_beside(sides, x, site) for sides in (site.lefts, site.rights, site.carried) if sides]
-        for x in (protected, anchor)
-    ]
-    (left, right, *carried), (left0, right0, *carried0) = stacks
-    group = widest(site).name
-    if "permutation" in group:
-        here = carried or [left, right]
-        there = carried0 or [left0, right0]
-        scaled = group != "permutation" and not carried
-        if not _in_order(_features(here, scaled), _features(there, scaled)):
-            return False
-    return group == "permutation" or _of_its_size(left, right, left0, right0, positive=group.startswith("positive"))
+    (left, right), (left0, right0) = (
+        [_beside(sides, x, site) for sides in (site.lefts, site.rights)] for x in (protected, anchor)
+    )
+    positive = widest(site).name.startswith("positive")
+    factor = scalars(left[None], right[None], left0[None], right0[None], positive=positive)[0]
+    apart = (left * factor[:, None] - left0).square().sum(1) + (right / factor[:, None] - right0).square().sum(1)
+    size = left.square().sum(1) + right.square().sum(1)
+    uncertain = (apart / (left.shape[1] + right.shape[1]) / size.clamp(min=1e-300)).sqrt()
+    return bool(((factor - 1).abs() <= _DEVIATIONS * uncertain + _EXACT).all())
 
 
 def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: bool = True) -> Tensor:
@@ -106,17 +134,3 @@ def _features(stacks: list[Tensor], scaled: bool) -> Tensor:
 def _unit(stack: Tensor) -> Tensor:
     rows: Tensor = stack / torch.linalg.vector_norm(stack, dim=1, keepdim=True).clamp(min=1e-300)
     return rows
-
-
-def _in_order(here: Tensor, there: Tensor) -> bool:
-    alike = there @ here.mT
-    return bool((alike.amax(dim=1) <= alike.diagonal()).all())
-
-
-def _of_its_size(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, positive: bool) -> bool:
-    factor = scalars(left[None], right[None], left0[None], right0[None], positive=positive)[0]
-    moved = left * factor[:, None], right / factor[:, None]
-    apart = (moved[0] - left0).square().sum(1) + (moved[1] - right0).square().sum(1)
-    size = left.square().sum(1) + right.square().sum(1)
-    uncertain = (apart / (left.shape[1] + right.shape[1]) / size.clamp(min=1e-300)).sqrt()
-    return bool(((factor - 1).abs() <= _DEVIATIONS * uncertain + _EXACT).all())
