@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
+from redteam.anatomy import KINDS, anatomy_of, listed
 from redteam.audit.findings import SiteFinding
 from redteam.audit.words import MEANING, STATES
 from redteam.evaluation.results import Control
@@ -19,7 +20,9 @@ from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
 from redteam.evaluation.verdict import FLAGS, Word
 from redteam.plugins.contracts import Needs
 from redteam.plugins.registry import SCENARIOS
+from redteam.symmetry.shifts import shifts_of
 from redteam.threat import THREAT_MODELS, threat_model
+from tests.zoo import NETWORKS, network
 
 HERE = Path(__file__).parent
 TOY = HERE / "evaluation" / "toy.py"
@@ -57,7 +60,25 @@ def states() -> Iterator[str]:
         yield f"| {STATES.get(state, '*group* lock')} | {state} | {meaning} |\n"
 
 
+def anatomies() -> Iterator[str]:
+    """Of the networks in the zoo, those of one model type in one row."""
+    columns = ("qk", "vo", "mlp", "heads", "norm", "residual")
+    yield "| model type | qk | vo | mlp | heads | norm | stream | shifts |\n|---|---|---|---|---|---|---|---|\n"
+    for name in NETWORKS:
+        checkpoint = network(name).checkpoint
+        anatomy = anatomy_of(checkpoint)
+        cells = []
+        for kind in columns:
+            found = dict.fromkeys(listed(site.legal) for site in anatomy.sites((kind,)))
+            also = " + queries" if kind == "heads" and anatomy.sites(("queries",)) else ""
+            cells.append((" / ".join(found) or "–") + also)
+        shifts = any(shifts_of(site) for site in anatomy.sites(KINDS))
+        label = f"{checkpoint.architecture} (gated)" if name == "flan-t5" else checkpoint.architecture
+        yield f"| {label} | {' | '.join(cells)} | {'yes' if shifts else '–'} |\n"
+
+
 TABLES = {
+    "anatomy": ("docs/architectures.md", anatomies),
     "states": ("docs/audit.md", states),
     "flags": ("docs/verdicts.md", flags),
     "thresholds": ("docs/verdicts.md", thresholds),

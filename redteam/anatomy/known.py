@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import Protocol
 
 from redteam.anatomy.architecture import PRE_NORM, Anatomy, Architecture, Shaped, Stream
@@ -376,6 +377,9 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
         BadInput: If neither is known.
     """
     named = _ALSO.get(checkpoint.architecture, checkpoint.architecture)
+    if named not in ARCHITECTURES:
+        for point in entry_points(group="redteam.architectures", name=named):
+            ARCHITECTURES[named] = point.load()
     if named in ARCHITECTURES:
         return named, ARCHITECTURES[named]
     if not named:
