@@ -15,14 +15,14 @@ from redteam.anatomy import Gathered, Side, Site
 from redteam.anatomy.linear import read_float64
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.groups import widest
-from redteam.symmetry.scalars import scalars
 
 SAMPLE = 128
 """Columns of a stack that are looked at, of every map."""
 
 _DEVIATIONS = 6  # of a factor from 1, in its own standard errors: by chance one row in 5e8 shows
 _EXACT = 1e-9
-_RUN = 32
+_ENOUGH = 16  # columns from which a factor is told from noise
+_RUN = 32  # columns that lie together
 
 
 def shown_order(site: Site, protected: Checkpoint, anchor: Checkpoint) -> Tensor | None:
@@ -57,22 +57,25 @@ def shown_order(site: Site, protected: Checkpoint, anchor: Checkpoint) -> Tensor
 def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
     """Whether sampled columns show no factor on any row of an MLP or a norm; False at other kinds of sites.
 
-    A row counts as not multiplied if the factor that fits best is 1 within what the rows' distances leave uncertain.
+    A row counts as not multiplied if on neither side the factor that fits best is another than 1 by more than what the
+    rows' distances leave uncertain.
 
     Raises:
         BadInput: If NaN or infinity is among what is looked at.
     """
     if site.kind not in ("mlp", "norm") or any(_unsuited(side) for side in site.sides):
         return False
-    (left, right), (left0, right0) = (
-        [_beside(sides, x, site) for sides in (site.lefts, site.rights)] for x in (protected, anchor)
-    )
-    positive = widest(site).name.startswith("positive")
-    factor = scalars(left[None], right[None], left0[None], right0[None], positive=positive)[0]
-    apart = (left * factor[:, None] - left0).square().sum(1) + (right / factor[:, None] - right0).square().sum(1)
-    size = left.square().sum(1) + right.square().sum(1)
-    uncertain = (apart / (left.shape[1] + right.shape[1]) / size.clamp(min=1e-300)).sqrt()
-    return bool(((factor - 1).abs() <= _DEVIATIONS * uncertain + _EXACT).all())
+    looked = False
+    for sides in (site.lefts, site.rights):
+        here, there = (_beside(sides, x, site) for x in (protected, anchor))
+        if here.shape[1] >= _ENOUGH:  # a gain is one number, of which nobody can tell what training did to it
+            looked = True
+            factor = (here * there).sum(1) / here.square().sum(1).clamp(min=1e-300)
+            apart = (here * factor[:, None] - there).square().mean(1)
+            uncertain = (apart / here.square().sum(1).clamp(min=1e-300)).sqrt()
+            if not bool(((factor - 1).abs() <= _DEVIATIONS * uncertain + _EXACT).all()):
+                return False
+    return looked
 
 
 def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: bool = True) -> Tensor:

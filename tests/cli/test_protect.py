@@ -273,6 +273,7 @@ def test_open_clip_loads_what_was_written_and_its_features_agree(shell: Shell, h
         after.visual.transformer.resblocks[0].attn.in_proj_weight,
     )
     images, tokens = random_inputs(Checkpoint.open("clip")).values()
+    images = images.float()
     with torch.no_grad():
         torch.testing.assert_close(after.encode_image(images), before.encode_image(images), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(after.encode_text(tokens), before.encode_text(tokens), rtol=1e-3, atol=1e-4)

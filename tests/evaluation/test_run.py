@@ -90,10 +90,15 @@ class TestControls:
         assert failed <= {("ceiling", "train-anew")}
 
     def test_every_claim_is_planted(self, honest: Any) -> None:
+        from redteam.anatomy import anatomy_of
         from redteam.plugins.registry import ATTACKS
+        from redteam.testing.toys import toy_scenario
 
         for attack in ("graft", "hungarian", "procrustes", "gauge-fit"):
-            claims = {(site, group.name) for site, group in ATTACKS.load(attack).spec.breaks}
+            # Where the architecture does not allow a lock, none is planted.
+            legal = {site.kind: site.legal for site in anatomy_of(toy_scenario().base).places}
+            claimed = ATTACKS.load(attack).spec.breaks
+            claims = {(site, group.name) for site, group in claimed if group.name in legal.get(site, ())}
             planted = honest.controls("planted", attack)
             assert sorted((c.site, c.group) for c in planted) == sorted(claims)
 
