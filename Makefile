@@ -31,6 +31,8 @@ acceptance: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/vit.py
+	$(BIN)/python benchmarks/files.py
 
 lock: .venv/ready
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock

@@ -73,6 +73,8 @@ def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
     elif isinstance(spec, DefenseSpec):
         yield "exact", "yes, the function stays the same" if spec.exact else "no, the function changes"
         yield "keyed", "yes" if spec.keyed else "no"
+        if spec.adapts:
+            yield "adapts", "yes, to a smaller group where an architecture does not allow its own, and says so"
     elif isinstance(spec, MergerSpec) and spec.tunable:
         yield "tuned", f"{spec.tunable}, on the companions-only merge"
     if spec.paper:
