@@ -17,7 +17,7 @@ import torch
 
 from redteam.adapters import Merged, is_adapter
 from redteam.folders import find
-from redteam.overlays import Cast, Computed, Outline, Replaced, Rewrite, StoredAs, Transformed
+from redteam.overlays import Cast, Computed, Outline, Recent, Replaced, Rewrite, StoredAs, Transformed
 from redteam.publish import write
 from redteam.storage import Files, Memory, Source
 
@@ -133,6 +133,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     def cast(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Checkpoint:
         """A lazy overlay: floating-point tensors come in `dtype`, on `device`; the others as they are."""
         return Checkpoint(Cast(self, dtype, device), self.config)
+
+    def recent(self, megabytes: int = 96) -> Checkpoint:
+        """The same tensors, of which those read last are kept, up to so much memory: a layer or two."""
+        return Checkpoint(Recent(self, megabytes * 2**20), self.config)
 
     def stored_as(self, other: Checkpoint) -> Checkpoint:
         """A lazy overlay: floating-point tensors rounded to the dtypes that `other` has, on the CPU.

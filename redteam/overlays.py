@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -134,6 +134,34 @@ class Transformed:
         return self._below.dtype(name)
 
 
+class Recent:
+    """A source that keeps what was read last, for readers that come back to the same layer."""
+
+    def __init__(self, below: Checkpoint, limit: int) -> None:
+        self._below, self._limit = below, limit
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def names(self) -> Any:
+        return self._below._source.names()
+
+    def load(self, name: str) -> torch.Tensor:
+        return self.rough(name).clone()
+
+    def rough(self, name: str) -> torch.Tensor:
+        tensor = self._kept.pop(name, None)
+        tensor = self._below.rough(name) if tensor is None else tensor
+        self._kept[name] = tensor
+        while sum(kept.nbytes for kept in self._kept.values()) > self._limit and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._below.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._below.dtype(name)
+
+
 class Cast:
     """A source whose floating-point tensors come in another dtype, on another device."""
 
@@ -144,8 +172,9 @@ class Cast:
         return self._below._source.names()
 
     def load(self, name: str) -> torch.Tensor:
-        tensor = self._below[name]
-        return tensor.to(device=self._device, dtype=self._dtype) if tensor.is_floating_point() else tensor
+        if self._dtype is None or not self.dtype(name).is_floating_point:
+            return self._below[name].to(device=self._device)
+        return self._below.rough(name).to(device=self._device, dtype=self._dtype, copy=True)
 
     def rough(self, name: str) -> torch.Tensor:
         tensor = self._below.rough(name)

@@ -15,6 +15,7 @@ from redteam.cli.rewriting import (
     Progress,
     laid_out_like,
     named,
+    read_ahead,
     require_device,
     require_place,
     require_related,
@@ -82,8 +83,8 @@ def attack(
         return take_off(lock.links if lock else (), checkpoint, exact, key)
 
     with threads(), Progress() as progress:
-        exact = None if anchor is None else anchor.cast(torch.float64, device)
-        recovered = protected.cast(torch.float64, device)
+        exact = None if anchor is None else anchor.recent().cast(torch.float64, device)
+        recovered = protected.recent().cast(torch.float64, device)
         for link in chain.links:
             view = AttackerView(
                 recovered,
@@ -95,18 +96,19 @@ def attack(
                 _unlock=unlock,
             )
             recovered = check_as_read(link, recovered, link(view))
-        written = write(
-            recovered.stored_as(protected),
-            out,
-            like=laid_out_like(model, base),
-            force=force,
-            progress=progress,
-            card=section(
-                "Attacked",
-                {"attack": f"`{chain.text}`", "base": "none" if base is None else named(base)},
-                "A lock against merging may have been taken off the weights.",
-            ),
-        )
+        with read_ahead(recovered.stored_as(protected)) as ready:
+            written = write(
+                ready,
+                out,
+                like=laid_out_like(model, base),
+                force=force,
+                progress=progress,
+                card=section(
+                    "Attacked",
+                    {"attack": f"`{chain.text}`", "base": "none" if base is None else named(base)},
+                    "A lock against merging may have been taken off the weights.",
+                ),
+            )
     tell_left_out(written)
     kept = all(link.spec.keeps_function for link in chain.links)
     what = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"

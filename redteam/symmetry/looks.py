@@ -14,13 +14,13 @@ from torch import Tensor
 from redteam.anatomy import Gathered, Side, Site
 from redteam.anatomy.linear import read_float64
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.groups import widest
 
 SAMPLE = 128
 """Columns of a stack that are looked at, of every map."""
 
 _DEVIATIONS = 6  # of a factor from 1, in its own standard errors: by chance one row in 5e8 shows
 _EXACT = 1e-9
+_SAME = 0.9  # a cosine above which two neurons stand in for each other
 _ENOUGH = 16  # columns from which a factor is told from noise
 _RUN = 32  # columns that lie together
 
@@ -28,30 +28,29 @@ _RUN = 32  # columns that lie together
 def shown_order(site: Site, protected: Checkpoint, anchor: Checkpoint) -> Tensor | None:
     """The order of an MLP's neurons that sampled columns show beyond doubt, int64 [n]; None where there is any.
 
-    It is the anchor's own if of every neuron no other is more alike, by cosines. Any other order takes that every
-    neuron's likest is another one, by a margin that sampling does not bridge by chance.
+    It is the anchor's own if all neurons are so alike to themselves, in each of their maps, that only twins could have
+    changed places. Otherwise every neuron's likest, by cosines, must be another one, and by a margin that sampling does
+    not bridge by chance.
 
     Raises:
         BadInput: If NaN or infinity is among what is looked at.
     """
     if site.kind != "mlp" or any(_unsuited(side) for side in site.sides):
         return None
-    scaled = widest(site).name != "permutation"
-    kinds = (site.carried,) if site.carried else (site.lefts, site.rights)  # no scale touches a gate
-    here, there = (
-        _features([_beside(sides, x, site) for sides in kinds], scaled and not site.carried)
-        for x in (protected, anchor)
-    )
-    alike = there @ here.mT
-    first = alike.amax(dim=1)
-    own = torch.arange(len(first), device=first.device)
-    if bool((first <= alike.diagonal()).all()):
+    kinds = [sides for sides in (site.carried, site.lefts, site.rights) if sides]
+    here, there = ([_unit(_beside(sides, x, site)) for sides in kinds] for x in (protected, anchor))
+    own = torch.arange(site.width, device=here[0].device)
+    if all(bool((torch.linalg.vecdot(x, y).abs() >= _SAME).all()) for x, y in zip(here, there, strict=True)):
         return own
-    order = alike.argmax(dim=1)
+    if site.carried:  # no scale or sign touches a gate
+        here, there = here[:1], there[:1]
+    first, second = (_unit(torch.cat(stacks, dim=1)).float() for stacks in (here, there))
+    alike = second @ first.mT
+    best, order = alike.max(dim=1)
     if not bool((order.sort().values == own).all()):
         return None
-    second = alike.scatter_(1, order[:, None], -torch.inf).amax(dim=1)
-    return order if bool((first - second >= _DEVIATIONS / math.sqrt(here.shape[1])).all()) else None
+    rest = alike.scatter_(1, order[:, None], -torch.inf).amax(dim=1)
+    return order if bool((best - rest >= _DEVIATIONS / math.sqrt(first.shape[1])).all()) else None
 
 
 def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
@@ -70,9 +69,9 @@ def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
         here, there = (_beside(sides, x, site) for x in (protected, anchor))
         if here.shape[1] >= _ENOUGH:  # a gain is one number, of which nobody can tell what training did to it
             looked = True
-            factor = (here * there).sum(1) / here.square().sum(1).clamp(min=1e-300)
-            apart = (here * factor[:, None] - there).square().mean(1)
-            uncertain = (apart / here.square().sum(1).clamp(min=1e-300)).sqrt()
+            size = there.square().sum(1).clamp(min=1e-300)  # training added to these, and not the other way round
+            factor = (here * there).sum(1) / size
+            uncertain = ((here - there * factor[:, None]).square().mean(1) / size).sqrt()
             if not bool(((factor - 1).abs() <= _DEVIATIONS * uncertain + _EXACT).all()):
                 return False
     return looked
@@ -126,12 +125,6 @@ def _spread(size: int, count: int) -> Tensor:
     starts = torch.linspace(0, max(0, size - _RUN), runs).long()
     places: Tensor = (starts[:, None] + torch.arange(min(_RUN, size))).flatten().unique()
     return places
-
-
-def _features(stacks: list[Tensor], scaled: bool) -> Tensor:
-    if scaled:
-        stacks = [_unit(stack) for stack in stacks]
-    return _unit(torch.cat(stacks, dim=1)).float()
 
 
 def _unit(stack: Tensor) -> Tensor:
