@@ -72,6 +72,16 @@ class Anatomy:
         return tuple(site for site in places if site.kind in wanted)
 
 
+class Described(Protocol):
+    """What stands for a model type; `Architecture` and `Network` are some."""
+
+    def anatomy(self, checkpoint: Shaped, /) -> Anatomy:
+        """Finds the sites of a checkpoint."""
+
+    def recognises(self, checkpoint: Shaped, /) -> int:
+        """How many of the checkpoint's tensors it knows by name; 0 if the checkpoint is of another model type."""
+
+
 PRE_NORM: Mapping[str, str] = {
     "qk": "general-linear",
     "vo": "general-linear",
@@ -126,7 +136,8 @@ class Architecture:
         first_norm: What the first layer's attention reads in place of `attention_norm`, where that is another.
         memory_norm: The norm that keys and values read where they attend to another stack's output.
         post_norms: Templates of norms inside a block that projections write to.
-        final_norm, readout: Templates of the last norm and of the map that alone reads it, where the two are not tied.
+        final_norm, readout: Templates of the last norm and of the map that alone reads it, unless it is the embedding.
+        tied: Whether it is the embedding where the config does not say so.
         query_norm, key_norm: Templates of the norms of queries and keys.
         layer_scale: Template of a tensor that scales what is written; where it is there, writes are not centred.
         prefixes: What may stand before every template, tried in this order.
@@ -169,6 +180,7 @@ class Architecture:
     post_norms: tuple[str, ...] = ()
     final_norm: str | None = None
     readout: str | None = None
+    tied: bool = False
     query_norm: str | None = None
     key_norm: str | None = None
     layer_scale: str | None = None

@@ -124,20 +124,27 @@ class Blocks:
     def places(self) -> Iterator[Site]:
         """All sites inside the blocks, and the last norm."""
         for layer in range(self.layers):
+            before = len(self.reads)
             yield from self._attention(layer)
+            between = len(self.reads)
             if self.arch.down is not None:
                 yield from self._mlp(layer)
-            yield from self._norms(layer)
+            yield from self._norms(layer, self.reads[before:between], self.reads[between:])
             for template in self.arch.post_norms:
                 self.norm(template, layer)
+        yield from self._last_norm()
+
+    def _last_norm(self) -> Iterator[Site]:
         arch = self.arch
-        tied = bool(self._given("tie_word_embeddings") or self.checkpoint.config.get("tie_word_embeddings"))
-        if arch.final_norm and arch.readout and not tied and named(arch.readout, "weight") in self.checkpoint:
-            norm = self.norm(arch.final_norm, 0)
-            bias = named(arch.readout, "bias")
-            readout = Linear(named(arch.readout, "weight"), bias if bias in self.checkpoint else None, norm)
-            if "norm" in arch.legal and norm is not None:
-                yield self._gain(norm, [readout], self.layers, "final")
+        told = self.config.get("tie_word_embeddings", self.checkpoint.config.get("tie_word_embeddings", arch.tied))
+        if told or not arch.final_norm or not arch.readout or "norm" not in arch.legal:
+            return
+        weight, bias = named(arch.readout, "weight"), named(arch.readout, "bias")
+        norm = self.norm(arch.final_norm, 0)
+        if norm is not None and weight in self.checkpoint:
+            yield self._gain(
+                norm, [Linear(weight, bias if bias in self.checkpoint else None, norm)], self.layers, "final"
+            )
 
     def _attention(self, layer: int) -> Iterator[Site]:
         arch, n, groups, share = self.arch, self.n, self.groups, self.heads // self.groups
@@ -227,27 +234,18 @@ class Blocks:
             largest = "scaled-permutation" if self.gated else "positive-scaled-permutation" if relu else largest
         return within(largest) if largest else frozenset()
 
-    def _norms(self, layer: int) -> Iterator[Site]:
-        arch = self.arch
-        if "norm" not in arch.legal:
+    def _norms(self, layer: int, attention: list[Linear], mlp: list[Linear]) -> Iterator[Site]:
+        """The gains of a block, given the maps that read what they scale."""
+        if "norm" not in self.arch.legal:
             return
-        first = 1 if arch.memory_norm is not None else 3
-        attention = self.norm(arch.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
-        mlp = self.norm(arch.mlp_norm, layer) if arch.down is not None else None
-        own = self.reads[-self._reads_per_layer() :]
-        readers = {"attention": (attention, own[:first])}
-        if arch.down is not None:
-            readers["mlp"] = (mlp, own[3:])
-            if attention == mlp:
-                readers = {"block": (attention, own)}
-        for part, (norm, linears) in readers.items():
-            if norm is not None:
-                yield self._gain(norm, linears, layer, part)
-
-    def _reads_per_layer(self) -> int:
-        if self.arch.down is None:
-            return 3
-        return 3 + (2 if self.gated else 1) * max(self.experts, 1) + bool(self.experts)
+        if self.arch.memory_norm is not None:
+            attention = attention[:1]
+        readers = {"attention": attention, "mlp": mlp}
+        if mlp and attention[0].norm == mlp[0].norm:
+            readers = {"block": [*attention, *mlp]}
+        for part, linears in readers.items():
+            if linears and linears[0].norm is not None:
+                yield self._gain(linears[0].norm, linears, layer, part)
 
     def _gain(self, norm: Norm, readers: list[Linear], layer: int, part: str) -> Site:
         columns, *others = (Side(linear, columns=True) for linear in readers)

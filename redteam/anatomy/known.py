@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import replace
-from importlib.metadata import entry_points
-from typing import Protocol
 
-from redteam.anatomy.architecture import PRE_NORM, Anatomy, Architecture, Shaped, Stream
+from redteam.anatomy.architecture import PRE_NORM, Architecture, Described, Stream
 from redteam.anatomy.convolutional import RESNET
 from redteam.anatomy.network import Network
-from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput
 
 _NO_NORM = {kind: group for kind, group in PRE_NORM.items() if kind != "norm"}
 
@@ -86,6 +82,7 @@ _GEMMA2 = replace(
     _LLAMA,
     mlp_norm="layers.{layer}.pre_feedforward_layernorm",
     post_norms=("layers.{layer}.post_attention_layernorm", "layers.{layer}.post_feedforward_layernorm"),
+    tied=True,
     offset=1.0,
 )
 
@@ -171,6 +168,7 @@ _T5_DECODER = replace(
     mlp_norm="decoder.block.{layer}.layer.2.layer_norm",
     final_norm="decoder.final_layer_norm",
     readout="lm_head",
+    tied=True,
     layers="num_decoder_layers",
     part="decoder",
 )
@@ -192,16 +190,6 @@ _T5_CROSS = replace(
     part="cross",
     legal=PRE_NORM,
 )
-
-
-class Described(Protocol):
-    """What stands for a model type; `Architecture` and `Network` are some."""
-
-    def anatomy(self, checkpoint: Shaped, /) -> Anatomy:
-        """Finds the sites of a checkpoint."""
-
-    def recognises(self, checkpoint: Shaped, /) -> int:
-        """How many of the checkpoint's tensors it knows by name; 0 if the checkpoint is of another model type."""
 
 
 ARCHITECTURES: MutableMapping[str, Described] = {
@@ -365,41 +353,3 @@ ARCHITECTURES: MutableMapping[str, Described] = {
     "resnet": RESNET,
 }
 """Hugging Face names, as they are saved, and open_clip's."""
-
-_ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
-_ALSO |= {"siglip_vision_model": "siglip"}
-
-
-def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
-    """The model type of a checkpoint and its description: by the config, or by the tensors' names where there is none.
-
-    Raises:
-        BadInput: If neither is known.
-    """
-    named = _ALSO.get(checkpoint.architecture, checkpoint.architecture)
-    if named not in ARCHITECTURES:
-        for point in entry_points(group="redteam.architectures", name=named):
-            ARCHITECTURES[named] = point.load()
-    if named in ARCHITECTURES:
-        return named, ARCHITECTURES[named]
-    if not named:
-        known = {name: described.recognises(checkpoint) for name, described in ARCHITECTURES.items()}
-        best = max(known, key=lambda name: known[name])  # of several with the same names, the first
-        if known[best]:
-            return best, ARCHITECTURES[best]
-    found = (
-        f"model_type = {named!r}" if named else "no config with a model_type, and tensors with names of no known kind"
-    )
-    raise BadInput(
-        f"The checkpoint has {found}; expected one of: {', '.join(sorted(ARCHITECTURES))}. docs/architectures.md says "
-        "how to describe another."
-    )
-
-
-def anatomy_of(checkpoint: Checkpoint) -> Anatomy:
-    """Where the heads, neurons and norms of a checkpoint are; of its tensors at most norms' gains are read.
-
-    Raises:
-        BadInput: If the model type is not known, or the tensors don't match it.
-    """
-    return architecture_of(checkpoint)[1].anatomy(checkpoint)

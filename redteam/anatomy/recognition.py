@@ -1,0 +1,48 @@
+"""Which architecture a checkpoint is of."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from redteam.anatomy.architecture import Anatomy, Described
+from redteam.anatomy.known import ARCHITECTURES
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput
+
+_ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
+_ALSO |= {"siglip_vision_model": "siglip"}
+
+
+def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
+    """The model type of a checkpoint and its description: by the config, or by the tensors' names where there is none.
+
+    Raises:
+        BadInput: If neither is known.
+    """
+    named = _ALSO.get(checkpoint.architecture, checkpoint.architecture)
+    if named not in ARCHITECTURES:
+        for point in entry_points(group="redteam.architectures", name=named):
+            ARCHITECTURES[named] = point.load()
+    if named in ARCHITECTURES:
+        return named, ARCHITECTURES[named]
+    if not named:
+        known = {name: described.recognises(checkpoint) for name, described in ARCHITECTURES.items()}
+        best = max(known, key=lambda name: known[name])  # of several with the same names, the first
+        if known[best]:
+            return best, ARCHITECTURES[best]
+    found = (
+        f"model_type = {named!r}" if named else "no config with a model_type, and tensors with names of no known kind"
+    )
+    raise BadInput(
+        f"The checkpoint has {found}; expected one of: {', '.join(sorted(ARCHITECTURES))}. docs/architectures.md says "
+        "how to describe another."
+    )
+
+
+def anatomy_of(checkpoint: Checkpoint) -> Anatomy:
+    """Where the heads, neurons and norms of a checkpoint are; of its tensors at most norms' gains are read.
+
+    Raises:
+        BadInput: If the model type is not known, or the tensors don't match it.
+    """
+    return architecture_of(checkpoint)[1].anatomy(checkpoint)
