@@ -70,6 +70,18 @@ NETWORKS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", GROUPED | {"head_dim": 8}),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", GROUPED | {"head_dim": 8}),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", GROUPED | {"head_dim": 8}),
+    "gemma3-vision": (
+        "Gemma3ForConditionalGeneration",
+        "Gemma3Config",
+        {
+            "text_config": GROUPED | {"head_dim": 8},
+            "vision_config": PICTURES,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 29,
+            "boi_token_index": 28,
+            "eoi_token_index": 27,
+        },
+    ),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", GROUPED),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", GROUPED),
     "cohere": ("CohereForCausalLM", "CohereConfig", GROUPED),
@@ -153,4 +165,8 @@ def _inputs(name: str) -> dict[str, Tensor]:
         return {"pixel_values": pictures}
     if name in ("clip", "siglip"):
         return {"input_ids": tokens[0], "pixel_values": pictures}
+    if name == "gemma3-vision":
+        ids = tokens[0].clamp(max=26)
+        ids[:, 2:6] = 29  # where the picture goes
+        return {"input_ids": ids, "pixel_values": pictures}
     return {"input_ids": tokens[0]} | ({"decoder_input_ids": tokens[1]} if "t5" in name else {})

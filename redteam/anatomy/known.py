@@ -86,6 +86,8 @@ _GEMMA2 = replace(
     offset=1.0,
 )
 
+_GEMMA3 = replace(_GEMMA2, query_norm=_Q_NORM, key_norm=_K_NORM)
+
 _CLIP = Architecture(
     query="encoder.layers.{layer}.self_attn.q_proj",
     key="encoder.layers.{layer}.self_attn.k_proj",
@@ -253,7 +255,21 @@ ARCHITECTURES: MutableMapping[str, Described] = {
     "qwen2": _LLAMA,
     "qwen3": replace(_LLAMA, query_norm=_Q_NORM, key_norm=_K_NORM),
     "gemma2": _GEMMA2,
-    "gemma3_text": replace(_GEMMA2, query_norm=_Q_NORM, key_norm=_K_NORM),
+    "gemma3_text": _GEMMA3,
+    "gemma3": Network(
+        (
+            replace(
+                _GEMMA3,
+                prefixes=("language_model.model.", "model.language_model.", "language_model."),
+                config=("text_config",),
+                part="text",
+            ),
+            replace(
+                _CLIP_VISION,
+                prefixes=("vision_tower.", "vision_tower.vision_model.", "model.vision_tower.vision_model."),
+            ),
+        )
+    ),
     "olmo2": replace(
         _LLAMA,
         attention_norm=None,
