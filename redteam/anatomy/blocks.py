@@ -140,8 +140,8 @@ class Blocks:
         if told or not arch.final_norm or not arch.readout or "norm" not in arch.legal:
             return
         weight, bias = named(arch.readout, "weight"), named(arch.readout, "bias")
-        norm = self.norm(arch.final_norm, 0)
-        if norm is not None and weight in self.checkpoint:
+        norm = self.norm(arch.final_norm, 0) if weight in self.checkpoint else None
+        if norm is not None:
             yield self._gain(
                 norm, [Linear(weight, bias if bias in self.checkpoint else None, norm)], self.layers, "final"
             )
