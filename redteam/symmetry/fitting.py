@@ -15,7 +15,9 @@ from redteam.symmetry.comparison import Comparison, distance, in_common
 from redteam.symmetry.gauges import Gauge, Permuted
 from redteam.symmetry.groups import Group, adapted, at, widest
 from redteam.symmetry.looks import of_its_size, shown_order
-from redteam.symmetry.scalings import PositiveScaling, Scaling
+from redteam.symmetry.permutations import Permutation
+from redteam.symmetry.rotary import PlaneScaling
+from redteam.symmetry.scalings import Monomial, PositiveMonomial, Scaling
 from redteam.symmetry.shifts import Parts, Whole, shifts_of, toward
 
 
@@ -173,18 +175,18 @@ def _fitted(
 
 def _quickly(site: Site, compare: Comparison) -> Permuted | None:
     """The gauge that a look at samples shows, with fitted factors; None where only the whole fit will do."""
-    both, largest = (compare.protected, compare.anchor), widest(site).name
-    if largest in ("scaling", "plane-scaling"):
+    both, largest = (compare.protected, compare.anchor), widest(site)
+    if isinstance(largest, Scaling | PlaneScaling):
         return Permuted.still(site.heads, site.width) if of_its_size(site, *both) else None
+    if not isinstance(largest, Permutation | PositiveMonomial | Monomial):
+        return None
     order = shown_order(site, *both)
-    if order is None or largest not in ("permutation", "positive-scaled-permutation", "scaled-permutation"):
+    if order is None:
         return None
     gauge = Permuted(order[None])
-    if largest == "permutation" or (gauge.stays and of_its_size(site, *both)):
+    if isinstance(largest, Permutation) or (gauge.stays and of_its_size(site, *both)):
         return gauge
-    moving, target = compare(site)
-    factors = (PositiveScaling() if largest.startswith("positive") else Scaling()).fit(moving.moved(gauge), target)
-    return Permuted(gauge.index, factors.scale)
+    return largest.scaled(gauge, *compare(site))
 
 
 def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:

@@ -77,6 +77,10 @@ class Monomial:
             BadInput: If a stack holds NaN or infinity.
         """
         order = Permuted(assign(cosines(moving, target).abs() + carried_cosines(moving, target)))
+        return self.scaled(order, moving, target)
+
+    def scaled(self, order: Permuted, moving: Stacks, target: Stacks) -> Permuted:
+        """A permutation with the factors that fit best once it is applied."""
         return Permuted(order.index, Scaling().fit(moving.moved(order), target).scale)
 
 
@@ -139,4 +143,8 @@ class PositiveMonomial:
             BadInput: If a stack holds NaN or infinity.
         """
         order = Permuted(assign(cosines(moving, target) + carried_cosines(moving, target)))
+        return self.scaled(order, moving, target)
+
+    def scaled(self, order: Permuted, moving: Stacks, target: Stacks) -> Permuted:
+        """As `Monomial.scaled`, with positive factors."""
         return Permuted(order.index, PositiveScaling().fit(moving.moved(order), target).scale)
