@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redteam.terminal import Bar, bar, say
+from redteam.cli.rewriting import Progress
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
@@ -46,41 +45,13 @@ def audit(
     paths = (model, base) if other is None else (model, base, other)
     opened = [Checkpoint.open(path) for path in paths]
     names = (*map(str, paths), "") if other is None else tuple(map(str, paths))
-    with _Shown() as shown:
+    with Progress() as shown:
         found = look(*opened, device=_usable(device), names=names, progress=shown)  # type: ignore[arg-type]
     for path, writer in asked:
         writer(found, path)
     _tell(found)
     for path, _ in asked:
         typer.echo(f"Written: {path}")
-
-
-class _Shown:
-    """A bar on a terminal; elsewhere a line now and then."""
-
-    EVERY = 0.1  # of the whole
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._started, self._next = False, self.EVERY
-
-    def __enter__(self) -> _Shown:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if not self._started:
-            self._bar, self._started = bar(total), True
-        if self._bar is not None:
-            self._bar.show(done, what)
-        elif total and done / total >= self._next:
-            say(f"[{done}/{total}] {what}")
-            self._next = done / total + self.EVERY
 
 
 def _usable(device: str) -> str:

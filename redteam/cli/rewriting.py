@@ -40,7 +40,7 @@ _LINES = 10  # how many lines of progress there are where there is no bar
 
 
 class Progress:
-    """Says on standard error how far a checkpoint has been written: a bar on a terminal, some lines elsewhere."""
+    """Says on standard error how far a checkpoint has been written or read: a bar on a terminal, else some lines."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
@@ -56,7 +56,7 @@ class Progress:
             self._bar.stop()
 
     def __call__(self, done: int, total: int, name: str) -> None:
-        """So many tensors are written, the last of them `name`."""
+        """So many tensors or sites are behind, the last of them `name`."""
         self._bar = self._bar or (bar(total) if done < total else None)
         if self._bar is not None:
             self._bar.show(done, name)
