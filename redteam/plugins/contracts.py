@@ -105,6 +105,10 @@ class DefenseSpec(Spec):
             full defense says something.
         adapts: Whether it takes a smaller group where an architecture does not allow its own, and says so.
         protects: Whether it is meant to protect; gates do not speak of those that are there for comparison alone.
+        prepares: Whether it trains the victim for the lock that follows it in a chain. What follows is then measured
+            against the prepared victim, unlocked, in place of the victim itself.
+        claim: What its source reports of it, in a sentence with figures and models, and how sure the figures are: shown
+            beside what was found, never used.
         paper: Where it comes from.
     """
 
@@ -113,8 +117,10 @@ class DefenseSpec(Spec):
     keyed: bool
     protects: bool = True
     adapts: bool = False
+    prepares: bool = False
     changes_architecture: bool = False
     weakened: Mapping[str, Any] | None = None
+    claim: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +193,8 @@ def defense(
     weakened: Mapping[str, Any] | None = None,
     protects: bool = True,
     adapts: bool = False,
+    prepares: bool = False,
+    claim: str = "",
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: DefenderView, *, settings…) -> Checkpoint` a defense; see `DefenseSpec`."""
@@ -199,6 +207,8 @@ def defense(
             weakened=weakened,
             protects=protects,
             adapts=adapts,
+            prepares=prepares,
+            claim=claim,
             paper=paper,
         )
     )
