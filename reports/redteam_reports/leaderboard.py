@@ -84,8 +84,10 @@ def _evidence(results: Results, verdict: Verdict) -> Iterable[str]:
     }
     plants = {attack: [c.passed for c in here if c.control == "planted" and c.attack == attack] for attack in tried}
     proven = [attack for attack, passed in plants.items() if passed and all(passed)]
-    yield f"{len(tried)} attacks ran, {len(proven)} of them undid all of their plants"
-    yield f"weakened variant broken by {', '.join(weakened)}" if weakened else "no weakened variant was broken"
+    ran = "1 attack ran" if len(tried) == 1 else f"{len(tried)} attacks ran"
+    yield f"{ran}, {len(proven)} with all plants undone"
+    more = f" and {len(weakened) - 2} more" if len(weakened) > 2 else ""
+    yield f"weakened variant broken by {', '.join(weakened[:2])}{more}" if weakened else "no weakened variant broken"
 
 
 def markdown(results: Results) -> str:
