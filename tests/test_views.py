@@ -13,8 +13,11 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge, ThreatModelViolation
+from redteam.evaluation.chains import put_on, take_off
 from redteam.key import Key
-from redteam.plugins.contracts import Needs
+from redteam.plugins.contracts import DefenseSpec, Needs
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import LoadedPlugin
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation
 from redteam.tasks import Classification
 from redteam.threat import DATA, OWNER, THREAT_MODELS, ThreatModel, threat_model
@@ -182,6 +185,10 @@ def distance(one: Checkpoint, two: Checkpoint) -> float:
     return max(float((one[n] - two[n]).norm() / two[n].norm()) for n in two)
 
 
+def near(one: Checkpoint, two: Checkpoint) -> bool:
+    return distance(one, two) <= 1e-4
+
+
 class TestDefender:
     @pytest.mark.parametrize("defend", [one, everywhere, overlapping])
     def test_its_key_takes_the_lock_off_and_no_other_does(
@@ -250,3 +257,39 @@ def untouched() -> Iterator[None]:
     assert torch.equal(before[0], torch.get_rng_state())
     after = repr(np.random.get_state()), torch.get_default_dtype(), torch.is_grad_enabled()  # noqa: NPY002
     assert before[1:] == after
+
+
+class TestSeeded:
+    """A defense whose implementation fixes its seed: the key's holder takes it off, a guess only if it is that seed."""
+
+    @staticmethod
+    def fixed(view: DefenderView) -> Checkpoint:
+        return view.seeded(3).lock(("qk", "vo"), GeneralLinear())
+
+    @staticmethod
+    def link(name: str, function: Callable[[DefenderView], Checkpoint]) -> LoadedPlugin[DefenseSpec]:
+        spec = DefenseSpec(name=name, exact=True, keyed=True)
+        return LoadedPlugin(name, function, spec, {}, "", "", Reference(name))
+
+    def test_the_owner_needs_no_key_of_theirs_and_whoever_counts_has_the_seed(self, victim: Checkpoint) -> None:
+        locked = self.fixed(DefenderView(victim, victim, KEY))
+        assert near(locked, self.fixed(DefenderView(victim, victim, OTHER))), "one seed, whatever the key"
+        assert near(unlocked(locked, self.fixed, victim, KEY), victim)
+        for guess, found in ((Key.of_seed(3), True), (Key.of_seed(4), False), (OTHER, False)):
+            assert near(unlocked(locked, self.fixed, victim, guess, guessed=True), victim) == found
+
+    def test_in_a_chain_by_key_and_by_guess(self, victim: Checkpoint) -> None:
+        def drawn(view: DefenderView) -> Checkpoint:
+            return view.lock(("vo",), GeneralLinear())
+
+        chain = [self.link("fixed", lambda view: self.fixed(view)), self.link("drawn", drawn)]
+        twice = [self.link("fixed", lambda view: self.fixed(view)) for _ in range(2)]
+        locked, views = put_on(chain, victim, victim, KEY, check=lambda link, before, after: after)
+        assert [len(view.locks) for view in views] == [2, 1], "what is drawn from a seed is told to the owner's view"
+        assert near(take_off(chain, locked, victim, KEY, owner=KEY), victim)
+        assert not near(take_off(chain, locked, victim, Key.of_seed(3), owner=KEY), victim), "a real key in the chain"
+        assert not near(take_off(chain, locked, victim, OTHER, owner=KEY), victim)
+
+        locked, _ = put_on(twice, victim, victim, KEY, check=lambda link, before, after: after)
+        for key, found in ((KEY, True), (Key.of_seed(3), True), (Key.of_seed(0), False), (OTHER, False)):
+            assert near(take_off(twice, locked, victim, key, owner=KEY), victim) == found

@@ -252,7 +252,7 @@ def _attacker_view(
         _companions={task: scenario.experts[task] for task in scenario.companions},
         _own={task: scenario.tasks[task] for task in scenario.companions},
         _key=bench.key,
-        _unlock=lambda checkpoint, key: take_off(defenses, checkpoint, scenario.base, key),
+        _unlock=lambda checkpoint, key: take_off(defenses, checkpoint, scenario.base, key, owner=bench.key),
         _releases=(bench.input("release"),) if "release" in node.inputs else (),
         _task=scenario.tasks[scenario.victim],
         _owner=Key.derive(seed=bench.seed, index=0, name="owner"),
