@@ -184,6 +184,7 @@ class AttackerView:
     _key: Key | None = field(default=None, repr=False)
     _unlock: Callable[[Checkpoint, Key], Checkpoint] | None = field(default=None, repr=False)
     _releases: Sequence[Checkpoint] = field(default=(), repr=False)
+    _siblings: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     _task: Task | None = field(default=None, repr=False)
     _owner: Key | None = field(default=None, repr=False)
 
@@ -227,6 +228,12 @@ class AttackerView:
         """Releases of the same victim under independent keys, the one that is attacked first."""
         self._require(Needs.RELEASES, "further releases of the victim", "releases")
         return (self.protected, *self._releases)
+
+    @property
+    def siblings(self) -> Mapping[str, Checkpoint]:
+        """Task → the attacker's own expert (`companions`) as the victim's defense publishes it, under its key."""
+        self._require(Needs.SIBLINGS, "the attacker's own experts under the victim's defense", "siblings")
+        return self._siblings
 
     def own_batches(self, task: str, size: int) -> Iterator[Batch]:
         """Labelled validation data of one of the attacker's own tasks."""

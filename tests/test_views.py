@@ -37,6 +37,7 @@ GRANTED: dict[str, tuple[Needs, Callable[[AttackerView], Any]]] = {
     "key": (Needs.KEY, lambda view: view.key),
     "unlock": (Needs.CODE, lambda view: view.unlock(OTHER)),
     "releases": (Needs.RELEASES, lambda view: view.releases[1]),
+    "siblings": (Needs.SIBLINGS, lambda view: view.siblings["own"]),
     "samples": (Needs.SAMPLES, lambda view: view.samples()),
     "inputs": (Needs.INPUTS, lambda view: view.inputs()),
     "loss": (Needs.SAMPLES, lambda view: view.loss(Sum(), ({"x": torch.ones(2, 1)}, torch.ones(2).long()))),
@@ -55,6 +56,7 @@ def view(threat: ThreatModel) -> AttackerView:
         _key=OTHER,
         _unlock=lambda checkpoint, key: BASE if key == OTHER else checkpoint,
         _releases=(BASE,),
+        _siblings={"own": BASE},
         _task=TASK,
         _owner=KEY,
     )
@@ -94,6 +96,7 @@ class TestAttacker:
         weights, leaked = threat_model("weights-only"), threat_model("leaked-key")
         assert leaked.grants & ~weights.grants == Needs.KEY
         assert threat_model("two-releases").grants & ~weights.grants == Needs.RELEASES
+        assert threat_model("same-key").grants & ~weights.grants == Needs.SIBLINGS
         assert threat_model("data-rich").grants & ~weights.grants == DATA == Needs.INPUTS | Needs.SAMPLES
         assert threat_model("few-shot:samples=3").grants == threat_model("data-rich").grants
         for name in THREAT_MODELS:
@@ -134,6 +137,8 @@ class TestAttacker:
         assert matters("weights-only", Needs.ANCHOR) != matters("no-base", Needs.ANCHOR)
         assert matters("stale-base", Needs.ANCHOR) != matters("stale-base:drift=2.0", Needs.ANCHOR)
         assert matters("few-shot:samples=8", Needs.SAMPLES) != matters("few-shot:samples=9", Needs.SAMPLES)
+        assert matters("same-key", Needs.SIBLINGS) != matters("same-key:shared=false", Needs.SIBLINGS)
+        assert matters("same-key", Needs.COMPANIONS) == matters("weights-only", Needs.COMPANIONS)
         assert matters("weights-only", Needs.COMPANIONS) == matters("no-base", Needs.COMPANIONS)
 
     def test_by_hand_from_two_checkpoints(self) -> None:
