@@ -25,7 +25,7 @@ from redteam.symmetry import (
 )
 from redteam.symmetry.comparison import in_common, told
 
-_HEADS = (
+HEADS = (
     Permutation,
     SignedPermutation,
     Scaling,
@@ -36,12 +36,14 @@ _HEADS = (
     Orthogonal,
     GeneralLinear,
 )
+"""The groups of a head's dimensions."""
+
 _NEURONS = (Permutation, PositiveScaling, PositiveMonomial, Scaling, SignedPermutation, Monomial)
 _STREAM = (Permutation, MirroredPermutation, SignedPermutation, Orthogonal)
 
 CLAIMS: frozenset[tuple[str, type]] = frozenset(
     {
-        *((kind, group) for kind in ("qk", "vo") for group in _HEADS),
+        *((kind, group) for kind in ("qk", "vo") for group in HEADS),
         *(("mlp", group) for group in _NEURONS),
         *(("residual", group) for group in _STREAM),
         ("qk-norm", PlaneScaling),
