@@ -41,6 +41,10 @@ class Bar:
         """So many steps are behind, and what is being done."""
         self._bar.update(self._task, completed=done, description=text[:60])
 
+    def lengthen(self, total: int) -> None:
+        """So many steps there are in all, as it turns out."""
+        self._bar.update(self._task, total=total)
+
     def print(self, text: str) -> None:
         """A line above the bar, which stays."""
         self._bar.console.print(text, markup=False)

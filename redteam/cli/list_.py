@@ -11,17 +11,18 @@ from typing import Annotated
 import typer
 
 from redteam.errors import UnknownName
-from redteam.plugins.plans import listed_plans
 from redteam.plugins.registry import REGISTRIES, Listed
+from redteam.plugins.shipped import KINDS, shipped
 
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report or plan.")
+        str | None,
+        typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report, plan or gauntlet."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
-    """List the plugins and plans that are installed: kind, name, package and one line about each."""
+    """List the plugins, plans and gauntlets that are installed: kind, name, package and one line about each."""
     found = listed(kind)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
@@ -38,14 +39,14 @@ def listed(kind: str | None = None) -> tuple[Listed, ...]:
     Raises:
         UnknownName: If there is no such kind.
     """
-    kinds = (*REGISTRIES, "plan")
+    kinds: tuple[str, ...] = (*REGISTRIES, *KINDS)
     if kind is not None:
         wanted = kind.lower()
         wanted = wanted if wanted in kinds else wanted.removesuffix("s")
         if wanted not in kinds:
             raise UnknownName.among("kind of plugin", kind, kinds)
         kinds = (wanted,)
-    return tuple(one for k in kinds for one in (listed_plans() if k == "plan" else REGISTRIES[k].listing()))
+    return tuple(one for k in kinds for one in (REGISTRIES[k].listing() if k in REGISTRIES else shipped(k)))
 
 
 def _print_table(found: Iterable[Listed]) -> None:

@@ -40,10 +40,13 @@ class Progress:
         say(f"Scenario {scenario}, seed {seed}")
 
     def planned(self, graph: Graph, cached: frozenset[str]) -> None:
-        """Starts the bar."""
-        self._cached, self._total, self._done = cached, len(graph.nodes), len(cached)
-        say(f"{self._total} computations, {self._done} of them cached")
-        if self._done < self._total:
+        """Starts the bar, and makes it longer when more turns out to be needed."""
+        more = len(graph.nodes) - self._total
+        first, self._cached, self._total, self._done = not self._total, cached, len(graph.nodes), len(cached)
+        say(f"{self._total} computations, {self._done} of them cached" if first else f"{more} further computations")
+        if self._bar is not None:
+            self._bar.lengthen(self._total)
+        elif self._done < self._total:
             self._bar = bar(self._total, done=self._done)
 
     def settled(self, node: Node, outcome: dict[str, Any]) -> None:

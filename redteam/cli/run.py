@@ -99,6 +99,8 @@ def run(
 def _show(preview: Any) -> None:
     stages = ", ".join(f"{count} {kind}" for kind, count in preview.computed.items())
     typer.echo(f"{preview.cells} cells in the results, from {sum(preview.computed.values())} computations ({stages}).")
+    if preview.further:
+        typer.echo(f"Gauntlets need up to {preview.further} more, on what is still locked then.")
     typer.echo(f"{preview.cached} computations are cached; the folder holds {preview.megabytes:.1f} MB.")
     if preview.unprepared:
         typer.echo(f"Not loaded in this folder so far, so counted as missing: {', '.join(preview.unprepared)}.")

@@ -12,21 +12,21 @@ import typer
 
 from redteam.errors import UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, Spec, spec_of
-from redteam.plugins.plans import listed_plans, plan_file
 from redteam.plugins.reference import Reference, toml_text
-from redteam.plugins.registry import REGISTRIES, REPORTS, Registry, module_from
+from redteam.plugins.registry import REGISTRIES, REPORTS, Listed, Registry, module_from
 from redteam.plugins.settings import Setting, settings_of
+from redteam.plugins.shipped import KINDS, shipped, shipped_file
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin, a plan, or path/to/file.py@name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin, a plan, a gauntlet, or path/to/file.py@name.")],
 ) -> None:
-    """Show a plugin or plan: what it does, what it claims and needs, and its settings."""
+    """Show a plugin, a plan or a gauntlet: what it does, what it claims and needs, and its settings."""
     typer.echo("\n\n".join(described(name)))
 
 
 def described(text: str) -> tuple[str, ...]:
-    """One block of text for each plugin or plan of that name.
+    """One block of text for each plugin, plan or gauntlet of that name.
 
     Raises:
         UnknownName: If there is none.
@@ -41,10 +41,11 @@ def described(text: str) -> tuple[str, ...]:
             raise UnknownName.among(f"plugin in {bare.file}", bare.plugin, {spec.name for spec in specs})
         return tuple(_plugin(REGISTRIES[kind], bare) for kind in dict.fromkeys(kinds))
     blocks = [_plugin(registry, bare) for registry in REGISTRIES.values() if bare.name in registry]
-    blocks += [_plan(one.name, one.package) for one in listed_plans() if one.name == bare.name]
+    files = [one for kind in KINDS for one in shipped(kind)]
+    blocks += [_file(one) for one in files if one.name == bare.name]
     if not blocks:
-        known = {name for registry in REGISTRIES.values() for name in registry} | {p.name for p in listed_plans()}
-        raise UnknownName.among("plugin or plan", bare.name, known)
+        known = {name for registry in REGISTRIES.values() for name in registry} | {one.name for one in files}
+        raise UnknownName.among("plugin, plan or gauntlet", bare.name, known)
     return tuple(blocks)
 
 
@@ -73,10 +74,14 @@ def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
     elif isinstance(spec, DefenseSpec):
         yield "exact", "yes, the function stays the same" if spec.exact else "no, the function changes"
         yield "keyed", "yes" if spec.keyed else "no"
+        if spec.prepares:
+            yield "prepares", "yes: what follows it in a chain is measured against what it made of the victim"
         if spec.adapts:
             yield "adapts", "yes, to a smaller group where an architecture does not allow its own, and says so"
     elif isinstance(spec, MergerSpec) and spec.tunable:
         yield "tuned", f"{spec.tunable}, on the companions-only merge"
+    if isinstance(spec, DefenseSpec) and spec.claim:
+        yield "claim", f"{spec.claim} Said there, not here."
     if spec.paper:
         yield "paper", spec.paper
 
@@ -91,9 +96,15 @@ def _value(value: object) -> str:
     return "none" if value is None else toml_text(value)
 
 
-def _plan(name: str, package: str) -> str:
-    file = plan_file(name)
+def _file(one: Listed) -> str:
+    file = shipped_file(one.kind, one.name)
     lines = file.read_text(encoding="utf-8").splitlines()
     return "\n".join(
-        [f"plan {name}", f"  package   {package}", f"  file      {file}", "", *(f"  {x}".rstrip() for x in lines)]
+        [
+            f"{one.kind} {one.name}",
+            f"  package   {one.package}",
+            f"  file      {file}",
+            "",
+            *(f"  {x}".rstrip() for x in lines),
+        ]
     )

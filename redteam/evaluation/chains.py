@@ -17,7 +17,14 @@ Check = Callable[[LoadedPlugin[DefenseSpec], Checkpoint, Any], Checkpoint]
 
 
 def put_on(
-    defenses: Defenses, victim: Checkpoint, base: Checkpoint | None, key: Key, *, check: Check, task: Task | None = None
+    defenses: Defenses,
+    victim: Checkpoint,
+    base: Checkpoint | None,
+    key: Key,
+    *,
+    check: Check,
+    task: Task | None = None,
+    prepared: bool = False,
 ) -> tuple[Checkpoint, list[DefenderView]]:
     """The victim under a chain of defenses, and the view that each of them had.
 
@@ -28,9 +35,12 @@ def put_on(
         key: The key of the whole chain.
         check: Holds what a link returned against what it was given, and gives the checkpoint to go on with.
         task: Training data, for defenses that ask for some.
+        prepared: Whether the links that prepare the victim for the lock have done so already.
     """
     views = []
     for turn, defense in enumerate(defenses):
+        if prepared and defense.spec.prepares:
+            continue
         part = _part(turn, defense)
         view = DefenderView(victim, base, key.child(part), task, part=part)
         victim = check(defense, victim, defense(view))
@@ -53,6 +63,8 @@ def take_off(
     """
     guessed = owner is not None and key != owner
     for turn, defense in reversed(list(enumerate(defenses))):
+        if defense.spec.prepares:
+            continue  # training is no lock, and nothing takes it off
         part = _part(turn, defense)
         protected = unlocked(protected, defense, base, key.child(part), part=part, guessed=guessed)
     return protected

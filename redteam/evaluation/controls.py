@@ -49,12 +49,19 @@ class ControlSheet:
             return True
         return cell.group in ("cell", "floor", "weakened") and self.judge.inapplicable(cell)
 
-    def gain(self, scenario: str) -> Interval | None:
-        """What the unlocked victim adds to the merge, with the merger for which that is least, failed ones left out."""
+    def gain(self, scenario: str, cells: Sequence[Cell] = ()) -> Interval | None:
+        """What the unlocked victim adds to the merge, with the merger for which that is least, failed ones left out.
+
+        Args:
+            scenario: Whose victim.
+            cells: Of these alone; they may be measured against a victim that was prepared for its lock.
+        """
         mergers: dict[str, list[Yardstick | None]] = {}
-        for (name, _, merger), yardstick in self.judge.yardsticks.items():
-            if name == scenario:
-                mergers.setdefault(merger, []).append(yardstick)
+        places = {(cell.seed, cell.merger): self.judge.yardstick(cell) for cell in cells}
+        if not cells:
+            places = {(seed, m): y for (name, seed, m), y in self.judge.yardsticks.items() if name == scenario}
+        for (_, merger), yardstick in places.items():
+            mergers.setdefault(merger, []).append(yardstick)
         gains = [
             [y.gain for y in yardsticks if y is not None] for yardsticks in mergers.values() if None not in yardsticks
         ]
@@ -77,12 +84,18 @@ class ControlSheet:
         return [f"{c.control} control of {c.attack}: {c.explanation}" for c in mine if c.status != "ok"]
 
     def reliable(self, scenario: str, threat: str, attacks: set[str]) -> frozenset[str]:
-        """Attacks that claim something, undo every lock they claim to undo, and harm no unlocked model."""
+        """Attacks that undo every lock they claim to undo, and harm no unlocked model.
+
+        One that claims no kind of lock proves itself on the weakened variant of a defense that it was made for.
+        """
         found = set()
         for attack in attacks:
             own = [c for c in self.controls if (c.scenario, c.threat, c.attack) == (scenario, threat, attack)]
-            plants = [c for c in own if c.control == "planted"]
-            if plants and all(c.passed for c in own if c.control in ("planted", "harmless")):
+            passed = {
+                kind: [c.passed for c in own if c.control == kind] for kind in ("planted", "weakened", "harmless")
+            }
+            proven = all(passed["planted"]) if passed["planted"] else any(passed["weakened"])
+            if proven and all(passed["harmless"]):
                 found.add(attack)
         return frozenset(found)
 

@@ -43,7 +43,8 @@ def todo(nodes: Mapping[str, Node], done: Mapping[str, Outcome], store: Store) -
     pending = list(missing)
     while pending:
         for name in nodes[pending.pop()].inputs.values():
-            if nodes[name].makes and name in done and name not in again and not store.has_artefact(name):
+            there = name in done and done[name]["status"] == "ok"
+            if nodes[name].makes and there and name not in again and not store.has_artefact(name):
                 again[name] = None
                 pending.append(name)
     return Todo(tuple(missing), tuple(again))
@@ -57,6 +58,7 @@ def execute(
     workers: int,
     time_limit: float,
     watch: Watcher,
+    keep: frozenset[str] = frozenset(),
 ) -> None:
     """Computes what is missing and enters every outcome in `done`.
 
@@ -69,9 +71,10 @@ def execute(
         workers: Processes; 0 computes in this one, without time limits, for debuggers.
         time_limit: Seconds after which a cell is ended.
         watch: Told of every outcome.
+        keep: Cells whose checkpoints stay although nothing here waits for them.
     """
     work = todo(nodes, done, store)
-    run = _Run(nodes, done, store, set(work.missing) | set(work.again), watch)
+    run = _Run(nodes, done, store, set(work.missing) | set(work.again), watch, keep)
     if not run.open:
         return
     if workers == 0:
@@ -123,12 +126,18 @@ class _Run:
     """Which cells are waiting, ready or settled, and which checkpoints somebody still waits for."""
 
     def __init__(
-        self, nodes: Mapping[str, Node], done: dict[str, Outcome], store: Store, names: set[str], watch: Watcher
+        self,
+        nodes: Mapping[str, Node],
+        done: dict[str, Outcome],
+        store: Store,
+        names: set[str],
+        watch: Watcher,
+        keep: frozenset[str] = frozenset(),
     ) -> None:
-        self.nodes, self.done, self.store, self.watch = nodes, done, store, watch
+        self.nodes, self.done, self.store, self.watch, self.keep = nodes, done, store, watch, keep
         self.open = [name for name in nodes if name in names]
         self.unsettled = set(names)
-        self.failed: dict[str, Outcome] = {}
+        self.failed = {name: done[name] for name in nodes if name in done and done[name]["status"] != "ok"}
         self.waiting: dict[str, int] = {}
         for name in self.open:
             for need in nodes[name].inputs.values():
@@ -163,11 +172,15 @@ class _Run:
             self.done.setdefault(name, outcome)
         for need in self.nodes[name].inputs.values():
             self.waiting[need] -= 1
-            if self.waiting[need] == 0 and self.nodes[need].makes:
-                self.store.drop_artefact(need)
-        if self.nodes[name].makes and not self.waiting.get(name):
-            self.store.drop_artefact(name)
+            if self.waiting[need] == 0:
+                self._drop(need)
+        if not self.waiting.get(name):
+            self._drop(name)
         self.watch(self.nodes[name], self.failed.get(name, self.done[name]))
+
+    def _drop(self, name: str) -> None:
+        if self.nodes[name].makes and name not in self.keep:
+            self.store.drop_artefact(name)
 
 
 def _outcome(ended: Ended, time_limit: float) -> Outcome:

@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from redteam.evaluation import results as r
 from redteam.evaluation.controls import ControlSheet
+from redteam.evaluation.figures import Figures
 from redteam.evaluation.graph import Cell
 from redteam.evaluation.judge import Judge
-from redteam.evaluation.price import UNITS, price
+from redteam.evaluation.price import price
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
-from redteam.evaluation.verdict import Candidate, Evidence, decide
+from redteam.evaluation.verdict import Evidence, decide
 
 
 class Findings:
@@ -24,17 +23,17 @@ class Findings:
         judge: Its scores.
         unprotected: Defenses that protect nothing on purpose, of which no gate speaks.
         adaptive: Defenses for which some attack of the plan was made.
+        published: Defenses whose source reports that they stop a merge.
     """
 
-    def __init__(self, judge: Judge, *, unprotected: frozenset[str], adaptive: frozenset[str]) -> None:
-        self.judge, self.unprotected, self.adaptive = judge, unprotected, adaptive
+    def __init__(
+        self, judge: Judge, *, unprotected: frozenset[str], adaptive: frozenset[str], published: frozenset[str]
+    ) -> None:
+        self.judge, self.unprotected, self.adaptive, self.published = judge, unprotected, adaptive, published
         self.sheet = ControlSheet(judge)
         self.pairings = [cell for cell in judge.graph.cells if cell.group == "cell"]
-        self.groups: dict[tuple[str, str, str, str, str], list[Cell]] = {}
-        for cell in self.pairings:
-            where = (cell.scenario, cell.defense, cell.threat, cell.attack, cell.merger)
-            self.groups.setdefault(where, []).append(cell)
-        self.figures = tuple(self._figure(where, cells) for where, cells in self.groups.items())
+        self.table = Figures(judge)
+        self.figures = tuple(self.table.figures())
         skipped = (r.Cell(victim="", key=0, role="recovery", merger="", **dict(e)) for e in judge.graph.skipped)
         self.cells = (*(self._cell(cell) for cell in self.pairings), *skipped)
         self.controls = self.sheet.controls
@@ -119,53 +118,6 @@ class Findings:
             cost=cost,
         )
 
-    def _figure(self, where: tuple[str, str, str, str, str], cells: Sequence[Cell]) -> r.Figure:
-        judge = self.judge
-        scenario, defense, threat, attack, merger = where
-        role = cells[0].role
-        named: dict[str, Any] = {
-            "scenario": scenario,
-            "defense": defense,
-            "threat": threat,
-            "attack": attack,
-            "role": role,
-            "merger": merger,
-        }
-        failed = [found for cell in cells if (found := judge.status(cell))[0] != "ok"]
-        if not failed and any(judge.theft(cell) is None for cell in cells):
-            failed = [("skipped", "the merges it is measured against could not be computed")]
-        if failed:
-            return r.Figure(**named, status=failed[0][0], reason=failed[0][1])
-        worst: Callable[..., Any] = min if role in ("ceiling", "anew") else max
-        costs = [record["cost"] for cell in cells if (record := judge.result(cell.recovered)) is not None]
-        seen = [value for cell in cells if (value := judge.seen(cell)) is not None]
-        residuals: dict[str, Any] = self._residuals(cells)
-        spent: dict[str, Any] = {unit: _mean([cost.get(unit) for cost in costs]) for unit in UNITS}
-        data = bool(cells[0].unused)
-        return r.Figure(
-            **named,
-            status="ok",
-            theft=judge.interval(cells, judge.theft, worst=worst),
-            counted=judge.interval(cells, judge.counted, worst=worst),
-            advantage=judge.interval(cells, judge.advantage, worst=worst, lowest=-1.0) if data else None,
-            **residuals,
-            seen=float(np.mean(seen)) if seen else None,
-            **spent,
-            cells=len(cells),
-        )
-
-    def _residuals(self, cells: Sequence[Cell]) -> dict[str, float | None]:
-        by_seed: dict[int, list[float]] = {}
-        for cell in cells:
-            record = self.judge.result(cell.recovered)
-            if record is not None and record["residual"] is not None:
-                by_seed.setdefault(cell.seed, []).append(record["residual"])
-        several = [values for values in by_seed.values() if len(values) > 1]
-        return {
-            "residual": float(np.mean([max(values) for values in by_seed.values()])) if by_seed else None,
-            "key_spread": max(max(values) - min(values) for values in several) if several else None,
-        }
-
     def _verdicts(self) -> tuple[r.Verdict, ...]:
         groups: dict[tuple[str, str, str], list[Cell]] = {}
         for cell in self.pairings:
@@ -176,11 +128,11 @@ class Findings:
         scenario, defense, threat = where
         judged = [cell for cell in cells if cell.role in ("naive", "recovery")]
         mine = [f for f in self.figures if (f.scenario, f.defense, f.threat) == where]
-        candidates = [_candidate(f) for f in mine if f.role in ("naive", "recovery") and f.status == "ok"]
+        candidates = self.table.candidates(where)
         naive = [f.theft for f in mine if f.role == "naive" and f.theft is not None]
         fidelity, released = self._fidelity(judged)
         evidence = Evidence(
-            gain=self.sheet.gain(scenario),
+            gain=self.sheet.gain(scenario, cells),
             failed=self.sheet.doubts(scenario, defense, threat),
             naive=max(naive, key=lambda theft: theft.mean, default=None),
             candidates=candidates,
@@ -191,6 +143,7 @@ class Findings:
             fidelity=fidelity.get(released),
             unproven=self.sheet.unproven(scenario, threat),
             adaptive=defense in self.adaptive,
+            published=defense in self.published,
         )
         decision, chosen, oracle = decide(evidence), evidence.judged, evidence.oracle
         breakers = [c for c in candidates if c.breaks]
@@ -208,8 +161,9 @@ class Findings:
             advantage=chosen.advantage if chosen else None,
             protection=_rest(evidence.naive),
             fidelity=fidelity,
+            by=dict(chosen.by) if chosen else {},
             oracle=r.Oracle(attack=oracle.attack, merger=oracle.merger, theft=oracle.theft) if oracle else None,
-            broke_first=min(breakers, key=lambda c: c.cost["seconds"] or 0.0).attack if breakers else "",
+            broke_first=min(breakers, key=lambda c: c.cost["seconds"] or 0.0).first if breakers else "",
             cost=dict(chosen.cost) if chosen else {},
             price=price(mine),
             keys=len({cell.key for cell in cells}),
@@ -248,28 +202,9 @@ class Findings:
         return list(told)
 
 
-def _candidate(figure: r.Figure) -> Candidate:
-    assert figure.theft is not None
-    assert figure.counted is not None
-    return Candidate(
-        figure.attack,
-        figure.merger,
-        figure.theft,
-        figure.counted,
-        -np.inf if figure.seen is None else figure.seen,
-        {unit: getattr(figure, unit) for unit in UNITS},
-        figure.advantage,
-    )
-
-
 def _rest(theft: Interval | None) -> Interval | None:
     """What is left of 1."""
     return None if theft is None else Interval(1 - theft.mean, 1 - theft.high, 1 - theft.low, theft.seeds, theft.over)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def _points(vectors: Mapping[str, Vector]) -> dict[str, float]:

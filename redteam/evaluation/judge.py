@@ -28,16 +28,24 @@ class Judge:
         self.graph, self.outcomes = graph, outcomes
         self.grounds: dict[tuple[str, int, str], Ground] = {(g.scenario, g.seed, g.merger): g for g in graph.grounds}
         self.yardsticks = {where: self._yardstick(ground) for where, ground in self.grounds.items()}
+        self._prepared: dict[tuple[tuple[str, int, str], str], Yardstick | None] = {}
         self._scores: dict[str, Scores] = self._all_scores()
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """The result of a cell, `None` unless it is finished."""
-        outcome = self.outcomes[name]
-        return outcome["result"] if outcome["status"] == "ok" else None
+        """The result of a cell, `None` unless it is there and finished."""
+        outcome = self.outcomes.get(name)
+        return outcome["result"] if outcome is not None and outcome["status"] == "ok" else None
 
     def yardstick(self, cell: Cell) -> Yardstick | None:
-        """What a cell is measured with."""
-        return self.yardsticks[cell.scenario, cell.seed, cell.merger]
+        """What a cell is measured with: where its chain prepares the victim for the lock, from the prepared one."""
+        where = (cell.scenario, cell.seed, cell.merger)
+        if not cell.reference:
+            return self.yardsticks[where]
+        if (where, cell.reference) not in self._prepared:
+            plain, reference = self.yardsticks[where], self.result(cell.reference)
+            known = plain is not None and reference is not None
+            self._prepared[where, cell.reference] = plain.against(reference) if known else None  # type: ignore[union-attr,arg-type]
+        return self._prepared[where, cell.reference]
 
     def scores(self, name: str) -> Scores | None:
         """n of a merge on every task; `None` where it has no result."""
@@ -120,9 +128,9 @@ class Judge:
 
     def status(self, cell: Cell) -> tuple[Status, str]:
         """The cell's own failure if it has one, else that of what it waited for."""
-        for name in (cell.recovered, cell.merge, cell.naive, *([cell.unused] if cell.unused else [])):
-            outcome = self.outcomes[name]
-            if outcome["status"] != "ok":
+        for name in (cell.recovered, cell.merge, cell.naive, cell.unused, cell.reference):
+            outcome = self.outcomes[name] if name else None
+            if outcome is not None and outcome["status"] != "ok":
                 return outcome["status"], outcome["reason"]
         return "ok", ""
 

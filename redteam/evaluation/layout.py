@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from redteam.evaluation.graph import Cell, Graph, Ground
-from redteam.evaluation.loaded import Chain, Loaded, Part
+from redteam.evaluation.graph import Case, Cell, Graph, Ground
+from redteam.evaluation.loaded import Chain, Ensemble, Loaded, Part
 from redteam.evaluation.nodes import Node
 from redteam.plugins.contracts import Needs
-from redteam.plugins.reference import Reference
+from redteam.plugins.reference import Reference, chain_text
 from redteam.plugins.registry import DEFENSES
 from redteam.plugins.settings import settings_of
 from redteam.threat import DATA, OWNER, ThreatModel
@@ -49,23 +49,27 @@ class _Layout:
             keyed = defense.any(lambda spec: spec.keyed)
             for key in range(self.part.keys if keyed else 1):
                 lock = self.defend(defense, key)
-                for threat, attack in self.pairs(keyed):
+                for threat, attack in self.pairs(self.part.attacks, keyed):
                     for merger in self.mergers(threat):
-                        self.cell("cell", defense.text, key, threat, attack, merger, lock)
+                        self.ask("cell", defense, key, threat, attack, merger, lock)
+                for gauntlet in self.part.gauntlets:
+                    self.cases(gauntlet, defense, key, lock)
             self.skip(defense)
-            self.floor(defense)
+            for threat, attack in self.pairs(self.part.attacks, keyed):
+                if self.has_floor(threat, attack):
+                    self.keep(self.floor(defense, threat, attack))
             self.weakened(defense)
         unlocked = self.unlocked()
-        for threat, attack in self.pairs(keyed=False):
+        for threat, attack in self.pairs(self.part.everyone, keyed=False):
             if attack.role != "recovery" or not self.mergers(threat):
                 continue
             first = self.mergers(threat)[0]
             if not attack.needs & DATA:
-                self.cell("harmless", "", 0, threat, attack, first, unlocked)
+                self.ask("harmless", None, 0, threat, attack, first, unlocked)
             for site, group in _claims(attack):
                 lock = self.plant(site, group)
                 twin = self.attack(threat, attack, unlocked, "unlocked victim", 0)
-                self.cell("planted", "", 0, threat, attack, first, lock, twin=twin, site=site, group_name=group.name)
+                self.ask("planted", None, 0, threat, attack, first, lock, twin=twin, site=site, group_name=group.name)
 
     def grounds(self) -> None:
         """What theft lies between, for every merger."""
@@ -83,26 +87,46 @@ class _Layout:
             where = (self.scenario.text, self.seed, merger.text)
             self.graph.grounds[Ground(*where, alone, self.tunes[merger.text], without, reference)] = None
 
-    def floor(self, defense: Chain) -> None:
-        for threat, attack in self.pairs(defense.any(lambda spec: spec.keyed)):
-            if attack.role == "recovery" and not attack.needs & DATA and self.mergers(threat):
-                lock = self.defend(defense, 0, fresh=True)
-                self.cell("floor", defense.text, 0, threat, attack, self.mergers(threat)[0], lock)
+    def cases(self, gauntlet: Ensemble, defense: Chain, key: int, lock: str) -> None:
+        """What a gauntlet goes through: no attack at all, then every member that is granted what it needs."""
+        keyed = defense.any(lambda spec: spec.keyed)
+        naive = [attack for attack in self.part.attacks if attack.role == "naive"]
+        for threat in self.part.threats:
+            for merger in self.mergers(threat):
+                case = Case(gauntlet.text, self.scenario.text, self.seed, defense.text, key, threat.name, merger.text)
+                members: dict[Cell, Chain] = {}
+                for _, attack in self.pairs((*naive, *gauntlet.members), keyed, (threat,)):
+                    members[self.cell("cell", defense, key, threat, attack, merger, lock)] = attack
+                self.graph.cases[case] = tuple(members)
+                for cell, attack in members.items():
+                    if cell not in self.graph.cells:
+                        floor = self.floor(defense, threat, attack) if self.has_floor(threat, attack) else None
+                        self.graph.optional.setdefault(cell, floor)
+
+    def has_floor(self, threat: ThreatModel, attack: Chain) -> bool:
+        """Whether an attack must show that it takes nothing where nothing is."""
+        return attack.role == "recovery" and not attack.needs & DATA and bool(self.mergers(threat))
+
+    def floor(self, defense: Chain, threat: ThreatModel, attack: Chain) -> Cell:
+        lock = self.defend(defense, 0, fresh=True)
+        return self.cell("floor", defense, 0, threat, attack, self.mergers(threat)[0], lock)
 
     def weakened(self, defense: Chain) -> None:
         if len(defense.links) > 1 or not defense.links[0].spec.weakened:
             return
         weak = _weak(defense)
         name = defense.links[0].spec.name
-        for threat, attack in self.pairs(weak.any(lambda spec: spec.keyed)):
+        for threat, attack in self.pairs(self.part.everyone, weak.any(lambda spec: spec.keyed)):
             if attack.role == "recovery" and attack.any(lambda spec: name in spec.targets) and self.mergers(threat):
                 lock = self.defend(weak, 0)
-                self.cell("weakened", defense.text, 0, threat, attack, self.mergers(threat)[0], lock)
+                self.ask("weakened", defense, 0, threat, attack, self.mergers(threat)[0], lock)
 
-    def pairs(self, keyed: bool) -> Iterator[tuple[ThreatModel, Chain]]:
+    def pairs(
+        self, attacks: Sequence[Chain], keyed: bool, threats: Sequence[ThreatModel] = ()
+    ) -> Iterator[tuple[ThreatModel, Chain]]:
         """Attacks with the threat models that grant what they need; ceilings whatever the threat model."""
-        for threat in self.part.threats:
-            for attack in self.part.attacks:
+        for threat in threats or self.part.threats:
+            for attack in attacks:
                 allowed = attack.role in ("ceiling", "anew") or threat.allows(attack.needs)
                 if allowed and (keyed or not attack.needs & Needs.CODE):
                     yield threat, attack
@@ -127,10 +151,10 @@ class _Layout:
                 entry = {**where, "threat": threat.name, "attack": attack.text, "status": "skipped", "reason": reason}
                 self.graph.skipped[tuple(entry.items())] = None
 
-    def cell(
+    def ask(
         self,
         group: str,
-        defense: str,
+        defense: Chain | None,
         key: int,
         threat: ThreatModel,
         attack: Chain,
@@ -138,10 +162,27 @@ class _Layout:
         lock: str,
         **rest: str,
     ) -> None:
+        """Lays out a cell that is computed whatever others find."""
+        self.keep(self.cell(group, defense, key, threat, attack, merger, lock, **rest))
+
+    def keep(self, cell: Cell) -> None:
+        self.graph.cells[cell] = None
+        self.graph.optional.pop(cell, None)
+
+    def cell(
+        self,
+        group: str,
+        defense: Chain | None,
+        key: int,
+        threat: ThreatModel,
+        attack: Chain,
+        merger: Chain,
+        lock: str,
+        **rest: str,
+    ) -> Cell:
         planted = f"{rest['group_name']} planted at {rest['site']}" if "site" in rest else ""
-        label = planted or {"harmless": "the unlocked victim", "floor": f"{defense} on a fresh victim"}.get(
-            group, defense
-        )
+        name = defense.text if defense else ""
+        label = planted or {"harmless": "the unlocked victim", "floor": f"{name} on a fresh victim"}.get(group, name)
         if attack.role == "anew":
             recovered, label = self.attack(threat, attack, self.unused(), "the base", 0), "the base"
         else:
@@ -149,30 +190,36 @@ class _Layout:
         if attack.role == "recovery" and attack.needs & DATA:
             control = self.attack(threat, attack, self.unused(), "the base", 0)
             rest["unused"] = self.merge(f"{attack.text} from the base", control, merger)
-        self.graph.cells[
-            Cell(
-                group,
-                self.scenario.text,
-                self.seed,
-                defense,
-                key,
-                threat.name,
-                attack.text,
-                attack.role,
-                merger.text,
-                Needs.CODE in attack.needs,
-                threat.labels,
-                lock,
-                recovered,
-                merge=self.merge(f"{attack.text} on {label}", recovered, merger),
-                naive=self.merge(label, lock, merger),
-                **rest,
-            )
-        ] = None
+        return Cell(
+            group,
+            self.scenario.text,
+            self.seed,
+            name,
+            key,
+            threat.name,
+            attack.text,
+            attack.role,
+            merger.text,
+            Needs.CODE in attack.needs,
+            threat.labels,
+            lock,
+            recovered,
+            merge=self.merge(f"{attack.text} on {label}", recovered, merger),
+            naive=self.merge(label, lock, merger),
+            reference=self.reference(defense, merger) if defense is not None and group != "weakened" else "",
+            **rest,
+        )
+
+    def reference(self, defense: Chain, merger: Chain) -> str:
+        """The merge with the victim as a chain prepares it for its lock; empty where it does not."""
+        first = prepared(defense)
+        return self.merge(f"{first.text} unlocked", self.defend(first, 0), merger) if first else ""
 
     def defend(self, defense: Chain, key: int, *, fresh: bool = False) -> str:
         what = f"{defense.text} on {'a fresh victim' if fresh else 'the victim'}"
-        return self.lock(what, {"defense": defense.identity, "fresh": fresh}, {"defense": defense.how}, key)
+        first = prepared(defense)
+        inputs = {"prepared": self.defend(first, 0, fresh=fresh)} if first else {}
+        return self.lock(what, {"defense": defense.identity, "fresh": fresh}, {"defense": defense.how}, key, inputs)
 
     def unlocked(self) -> str:
         return self.lock("unlocked victim", {"unlocked": True}, {}, 0)
@@ -184,20 +231,23 @@ class _Layout:
     def plant(self, site: str, group: Any) -> str:
         return self.lock(f"{group.name} planted at {site}", {"plant": [site, group.name]}, {}, 0)
 
-    def lock(self, label: str, settings: dict[str, Any], how: dict[str, Any], key: int) -> str:
-        return self.node("lock", f"lock {label}", {**settings, "key": key}, {}, how, makes=True)
+    def lock(
+        self, label: str, settings: dict[str, Any], how: dict[str, Any], key: int, inputs: dict[str, str] | None = None
+    ) -> str:
+        return self.node("lock", f"lock {label}", {**settings, "key": key}, inputs or {}, how, makes=True)
 
     def attack(self, threat: ThreatModel, attack: Chain, lock: str, label: str, key: int) -> str:
         held = OWNER if attack.role in ("ceiling", "anew") else threat
         locked = self.graph.nodes[lock]
-        inputs = {"lock": lock}
+        inputs = {"lock": lock, **locked.inputs}
         again = {name: value for name, value in locked.settings.items() if name not in (*self.where, "key")}
         if Needs.SIBLINGS in attack.needs:
             its = key if held.shared else _OWN_KEY + key
             sibling = {**again, "sibling": True}
             inputs["sibling"] = self.lock(f"{label}, on a companion", sibling, dict(locked.how), its)
         if Needs.RELEASES in attack.needs:
-            inputs["release"] = self.lock(f"{label}, again", again, dict(locked.how), _SECOND_RELEASE + key)
+            further = _SECOND_RELEASE + key
+            inputs["release"] = self.lock(f"{label}, again", again, dict(locked.how), further, dict(locked.inputs))
         return self.node(
             "attack",
             f"attack {attack.text} on {label}",
@@ -230,6 +280,18 @@ class _Layout:
                 makes=makes,
             )
         )
+
+
+def prepared(defense: Chain) -> Chain | None:
+    """The links that train the victim for the lock that follows them; `None` if there are none, or no lock follows."""
+    count = 0
+    while count < len(defense.links) and defense.links[count].spec.prepares:
+        count += 1
+    if not 0 < count < len(defense.links):
+        return None
+    links = defense.links[:count]
+    shown = tuple(Reference(link.reference.plugin, link.reference.settings) for link in links)
+    return Chain(chain_text(shown), links)
 
 
 def _weak(defense: Chain) -> Chain:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from redteam.errors import BadInput, BadPlan
+from redteam.evaluation.gauntlet import Gauntlet, is_gauntlet
 from redteam.evaluation.plan import Plan, Product
 from redteam.plugins.contracts import AttackSpec, Needs, Role
 from redteam.plugins.reference import Reference, chain_text, parse_chain
@@ -73,21 +74,47 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """A gauntlet with its members imported.
+
+    Attributes:
+        text: Its name.
+        members: In the order in which they run.
+    """
+
+    text: str
+    members: tuple[Chain, ...]
+
+    @classmethod
+    def load(cls, name: str) -> Ensemble:
+        """The gauntlet that a package ships under this name, and every attack in it."""
+        gauntlet = Gauntlet.read(name)
+        return cls(name, tuple(Chain.load(ATTACKS, text, Path()) for text in gauntlet.attacks))
+
+
+@dataclass(frozen=True)
 class Part:
-    """One product of a plan, with its plugins imported."""
+    """One product of a plan, with its plugins imported.
+
+    Attributes:
+        attacks: Those that run on everything.
+        gauntlets: Ensembles, whose members run on what is still locked.
+    """
 
     seeds: tuple[int, ...]
     keys: int
     scenarios: tuple[Chain, ...]
     defenses: tuple[Chain, ...]
     attacks: tuple[Chain, ...]
+    gauntlets: tuple[Ensemble, ...]
     mergers: tuple[Chain, ...]
     threats: tuple[ThreatModel, ...]
 
     @classmethod
     def of(cls, product: Product, folder: Path) -> Part:
         """Loads everything the product names, and the attacks that belong to every evaluation."""
-        attacks = [Chain.load(ATTACKS, text, folder) for text in product.attacks]
+        gauntlets = [text for text in product.attacks if is_gauntlet(text)]
+        attacks = [Chain.load(ATTACKS, text, folder) for text in product.attacks if text not in gauntlets]
         named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
         for name in ATTACKS.names:
             spec: AttackSpec = ATTACKS.load(name).spec
@@ -104,9 +131,16 @@ class Part:
             tuple(scenarios),
             tuple(Chain.load(DEFENSES, text, folder) for text in product.defenses),
             tuple(attacks),
+            tuple(Ensemble.load(name) for name in gauntlets),
             tuple(_single(Chain.load(MERGERS, text, folder), "merger") for text in product.mergers),
             tuple(threat_model(name) for name in product.threats),
         )
+
+    @property
+    def everyone(self) -> tuple[Chain, ...]:
+        """All attacks, the members of gauntlets among them, each once."""
+        members = (chain for gauntlet in self.gauntlets for chain in gauntlet.members)
+        return tuple({repr(chain.identity): chain for chain in (*self.attacks, *members)}.values())
 
 
 @dataclass(frozen=True)
@@ -125,7 +159,7 @@ class Loaded:
         """Loads every product of the plan."""
         parts = tuple(Part.of(product, folder) for product in plan.products)
         for kind in ("scenarios", "defenses", "attacks", "mergers"):
-            _distinct(kind, [getattr(part, kind) for part in parts])
+            _distinct(kind, [getattr(part, "everyone" if kind == "attacks" else kind) for part in parts])
         return cls(plan, parts)
 
     @property
@@ -140,7 +174,13 @@ class Loaded:
 
     def chains(self, kind: str) -> dict[str, Chain]:
         """Text → chain, for `"scenarios"`, `"defenses"`, `"attacks"` or `"mergers"`."""
-        return {chain.text: chain for part in self.parts for chain in getattr(part, kind)}
+        held = "everyone" if kind == "attacks" else kind
+        return {chain.text: chain for part in self.parts for chain in getattr(part, held)}
+
+    @property
+    def gauntlets(self) -> dict[str, Ensemble]:
+        """Name → gauntlet."""
+        return {gauntlet.text: gauntlet for part in self.parts for gauntlet in part.gauntlets}
 
 
 def _single(chain: Chain, kind: str) -> Chain:

@@ -27,7 +27,11 @@ def price(figures: Sequence[Figure]) -> Price | None:
     enough = [
         f
         for f in figures
-        if f.role == "recovery" and f.theft is not None and f.theft.mean >= THRESHOLDS.priced and f.seconds is not None
+        if f.role == "recovery"
+        and not f.spared
+        and f.theft is not None
+        and f.theft.mean >= THRESHOLDS.priced
+        and f.seconds is not None
     ]
     if not enough:
         return Price(censored=True, anew=working)

@@ -103,6 +103,9 @@ class Figure(Model):
         labels: Labelled samples of the victim's task that were used.
         key_spread: The largest difference of the residual between two keys of one seed; an exact fit has none.
         cells: How many (seed, key) pairs are behind it.
+        spared: On how many more of them it would have run, had an earlier member of its gauntlet not been enough.
+        by: For a gauntlet: member → on how many (seed, key) pairs it is the one that was chosen; costs are those of all
+            members that ran.
         status: `"ok"`, or what happened to the first cell that has no result; then there is no theft.
     """
 
@@ -125,6 +128,8 @@ class Figure(Model):
     seconds: float | None = None
     megabytes: float | None = None
     cells: int = 0
+    spared: int = 0
+    by: dict[str, int] = Field(default_factory=dict)
 
 
 class Flag(Model):
@@ -168,6 +173,7 @@ class Verdict(Model):
     Attributes:
         theft: Of the attack chosen by what the attacker sees.
         counted: The part of it that verdicts count; see `Figure`.
+        by: Where a gauntlet is meant: member → on how many (seed, key) pairs it is the one that was chosen.
         broke_first: The cheapest attack, by seconds, whose lower bound reaches half; empty if none.
         gated: Whether a gate speaks of it; not so for a defense that protects nothing on purpose.
     """
@@ -185,6 +191,7 @@ class Verdict(Model):
     advantage: Interval | None = None
     protection: Interval | None = None
     fidelity: dict[str, Interval] = Field(default_factory=dict)
+    by: dict[str, int] = Field(default_factory=dict)
     oracle: Oracle | None = None
     broke_first: str = ""
     cost: dict[str, float | None] = Field(default_factory=dict)
@@ -216,6 +223,8 @@ class Results(Model):
         threats: Name → the threat model in words, for those of the plan.
         about: `"defense"`, `"attack"`, `"merger"`, `"scenario"` → text as in cells → one line about it.
         settings: Kinds as in `about` → text as in cells → per link of the chain its settings, those left out included.
+        gauntlets: Name → its members, in the order in which they run, for those of the plan.
+        claims: Defense → what its source reports of it, which is not what was found here.
         untested: Sentences on what was not tested.
         gate: `None` where nothing was asked.
     """
@@ -234,6 +243,8 @@ class Results(Model):
     threats: dict[str, str] = Field(default_factory=dict)
     about: dict[str, dict[str, str]] = Field(default_factory=dict)
     settings: dict[str, dict[str, list[dict[str, Any]]]] = Field(default_factory=dict)
+    gauntlets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    claims: dict[str, str] = Field(default_factory=dict)
     untested: tuple[str, ...] = ()
     coverage: Coverage | None = None
     gate: Gate | None = None

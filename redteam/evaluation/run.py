@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from redteam.errors import BadInput
-from redteam.evaluation.execute import Outcome, execute
+from redteam.evaluation.execute import Outcome
 from redteam.evaluation.findings import Findings
 from redteam.evaluation.graph import Graph
 from redteam.evaluation.judge import Judge
@@ -23,11 +23,12 @@ from redteam.evaluation.nodes import Node, engine_digest, versions
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.prepare import prepare
 from redteam.evaluation.results import Results
+from redteam.evaluation.rounds import carry_out
 from redteam.evaluation.store import Store, write_atomically
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.evaluation.untested import untested
 from redteam.evaluation.verdict import FLAGS
-from redteam.plugins.plans import plan_file
+from redteam.plugins.shipped import shipped_file
 
 
 class Observer(Protocol):
@@ -97,13 +98,15 @@ class Preview:
     Attributes:
         cells: Pairings that the results would hold.
         computed: Kind of stage → how many there are.
-        cached: How many of them are finished.
+        further: How many more a gauntlet may need, at most.
+        cached: How many of all are finished.
         unprepared: Scenarios and seeds that this folder has not seen, so that nothing is known of their cells.
         megabytes: What the folder holds now.
     """
 
     cells: int
     computed: Mapping[str, int]
+    further: int
     cached: int
     unprepared: tuple[str, ...]
     megabytes: float
@@ -125,7 +128,7 @@ def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
     path = Path(plan)
     if path.suffix == ".toml":
         return Plan.read(path), path.parent
-    file = plan_file(str(plan))
+    file = shipped_file("plan", str(plan))
     return Plan.read(file), file.parent
 
 
@@ -169,8 +172,7 @@ def run(
         done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
         store.clear_work(keep=frozenset(graph.nodes))
         _announce(store, loaded, identities, graph)
-        observer.planned(graph, frozenset(done))
-        execute(graph.nodes, done, store, workers=workers, time_limit=plan.time_limit, watch=observer.settled)
+        graph = carry_out(graph, done, store, workers=workers, time_limit=plan.time_limit, observer=observer)
         results = _results(loaded, graph, done, command)
         results.write(store.root / "results.json")
         store.clear_work()
@@ -188,10 +190,12 @@ def preview(
     known = _announced(root)
     identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in loaded.places}
     graph = build(loaded, identities)
+    asked = graph.only(graph.cells).nodes
     finished = {path.stem for path in (root / "cells").glob("*.json")} if root.is_dir() else set()
     return Preview(
         cells=sum(cell.group == "cell" for cell in graph.cells),
-        computed=dict(Counter(node.kind for node in graph.nodes.values())),
+        computed=dict(Counter(node.kind for node in asked.values())),
+        further=len(graph.nodes) - len(asked),
         cached=len(finished & set(graph.nodes)),
         unprepared=tuple(f"{name} seed {seed}" for (name, seed), identity in identities.items() if not identity),
         megabytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
@@ -226,7 +230,10 @@ def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command:
     }
     unprotected = frozenset(text for text, chain in defenses.items() if not chain.any(lambda spec: spec.protects))
     tried = frozenset(text for text, chain in defenses.items() if chain.any(lambda spec: spec.name in targets))
-    found = Findings(Judge(graph, done), unprotected=unprotected, adaptive=tried | unprotected)
+    published = frozenset(text for text, chain in defenses.items() if chain.any(lambda spec: bool(spec.paper)))
+    found = Findings(
+        Judge(graph, done), unprotected=unprotected, adaptive=tried | unprotected, published=published - unprotected
+    )
     raised = {flag for verdict in found.verdicts for flag in verdict.flags}
     return Results(
         schema=1,
@@ -262,6 +269,12 @@ def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command:
                 for kind in ("scenarios", "defenses", "attacks", "mergers")
             }
         ),
+        gauntlets={name: tuple(m.text for m in one.members) for name, one in loaded.gauntlets.items()},
+        claims={
+            text: " ".join(claims)
+            for text, chain in defenses.items()
+            if (claims := [link.spec.claim for link in chain.links if link.spec.claim])
+        },
         untested=tuple(untested(loaded)),
         coverage=found.coverage,
     )

@@ -7,7 +7,7 @@ gives vectors over resampled test items (`redteam.evaluation.statistics`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class Yardstick:
         return cls(
             bare.victim, companions, resamples, bare.chance, expert, bare.scores(without), bare.scores(reference)
         )
+
+    def against(self, reference: Mapping[str, Any]) -> Yardstick:
+        """The same with another reference merge, from its record."""
+        return replace(self, reference=self.scores(reference))
 
     def scores(self, merge: Mapping[str, Any]) -> Scores:
         """n of a merge on every task, from its record."""

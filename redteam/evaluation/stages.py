@@ -44,6 +44,11 @@ class Bench:
     def victim(self) -> Checkpoint:
         return self.scenario.experts[self.scenario.victim]
 
+    @property
+    def unlocked(self) -> Checkpoint:
+        """The victim as it is before the lock: prepared for it, where the chain does that first."""
+        return self.input("prepared") if "prepared" in self.node.inputs else self.victim
+
     def plugins(self, registry: Registry[Any], what: str) -> list[LoadedPlugin[Any]]:
         """The links of a chain, loaded by reference with their settings."""
         return [registry.load(Reference(name, settings)) for name, settings in self.node.how.get(what, ())]
@@ -111,11 +116,11 @@ def _tune(node: Node, bench: Bench) -> dict[str, Any]:
 
 
 def _lock(node: Node, bench: Bench) -> dict[str, Any]:
-    scenario, victim = bench.scenario, bench.victim
+    scenario, victim = bench.scenario, bench.unlocked
     fresh = node.settings.get("fresh", False)
     if "sibling" in node.settings:
         return _sibling(node, bench, scenario.companions[0])
-    source = victim.fresh(_stream(bench, "fresh victim")) if fresh else victim
+    source = victim.fresh(_stream(bench, "fresh victim")) if fresh and "prepared" not in node.inputs else victim
     started = time.perf_counter()
     with measures.Memory() as memory:
         protected = _protected(node, bench, source, scenario.tasks[scenario.victim])
@@ -141,7 +146,7 @@ def _sibling(node: Node, bench: Bench, task: str) -> dict[str, Any]:
 
 
 def _attack(node: Node, bench: Bench) -> dict[str, Any]:
-    scenario, protected, victim = bench.scenario, bench.input("lock"), bench.victim
+    scenario, protected, victim = bench.scenario, bench.input("lock"), bench.unlocked
     meter = Meter()
     started = time.perf_counter()
     with measures.Memory() as memory:
@@ -242,6 +247,7 @@ def _protected(node: Node, bench: Bench, source: Checkpoint, task: Task) -> Chec
         bench.key,
         check=lambda defense, before, after: check_returned(defense, before, _in_memory(after)),
         task=task,
+        prepared="prepared" in node.inputs,
     )[0]
 
 

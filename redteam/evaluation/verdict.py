@@ -42,6 +42,12 @@ FLAGS: dict[str, Flag] = {
         means="it is not BROKEN by the rule, and not safe either: an attacker may know better, or be lucky",
         do="treat it as broken when you decide about a release",
     ),
+    "NOT-REPRODUCED": Flag(
+        raised_if="the defense comes from a paper and stops no merge here, even without any attack",
+        means="not reproduced on this scenario: the effect did not appear here, with this victim, these companions, "
+        "these mergers and these settings; that says nothing about the paper",
+        do="try the source's own models and settings before you conclude anything",
+    ),
     "NO-ADAPTIVE-ATTACK": Flag(
         raised_if="no attack of the plan names this defense as its target",
         means="nobody has tried to break this defense in particular, so it cannot be said to hold",
@@ -71,6 +77,7 @@ class Candidate:
         seen: What the attacker can see of it, and chooses by.
         cost: Unit → what it cost, on average.
         advantage: For attacks with data of the victim's task: how much more it steals than from the base.
+        by: For gauntlets: member → on how many seeds and keys it is the one that was chosen.
     """
 
     attack: str
@@ -80,11 +87,23 @@ class Candidate:
     seen: float
     cost: Mapping[str, float | None] = field(default_factory=dict)
     advantage: Interval | None = None
+    by: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def breaks(self) -> bool:
         """Whether it surely gets half or more."""
         return self.counted.low >= THRESHOLDS.stolen
+
+    @property
+    def first(self) -> str:
+        """The attack, or of a gauntlet the member that was chosen most often."""
+        return max(self.by, key=lambda name: self.by[name], default=self.attack)
+
+    @property
+    def words(self) -> str:
+        """With which merger, and through which members."""
+        members = ", ".join(name if len(self.by) == 1 else f"{name} {count}×" for name, count in self.by.items())
+        return f"{self.attack}{f' ({members})' if members else ''} with {self.merger}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +122,7 @@ class Evidence:
         fidelity: Of the released dtype.
         unproven: Attacks that failed one of their own controls.
         adaptive: Whether some attack of the plan was made for this defense.
+        published: Whether it comes from a source that reports an effect on merges.
     """
 
     gain: Interval | None
@@ -116,6 +136,7 @@ class Evidence:
     fidelity: Interval | None
     unproven: frozenset[str] = frozenset()
     adaptive: bool = True
+    published: bool = False
 
     @property
     def judged(self) -> Candidate | None:
@@ -165,6 +186,8 @@ def _flags(e: Evidence, word: Word) -> Iterator[str]:
         yield "NEEDS-LABELS"
     if word != "BROKEN" and e.oracle is not None and e.oracle.breaks and word != "INEFFECTIVE":
         yield "UNCHOSEN-BREAK"
+    if word == "INEFFECTIVE" and e.published:
+        yield "NOT-REPRODUCED"
     if not e.adaptive:
         yield "NO-ADAPTIVE-ATTACK"
     if e.unproven:
@@ -186,12 +209,12 @@ def _word(e: Evidence) -> tuple[Word, str]:
     chosen, oracle = e.judged, e.oracle
     if chosen.breaks:
         use = f", of which the victim was of use for {chosen.counted}" if chosen.advantage is not None else ""
-        return "BROKEN", f"{chosen.attack} with {chosen.merger} steals {chosen.theft}{use}"
+        return "BROKEN", f"{chosen.words} steals {chosen.theft}{use}"
     if e.ceiling is False:
         return "INVALID", "even the owner does not get the skill back, so no attack's failure means anything"
     if not e.reliable:
         return "INVALID", "no attack undid the locks it claims to undo, so no attack's failure means anything"
-    best = f"the best attack, {oracle.attack} with {oracle.merger}, steals {oracle.counted}"
+    best = f"the best attack, {oracle.words}, steals {oracle.counted}"
     if oracle.advantage is not None:
         best += f" beyond what its labels alone are worth ({oracle.theft} in all)"
     if oracle.counted.high >= stolen:

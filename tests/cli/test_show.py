@@ -6,8 +6,8 @@ import pytest
 
 from redteam.cli.show import described
 from redteam.errors import BadInput, UnknownName
-from redteam.plugins.plans import listed_plans
 from redteam.plugins.registry import REGISTRIES
+from redteam.plugins.shipped import shipped
 
 FILE = '''
 """A file with one plugin of each of two kinds."""
@@ -91,6 +91,6 @@ def test_everything_built_in_can_be_shown(kind: str) -> None:
 
 
 def test_plans_can_be_shown() -> None:
-    for plan in listed_plans():
+    for plan in shipped("plan"):
         (block,) = [block for block in described(plan.name) if block.startswith("plan ")]
         assert f"{plan.name}.toml" in block

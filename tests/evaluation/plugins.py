@@ -12,6 +12,7 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import Needs, attack, defense, merger
+from redteam.plugins.registry import DEFENSES
 from redteam.symmetry import GeneralLinear, fit_gauges
 from redteam.views import AttackerView, DefenderView, MergerView
 
@@ -24,9 +25,29 @@ def sound(view: AttackerView) -> Checkpoint:
     return fit_gauges(view.protected, view.anchor, ("qk",), GeneralLinear())
 
 
+@attack("thorough", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock",))
+def thorough(view: AttackerView) -> Checkpoint:
+    """A fit of all heads that claims little, so that little has to be planted."""
+    return fit_gauges(view.protected, view.anchor, ("qk", "vo"), GeneralLinear())
+
+
+@defense("stretch", exact=False, keyed=False, prepares=True)
+def stretch(view: DefenderView) -> Checkpoint:
+    """Stands for a training that prepares for a lock: the task vector a tenth longer; once for all of its locks."""
+    shared = shared_tensors(view.victim, view.base)
+    assert torch.equal(next(view.batches(4))[1], next(view.batches(4))[1])
+    return view.victim.replace({name: view.base[name] + 1.1 * (view.victim[name] - view.base[name]) for name in shared})
+
+
 @attack("idle", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock",))
 def idle(view: AttackerView) -> Checkpoint:
     """Does nothing."""
+    return view.protected
+
+
+@attack("feigned", breaks=CLAIM, needs=Needs.ANCHOR, targets=DEFENSES.names)
+def feigned(view: AttackerView) -> Checkpoint:
+    """Says that it was made for every defense there is, and does nothing."""
     return view.protected
 
 

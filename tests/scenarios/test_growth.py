@@ -12,9 +12,9 @@ from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
 from redteam.checkpoint import shared_tensors
 from redteam.errors import BadInput, BadSetting
 from redteam.evaluation.plan import Plan
-from redteam.plugins.plans import plan_file
 from redteam.plugins.reference import Reference, parse_chain
 from redteam.plugins.registry import SCENARIOS
+from redteam.plugins.shipped import shipped_file
 
 TINY = dataclasses.replace(
     Recipe(),
@@ -160,7 +160,7 @@ def test_progress_is_shown(own_cache, capsys):
 
 
 def test_the_plan_drift_names_what_there_is():
-    plan = Plan.read(plan_file("drift"))
+    plan = Plan.read(shipped_file("plan", "drift"))
     settings = [reference.settings for text in plan.scenarios for reference in parse_chain(text)]
     assert [given.get("growth", 1) for given in settings] == [1, 2, 4, 8]
     assert {"mergelock", "rotation"} <= set(plan.defenses)

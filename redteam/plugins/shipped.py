@@ -1,7 +1,7 @@
-"""Plans that packages ship: TOML files named by entry points of the group `redteam.plans`.
+"""TOML files that packages ship, by entry points: plans (`redteam.plans`) and gauntlets (`redteam.gauntlets`).
 
 An entry `quick = "redteam_scenarios.plans:quick.toml"` means the file `quick.toml` in the folder of that package.
-Nothing is imported to find it. The first comment line of the file says what the plan is for.
+Nothing is imported to find it. The first comment line of the file says what it is for.
 """
 
 from __future__ import annotations
@@ -13,37 +13,40 @@ from redteam.errors import BadInput, UnknownName
 from redteam.plugins.registry import Listed, package_of
 from redteam.plugins.source import locate
 
-GROUP = "redteam.plans"
+KINDS = ("plan", "gauntlet")
+"""What packages ship as files."""
 
 
-def plan_file(name: str) -> Path:
-    """The TOML file of a plan that a package ships.
+def shipped_file(kind: str, name: str) -> Path:
+    """The TOML file that a package ships under a name.
 
     Raises:
-        UnknownName: If no package ships a plan of that name.
+        UnknownName: If no package ships one of that name.
         BadInput: If two do, or the file is missing.
     """
-    entries = {entry for entry in importlib.metadata.entry_points(group=GROUP) if entry.name == name}
+    entries = {entry for entry in _entries(kind) if entry.name == name}
     if not entries:
-        known = {entry.name for entry in importlib.metadata.entry_points(group=GROUP)}
-        raise UnknownName.among("plan", name, known)
+        raise UnknownName.among(kind, name, {entry.name for entry in _entries(kind)})
     if len(entries) > 1:
         packages = " and ".join(sorted(package_of(entry) for entry in entries))
-        raise BadInput(f"The plan {name!r} is provided by both {packages}; uninstall or rename one of them.")
+        raise BadInput(f"The {kind} {name!r} is provided by both {packages}; uninstall or rename one of them.")
     (entry,) = entries
     file = _file(entry)
     if file is None or not file.is_file():
         raise BadInput(
-            f"The plan {name!r} of {package_of(entry)} names {entry.value}, which isn't there; reinstall it."
+            f"The {kind} {name!r} of {package_of(entry)} names {entry.value}, which isn't there; reinstall it."
         )
     return file
 
 
-def listed_plans() -> tuple[Listed, ...]:
-    """The plans that packages ship, sorted by name, with the first comment line of each."""
-    entries = importlib.metadata.entry_points(group=GROUP)
-    found = (Listed("plan", entry.name, package_of(entry), _first_comment(_file(entry))) for entry in entries)
+def shipped(kind: str) -> tuple[Listed, ...]:
+    """What packages ship of a kind, sorted by name, with the first comment line of each."""
+    found = (Listed(kind, entry.name, package_of(entry), _first_comment(_file(entry))) for entry in _entries(kind))
     return tuple(sorted(found, key=lambda listed: (listed.name, listed.package)))
+
+
+def _entries(kind: str) -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=f"redteam.{kind}s")
 
 
 def _file(entry: importlib.metadata.EntryPoint) -> Path | None:
