@@ -56,7 +56,8 @@ class Dial:
             return trial.suggest_categorical(name, self.choices)
         if self.setting.annotation is int:
             return trial.suggest_int(name, int(bounds.low), int(bounds.high), log=bounds.log)
-        return trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log)
+        drawn = float(f"{trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log):.3g}")
+        return min(max(drawn, bounds.low), bounds.high)  # more digits would only make pipelines hard to read
 
     def plain(self) -> dict[str, Any]:
         """As plain values."""
