@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.plugins.reference import parse_chain
 
 
 class _Model(BaseModel):
@@ -24,7 +25,8 @@ class Trial(_Model):
         status: `"ok"`, or why it has no figures: `"skipped"` (it does not apply here), `"error"`, `"timeout"`.
         reason: The same in a sentence.
         theft: Its theft, 0 to 1.
-        seconds, labels, steps: What it cost.
+        seconds: What it took, or less, where a longer pipeline that begins with it took less.
+        labels, steps: What else it cost.
     """
 
     number: int
@@ -114,10 +116,29 @@ class Found(_Model):
 def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """The trials that no other beats in theft and seconds at once, the cheapest first."""
     left: list[Trial] = []
-    for trial in sorted(_measured(trials), key=lambda one: (one.seconds, -(one.theft or 0.0), one.number)):
+    for trial in sorted(
+        _measured(trials),
+        key=lambda one: (one.seconds, -(one.theft or 0.0), len(parse_chain(one.pipeline)), one.number),
+    ):
         if not left or (trial.theft or 0.0) > (left[-1].theft or 0.0):
             left.append(trial)
     return tuple(left)
+
+
+def bounded(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """The trials, none of them slower than a longer one that begins with it: that one did the same and more.
+
+    On a busy machine seconds scatter, and without this an attack would lose to itself followed by something useless.
+    """
+    links = {trial.number: parse_chain(trial.pipeline) for trial in trials}
+    made = []
+    for trial in trials:
+        own = links[trial.number]
+        longer = [one.seconds for one in _measured(trials) if links[one.number][: len(own)] == own and one.seconds]
+        made.append(
+            trial if trial.seconds is None else trial.model_copy(update={"seconds": min([trial.seconds, *longer])})
+        )
+    return tuple(made)
 
 
 def winner(trials: Sequence[Trial], theft: float = THRESHOLDS.priced) -> Trial | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redteam.errors import BadInput
-from redteam.search.found import Trial
+from redteam.search.found import Trial, bounded
 from redteam.search.space import Space
 from redteam.search.tuning import Measured
 
@@ -71,10 +71,12 @@ class Study:
     @property
     def trials(self) -> tuple[Trial, ...]:
         """What has ended, every pipeline once, in order."""
-        return tuple(
-            Trial(number=trial.number, **trial.user_attrs["result"])
-            for trial in self._study.get_trials(deepcopy=False)
-            if "result" in trial.user_attrs
+        return bounded(
+            [
+                Trial(number=trial.number, **trial.user_attrs["result"])
+                for trial in self._study.get_trials(deepcopy=False)
+                if "result" in trial.user_attrs
+            ]
         )
 
     @property
@@ -158,8 +160,9 @@ def _opened(storage: str, name: str) -> optuna.Study:
         )
         study.set_metric_names(["theft", "seconds, to a power of two"])
     except Exception as error:  # each driver has its own, and a URL may hold a password
+        scheme = storage.partition("://")[0] + "://…" if "://" in storage else "that was named"
         raise BadInput(
-            f"The storage {storage.partition('://')[0]}://… cannot be used ({type(error).__name__}); name an optuna "
+            f"The storage {scheme} cannot be used ({type(error).__name__}); name an optuna "
             "storage URL whose driver is installed and whose place can be written, such as sqlite:///study.db."
         ) from None
     return study

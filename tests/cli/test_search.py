@@ -220,6 +220,25 @@ def test_bad_input_gets_one_sentence(
     assert len(said.err.splitlines()) == 1
 
 
+def test_interrupted_it_says_how_to_go_on(
+    shell: Callable[..., Any], constant: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Any, pipeline: str) -> Measured:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tuning, "measure", interrupted)
+    told = shell("search", "--defense", "mergelock", "--scenario", TOY, "--out", str(tmp_path))
+    assert told.code == 130
+    assert told.err.splitlines()[-1] == "Interrupted; the same command again goes on where it stopped."
+
+
+def test_a_merger_that_needs_what_is_withheld(shell: Callable[..., Any], tmp_path: Path) -> None:
+    words = ("--defense", "mergelock", "--scenario", TOY, "--threat", "no-base", "--workers", "0")
+    told = shell("search", *words, "--out", str(tmp_path))
+    assert told.code == 2
+    assert "--merger linear" in told.err
+
+
 def test_without_a_defense_the_usage_is_shown(shell: Callable[..., Any]) -> None:
     assert shell("search").code == 2
 

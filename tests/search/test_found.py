@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.evaluation.statistics import Interval
-from redteam.search.found import Found, Scored, Trial, front, winner
+from redteam.search.found import Found, Scored, Trial, bounded, front, winner
 
 FIGURES = st.lists(st.tuples(st.floats(0, 1), st.floats(1e-3, 1e3)), max_size=12)
 
@@ -70,6 +70,20 @@ def test_the_winner_is_the_cheapest_strong_one_else_the_strongest(figures: list[
     else:
         assert best is not None
         assert best.theft == max(one.theft for one in made)  # type: ignore[type-var]
+
+
+def test_an_attack_does_not_lose_to_itself_and_something_useless() -> None:
+    figures = {"fit": 1.1, "fit+idle:x=1.0": 0.4, "fit:x=2.0": 0.9, "idle:x=1.0+fit": 0.3, "fitter+fit": 0.2}
+    made = [
+        Trial(number=n, pipeline=text, status="ok", theft=1.0 if text.startswith("fit") else 0.5, seconds=seconds)
+        for n, (text, seconds) in enumerate(figures.items())
+    ]
+    made.append(Trial(number=9, pipeline="fit+b", status="timeout", reason="ended after 1 s"))
+    held = {one.pipeline: one.seconds for one in bounded(made)}
+    assert held == {**figures, "fit": 0.4, "fit+b": None}
+    best = winner(bounded([one for one in made if one.pipeline != "fitter+fit"]))
+    assert best is not None
+    assert best.pipeline == "fit"
 
 
 def test_trials_without_figures_are_never_zeros() -> None:
