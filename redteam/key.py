@@ -48,6 +48,15 @@ class Key:
         """
         return cls(hashlib.sha256(f"redteam key\0{seed}\0{index}\0{name}".encode()).digest())
 
+    @classmethod
+    def of_seed(cls, seed: int) -> Key:
+        """The key that an implementation has whose random numbers start from a small integer: whoever counts has it.
+
+        Args:
+            seed: From 0 upwards.
+        """
+        return cls(hashlib.sha256(f"redteam published seed\0{seed}".encode()).digest())
+
     def child(self, name: str) -> Key:
         """The key of a part, for example of one defense in a chain."""
         return Key(hashlib.sha256(b"redteam child\0" + self.secret + name.encode()).digest())

@@ -27,6 +27,7 @@ class ThreatModel:
             withheld, or a base that isn't quite the owner's.
         drift: How far a stale base lies from the owner's, in units of the companions' mean ‖τ‖.
         labels: How many labelled samples of the victim's task are granted; `None` for all.
+        shared: Whether the attacker's own protected expert is under the victim's key, or under one of its own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ThreatModel:
     anchor: Literal["base", "companion", "stale"] = "base"
     drift: float = 0.0
     labels: int | None = 0
+    shared: bool = True
 
     def allows(self, needs: Needs) -> bool:
         """Whether an attack with these needs can be run at all."""
@@ -47,6 +49,8 @@ class ThreatModel:
             held |= {"anchor": self.anchor, "drift": self.drift}
         if needs & DATA:
             held["labels"] = self.labels
+        if Needs.SIBLINGS in needs:
+            held["shared"] = self.shared
         return held
 
 
@@ -95,6 +99,17 @@ def _two_releases() -> ThreatModel:
     )
 
 
+def _same_key(*, shared: bool = True) -> ThreatModel:
+    key = "the victim's key" if shared else "a key of its own"
+    return ThreatModel(
+        "",
+        _WEIGHTS | Needs.SIBLINGS,
+        f"As weights-only, and one of the attacker's experts went through the victim's defense, under {key}, so that "
+        "they have it as it was and as it is published.",
+        shared=shared,
+    )
+
+
 def _few_shot(*, samples: Annotated[int, Range(1, 10**9)] = 64) -> ThreatModel:
     return ThreatModel(
         "",
@@ -118,6 +133,7 @@ THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
     "no-base": _no_base,
     "stale-base": _stale_base,
     "two-releases": _two_releases,
+    "same-key": _same_key,
     "few-shot": _few_shot,
     "data-rich": _data_rich,
     "leaked-key": _leaked_key,
@@ -125,7 +141,10 @@ THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
 """Name → what makes the model from its settings."""
 
 OWNER = ThreatModel(
-    "owner", _WEIGHTS | Needs.RELEASES | DATA | Needs.KEY, "Everything that the owner has.", labels=None
+    "owner",
+    _WEIGHTS | Needs.RELEASES | Needs.SIBLINGS | DATA | Needs.KEY,
+    "Everything that the owner has.",
+    labels=None,
 )
 """What ceilings are granted, whatever the threat model."""
 

@@ -6,7 +6,7 @@ Scoring data never reach a plugin. Asking for more than the threat model grants 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -35,6 +35,8 @@ class DefenderView:
         victim: The expert to be protected.
         key: The secret; nothing derived from it may be written beside the weights.
         locks: What was put on, in this order, so that the key's holder can take it off.
+        part: This defense's place in a chain, under which its key was drawn from the chain's; empty where it is alone.
+        guessed: Whether the key is somebody's guess, which is then not exchanged for a published seed.
     """
 
     victim: Checkpoint
@@ -42,6 +44,8 @@ class DefenderView:
     key: Key
     task: Task | None = field(default=None, repr=False)
     locks: list[Reversible] = field(default_factory=list, repr=False)
+    part: str = ""
+    guessed: bool = False
 
     @property
     def base(self) -> Checkpoint:
@@ -49,6 +53,19 @@ class DefenderView:
         if self._base is None:
             raise BadInput("This defense asks for the base and none was given; name the public model (--base).")
         return self._base
+
+    def seeded(self, seed: int) -> DefenderView:
+        """This view under a seed that the implementation fixes, in place of the owner's key.
+
+        A guess at the key stays the guess that it is, so that only the right one counts (`Key.of_seed`).
+
+        Args:
+            seed: The same for every model that is protected so.
+        """
+        if self.guessed:
+            return self
+        key = Key.of_seed(seed)
+        return replace(self, key=key.child(self.part) if self.part else key)
 
     def lock(
         self, kinds: Sequence[str], group: Group, *, checkpoint: Checkpoint | None = None, adapts: bool = False
@@ -107,10 +124,25 @@ class DefenderView:
 
 
 def unlocked(
-    checkpoint: Checkpoint, defend: Callable[[DefenderView], Checkpoint], base: Checkpoint | None, key: Key
+    checkpoint: Checkpoint,
+    defend: Callable[[DefenderView], Checkpoint],
+    base: Checkpoint | None,
+    key: Key,
+    *,
+    part: str = "",
+    guessed: bool = False,
 ) -> Checkpoint:
-    """Takes off what `defend` would have put on under `key`: its locks inverted, the last one first."""
-    view = DefenderView(checkpoint, base, key)
+    """Takes off what `defend` would have put on under `key`: its locks inverted, the last one first.
+
+    Args:
+        checkpoint: Protected by `defend`.
+        defend: The defense.
+        base: The public model, for defenses that ask for it.
+        key: The owner's, or another.
+        part: As in `DefenderView`.
+        guessed: Whether the key is a guess rather than known to be the owner's.
+    """
+    view = DefenderView(checkpoint, base, key, part=part, guessed=guessed)
     defend(view)
     for lock in reversed(view.locks):
         checkpoint = lock.take_off(checkpoint)
@@ -152,6 +184,7 @@ class AttackerView:
     _key: Key | None = field(default=None, repr=False)
     _unlock: Callable[[Checkpoint, Key], Checkpoint] | None = field(default=None, repr=False)
     _releases: Sequence[Checkpoint] = field(default=(), repr=False)
+    _siblings: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     _task: Task | None = field(default=None, repr=False)
     _owner: Key | None = field(default=None, repr=False)
 
@@ -195,6 +228,12 @@ class AttackerView:
         """Releases of the same victim under independent keys, the one that is attacked first."""
         self._require(Needs.RELEASES, "further releases of the victim", "releases")
         return (self.protected, *self._releases)
+
+    @property
+    def siblings(self) -> Mapping[str, Checkpoint]:
+        """Task → the attacker's own expert (`companions`) as the victim's defense publishes it, under its key."""
+        self._require(Needs.SIBLINGS, "the attacker's own experts under the victim's defense", "siblings")
+        return self._siblings
 
     def own_batches(self, task: str, size: int) -> Iterator[Batch]:
         """Labelled validation data of one of the attacker's own tasks."""

@@ -13,8 +13,11 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge, ThreatModelViolation
+from redteam.evaluation.chains import put_on, take_off
 from redteam.key import Key
-from redteam.plugins.contracts import Needs
+from redteam.plugins.contracts import DefenseSpec, Needs
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import LoadedPlugin
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation
 from redteam.tasks import Classification
 from redteam.threat import DATA, OWNER, THREAT_MODELS, ThreatModel, threat_model
@@ -34,6 +37,7 @@ GRANTED: dict[str, tuple[Needs, Callable[[AttackerView], Any]]] = {
     "key": (Needs.KEY, lambda view: view.key),
     "unlock": (Needs.CODE, lambda view: view.unlock(OTHER)),
     "releases": (Needs.RELEASES, lambda view: view.releases[1]),
+    "siblings": (Needs.SIBLINGS, lambda view: view.siblings["own"]),
     "samples": (Needs.SAMPLES, lambda view: view.samples()),
     "inputs": (Needs.INPUTS, lambda view: view.inputs()),
     "loss": (Needs.SAMPLES, lambda view: view.loss(Sum(), ({"x": torch.ones(2, 1)}, torch.ones(2).long()))),
@@ -52,6 +56,7 @@ def view(threat: ThreatModel) -> AttackerView:
         _key=OTHER,
         _unlock=lambda checkpoint, key: BASE if key == OTHER else checkpoint,
         _releases=(BASE,),
+        _siblings={"own": BASE},
         _task=TASK,
         _owner=KEY,
     )
@@ -91,6 +96,7 @@ class TestAttacker:
         weights, leaked = threat_model("weights-only"), threat_model("leaked-key")
         assert leaked.grants & ~weights.grants == Needs.KEY
         assert threat_model("two-releases").grants & ~weights.grants == Needs.RELEASES
+        assert threat_model("same-key").grants & ~weights.grants == Needs.SIBLINGS
         assert threat_model("data-rich").grants & ~weights.grants == DATA == Needs.INPUTS | Needs.SAMPLES
         assert threat_model("few-shot:samples=3").grants == threat_model("data-rich").grants
         for name in THREAT_MODELS:
@@ -131,6 +137,8 @@ class TestAttacker:
         assert matters("weights-only", Needs.ANCHOR) != matters("no-base", Needs.ANCHOR)
         assert matters("stale-base", Needs.ANCHOR) != matters("stale-base:drift=2.0", Needs.ANCHOR)
         assert matters("few-shot:samples=8", Needs.SAMPLES) != matters("few-shot:samples=9", Needs.SAMPLES)
+        assert matters("same-key", Needs.SIBLINGS) != matters("same-key:shared=false", Needs.SIBLINGS)
+        assert matters("same-key", Needs.COMPANIONS) == matters("weights-only", Needs.COMPANIONS)
         assert matters("weights-only", Needs.COMPANIONS) == matters("no-base", Needs.COMPANIONS)
 
     def test_by_hand_from_two_checkpoints(self) -> None:
@@ -180,6 +188,10 @@ def overlapping(view: DefenderView) -> Checkpoint:
 def distance(one: Checkpoint, two: Checkpoint) -> float:
     """The largest relative change of a tensor."""
     return max(float((one[n] - two[n]).norm() / two[n].norm()) for n in two)
+
+
+def near(one: Checkpoint, two: Checkpoint) -> bool:
+    return distance(one, two) <= 1e-4
 
 
 class TestDefender:
@@ -250,3 +262,39 @@ def untouched() -> Iterator[None]:
     assert torch.equal(before[0], torch.get_rng_state())
     after = repr(np.random.get_state()), torch.get_default_dtype(), torch.is_grad_enabled()  # noqa: NPY002
     assert before[1:] == after
+
+
+class TestSeeded:
+    """A defense whose implementation fixes its seed: the key's holder takes it off, a guess only if it is that seed."""
+
+    @staticmethod
+    def fixed(view: DefenderView) -> Checkpoint:
+        return view.seeded(3).lock(("qk", "vo"), GeneralLinear())
+
+    @staticmethod
+    def link(name: str, function: Callable[[DefenderView], Checkpoint]) -> LoadedPlugin[DefenseSpec]:
+        spec = DefenseSpec(name=name, exact=True, keyed=True)
+        return LoadedPlugin(name, function, spec, {}, "", "", Reference(name))
+
+    def test_the_owner_needs_no_key_of_theirs_and_whoever_counts_has_the_seed(self, victim: Checkpoint) -> None:
+        locked = self.fixed(DefenderView(victim, victim, KEY))
+        assert near(locked, self.fixed(DefenderView(victim, victim, OTHER))), "one seed, whatever the key"
+        assert near(unlocked(locked, self.fixed, victim, KEY), victim)
+        for guess, found in ((Key.of_seed(3), True), (Key.of_seed(4), False), (OTHER, False)):
+            assert near(unlocked(locked, self.fixed, victim, guess, guessed=True), victim) == found
+
+    def test_in_a_chain_by_key_and_by_guess(self, victim: Checkpoint) -> None:
+        def drawn(view: DefenderView) -> Checkpoint:
+            return view.lock(("vo",), GeneralLinear())
+
+        chain = [self.link("fixed", lambda view: self.fixed(view)), self.link("drawn", drawn)]
+        twice = [self.link("fixed", lambda view: self.fixed(view)) for _ in range(2)]
+        locked, views = put_on(chain, victim, victim, KEY, check=lambda link, before, after: after)
+        assert [len(view.locks) for view in views] == [2, 1], "what is drawn from a seed is told to the owner's view"
+        assert near(take_off(chain, locked, victim, KEY, owner=KEY), victim)
+        assert not near(take_off(chain, locked, victim, Key.of_seed(3), owner=KEY), victim), "a real key in the chain"
+        assert not near(take_off(chain, locked, victim, OTHER, owner=KEY), victim)
+
+        locked, _ = put_on(twice, victim, victim, KEY, check=lambda link, before, after: after)
+        for key, found in ((KEY, True), (Key.of_seed(3), True), (Key.of_seed(0), False), (OTHER, False)):
+            assert near(take_off(twice, locked, victim, key, owner=KEY), victim) == found

@@ -1,6 +1,7 @@
-"""Takes a finished run of the plan paper over: its report to reports/reference, its figures into the README.
+"""Takes a finished run over: its report to reports/reference, and the figures of the plan `paper` into the README.
 
 python tools/reference.py runs/paper
+python tools/reference.py runs/tables
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from redteam_reports import leaderboard
 
 from redteam.evaluation.results import Figure, Results
 from redteam.evaluation.statistics import Interval
@@ -21,12 +24,18 @@ SWEPT = "mergelock:scale="
 
 
 def main() -> None:
-    """Copies, and rewrites what stands between the marks."""
+    """Copies, and rewrites what is drawn from it: the leaderboard, or what stands between the README's marks."""
     folder = Path(sys.argv[1])
     results = Results.read(folder)
+    name = results.plan["name"]
     HOME.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "report.html", HOME / "paper.html")
-    results.model_copy(update={"cells": ()}).write(HOME / "paper.json")
+    shutil.copyfile(folder / "report.html", HOME / f"{name}.html")
+    kept = results.model_copy(update={"cells": ()})
+    kept.write(HOME / f"{name}.json")
+    if results.gauntlets:
+        (HOME / f"{name}.md").write_text(leaderboard.markdown(kept), encoding="utf-8")
+    if name != "paper":
+        return
     readme = ROOT / "README.md"
     before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END, 1)[1]

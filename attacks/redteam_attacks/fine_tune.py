@@ -8,8 +8,9 @@ import numpy as np
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
+from redteam.training import Budget
 from redteam.views import AttackerView
-from redteam_attacks.training import Budget, Epsilon, Rate, Size, Steps, train
+from redteam_attacks.training import Epsilon, Rate, Size, Steps, train
 
 
 @attack(
@@ -46,7 +47,7 @@ def fine_tune(
         reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
     """
 
-    def shares(draws: np.random.Generator) -> Sequence[float]:
-        return (path[0] + (path[1] - path[0]) * float(draws.random()),)
+    def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
+        return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
 
-    return train(view, view.protected, Budget(steps, rate, batch, epsilon), shares=shares, reach=reach)
+    return train(view, view.protected, Budget(steps, rate, batch, epsilon), points=points, reach=reach)

@@ -3,62 +3,15 @@
 from redteam.anatomy import ORDER, Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import (
-    GeneralLinear,
-    MirroredPermutation,
-    Monomial,
-    Orthogonal,
-    PartialPlanar,
-    Permutation,
-    Planar,
-    PlaneScaling,
-    PlaneSigns,
-    PositiveMonomial,
-    PositiveScaling,
-    Scaling,
-    SignedPermutation,
-)
 from redteam.views import AttackerView
-from redteam_attacks.tied import fit_everything
-
-_HEADS = (
-    Permutation,
-    SignedPermutation,
-    Scaling,
-    Planar,
-    PartialPlanar,
-    PlaneSigns,
-    Monomial,
-    Orthogonal,
-    GeneralLinear,
-)
-_NEURONS = (Permutation, PositiveScaling, PositiveMonomial, Scaling, SignedPermutation, Monomial)
-_STREAM = (Permutation, MirroredPermutation, SignedPermutation, Orthogonal)
+from redteam_attacks.tied import CLAIMS, LOCKS, fit_everything
 
 
 @attack(
     "gauge-fit",
-    breaks={
-        *((kind, group) for kind in ("qk", "vo") for group in _HEADS),
-        *(("mlp", group) for group in _NEURONS),
-        *(("residual", group) for group in _STREAM),
-        ("qk-norm", PlaneScaling),
-        ("heads", Permutation),
-        ("queries", Permutation),
-        ("experts", Permutation),
-        ("norm", Scaling),
-    },
+    breaks=CLAIMS,
     needs=Needs.ANCHOR,
-    targets=(
-        "mergelock",
-        "rotation",
-        "permutation",
-        "scaling",
-        "general-linear",
-        "planar",
-        "signed-permutation",
-        "null-shift",
-    ),
+    targets=LOCKS,
     keeps_function=True,
 )
 def gauge_fit(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:

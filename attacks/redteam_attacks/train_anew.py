@@ -2,8 +2,9 @@
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import Needs, attack
+from redteam.training import Budget
 from redteam.views import AttackerView
-from redteam_attacks.training import Budget, Epsilon, Rate, Size, Steps, train
+from redteam_attacks.training import Epsilon, Rate, Size, Steps, train
 
 
 @attack("train-anew", role="anew", needs=Needs.ANCHOR | Needs.SAMPLES)

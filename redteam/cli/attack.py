@@ -128,6 +128,7 @@ def _require_grants(chain: Chain, text: str, held: list[Needs]) -> None:
         Needs.INPUTS: ("inputs of the victim's task", ""),
         Needs.SAMPLES: ("labelled samples of the victim's task", ""),
         Needs.RELEASES: ("further releases of the victim", ""),
+        Needs.SIBLINGS: ("an expert of the attacker's own under the victim's defense", ""),
     }
     missing = [need for need in words if need in chain.needs and need not in held]
     beyond = [need for need in missing if not words[need][1]]

@@ -41,20 +41,34 @@ def put_on(
     for turn, defense in enumerate(defenses):
         if prepared and defense.spec.prepares:
             continue
-        view = DefenderView(victim, base, _part(key, turn, defense), task)
+        part = _part(turn, defense)
+        view = DefenderView(victim, base, key.child(part), task, part=part)
         victim = check(defense, victim, defense(view))
         views.append(view)
     return victim, views
 
 
-def take_off(defenses: Defenses, protected: Checkpoint, base: Checkpoint | None, key: Key) -> Checkpoint:
-    """What `put_on` was given, if the key is the same; something else under another."""
+def take_off(
+    defenses: Defenses, protected: Checkpoint, base: Checkpoint | None, key: Key, *, owner: Key | None = None
+) -> Checkpoint:
+    """What `put_on` was given, if the key is the same; something else under another.
+
+    Args:
+        defenses: The links, in the order in which they were put on.
+        protected: What `put_on` returned.
+        base: The public model, for defenses that ask for it.
+        key: Of the whole chain.
+        owner: The key that the owner has, where that is known; any other is then a guess, and a link whose
+            implementation fixes its seed only yields to the guess at that.
+    """
+    guessed = owner is not None and key != owner
     for turn, defense in reversed(list(enumerate(defenses))):
         if defense.spec.prepares:
             continue  # training is no lock, and nothing takes it off
-        protected = unlocked(protected, defense, base, _part(key, turn, defense))
+        part = _part(turn, defense)
+        protected = unlocked(protected, defense, base, key.child(part), part=part, guessed=guessed)
     return protected
 
 
-def _part(key: Key, turn: int, defense: LoadedPlugin[DefenseSpec]) -> Key:
-    return key.child(f"{turn}/{defense.spec.name}")
+def _part(turn: int, defense: LoadedPlugin[DefenseSpec]) -> str:
+    return f"{turn}/{defense.spec.name}"

@@ -17,6 +17,7 @@ from redteam.threat import DATA, OWNER, ThreatModel
 
 _COEFFICIENTS = 30
 _SECOND_RELEASE = 10**6  # far from the keys that a plan counts, so that releases are independent of all of them
+_OWN_KEY = 2 * 10**6  # and so are those of an attacker's expert that doesn't share the victim's
 
 
 def build(loaded: Loaded, identities: Mapping[tuple[str, int], str]) -> Graph:
@@ -251,8 +252,12 @@ class Layout:
         held = OWNER if attack.role in ("ceiling", "anew") else threat
         locked = self.graph.nodes[lock]
         inputs = {"lock": lock, **locked.inputs}
+        again = {name: value for name, value in locked.settings.items() if name not in (*self.where, "key")}
+        if Needs.SIBLINGS in attack.needs:
+            its = key if held.shared else _OWN_KEY + key
+            sibling = {**again, "sibling": True}
+            inputs["sibling"] = self.lock(f"{label}, on a companion", sibling, dict(locked.how), its)
         if Needs.RELEASES in attack.needs:
-            again = {name: value for name, value in locked.settings.items() if name not in (*self.where, "key")}
             further = _SECOND_RELEASE + key
             inputs["release"] = self.lock(f"{label}, again", again, dict(locked.how), further, dict(locked.inputs))
         return self.node(

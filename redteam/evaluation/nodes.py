@@ -22,6 +22,7 @@ NUMERICAL = (
     "overlays.py",
     "networks.py",
     "tasks.py",
+    "training.py",
     "key.py",
     "views.py",
     "threat.py",

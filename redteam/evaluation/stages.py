@@ -26,7 +26,7 @@ from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import GROUPS
-from redteam.tasks import Scenario, Split
+from redteam.tasks import Scenario, Split, Task
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView, DefenderView, MergerView, Meter
 
@@ -119,10 +119,12 @@ def _tune(node: Node, bench: Bench) -> dict[str, Any]:
 def _lock(node: Node, bench: Bench) -> dict[str, Any]:
     scenario, victim = bench.scenario, bench.unlocked
     fresh = node.settings.get("fresh", False)
+    if "sibling" in node.settings:
+        return _sibling(node, bench, scenario.companions[0])
     source = victim.fresh(_stream(bench, "fresh victim")) if fresh and "prepared" not in node.inputs else victim
     started = time.perf_counter()
     with measures.Memory() as memory:
-        protected = _protected(node, bench, source)
+        protected = _protected(node, bench, source, scenario.tasks[scenario.victim])
     seconds = time.perf_counter() - started
     bench.store.put_artefact(node.name, protected)
     changed = [name for name in victim if name not in protected or not torch.equal(victim[name], protected[name])]
@@ -135,6 +137,13 @@ def _lock(node: Node, bench: Bench) -> dict[str, Any]:
         "dtype": str(next(iter(victim.values())).dtype).removeprefix("torch."),
         "cost": {"seconds": seconds, "megabytes": memory.megabytes},
     }
+
+
+def _sibling(node: Node, bench: Bench, task: str) -> dict[str, Any]:
+    """An expert of the attacker's own under the defense that the victim is under."""
+    protected = _protected(node, bench, bench.scenario.experts[task], bench.scenario.tasks[task])
+    bench.store.put_artefact(node.name, protected)
+    return {"sibling": task, "digest": protected.digest()}
 
 
 def _attack(node: Node, bench: Bench) -> dict[str, Any]:
@@ -221,7 +230,7 @@ def load_scenario(reference: str) -> Scenario:
     return made
 
 
-def _protected(node: Node, bench: Bench, source: Checkpoint) -> Checkpoint:
+def _protected(node: Node, bench: Bench, source: Checkpoint, task: Task) -> Checkpoint:
     settings, base = node.settings, bench.scenario.base
     if "unused" in settings:
         return source.replace({name: base[name] for name in shared_tensors(source, base)})
@@ -238,7 +247,7 @@ def _protected(node: Node, bench: Bench, source: Checkpoint) -> Checkpoint:
         base,
         bench.key,
         check=lambda defense, before, after: check_returned(defense, before, _in_memory(after)),
-        task=bench.scenario.tasks[bench.scenario.victim],
+        task=task,
         prepared="prepared" in node.inputs,
     )[0]
 
@@ -259,8 +268,9 @@ def _attacker_view(
         _companions={task: scenario.experts[task] for task in scenario.companions},
         _own={task: scenario.tasks[task] for task in scenario.companions},
         _key=bench.key,
-        _unlock=lambda checkpoint, key: take_off(defenses, checkpoint, scenario.base, key),
+        _unlock=lambda checkpoint, key: take_off(defenses, checkpoint, scenario.base, key, owner=bench.key),
         _releases=(bench.input("release"),) if "release" in node.inputs else (),
+        _siblings={bench.record("sibling")["sibling"]: bench.input("sibling")} if "sibling" in node.inputs else {},
         _task=scenario.tasks[scenario.victim],
         _owner=Key.derive(seed=bench.seed, index=0, name="owner"),
     )

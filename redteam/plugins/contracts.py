@@ -40,6 +40,8 @@ class Needs(Flag):
     """The defense's code, which takes a key; there is none to take where a defense draws on no key."""
     RELEASES = auto()
     """Further releases of the same victim, protected alike under other keys."""
+    SIBLINGS = auto()
+    """An expert of the attacker's own as the victim's owner would publish it: the same defense, the same key."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,14 +49,14 @@ class Stand:
             checkpoint = view.lock((kind,), group, checkpoint=checkpoint)
         return checkpoint
 
-    def protected(self, key: Key = KEY) -> Checkpoint:
-        """The victim as it is published under a key, in memory; computed once."""
-        return _protected(self, key)
+    def protected(self, key: Key = KEY, *, task: str = "") -> Checkpoint:
+        """The victim, or the expert of another task, as it is published under a key, in memory; computed once."""
+        return _protected(self, key, task or self.scenario.victim)
 
 
 @lru_cache(maxsize=64)
-def _protected(stand: Stand, key: Key) -> Checkpoint:
-    locked = stand.defend(DefenderView(stand.victim, stand.scenario.base, key))
+def _protected(stand: Stand, key: Key, task: str) -> Checkpoint:
+    locked = stand.defend(DefenderView(stand.scenario.experts[task], stand.scenario.base, key))
     return Checkpoint.of(dict(locked.items()), locked.config)
 
 
@@ -86,6 +86,7 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
     copies: dict[str, Any] = {"the protected model": exposed(protected)}
     companions: dict[str, Checkpoint] = {}
     releases: list[Checkpoint] = []
+    siblings: dict[str, Checkpoint] = {}
     if Needs.ANCHOR in needs:
         copies["the anchor"] = exposed(scenario.base)
     if Needs.COMPANIONS in needs:
@@ -95,6 +96,9 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
     if Needs.RELEASES in needs:
         releases = [exposed(stand.protected(OTHER_KEY))]
         copies["the other release"] = releases[0]
+    if Needs.SIBLINGS in needs:
+        siblings = {name: exposed(stand.protected(task=name)) for name in scenario.companions[:1]}
+        copies |= {f"the sibling {name!r}": expert for name, expert in siblings.items()}
     if needs & DATA:
         copies["the victim's data"] = Counted.of(scenario.tasks[scenario.victim])
     code = Needs.CODE in needs
@@ -109,6 +113,7 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
         _key=KEY if Needs.KEY in needs else None,
         _unlock=(lambda given, key: unlocked(given, stand.defend, scenario.base, key)) if code else None,
         _releases=releases,
+        _siblings=siblings,
         _task=copies.get("the victim's data"),
         _owner=KEY.child("owner") if needs & DATA else None,
     )

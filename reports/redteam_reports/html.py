@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from redteam.evaluation import gate
 from redteam.evaluation.results import Cell, Control, Results, Verdict
 from redteam.evaluation.store import write_atomically
-from redteam_reports import charts, heat, skeptics, words
+from redteam_reports import charts, heat, leaderboard, skeptics, words
 from redteam_reports.pages import asset, environment
 from redteam_reports.series import Series
 
@@ -75,6 +75,7 @@ def _page(results: Results, most: int) -> str:
         gate=gate.told(results.gate),
         standing=_standing(results),
         verdicts=_by_place(results),
+        leaderboard=leaderboard.rows(results),
         blocks=heat.blocks(results),
         residuals=heat.residuals(results),
         budget=series.budget(),

@@ -27,6 +27,8 @@ def _parts(results: Results) -> Iterable[str]:
     yield words.THEFT
     for verdict in results.verdicts:
         yield _verdict(verdict)
+        if verdict.defense in results.claims:
+            yield f"Its source reports, of other models: {results.claims[verdict.defense]}"
     yield from _flags(results)
     yield from _threats(results)
     yield "## What was not tested"
@@ -36,6 +38,9 @@ def _parts(results: Results) -> Iterable[str]:
         "Mean over seeds with its interval, over keys the worst; *n* counts (seed, key) pairs. **Chosen**: what an "
         "attacker would choose by what they can see. **Oracle**: the best on the scoring data, which no attacker knows."
     )
+    for name, members in results.gauntlets.items():
+        told = ", ".join(f"`{member}`" for member in members)
+        yield f"`{name}` runs {told}, later ones on what is still locked (*n = 2 of 5*)."
     yield from _heat(results)
     yield "## What everything is measured against"
     yield _grounds(results)
@@ -88,6 +93,8 @@ def _square(square: heat.Square) -> str:
     if figure is None or counted is None:
         return "–" if figure is None else figure.status
     text = f"{words.interval(figure.theft)} n={figure.cells}"
+    if figure.spared:
+        text += f" of {figure.cells + figure.spared}"
     if counted != figure.theft:
         text += f", counted {words.interval(counted)}"
     marks = [name for name, marked in (("chosen", square.chosen), ("oracle", square.oracle)) if marked]

@@ -76,6 +76,15 @@ def over(value: Interval) -> str:
     return f"95 % interval over {value.over}, one seed"
 
 
+def through(verdict: Verdict) -> str:
+    """By which attack, of a gauntlet through which members, and with which merger; empty where there is none."""
+    if not verdict.attack:
+        return ""
+    several = len(verdict.by) > 1
+    members = ", ".join(f"`{name}`{f' {count}×' if several else ''}" for name, count in verdict.by.items())
+    return f" by `{verdict.attack}`{f' ({members})' if members else ''} with `{verdict.merger}`"
+
+
 def keys(count: int) -> str:
     """How keys entered."""
     return "one key" if count == 1 else f"the worst of {count} keys"
@@ -90,8 +99,7 @@ def facts(verdict: Verdict) -> list[Fact]:
     """What a verdict rests on, theft first."""
     made = []
     if verdict.theft is not None:
-        by = f" by `{verdict.attack}` with `{verdict.merger}`" if verdict.attack else ""
-        made.append(Fact("Theft", f"{verdict.theft}{by}; {over(verdict.theft)}, {keys(verdict.keys)}"))
+        made.append(Fact("Theft", f"{verdict.theft}{through(verdict)}; {over(verdict.theft)}, {keys(verdict.keys)}"))
     if verdict.advantage is not None:
         made.append(
             Fact("Advantage", f"{verdict.advantage} more than the same attack with the same budget from the base")

@@ -24,6 +24,20 @@ def sound(view: AttackerView) -> Checkpoint:
     return fit_gauges(view.protected, view.anchor, ("qk",), GeneralLinear())
 
 
+@attack("thorough", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock",))
+def thorough(view: AttackerView) -> Checkpoint:
+    """A fit of all heads that claims little, so that little has to be planted."""
+    return fit_gauges(view.protected, view.anchor, ("qk", "vo"), GeneralLinear())
+
+
+@defense("stretch", exact=False, keyed=False, prepares=True)
+def stretch(view: DefenderView) -> Checkpoint:
+    """Stands for a training that prepares for a lock: the task vector a tenth longer; once for all of its locks."""
+    shared = shared_tensors(view.victim, view.base)
+    assert torch.equal(next(view.batches(4))[1], next(view.batches(4))[1])
+    return view.victim.replace({name: view.base[name] + 1.1 * (view.victim[name] - view.base[name]) for name in shared})
+
+
 @attack("idle", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock",))
 def idle(view: AttackerView) -> Checkpoint:
     """Does nothing."""

@@ -9,6 +9,7 @@ import pytest
 
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.results import Results
+from redteam.threat import threat_model
 
 BUDGETS = (4, 64)
 
@@ -172,3 +173,20 @@ def test_a_threat_model_that_cannot_be_is_one_sentence(text: str, told: str) -> 
 
     with pytest.raises(BadInput, match=told):
         threat_model(text)
+
+
+def test_a_key_on_two_models_gives_itself_away_and_keys_of_their_own_do_not(
+    once: Callable[..., Any], toys: Any
+) -> None:
+    threats = ("same-key", "same-key:shared=false")
+    done = once("siblings", toys.plan(("general-linear",), ("collusion",), threats=threats))
+    shared, apart = (
+        cells(done, attack="collusion", defense="general-linear", threat=threat_model(threat).name)[0].scores
+        for threat in threats
+    )
+    assert shared["residual"] <= 1e-4
+    assert shared["theft"] >= 0.99
+    assert apart["residual"] >= 0.5
+    assert apart["theft"] <= 0.2
+    skipped = once("no-siblings", toys.plan(("general-linear",), ("collusion",)))
+    assert {c.status for c in cells(skipped, attack="collusion")} == {"skipped"}

@@ -106,4 +106,19 @@ def test_every_flag_that_can_be_raised_is_explained() -> None:
     )
     raised = decide(evidence).flags
     assert raised == ("COSTLY", "UNCHOSEN-BREAK", "NO-ADAPTIVE-ATTACK", "UNPROVEN-ATTACKS", "PARTIAL")
-    assert set(raised) | {"ONE-SEED", "PRELIMINARY", "NEEDS-LABELS"} == set(FLAGS)
+    assert set(raised) | {"ONE-SEED", "PRELIMINARY", "NEEDS-LABELS", "NOT-REPRODUCED"} == set(FLAGS)
+
+
+def test_an_effect_that_does_not_appear_here_is_not_reproduced_and_nothing_is_said_of_the_paper() -> None:
+    open_door = replace(HELD, naive=_around(0.9), published=True)
+    assert (decide(open_door).word, decide(open_door).flags) == ("INEFFECTIVE", ("NOT-REPRODUCED",))
+    assert decide(replace(open_door, published=False)).flags == ()
+    assert decide(replace(HELD, published=True)).flags == ()
+    assert "says nothing about the paper" in FLAGS["NOT-REPRODUCED"].means
+
+
+def test_of_a_gauntlet_the_verdict_names_the_members() -> None:
+    ran = replace(_candidate("gauntlet-9", 0.9, 0.9), by={"fit": 4, "graft": 1})
+    decision = decide(replace(HELD, candidates=(ran,)))
+    assert decision.reason.startswith("gauntlet-9 (fit 4×, graft 1×) with task-arithmetic steals")
+    assert ran.first == "fit"

@@ -1,0 +1,212 @@
+"""Gradient descent from one checkpoint to another: AdamW on a loss, for attacks, defenses and distillation alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.errors import BadInput
+from redteam.tasks import Batch
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""A scalar of a network and a batch."""
+
+Points = Callable[[np.random.Generator], Sequence[tuple[float, float]]]
+"""At which points c of the path from the base (0) to the weights (1) a step looks, each with its weight w."""
+
+Penalty = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Tensor]
+"""A scalar of the parameters that are trained and of where the base has them."""
+
+_WARMUP = 0.1  # share of the steps in which the rate rises, before it falls to zero along a half cosine
+_LARGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What training may spend.
+
+    Attributes:
+        steps: Optimizer steps.
+        rate: The highest learning rate.
+        batch: Samples to a step; all where there are fewer.
+        epsilon: AdamW's; as large as here, weights with small gradients hardly move, and experts merge better.
+        warmup: Share of the steps in which the rate rises.
+        clip: The largest norm of the gradient.
+    """
+
+    steps: int
+    rate: float
+    batch: int
+    epsilon: float = 1e-3
+    warmup: float = _WARMUP
+    clip: float = _LARGEST_GRADIENT
+
+
+def at_the_weights(_: np.random.Generator) -> Sequence[tuple[float, float]]:
+    """Plain training: the loss is that of the weights."""
+    return ((1.0, 1.0),)
+
+
+def train(
+    start: Checkpoint,
+    base: Checkpoint,
+    budget: Budget,
+    *,
+    batches: Iterator[Batch],
+    loss: Loss,
+    generator: np.random.Generator,
+    points: Points = at_the_weights,
+    penalty: Penalty | None = None,
+    names: Iterable[str] | None = None,
+    reach: float | None = None,
+    relatives: Sequence[Checkpoint] = (),
+    steps: Iterable[int] | None = None,
+) -> Checkpoint:
+    """The start after training, in its own names and dtypes; the loss of a step is Σ w L(θ₀ + c (θ − θ₀)) + penalty.
+
+    Weights are held in float32, whatever they are stored in. There is no weight decay, which would pull towards zero
+    and not towards the base, and no dropout. What is not trained stays as it is, bit by bit.
+
+    Args:
+        start: Where training starts.
+        base: θ₀, the other end of the path.
+        budget: What training may spend.
+        batches: One batch a step.
+        loss: What is minimised.
+        generator: What `points` draws from.
+        points: Pairs (c, w), drawn anew for each step.
+        penalty: Added to the loss of every step, at the weights themselves.
+        names: Which tensors are trained; by default those that start and base share, that is, what a merge takes. A
+            tensor that the base lacks (a head) starts and stands in for its own θ₀, so that it asks for c = 1.
+        reach: How far θ may lie from θ₀, tensor by tensor, as a multiple of the farthest relative's distance; anywhere
+            by default.
+        relatives: Fine-tuned from the same base; with a reach and none of them, weights may go anywhere.
+        steps: The numbers of the steps, where somebody counts them.
+
+    Raises:
+        BadInput: If a tensor that the base lacks is to be trained at another point than the weights, or none is left.
+    """
+    shared = shared_tensors(start, base)
+    chosen = tuple(dict.fromkeys(shared if names is None else names))
+    alone = sorted(set(chosen) - set(shared))
+    with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
+        body = _Body.of(start, base, chosen)
+        limits = None if reach is None else [reach * size for size in _sizes(body, start, base, relatives)]
+    learned = body.learned
+    optimizer = torch.optim.AdamW(learned, lr=budget.rate, eps=budget.epsilon, weight_decay=0.0, foreach=False)
+    body.hold(limits)
+    for index in range(budget.steps) if steps is None else steps:
+        for group in optimizer.param_groups:
+            group["lr"] = budget.rate * _schedule(index, budget.steps, budget.warmup)
+        optimizer.zero_grad()
+        where = points(generator)
+        if alone and any(share != 1 for share, _ in where):
+            raise BadInput(f"The base lacks {alone[0]!r}, so that no path leads there; train it at the weights alone.")
+        _slopes(loss, body, next(batches), where)
+        if penalty is not None:
+            with torch.enable_grad():
+                penalty(learned, body.origin).backward()
+        nn.utils.clip_grad_norm_(learned, budget.clip, foreach=False)
+        optimizer.step()
+        body.hold(limits)
+    trained = start.trained(body.module)
+    return start.replace({name: trained[name] for name in chosen})
+
+
+def endless(samples: Batch, size: int, draws: np.random.Generator) -> Iterator[Batch]:
+    """Passes over some samples without end, each in an order of its own; all in one batch where there are fewer."""
+    inputs, labels = samples
+    size = min(size, len(labels))
+    while True:
+        order = torch.from_numpy(draws.permutation(len(labels)))
+        for chosen in torch.split(order, size):
+            if len(chosen) == size:
+                yield {name: value[chosen] for name, value in inputs.items()}, labels[chosen]
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A network in float32 with what is trained of it; the rest is frozen.
+
+    Attributes:
+        module: The network.
+        names: What it calls the parameters that are trained.
+        learned: These parameters.
+        origin: Where the base has them.
+    """
+
+    module: nn.Module
+    names: tuple[str, ...]
+    learned: list[nn.Parameter]
+    origin: list[Tensor]
+
+    @classmethod
+    def of(cls, start: Checkpoint, base: Checkpoint, chosen: Sequence[str]) -> _Body:
+        """Networks name their parameters unlike checkpoints, so that what is not chosen is found by marking."""
+        rest = {name: start[name] for name in start if name not in chosen and start.dtype(name).is_floating_point}
+        module = start.module(torch.float32)
+        found = dict(module.named_parameters())
+        marked = _parameters(start.replace({name: tensor.float() + 1 for name, tensor in rest.items()}))
+        for name, parameter in found.items():
+            parameter.requires_grad_(torch.equal(parameter.detach(), marked[name]))
+        names = tuple(name for name, parameter in found.items() if parameter.requires_grad)
+        if not names:
+            raise BadInput("There is nothing to train; name tensors of the network, or a base that shares some.")
+        there = _parameters(start.replace({name: base[name] for name in shared_tensors(start, base)}))
+        return cls(module, names, [found[name] for name in names], [there[name] for name in names])
+
+    def hold(self, limits: Sequence[float] | None) -> None:
+        """Brings what lies farther from the base than it may straight back to where it may."""
+        if limits is None:
+            return
+        for parameter, origin, limit in zip(self.learned, self.origin, limits, strict=True):
+            away = parameter.detach() - origin
+            far = float(away.norm())
+            if far > limit:
+                _set([parameter], [origin + away * (limit / far)])
+
+
+def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
+
+
+def _sizes(body: _Body, start: Checkpoint, base: Checkpoint, relatives: Sequence[Checkpoint]) -> list[float]:
+    """How far the relatives lie from the base, tensor by tensor; without any, whatever is far enough."""
+    names, sizes = shared_tensors(start, base), [0.0 if relatives else math.inf] * len(body.names)
+    for relative in relatives:
+        held = set(shared_tensors(relative, base))
+        there = _parameters(start.replace({n: relative[n] if n in held else base[n] for n in names}))
+        away = [float((there[name] - origin).norm()) for name, origin in zip(body.names, body.origin, strict=True)]
+        sizes = [max(pair) for pair in zip(sizes, away, strict=True)]
+    return sizes
+
+
+def _slopes(loss: Loss, body: _Body, batch: Batch, points: Sequence[tuple[float, float]]) -> None:
+    """Adds up the gradient of the loss at points of the path, with respect to its end, where it leaves θ."""
+    learned, kept = body.learned, [parameter.detach().clone() for parameter in body.learned]
+    for share, weight in points:
+        path = zip(body.origin, kept, strict=True)
+        _set(learned, [end if share == 1 else torch.lerp(origin, end, share) for origin, end in path])
+        with torch.enable_grad():
+            (loss(body.module, batch) * (share * weight)).backward()
+    _set(learned, kept)
+
+
+def _set(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def _schedule(index: int, steps: int, share: float) -> float:
+    """The share of the rate that is due: a linear rise, then a half cosine down to zero."""
+    warmup = share * steps
+    if index + 1 < warmup:
+        return (index + 1) / warmup
+    return (1 + math.cos(math.pi * max(0.0, index - warmup) / max(1.0, steps - warmup))) / 2

@@ -1,0 +1,190 @@
+"""Gauntlets: members run in order on what is still locked, and what is spared changes no verdict towards safety."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redteam.errors import BadPlan, UnknownName
+from redteam.evaluation.gauntlet import Gauntlet
+from redteam.evaluation.run import preview
+from redteam.plugins.registry import ATTACKS
+from redteam.plugins.shipped import shipped, shipped_file
+from redteam.plugins.source import locate
+
+FIT = f"{Path(__file__).with_name('plugins.py')}@thorough"
+MEMBERS = ("graft", "procrustes", FIT)
+NAMES = ("graft", "procrustes", "thorough")
+
+
+@pytest.fixture(autouse=True)
+def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stranger's package that ships a gauntlet."""
+    package, info = tmp_path / "site/rungs", tmp_path / "site/rungs-1.0.dist-info"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError")
+    file = package / "ladder-1.toml"
+    file.write_text(f"# Three rungs.\nattacks = {list(MEMBERS)}\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rungs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[redteam.gauntlets]\nladder-1 = rungs:ladder-1.toml\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    locate.cache_clear()
+    return file
+
+
+@pytest.fixture
+def climbed(toys: Any, once: Any) -> Any:
+    return once("ladder", toys.plan(("none", "rotation", "mergelock"), ("ladder-1",)))
+
+
+def ran(found: Any, defense: str) -> set[str]:
+    return {c.attack for c in found.results.cells if c.defense == defense and c.role == "recovery"}
+
+
+def figure(found: Any, defense: str, attack: str) -> Any:
+    (one,) = (f for f in found.results.figures if (f.defense, f.attack) == (defense, attack))
+    return one
+
+
+class TestOrder:
+    def test_an_open_case_goes_on_and_a_closed_one_does_not(self, climbed: Any) -> None:
+        assert ran(climbed, "mergelock") == {"graft", "procrustes", "thorough"}
+        assert ran(climbed, "rotation") == {"graft", "procrustes"}
+        assert ran(climbed, "none") == {"graft"}  # which belongs to every evaluation
+
+    def test_what_was_chosen_is_said_and_what_was_spared_counted(self, climbed: Any) -> None:
+        assert figure(climbed, "rotation", "ladder-1").by == {"procrustes": 1}
+        assert figure(climbed, "mergelock", "ladder-1").by == {"thorough": 1}
+        assert figure(climbed, "none", "ladder-1").by == {"none": 1}
+        assert climbed.results.gauntlets == {"ladder-1": NAMES}
+
+    def test_verdicts_are_those_of_the_members(self, climbed: Any) -> None:
+        assert climbed.verdict("none").verdict == "INEFFECTIVE"
+        for lock, member in (("rotation", "procrustes"), ("mergelock", "thorough")):
+            verdict = climbed.verdict(lock)
+            assert (verdict.verdict, verdict.attack, verdict.by) == ("BROKEN", "ladder-1", {member: 1})
+            assert verdict.broke_first == member
+            assert verdict.theft == figure(climbed, lock, member).theft
+
+    def test_costs_are_those_of_all_that_ran(self, climbed: Any) -> None:
+        seconds = [figure(climbed, "mergelock", member).seconds for member in ("none", *NAMES)]
+        assert figure(climbed, "mergelock", "ladder-1").seconds == pytest.approx(sum(seconds))
+
+    def test_members_prove_themselves_whether_they_were_needed_or_not(self, climbed: Any) -> None:
+        controls = {c.attack for c in climbed.results.controls if c.control == "planted"}
+        assert {"procrustes", "thorough"} <= controls
+        floors = {(c.defense, c.attack) for c in climbed.results.controls if c.control == "floor"}
+        assert ("mergelock", "thorough") in floors
+        assert ("rotation", "thorough") not in floors
+
+
+class TestTogetherWithOthers:
+    def test_what_was_asked_for_runs_anyway_and_comes_to_the_same(self, toys: Any, once: Any, climbed: Any) -> None:
+        both = once("both", toys.plan(("rotation",), ("ladder-1", FIT)))
+        assert ran(both, "rotation") == {"graft", "procrustes", "thorough"}
+        assert figure(both, "rotation", "ladder-1").by == figure(climbed, "rotation", "ladder-1").by or figure(
+            both, "rotation", "ladder-1"
+        ).by == {"thorough": 1}
+        assert both.theft("rotation", "procrustes") == climbed.theft("rotation", "procrustes")
+
+    def test_members_with_data_run_only_where_data_are_granted(self, toys: Any, ladder: Path, tmp_path: Path) -> None:
+        ladder.write_text('attacks = ["graft", "fine-tune:steps=2"]\n')
+        plan = toys.plan(("mergelock",), ("ladder-1",), threats=("weights-only", "few-shot:samples=8"))
+        found = toys.run(plan, tmp_path / "run")
+        tuned = [c for c in found.results.cells if c.attack == "fine-tune:steps=2"]
+        assert [c.threat for c in tuned] == ["few-shot:samples=8"]
+        first, second = (v for v in found.results.verdicts)
+        assert second.counted is not None
+        assert first.counted is not None
+        assert second.oracle.theft.mean >= first.oracle.theft.mean
+
+    def test_again_computes_nothing_and_says_the_same(self, toys: Any, climbed: Any) -> None:
+        watch = toys.Counting()
+        again = toys.run(climbed.results.plan, climbed.folder, observer=watch)
+        assert not [outcome for _, outcome in watch.settlements if outcome["status"] == "ok"]
+        assert toys.numbers(again.results) == toys.numbers(climbed.results)
+
+    def test_workers_change_nothing(self, toys: Any, climbed: Any, tmp_path: Path) -> None:
+        assert toys.numbers(toys.run(climbed.results.plan, tmp_path / "two", workers=2).results) == toys.numbers(
+            climbed.results
+        )
+
+    def test_a_lock_is_made_once_for_all_rounds(self, toys: Any, tmp_path: Path) -> None:
+        watch = toys.Counting()
+        toys.run(toys.plan(("mergelock",), ("ladder-1",)), tmp_path / "run", observer=watch)
+        locks = [label for label in watch.labels if label.startswith("lock mergelock on the victim")]
+        assert len(locks) == 1
+
+    def test_a_preview_says_how_much_more_it_may_become(self, toys: Any, tmp_path: Path) -> None:
+        shown = preview(toys.plan(("mergelock",), ("ladder-1",)), out=tmp_path / "none")
+        assert shown.further > 0
+        assert preview(toys.small(), out=tmp_path / "none").further == 0
+
+
+class TestFailures:
+    def test_a_member_that_fails_leaves_the_case_open_and_a_hole_in_the_evidence(
+        self, toys: Any, ladder: Path, tmp_path: Path
+    ) -> None:
+        ladder.write_text(f'attacks = ["graft", "{toys.named("raises")}"]\n')
+        found = toys.run(toys.plan(("mergelock",), ("ladder-1",)), tmp_path / "run")
+        assert "PARTIAL" in found.verdict("mergelock").flags
+        assert found.results.exit_code == 2
+
+    def test_a_lock_that_fails_is_not_tried_again_in_every_round(self, toys: Any, tmp_path: Path) -> None:
+        watch = toys.Counting()
+        plan = toys.plan((toys.named("refuses"),), ("ladder-1",))
+        found = toys.run(plan, tmp_path / "run", observer=watch)
+        assert sum(label.startswith("lock refuses on the victim") for label in watch.labels) == 1
+        assert found.verdict("refuses").verdict == "INVALID"
+
+    @pytest.mark.parametrize("text", ["attacks = []", "attacks = [3]", 'attack = ["graft"]', "attacks = graft"])
+    def test_a_file_that_is_no_gauntlet(self, ladder: Path, text: str) -> None:
+        ladder.write_text(text)
+        with pytest.raises(BadPlan, match="ladder-1"):
+            Gauntlet.read("ladder-1")
+
+    def test_names_that_nobody_ships(self) -> None:
+        with pytest.raises(UnknownName, match="did you mean 'ladder-1'"):
+            Gauntlet.read("ladder-2")
+
+
+class TestShipped:
+    def test_members_are_installed_and_take_no_settings(self) -> None:
+        for one in shipped("gauntlet"):
+            if one.package == "merge-redteam":
+                for text in Gauntlet.read(one.name).attacks:
+                    assert ":" not in text
+                    for name in text.split("+"):
+                        assert ATTACKS.load(name).spec.role == "recovery"
+
+    def test_a_gauntlet_has_a_comment_that_lists_show(self) -> None:
+        assert shipped_file("gauntlet", "gauntlet-1").read_text().startswith("# ")
+
+
+class TestPrepared:
+    """A chain that trains the victim before it locks it is measured against what the training made."""
+
+    @pytest.fixture
+    def chained(self, toys: Any, once: Any) -> Any:
+        chains = (f"{toys.named('stretch')}+mergelock", toys.named("stretch"), "mergelock")
+        return once("stretched", toys.plan(chains, (FIT,), keys=2))
+
+    def test_the_residual_is_counted_from_the_prepared_victim(self, chained: Any) -> None:
+        cells = {c.defense: c for c in chained.results.cells if c.attack == "key-holder" and c.key == 0}
+        assert cells["stretch+mergelock"].scores["residual"] < 1e-4
+        assert cells["stretch+mergelock"].scores["theft"] == 1.0
+
+    def test_it_is_prepared_once_whatever_the_key(self, toys: Any, tmp_path: Path) -> None:
+        watch = toys.Counting()
+        chain = f"{toys.named('stretch')}+mergelock"
+        toys.run(toys.plan((chain,), (FIT,), keys=2), tmp_path / "run", observer=watch)
+        made = [label for label in watch.labels if label.startswith("lock stretch on the victim")]
+        assert len(made) == 1
+
+    def test_the_preparation_alone_protects_nothing_and_the_chain_falls_as_the_lock_does(self, chained: Any) -> None:
+        assert chained.verdict("stretch").protection.low < 0.5
+        assert chained.verdict("stretch+mergelock").verdict == "BROKEN"
+        assert chained.verdict("mergelock").verdict == "BROKEN"
