@@ -64,7 +64,7 @@ class Study:
         self.singles = list(space.singles())[: wanted // 2]
         self.exhausted = False
         with _quiet():
-            self._study = _opened(storage, name)
+            self._storage, self._study = _opened(storage, name)
             _require_same(self._study, about, name)
             self._drop_interrupted()
 
@@ -90,7 +90,7 @@ class Study:
 
         with _quiet():
             for attempt in range(_PATIENCE):
-                past = [t for t in self._study.get_trials(deepcopy=False) if "interrupted" not in t.user_attrs]
+                past = [t for t in self._study.get_trials(deepcopy=False) if not _interrupted(t)]
                 known = {t.user_attrs["pipeline"]: t.number for t in past if "pipeline" in t.user_attrs}
                 turn = sum(t.state != TrialState.WAITING for t in past)
                 if turn < len(self.singles):
@@ -122,11 +122,8 @@ class Study:
 
     def close(self) -> None:
         """Lets go of the storage."""
-        inner = getattr(self._study._storage, "_backend", self._study._storage)
-        inner.remove_session()
-        engine = getattr(inner, "engine", None)
-        if engine is not None:
-            engine.dispose()
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def _sampler(self, turn: int, *, learned: bool) -> optuna.samplers.BaseSampler:
         """Seeded anew for every turn, so that a search that was stopped goes on as if it had not been."""
@@ -142,7 +139,6 @@ class Study:
 
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.user_attrs.get("owner", self.owner) == self.owner:
-                self._study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
 
@@ -151,12 +147,18 @@ def default_storage(root: Path) -> str:
     return f"sqlite:///{(root / 'study.db').absolute()}"
 
 
-def _opened(storage: str, name: str) -> optuna.Study:
+def _interrupted(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial has ended without anything having come of it: neither figures nor a reason nor a repetition."""
+    return trial.state.name == "FAIL" and not {"result", "again"} & set(trial.user_attrs)
+
+
+def _opened(storage: str, name: str) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
     import optuna
 
     try:
+        opened = optuna.storages.RDBStorage(storage)
         study = optuna.create_study(
-            storage=storage, study_name=name, directions=("maximize", "minimize"), load_if_exists=True
+            storage=opened, study_name=name, directions=("maximize", "minimize"), load_if_exists=True
         )
         study.set_metric_names(["theft", "seconds, to a power of two"])
     except Exception as error:  # each driver has its own, and a URL may hold a password
@@ -165,7 +167,7 @@ def _opened(storage: str, name: str) -> optuna.Study:
             f"The storage {scheme} cannot be used ({type(error).__name__}); name an optuna "
             "storage URL whose driver is installed and whose place can be written, such as sqlite:///study.db."
         ) from None
-    return study
+    return opened, study
 
 
 def _require_same(study: optuna.Study, about: Mapping[str, Any], name: str) -> None:
