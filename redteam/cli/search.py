@@ -36,7 +36,7 @@ def search(
         str | None, typer.Option(metavar="URL", help="An optuna storage [default: a file in OUT].")
     ] = None,
     study: Annotated[str, typer.Option(help="The study's name in the storage.")] = "redteam",
-    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds after which a trial is ended.")] = 120.0,
+    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds after which a trial is ended.")] = 30.0,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that score the winner; 0 runs all in this one.")
     ] = None,

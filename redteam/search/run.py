@@ -57,7 +57,7 @@ class Asked:
     attacks: tuple[str, ...] = ()
     storage: str | None = None
     study: str = "redteam"
-    time_limit: float = 120.0
+    time_limit: float = 30.0
 
     def plan(self, attacks: tuple[str, ...] = ()) -> Plan:
         """The plan of one scenario, seed, defense, merger and threat model."""
