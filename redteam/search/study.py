@@ -108,14 +108,14 @@ class Study:
         return None
 
     def tell(self, proposal: Proposal, measured: Measured) -> Trial:
-        """Enters what came of a proposal; one without figures has failed, and teaches the sampler nothing."""
+        """Enters what came of a proposal. One without figures has failed, which the sampler takes as worse than any."""
         from optuna.trial import TrialState
 
         told = Trial(number=proposal.handle.number, pipeline=proposal.pipeline, **vars(measured))
         with _quiet():
             proposal.handle.set_user_attr("result", told.model_dump(exclude={"number"}))
             if told.theft is None or told.seconds is None:
-                self._study.tell(proposal.handle, state=TrialState.FAIL)
+                self._study.tell(proposal.handle, state=TrialState.PRUNED)
             else:
                 self._study.tell(proposal.handle, (told.theft, _coarse(told.seconds)))
         return told

@@ -146,6 +146,14 @@ def test_a_small_space_is_exhausted_and_nothing_is_computed_twice(constant: list
     assert all(t.theft is None and t.status == "error" and "add up" in t.reason for t in failed)
 
 
+def test_where_everything_fails_it_says_that_nothing_is_known(constant: list[str], tmp_path: Path) -> None:
+    found, _ = look(asked("fails", trials=14, steps=14), tmp_path)
+    assert found is not None
+    assert len(constant) == 14
+    assert found.winner is None
+    assert "nothing is known" in found.sentences[0]
+
+
 def test_no_trial_is_begun_when_time_is_up(constant: list[str], tmp_path: Path) -> None:
     found, _ = look(asked(*PARTS, seconds=0.0), tmp_path)
     assert constant == []
