@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _STEPS = 12
+_STRAY = 5.0  # times the median neuron's distance from its start
 _PART = 64  # neurons at a time, so that their normal matrices fit
 
 
@@ -27,14 +28,17 @@ def regressed(
         ridge: Weight of the distance from the start.
 
     Returns:
-        float64 [m, d]. A neuron that no step brings closer to its outputs is returned as it started.
+        float64 [m, d]. A neuron that no step brings closer to its outputs is returned as it started; so is one that
+        strays many times as far as the others do: the inputs hardly stirred it, and its outputs say nothing of it.
     """
     scale = float(inputs.square().mean())
     parts = [
         _part(inputs, outputs[:, k : k + _PART], start[k : k + _PART], activation, ridge * scale)
         for k in range(0, len(start), _PART)
     ]
-    return torch.cat(parts)
+    fitted = torch.cat(parts)
+    away = (fitted - start).norm(dim=1, keepdim=True)
+    return torch.where(away <= _STRAY * away.median(), fitted, start)
 
 
 def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Tensor], ridge: float) -> Tensor:
