@@ -64,7 +64,16 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
 
 
 def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The network that a config describes, freshly initialised as transformers does before training."""
+    """The network that a config describes, freshly initialised as transformers does before training.
+
+    Raises:
+        Inapplicable: If the config asks for a network of another form, which says nothing of how it starts.
+    """
+    if NETWORK in config:
+        raise Inapplicable(
+            f"The config asks for the network {config[NETWORK]!r} ({NETWORK}), which cannot be initialised; bring it "
+            "back to the base's form first."
+        )
     cls, settings = _known(config)
     with torch.random.fork_rng(devices=[]), quiet_transformers(), _as_a_sentence(cls.__name__):
         torch.manual_seed(seed)
