@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -17,13 +18,15 @@ from redteam_defenses.mergebarrier import mergebarrier
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import Inapplicable
+from redteam.errors import Inapplicable, RedteamError
 from redteam.key import Key
 from redteam.networks import NETWORK
+from redteam.plugins.registry import ATTACKS
+from redteam.plugins.returned import check_returned
 from redteam.tasks import Scenario
 from redteam.testing import toy_scenario
 from redteam.testing.toys import in_dtype
-from redteam.threat import threat_model
+from redteam.threat import OWNER, threat_model
 from redteam.views import AttackerView, DefenderView
 
 KEY = Key(bytes(range(32)))
@@ -65,7 +68,8 @@ def view(scenario: Scenario, checkpoint: Checkpoint, **rest: Any) -> AttackerVie
         "_companions": {task: scenario.experts[task] for task in scenario.companions},
         "_own": {task: scenario.tasks[task] for task in scenario.companions},
     }
-    return AttackerView(checkpoint, threat_model("weights-only"), KEY.child("attack"), **{**given, **rest})
+    threat = rest.pop("threat", threat_model("weights-only"))
+    return AttackerView(checkpoint, threat, KEY.child("attack"), **{**given, **rest})
 
 
 def ups(checkpoint: Checkpoint) -> list[tuple[str, ...]]:
@@ -168,6 +172,30 @@ class TestBoth:
     def test_without_an_expert_of_its_own_the_attacker_is_told_so(self, attack: Any) -> None:
         with pytest.raises(Inapplicable, match="no expert of their own"):
             attack(AttackerView.by_hand(protected("vit"), anchor=calm("vit").base))
+
+
+@pytest.mark.parametrize("name", ATTACKS.names)
+def test_every_attack_works_on_another_form_or_says_why_not(name: str) -> None:
+    """As the owner would call it, who has everything; what an attack returns runs."""
+    scenario, locked, attack = calm("vit"), protected("vit"), ATTACKS.load(name)
+    siblings = {
+        task: mergebarrier(DefenderView(scenario.experts[task], scenario.base, KEY, scenario.tasks[task]))
+        for task in scenario.companions
+    }
+    seen = view(
+        scenario,
+        locked,
+        threat=OWNER,
+        needs=attack.spec.needs,
+        _task=scenario.tasks["victim"],
+        _owner=KEY.child("owner"),
+        _key=KEY,
+        _unlock=lambda checkpoint, _: checkpoint,
+        _siblings=siblings,
+        _releases=(locked,),
+    )
+    with contextlib.suppress(RedteamError):  # anything else is a crash
+        check_returned(attack, locked, attack(seen)).module(torch.float32)
 
 
 def test_heads_of_companions_are_no_reason_to_drop_the_victim_s() -> None:
