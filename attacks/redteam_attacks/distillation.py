@@ -1,0 +1,218 @@
+"""Distillation: a student that starts from the base and learns to answer as the protected model does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redteam.checkpoint import Checkpoint, own_tensors
+from redteam.errors import Inapplicable
+from redteam.plugins.contracts import Needs, attack
+from redteam.plugins.settings import Range
+from redteam.tasks import Batch
+from redteam.training import Budget, Loss, endless, train
+from redteam.views import AttackerView
+from redteam_attacks.training import Epsilon, Rate, Size, Steps
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PAPER = "Hinton, Vinyals and Dean, arXiv:1503.02531; hidden states as in TinyBERT, arXiv:1909.10351"
+_SAME_BASIS = 0.5  # of the base's embeddings: fine-tuning moves them by hundredths, another basis by √2
+_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
+_ALL = 2**31
+
+Temperature = Annotated[float, Range(0.5, 20.0, log=True)]
+Weight = Annotated[float, Range(0.0, 100.0)]
+Path = Annotated[tuple[float, float], Range(0.0, 2.0)]
+Reach = Annotated[float, Range(0.0, 1e6)]
+
+
+@attack("distillation", needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.INPUTS, targets=("mergelock",), paper=_PAPER)
+def distillation(
+    view: AttackerView,
+    *,
+    steps: Steps = 150,
+    rate: Rate = 7.5e-4,
+    batch: Size = 64,
+    epsilon: Epsilon = 1e-3,
+    temperature: Temperature = 2.0,
+    features: Weight = 1.0,
+    path: Path = (0.25, 1.0),
+    reach: Reach = 1.0,
+) -> Checkpoint:
+    """min over θ of E_c [T² KL(teacher ‖ student at θ₀ + c (θ − θ₀)) + features · error of the hidden states].
+
+    Of the protected model only the answers, the hidden states and the head are used, so that no lock that keeps the
+    function stops it and what it gets is a ceiling on any protection. The student is trained from the base, in the
+    base's basis. The budget and the path are those of `fine-tune`. Labels are not used.
+
+    Args:
+        view: Grants the base, companions and inputs of the victim's task.
+        steps: Optimizer steps, of a forward pass of the teacher and a forward and backward pass of the student each.
+        rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
+        batch: Samples to a step; all where there are fewer.
+        epsilon: AdamW's.
+        temperature: T, by which both networks' logits are divided.
+        features: Weight of the hidden states' squared error, relative to the teacher's variance, averaged over all
+            blocks. They are compared only where the embeddings show the base's basis: no lock inside heads or between
+            neurons moves them, one of the residual stream does. 0 for logits alone.
+        path: The range from which c is drawn evenly; a merge takes a part of a task vector. `[1, 1]` looks at the
+            student alone.
+        reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
+
+    Raises:
+        Inapplicable: If the network gives no logits, or other ones than the base under the victim's head.
+    """
+    given = view.inputs()
+    batches = endless(_unlabelled(given), batch, view.generator("batches"))
+    return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
+
+
+@attack("distill-own", needs=Needs.ANCHOR | Needs.COMPANIONS, targets=("mergelock",), paper=_PAPER)
+def distill_own(
+    view: AttackerView,
+    *,
+    steps: Steps = 150,
+    rate: Rate = 7.5e-4,
+    batch: Size = 64,
+    epsilon: Epsilon = 1e-3,
+    temperature: Temperature = 2.0,
+    features: Weight = 1.0,
+    path: Path = (0.25, 1.0),
+    reach: Reach = 1.0,
+) -> Checkpoint:
+    """As `distillation`, on inputs of the attacker's own tasks in turn: no data of the victim's task at all.
+
+    What the victim does on foreign inputs tells of its skill what its hidden states do there; its answers, by
+    themselves, tell little.
+
+    Args:
+        view: Grants the base, companions and data of their tasks.
+        steps: Optimizer steps, of a forward pass of the teacher and a forward and backward pass of the student each.
+        rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
+        batch: Samples to a step, all of one task; all where there are fewer.
+        epsilon: AdamW's.
+        temperature: T, by which both networks' logits are divided.
+        features: Weight of the hidden states' error, as in `distillation`.
+        path: The range from which c is drawn evenly.
+        reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
+
+    Raises:
+        Inapplicable: As `distillation`, or if there is no task of the attacker's own.
+    """
+    if not view.companions:
+        raise Inapplicable("There is no task of the attacker's own to take inputs from; give companions.")
+    pools = [
+        endless(_unlabelled(next(view.own_batches(task, _ALL))[0]), batch, view.generator(f"batches of {task}"))
+        for task in view.companions
+    ]
+    batches = chain.from_iterable(zip(*pools, strict=True))
+    return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
+
+
+def _taught(
+    view: AttackerView,
+    batches: Iterator[Batch],
+    budget: Budget,
+    temperature: float,
+    features: float,
+    path: tuple[float, float],
+    reach: float,
+) -> Checkpoint:
+    start, teacher = _student(view), view.protected.module(torch.float32)
+    first = next(batches)
+    with torch.no_grad():
+        novice = start.module(torch.float32)
+        ours, theirs = (_answers(network, first[0], features > 0) for network in (novice, teacher))
+    if ours[0].shape != theirs[0].shape:
+        raise Inapplicable(
+            f"The protected model's logits have shape {tuple(theirs[0].shape)} and those of the base under its head "
+            f"{tuple(ours[0].shape)}; expected the same."
+        )
+    weight = features if _same_basis(ours[1], theirs[1]) else 0.0
+
+    def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
+        return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
+
+    return train(
+        start,
+        view.anchor,
+        budget,
+        batches=chain((first,), batches),
+        loss=imitation(teacher, temperature, weight),
+        generator=view.generator("points of the path"),
+        points=points,
+        reach=reach,
+        relatives=tuple(view.companions.values()),
+        steps=view.steps(budget.steps),
+    )
+
+
+def imitation(teacher: nn.Module, temperature: float, features: float) -> Loss:
+    """T² KL(teacher ‖ student) of the logits, a mean over samples (and positions), and the hidden states' error.
+
+    Args:
+        teacher: Whose answers are learned; no gradient reaches it.
+        temperature: T.
+        features: Weight of the mean over hidden states of ‖student − teacher‖² ÷ ‖teacher − its mean‖².
+    """
+
+    def loss(student: nn.Module, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            wanted, there = _answers(teacher, batch[0], features > 0)
+        logits, here = _answers(student, batch[0], features > 0)
+        soft, hard = (torch.log_softmax(x.flatten(0, -2) / temperature, -1) for x in (logits, wanted))
+        total = temperature**2 * torch.nn.functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+        if features and here:
+            total = total + features * torch.stack([_error(a, b) for a, b in zip(here, there, strict=True)]).mean()
+        return total
+
+    return loss
+
+
+def _error(here: Tensor, there: Tensor) -> Tensor:
+    """The squared error as a share of what varies from sample to sample."""
+    varies = (there - there.mean(0, keepdim=True)).square().sum()
+    return (here - there).square().sum() / varies.clamp_min(torch.finfo(there.dtype).tiny)
+
+
+def _answers(network: nn.Module, inputs: Mapping[str, Tensor], hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits, and hidden states where they are asked for and the network has them."""
+    extra = {"output_hidden_states": True} if hidden and hasattr(network, "save_pretrained") else {}
+    output: Any = network(**inputs, **extra)
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise Inapplicable("The network gives no logits to learn from; expected a classifier or a language model.")
+    return logits, tuple(getattr(output, "hidden_states", None) or ())
+
+
+def _same_basis(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
+    """Whether what the blocks read first, the embeddings, lies where the base has it."""
+    if not ours or [x.shape for x in ours] != [x.shape for x in theirs]:
+        return False
+    return bool((theirs[0] - ours[0]).norm() < _SAME_BASIS * ours[0].norm())
+
+
+def _student(view: AttackerView) -> Checkpoint:
+    """The base under the victim's head, in the shapes of the attacker's own experts: a lock may have changed others."""
+    protected, anchor = view.protected, view.anchor
+    pattern = next(iter(view.companions.values()), protected)
+    head = {name: protected[name] for name in own_tensors(pattern, anchor) if name in protected}
+    body = {
+        name: anchor[name].to(protected.dtype(name) if name in protected else pattern.dtype(name))
+        for name in pattern
+        if name not in head and name in anchor
+    }
+    labels = {key: protected.config[key] for key in _LABELS if key in protected.config}
+    return Checkpoint.of(body | head, {**pattern.config, **labels})
+
+
+def _unlabelled(inputs: Mapping[str, Tensor]) -> Batch:
+    """In the form of a batch; the labels say nothing."""
+    return dict(inputs), torch.zeros(len(next(iter(inputs.values()))), dtype=torch.int64)
