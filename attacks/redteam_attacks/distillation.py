@@ -125,10 +125,9 @@ def _taught(
     path: tuple[float, float],
     reach: float,
 ) -> Checkpoint:
-    start, teacher = _student(view), view.protected.module(torch.float32)
-    first = next(batches)
-    with torch.no_grad():
-        novice = start.module(torch.float32)
+    start, first = _student(view), next(batches)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
+        novice, teacher = (network.module(torch.float32) for network in (start, view.protected))
         ours, theirs = (_answers(network, first[0], features > 0) for network in (novice, teacher))
     if ours[0].shape != theirs[0].shape:
         raise Inapplicable(
