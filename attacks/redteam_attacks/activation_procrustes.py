@@ -1,6 +1,7 @@
 """Activation Procrustes: rotations of heads and orders of neurons by what they do on inputs, in place of weights."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from redteam.anatomy import Side, Site, Sites, Stacks
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import Orthogonal, Permutation, SignedPermutation
+from redteam.symmetry.canonicals import canonical_side
 from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.shifts import Parts, Whole, toward
@@ -30,18 +32,27 @@ _ROTATED = ("qk", "vo")
     keeps_function=True,
     paper="activation matching, Git Re-Basin, arXiv:2209.04836; Schönemann, Psychometrika 1966, for rotations",
 )
-def activation_procrustes(view: AttackerView, *, samples: Size = 256, sites: Sites = ("qk", "vo", "mlp")) -> Checkpoint:
-    """max over R of ⟨R, E a₀ aᵀ⟩, with a and a₀ what a head (an MLP) computes in the protected network and the base's.
+def activation_procrustes(
+    view: AttackerView,
+    *,
+    samples: Size = 256,
+    inputs: Literal["shared", "own"] = "shared",
+    sites: Sites = ("qk", "vo", "mlp"),
+) -> Checkpoint:
+    """max over R of ⟨R, E a₀ aᵀ⟩, with a and a₀ what a head (an MLP) of the protected model and of the base computes.
 
-    Both networks read the same inputs, of the attacker's own tasks. Activations are a query's, key's, value's and
-    neuron's outputs, and what the output maps read, all less their means: no additive freedom moves those, and neither
-    does another basis of the residual stream, which procrustes on weights takes for a difference. R is orthogonal at
-    heads, exact by the singular value decomposition, and a permutation of neurons. The function stays; a diagonal
-    defeats it, as it does `procrustes`. It costs two forward passes over the samples.
+    With shared inputs, both maps of a layer read what the base's layer reads on inputs of the attacker's own tasks, in
+    units of their root mean square: queries, keys, values and what enters a neuron are compared, and what output maps
+    make of a unit of it. With own inputs each network runs by itself, and what output maps read is compared: another
+    basis of the residual stream then makes no difference, but what earlier layers have learned adds up. Means are taken
+    off, and with them every additive freedom. R is orthogonal at heads, exact by the singular value decomposition, and
+    a permutation of neurons. The function stays; a diagonal defeats it, as it does `procrustes`. It costs a forward
+    pass over the samples, or two.
 
     Args:
         view: Grants the base, companions and inputs of their tasks.
         samples: Inputs of each task; all where there are fewer.
+        inputs: Whether both maps read the base's inputs, or each its own network's.
         sites: Kinds of sites to fit.
 
     Raises:
@@ -50,19 +61,17 @@ def activation_procrustes(view: AttackerView, *, samples: Size = 256, sites: Sit
     """
     protected, anchor = view.protected, view.anchor
     batches = [
-        found
+        batch
         for kind in sites
-        for found in sites_by_kind(protected, (kind,), Orthogonal() if kind in _ROTATED else Permutation())
+        for batch in sites_by_kind(protected, (kind,), Orthogonal() if kind in _ROTATED else Permutation())
     ]
     for batch in batches:
         require_same(batch, protected, anchor)
-    read = moments(
-        view,
-        (dressed(anchor, protected), protected),
-        (side for batch in batches for site in batch for side in site.sides),
-        samples,
-    )
-    gauges = {site.label: _fit(site, protected, anchor, read) for batch in batches for site in batch}
+    base, shared = dressed(anchor, protected), inputs == "shared"
+    found = [site for batch in batches for site in batch]
+    sides = [side for site in found for side in site.sides if not (shared and side.columns)]
+    read = moments(view, (base,) if shared else (base, protected), sides, samples)
+    gauges = {site.label: _fit(site, protected, anchor, read) for site in found}
 
     def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
         return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
@@ -80,13 +89,16 @@ def _fit(site: Site, protected: Checkpoint, anchor: Checkpoint, read: Mapping[st
 
 
 def _crossed(site: Site, side: Side, protected: Checkpoint, anchor: Checkpoint, read: Mapping[str, Moment]) -> Tensor:
-    """E a₀ aᵀ of the activations on one side, [B, n, n], relative to their size so that no side outweighs another."""
+    """E a₀ aᵀ of the activations on one side, [B, n, n]; of an output map whose inputs were not read, its weights'."""
+    if side.linear.weight not in read:
+        ours, theirs = (canonical_side(side, one, site.heads) for one in (protected, anchor))
+        return theirs @ ours.mT
     covariance = read[side.linear.weight].covariance
     if side.columns:  # what the map reads is the activation
         units = covariance.reshape(site.heads, side.share, site.width, site.heads, side.share, site.width)
-        cross = torch.einsum("brnbrm->bnm", units)
+        crossed: Tensor = torch.einsum("brnbrm->bnm", units)
     else:
+        covariance = covariance / covariance.diagonal().abs().mean().clamp_min(torch.finfo(covariance.dtype).tiny)
         ours, theirs = (cut(side, side.linear.read(one).weight, site.heads) for one in (protected, anchor))
-        cross = torch.einsum("bnri,ij,bmrj->bnm", theirs, covariance, ours)
-    size: Tensor = cross.norm().clamp_min(torch.finfo(cross.dtype).tiny)
-    return cross / size
+        crossed = torch.einsum("bnri,ij,bmrj->bnm", theirs, covariance, ours)
+    return crossed

@@ -43,14 +43,14 @@ def distillation(
     epsilon: Epsilon = 1e-3,
     temperature: Temperature = 2.0,
     features: Weight = 1.0,
-    path: Path = (0.25, 1.0),
+    path: Path = (1.0, 1.0),
     reach: Reach = 1.0,
 ) -> Checkpoint:
     """min over θ of E_c [T² KL(teacher ‖ student at θ₀ + c (θ − θ₀)) + features · error of the hidden states].
 
     Of the protected model only the answers, the hidden states and the head are used, so that no lock that keeps the
     function stops it and what it gets is a ceiling on any protection. The student is trained from the base, in the
-    base's basis. The budget and the path are those of `fine-tune`. Labels are not used.
+    base's basis. The budget is that of `fine-tune`. Labels are not used.
 
     Args:
         view: Grants the base, companions and inputs of the victim's task.
@@ -62,8 +62,8 @@ def distillation(
         features: Weight of the hidden states' squared error, relative to the teacher's variance, averaged over all
             blocks. They are compared only where the embeddings show the base's basis: no lock inside heads or between
             neurons moves them, one of the residual stream does. 0 for logits alone.
-        path: The range from which c is drawn evenly; a merge takes a part of a task vector. `[1, 1]` looks at the
-            student alone.
+        path: The range from which c is drawn evenly. The student alone by default: it starts in the base's basis, where
+            a part of its task vector is worth a part of its skill, and asked for all of it halfway it overshoots.
         reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
 
     Raises:
@@ -84,7 +84,7 @@ def distill_own(
     epsilon: Epsilon = 1e-3,
     temperature: Temperature = 2.0,
     features: Weight = 1.0,
-    path: Path = (0.25, 1.0),
+    path: Path = (1.0, 1.0),
     reach: Reach = 1.0,
 ) -> Checkpoint:
     """As `distillation`, on inputs of the attacker's own tasks in turn: no data of the victim's task at all.
