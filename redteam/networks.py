@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -63,7 +64,16 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
 
 
 def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The network that a config describes, freshly initialised as transformers does before training."""
+    """The network that a config describes, freshly initialised as transformers does before training.
+
+    Raises:
+        Inapplicable: If the config asks for a network of another form, which says nothing of how it starts.
+    """
+    if NETWORK in config:
+        raise Inapplicable(
+            f"The config asks for the network {config[NETWORK]!r} ({NETWORK}), which cannot be initialised; bring it "
+            "back to the base's form first."
+        )
     cls, settings = _known(config)
     with torch.random.fork_rng(devices=[]), quiet_transformers(), _as_a_sentence(cls.__name__):
         torch.manual_seed(seed)
@@ -115,14 +125,19 @@ def places(network: nn.Module, checkpoint: Checkpoint, names: Iterable[str]) -> 
 
 
 def activation_of(checkpoint: Checkpoint) -> Any:
-    """The activation of the MLPs, by the config: a function of tensors.
+    """The activation of the MLPs, a function of tensors: the config's, or transformers' default where it names none.
 
     Raises:
         BadInput: If the config names none that transformers knows.
     """
+    from transformers import AutoConfig
     from transformers.activations import ACT2FN
 
-    name = next((checkpoint.config[key] for key in _ACTIVATIONS if checkpoint.config.get(key)), None)
+    settings = dict(checkpoint.config)
+    if not any(settings.get(key) for key in _ACTIVATIONS):
+        with contextlib.suppress(TypeError, ValueError, KeyError):  # as a type that transformers does not know
+            settings = AutoConfig.for_model(**_harmless(settings)).to_dict()
+    name = next((settings[key] for key in _ACTIVATIONS if settings.get(key)), None)
     if name not in ACT2FN:
         raise BadInput(f"The config names no activation that is known ({name!r}); expected for example 'gelu'.")
     return ACT2FN[name]

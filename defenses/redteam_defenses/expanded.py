@@ -156,13 +156,15 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
             parts = [checkpoint[f"{stem}.{part}"] for part in ("direction", "offset", "coefficients")]
         except KeyError as error:
             raise NotACheckpoint(f"The tensor {error} is missing; config and weights must belong together.") from None
-        if path is None or parts[0].ndim != 2 or parts[1].shape != parts[0].shape[:1] or parts[2].ndim != 2:
+        fits = [part.ndim for part in parts] == [2, 1, 2] and len({len(part) for part in parts}) == 1
+        if path is None or not fits or not parts[2].shape[1]:
             raise NotACheckpoint(
                 f"The tensors of {stem} do not fit the network; config and weights must belong together."
             )
         block = network.get_submodule(path.rpartition(".")[0])
         _without_activation(block, stem)
-        made = ExpandedLinear(*(part.clone() if dtype is None else part.to(dtype, copy=True) for part in parts))
+        held: Any = network.get_submodule(path).weight
+        made = ExpandedLinear(*(part.to(held.dtype, copy=True) for part in parts))
         setattr(block, path.rpartition(".")[2], made)
     setattr(network, NETWORK, True)
     return network.eval()

@@ -104,8 +104,8 @@ def mergebarrier(
         checkpoint = lock.put_on(checkpoint)
     if "mlp" not in parts:
         return checkpoint
-    seen = _middles(view, middle)
     activation = activation_of(view.victim)
+    seen = _middles(view, middle)
 
     def polynomial(site: Site) -> Polynomial:
         up = site.left.linear.read(view.victim)
