@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from redteam.errors import NotACheckpoint
+from redteam.errors import BadInput, Inapplicable, NotACheckpoint
 from redteam.folders import OPEN_CLIP
 from redteam.formats import shown
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint import Checkpoint
 
+NETWORK = "redteam_network"
+"""Entry of a config that names a network which an installed package builds, by an entry point of the group
+`redteam.networks`: a function of a checkpoint and a dtype that gives a module. What is not installed is not run."""
+
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
 _CODE = {"auto_map", "trust_remote_code", "custom_pipelines"}
 _BACKENDS = ("attn_implementation", "experts_implementation")
 """Settings that can name code on a server, which transformers would fetch and run."""
@@ -36,6 +42,8 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     Raises:
         NotACheckpoint: If no such network is known, or the tensors do not fit it.
     """
+    if NETWORK in checkpoint.config:
+        return _installed(checkpoint.config[NETWORK])(checkpoint, dtype)  # type: ignore[no-any-return]
     if checkpoint.architecture == OPEN_CLIP:
         return _open_clip(checkpoint, dtype)
     cls, config = _known(checkpoint.config)
@@ -56,7 +64,16 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
 
 
 def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The network that a config describes, freshly initialised as transformers does before training."""
+    """The network that a config describes, freshly initialised as transformers does before training.
+
+    Raises:
+        Inapplicable: If the config asks for a network of another form, which says nothing of how it starts.
+    """
+    if NETWORK in config:
+        raise Inapplicable(
+            f"The config asks for the network {config[NETWORK]!r} ({NETWORK}), which cannot be initialised; bring it "
+            "back to the base's form first."
+        )
     cls, settings = _known(config)
     with torch.random.fork_rng(devices=[]), quiet_transformers(), _as_a_sentence(cls.__name__):
         torch.manual_seed(seed)
@@ -68,6 +85,11 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
 
     transformers renames tensors on the way in, so a state dict of the network does not fit a checkpoint.
     """
+    if getattr(module, NETWORK, False):
+        raise Inapplicable(
+            "The network has parts of another form than its model type has, and cannot be trained; bring it back to "
+            "the base's form first."
+        )
     if not hasattr(module, "save_pretrained"):
         return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     from redteam.storage import Files
@@ -76,6 +98,61 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
         module.save_pretrained(folder)  # type: ignore[operator]
         files = Files.find(Path(folder))
         return {name: files.load(name) for name in files.names()}
+
+
+def places(network: nn.Module, checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Name of a tensor → path of the submodule that has it in a network that `build` gave of the checkpoint.
+
+    transformers renames tensors, so that they are found by what they hold: matrices alone, which no two share.
+
+    Raises:
+        BadInput: If the network holds a tensor of these nowhere.
+    """
+    held = [
+        (path, parameter)
+        for path, module in network.named_modules()
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim >= 2
+    ]
+    found = {}
+    for name in names:
+        tensor = checkpoint[name]
+        path = next((p for p, w in held if w.shape == tensor.shape and torch.equal(w.detach(), tensor.to(w))), None)
+        if path is None:
+            raise BadInput(f"The network does not hold {name!r} as it is in the checkpoint; expected a matrix of it.")
+        found[name] = path
+    return found
+
+
+def activation_of(checkpoint: Checkpoint) -> Any:
+    """The activation of the MLPs, a function of tensors: the config's, or transformers' default where it names none.
+
+    Raises:
+        BadInput: If the config names none that transformers knows.
+    """
+    from transformers import AutoConfig
+    from transformers.activations import ACT2FN
+
+    settings = dict(checkpoint.config)
+    if not any(settings.get(key) for key in _ACTIVATIONS):
+        with contextlib.suppress(TypeError, ValueError, KeyError):  # as a type that transformers does not know
+            settings = AutoConfig.for_model(**_harmless(settings)).to_dict()
+    name = next((settings[key] for key in _ACTIVATIONS if settings.get(key)), None)
+    if name not in ACT2FN:
+        raise BadInput(f"The config names no activation that is known ({name!r}); expected for example 'gelu'.")
+    return ACT2FN[name]
+
+
+def _installed(name: object) -> Any:
+    from importlib.metadata import entry_points
+
+    points = list(entry_points(group="redteam.networks", name=str(name)))
+    if not points:
+        raise NotACheckpoint(
+            f"The config asks for the network {name!r} ({NETWORK}), which no installed package builds; install the one "
+            "that made the checkpoint."
+        )
+    return points[0].load()
 
 
 def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:

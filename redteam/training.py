@@ -63,6 +63,7 @@ def train(
     generator: np.random.Generator,
     points: Points = at_the_weights,
     penalty: Penalty | None = None,
+    penalised: Iterable[str] | None = None,
     names: Iterable[str] | None = None,
     reach: float | None = None,
     relatives: Sequence[Checkpoint] = (),
@@ -82,6 +83,7 @@ def train(
         generator: What `points` draws from.
         points: Pairs (c, w), drawn anew for each step.
         penalty: Added to the loss of every step, at the weights themselves.
+        penalised: Which of the tensors that are trained it is handed; all by default.
         names: Which tensors are trained; by default those that start and base share, that is, what a merge takes. A
             tensor that the base lacks (a head) starts and stands in for its own θ₀, so that it asks for c = 1.
         reach: How far θ may lie from θ₀, tensor by tensor, as a multiple of the farthest relative's distance; anywhere
@@ -97,6 +99,7 @@ def train(
     alone = sorted(set(chosen) - set(shared))
     with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
         body = _Body.of(start, base, chosen)
+        held = body.those_of(start, penalised)
         limits = None if reach is None else [reach * size for size in _sizes(body, start, base, relatives)]
     learned = body.learned
     optimizer = torch.optim.AdamW(learned, lr=budget.rate, eps=budget.epsilon, weight_decay=0.0, foreach=False)
@@ -111,7 +114,7 @@ def train(
         _slopes(loss, body, next(batches), where)
         if penalty is not None:
             with torch.enable_grad():
-                penalty(learned, body.origin).backward()
+                penalty([learned[i] for i in held], [body.origin[i] for i in held]).backward()
         nn.utils.clip_grad_norm_(learned, budget.clip, foreach=False)
         optimizer.step()
         body.hold(limits)
@@ -149,10 +152,9 @@ class _Body:
     @classmethod
     def of(cls, start: Checkpoint, base: Checkpoint, chosen: Sequence[str]) -> _Body:
         """Networks name their parameters unlike checkpoints, so that what is not chosen is found by marking."""
-        rest = {name: start[name] for name in start if name not in chosen and start.dtype(name).is_floating_point}
         module = start.module(torch.float32)
         found = dict(module.named_parameters())
-        marked = _parameters(start.replace({name: tensor.float() + 1 for name, tensor in rest.items()}))
+        marked = _parameters(_marked(start, (name for name in start if name not in chosen)))
         for name, parameter in found.items():
             parameter.requires_grad_(torch.equal(parameter.detach(), marked[name]))
         names = tuple(name for name, parameter in found.items() if parameter.requires_grad)
@@ -160,6 +162,13 @@ class _Body:
             raise BadInput("There is nothing to train; name tensors of the network, or a base that shares some.")
         there = _parameters(start.replace({name: base[name] for name in shared_tensors(start, base)}))
         return cls(module, names, [found[name] for name in names], [there[name] for name in names])
+
+    def those_of(self, start: Checkpoint, names: Iterable[str] | None) -> list[int]:
+        """The places of the parameters that hold one of some tensors."""
+        if names is None:
+            return list(range(len(self.names)))
+        before, after = _parameters(start), _parameters(_marked(start, names))
+        return [place for place, name in enumerate(self.names) if not torch.equal(before[name], after[name])]
 
     def hold(self, limits: Sequence[float] | None) -> None:
         """Brings what lies farther from the base than it may straight back to where it may."""
@@ -174,6 +183,12 @@ class _Body:
 
 def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
+
+
+def _marked(checkpoint: Checkpoint, names: Iterable[str]) -> Checkpoint:
+    """With some tensors moved, to see which parameters hold them."""
+    floating = (name for name in names if checkpoint.dtype(name).is_floating_point)
+    return checkpoint.replace({name: checkpoint[name].float() + 1 for name in floating})
 
 
 def _sizes(body: _Body, start: Checkpoint, base: Checkpoint, relatives: Sequence[Checkpoint]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from redteam.anatomy import Sites
+from redteam.anatomy import Sites, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, fit_gauges, restore, settle
@@ -34,7 +34,7 @@ def anchor_alignment(
 
     Any invertible lock comes off, and the part of the task vector inside the head's row space goes with it. The factors
     of query and key (value and output) no longer cancel, so that the function stays only roughly. Neurons are matched
-    as `hungarian` does.
+    as `hungarian` does; MLPs that a defense gave another form stay as they are.
 
     Args:
         view: Grants the base.
@@ -49,4 +49,5 @@ def anchor_alignment(
         aligned = restore(aligned, view.anchor, heads)
     else:
         aligned = align_untied(aligned, view.anchor, heads)
-    return fit_gauges(aligned, view.anchor, [kind for kind in sites if kind == "mlp"], Permutation(scale_free=True))
+    neurons = [kind for kind in sites if kind == "mlp" and anatomy_of(aligned).sites((kind,))]
+    return fit_gauges(aligned, view.anchor, neurons, Permutation(scale_free=True))

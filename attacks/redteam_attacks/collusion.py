@@ -3,7 +3,7 @@
 import torch
 
 from redteam.anatomy import KINDS, ORDER, Sites
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import restore
@@ -18,7 +18,7 @@ _SAME = 1e-9  # of ‖expert‖²; more is left by shifts, noise and training, n
     "collusion",
     breaks=CLAIMS,
     needs=Needs.COMPANIONS | Needs.SIBLINGS,
-    targets=("params", *LOCKS),
+    targets=LOCKS,
     keeps_function=True,
 )
 def collusion(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
@@ -50,8 +50,10 @@ def collusion(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
 
 
 def _same(one: Checkpoint, other: Checkpoint) -> bool:
+    """In all that both have: a defense may have given the rest another form."""
     left = size = 0.0
-    for name, tensor in other.items():
+    for name in shared_tensors(other, one):
+        tensor = other[name]
         left += float((one[name].to(torch.float64) - tensor.to(torch.float64)).square().sum())
         size += float(tensor.to(torch.float64).square().sum())
     return left <= _SAME * size

@@ -17,7 +17,7 @@ from redteam.views import AttackerView
     targets=("params",),
     changes_architecture=True,
 )
-def seed_regeneration(view: AttackerView, *, limit: Annotated[int, Range(1, 10**6)] = 64) -> Checkpoint:
+def seed_regeneration(view: AttackerView, *, limit: Annotated[int, Range(1, 10**6, log=True)] = 64) -> Checkpoint:
     """argmin over n < limit of ‖unlock(n) − base‖², the protected model itself among the candidates.
 
     A wrong seed puts a second lock on the first, which takes the weights further away; the right one leaves the task

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput
+from redteam.errors import BadInput, Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry.folding import fold_neurons, narrow_heads
@@ -30,8 +30,15 @@ def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9,
 
     Raises:
         BadInput: If surplus neurons have no twin, heads are of full rank, or something is narrower than in the base.
+        Inapplicable: If MLPs or heads are of another form than the base's, so that it is not their width that changed.
     """
     restored = view.protected
+    gone = {site.kind for site in anatomy_of(view.anchor).inner} - {site.kind for site in anatomy_of(restored).inner}
+    if gone & {"mlp", "qk"}:
+        raise Inapplicable(
+            "The protected model has MLPs or heads of another form than the base's; expected more neurons or wider "
+            "heads, so exchange them first, as mlp-substitution does."
+        )
     for kind, restore, what in (("mlp", fold_neurons, "neurons"), ("qk", narrow_heads, "dimensions per head")):
         now, before = (anatomy_of(checkpoint).sites((kind,))[0].width for checkpoint in (restored, view.anchor))
         if now < before:

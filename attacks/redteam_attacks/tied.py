@@ -39,13 +39,14 @@ HEADS = (
 """The groups of a head's dimensions."""
 
 _NEURONS = (Permutation, PositiveScaling, PositiveMonomial, Scaling, SignedPermutation, Monomial)
-_STREAM = (Permutation, MirroredPermutation, SignedPermutation, Orthogonal)
+STREAM = (Permutation, MirroredPermutation, SignedPermutation, Orthogonal)
+"""The groups of the residual stream."""
 
 CLAIMS: frozenset[tuple[str, type]] = frozenset(
     {
         *((kind, group) for kind in ("qk", "vo") for group in HEADS),
         *(("mlp", group) for group in _NEURONS),
-        *(("residual", group) for group in _STREAM),
+        *(("residual", group) for group in STREAM),
         ("qk-norm", PlaneScaling),
         ("heads", Permutation),
         ("queries", Permutation),
@@ -64,6 +65,7 @@ LOCKS = (
     "planar",
     "signed-permutation",
     "null-shift",
+    "params",
 )
 """The defenses that lock so."""
 

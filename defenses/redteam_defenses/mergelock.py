@@ -9,7 +9,16 @@ from redteam.symmetry import GeneralLinear
 from redteam.views import DefenderView
 
 
-@defense("mergelock", exact=True, keyed=True, adapts=True, paper="arXiv:2509.01548", weakened={"scale": (0.5, 2.0)})
+@defense(
+    "mergelock",
+    exact=True,
+    keyed=True,
+    adapts=True,
+    weakened={"scale": (0.5, 2.0)},
+    claim="Merged performance falls by over 95 % in most cases (paper: CLIP ViT-B/32 and L/14, Flan-T5); ViT-B/32 on "
+    "eight tasks 67.23 → 5.10 when locked (second-hand).",
+    paper="arXiv:2509.01548",
+)
 def mergelock(
     view: DefenderView,
     *,

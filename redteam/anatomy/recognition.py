@@ -8,6 +8,7 @@ from redteam.anatomy.architecture import Anatomy, Described
 from redteam.anatomy.known import ARCHITECTURES
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
+from redteam.networks import NETWORK
 
 _ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
 _ALSO |= {"siglip_vision_model": "siglip"}
@@ -19,7 +20,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
     Raises:
         BadInput: If neither is known.
     """
-    named = _ALSO.get(checkpoint.architecture, checkpoint.architecture)
+    named = str(checkpoint.config.get(NETWORK, _ALSO.get(checkpoint.architecture, checkpoint.architecture)))
     if named not in ARCHITECTURES:
         for point in entry_points(group="redteam.architectures", name=named):
             ARCHITECTURES[named] = point.load()

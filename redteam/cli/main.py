@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "attack": ("redteam.cli.attack:attack", "Try to take a lock off a checkpoint, from weights alone."),
     "merge": ("redteam.cli.merge:merge", "Merge checkpoints as a free-rider would, a tensor at a time."),
     "report": ("redteam.cli.report:report", "Write reports on a finished run: HTML, Markdown, JUnit, CSV, JSON."),
+    "search": ("redteam.cli.search:search", "Look for the strongest attacker of a defense within a budget."),
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
     "show": ("redteam.cli.show:show", "Show one plugin: what it does, claims and needs, and its settings."),
@@ -31,7 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Subcommand → function and the line that `redteam --help` prints, in the order shown there."""
 _INTERRUPTED = {
-    "run": "Interrupted; the same command again goes on where it stopped.",
+    **dict.fromkeys(("run", "search"), "Interrupted; the same command again goes on where it stopped."),
     **dict.fromkeys(("protect", "attack", "merge"), "Interrupted; nothing was written."),
 }
 

@@ -63,7 +63,7 @@ def run(
     if changed:
         # What was written on the shell is read from where the user stands, what the plan says from where it lies.
         here = {
-            key: [_absolute(text) for text in value] if isinstance(value, list) else value
+            key: [absolute(text) for text in value] if isinstance(value, list) else value
             for key, value in changed.items()
         }
         found = found.changed(here, origin="The command line")
@@ -81,7 +81,7 @@ def run(
                 folder=folder,
                 observer=Observers(progress, tracker),
                 command=command,
-                workers=_cores() if workers is None else workers,
+                workers=cores() if workers is None else workers,
             )
         home = run_folder(found, out)
         if fail_on:
@@ -106,7 +106,8 @@ def _show(preview: Any) -> None:
         typer.echo(f"Not loaded in this folder so far, so counted as missing: {', '.join(preview.unprepared)}.")
 
 
-def _absolute(text: str) -> str:
+def absolute(text: str) -> str:
+    """A reference as it was written on the shell, its file found from anywhere."""
     from redteam.plugins.reference import Reference, chain_text, parse_chain
 
     links = parse_chain(text)
@@ -118,5 +119,6 @@ def _absolute(text: str) -> str:
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

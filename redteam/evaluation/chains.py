@@ -63,8 +63,8 @@ def take_off(
     """
     guessed = owner is not None and key != owner
     for turn, defense in reversed(list(enumerate(defenses))):
-        if defense.spec.prepares:
-            continue  # training is no lock, and nothing takes it off
+        if not defense.spec.keyed:
+            continue  # training, for example, which is no lock and which nothing takes off
         part = _part(turn, defense)
         protected = unlocked(protected, defense, base, key.child(part), part=part, guessed=guessed)
     return protected

@@ -12,6 +12,7 @@ from redteam.plugins.contracts import Needs
 from redteam.plugins.reference import Reference, chain_text
 from redteam.plugins.registry import DEFENSES
 from redteam.plugins.settings import settings_of
+from redteam.tasks import Split
 from redteam.threat import DATA, OWNER, ThreatModel
 
 _COEFFICIENTS = 30
@@ -30,16 +31,27 @@ def build(loaded: Loaded, identities: Mapping[tuple[str, int], str]) -> Graph:
     for part in loaded.parts:
         for scenario in part.scenarios:
             for seed in part.seeds:
-                _Layout(graph, part, scenario, seed, identities[scenario.text, seed]).lay()
+                Layout(graph, part, scenario, seed, identities[scenario.text, seed]).lay()
     return graph
 
 
-class _Layout:
-    """The cells of one scenario under one seed."""
+class Layout:
+    """The cells of one scenario under one seed.
 
-    def __init__(self, graph: Graph, part: Part, scenario: Chain, seed: int, identity: str) -> None:
+    Args:
+        graph: Where they are entered.
+        part: The product that they come from.
+        scenario: One of its scenarios.
+        seed: Which of its retrainings.
+        identity: Digest of its weights and data.
+        split: What is scored on: the test data, unless something is tuned.
+    """
+
+    def __init__(
+        self, graph: Graph, part: Part, scenario: Chain, seed: int, identity: str, *, split: Split = "test"
+    ) -> None:
         self.graph, self.part, self.scenario, self.seed = graph, part, scenario, seed
-        self.where = {"scenario": identity, "seed": seed}
+        self.where = {"scenario": identity, "seed": seed, **({} if split == "test" else {"split": split})}
         self.how = {"scenario": scenario.how[0]}
         self.tunes: dict[str, str] = {}
 

@@ -14,7 +14,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.evaluation.bits import pack
 from redteam.symmetry import tied_cost
-from redteam.tasks import Scenario, Task, predict
+from redteam.tasks import Scenario, Split, Task, predict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,9 +34,12 @@ def answers(scenario: Scenario, module: nn.Module) -> list[int]:
     return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in predict(module, inputs)]
 
 
-def stored(task: Task, checkpoint: Checkpoint) -> dict[str, Any]:
-    """One result per test sample after rounding the weights to each dtype; the network computes in float32."""
-    return {name: pack(task.correct(checkpoint.to(dtype).to(torch.float32).module())) for name, dtype in DTYPES.items()}
+def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Any]:
+    """One result per sample after rounding the weights to each dtype; the network computes in float32."""
+    return {
+        name: pack(task.correct(checkpoint.to(dtype).to(torch.float32).module(), split))
+        for name, dtype in DTYPES.items()
+    }
 
 
 def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, changed: list[str]) -> float | None:

@@ -166,7 +166,7 @@ def run(
     plan, home = find_plan(plan)
     loaded = Loaded.of(plan, folder or home)
     store = Store(run_folder(plan, out))
-    with _alone_in(store.root), _told(observer, plan, store.root) as found:
+    with alone_in(store.root), _told(observer, plan, store.root) as found:
         identities = prepare(loaded, workers=workers, tell=observer.preparing)
         graph = build(loaded, identities)
         done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
@@ -297,7 +297,7 @@ def _as_written(values: Any) -> Any:
 
 
 @contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
+def alone_in(root: Path) -> Iterator[None]:
     """Keeps a second run out of the folder; the system frees the lock however this process ends."""
     from filelock import FileLock, Timeout
 

@@ -26,7 +26,7 @@ from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import GROUPS
-from redteam.tasks import Scenario, Task
+from redteam.tasks import Scenario, Split, Task
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView, DefenderView, MergerView, Meter
 
@@ -37,6 +37,7 @@ class Bench:
     def __init__(self, node: Node, store: Store) -> None:
         self.node, self.store = node, store
         self.seed, self.key_index = int(node.settings["seed"]), int(node.settings.get("key", 0))
+        self.split: Split = node.settings.get("split", "test")  # on which it is scored; a search tunes on another
         name, settings = node.how["scenario"]
         self.scenario = load_scenario(str(Reference(name, {**settings, "seed": self.seed})))
 
@@ -88,16 +89,16 @@ def _alone(node: Node, bench: Bench) -> dict[str, Any]:
         "digest": scenario.digest(),
         "victim": scenario.victim,
         "chance": {name: task.chance for name, task in scenario.tasks.items()},
-        "experts": {name: pack(scenario.tasks[name].correct(experts[name])) for name in experts},
+        "experts": {name: pack(scenario.tasks[name].correct(experts[name], bench.split)) for name in experts},
         "validation": {
             name: float(scenario.tasks[name].correct(experts[name], "validation").mean())
             for name in scenario.companions
         },
         "base": {
-            name: pack(task.correct(scenario.dressed(scenario.base, name).module()))
+            name: pack(task.correct(scenario.dressed(scenario.base, name).module(), bench.split))
             for name, task in scenario.tasks.items()
         },
-        "stored": measures.stored(scenario.tasks[scenario.victim], bench.victim),
+        "stored": measures.stored(scenario.tasks[scenario.victim], bench.victim, bench.split),
     }
 
 
@@ -132,7 +133,7 @@ def _lock(node: Node, bench: Bench) -> dict[str, Any]:
         "digest": protected.digest(),
         "tied_cost": measures.tied_costs(protected, scenario.base),
         "answers": measures.answers(scenario, protected.module()),
-        "stored": {} if fresh else measures.stored(scenario.tasks[scenario.victim], protected),
+        "stored": {} if fresh else measures.stored(scenario.tasks[scenario.victim], protected, bench.split),
         "dtype": str(next(iter(victim.values())).dtype).removeprefix("torch."),
         "cost": {"seconds": seconds, "megabytes": memory.megabytes},
     }
@@ -194,7 +195,7 @@ def _merged_scores(node: Node, bench: Bench, tuned: Mapping[str, Any]) -> dict[s
     answers: list[int] = []
     for name, task in scenario.tasks.items():
         module = scenario.dressed(merged, name).module()
-        tasks[name] = pack(task.correct(module))
+        tasks[name] = pack(task.correct(module, bench.split))
         if name == scenario.victim:
             answers = measures.answers(scenario, module)
         else:

@@ -277,6 +277,8 @@ SCENARIOS = Registry("redteam.scenarios", ScenarioSpec)
 REPORTS = Registry("redteam.reports", ReportSpec)
 AUDIT_REPORTS = Registry("redteam.audit_reports", ReportSpec)
 """Writers of audits, by extension, as `REPORTS` are of results; no kind of plugin of their own."""
+SEARCH_REPORTS = Registry("redteam.search_reports", ReportSpec)
+"""Writers of what a search found, likewise."""
 REGISTRIES: Mapping[str, Registry[Any]] = {
     registry.kind: registry for registry in (SCENARIOS, DEFENSES, ATTACKS, MERGERS, REPORTS)
 }

@@ -29,6 +29,9 @@ ENERGY = 0.5
 """The largest share of ‖victim − base‖² that may lie between the victim and what an attack returns that changes the
 function: at least half of what the victim learned is there."""
 
+LENGTH = 4.0
+"""By which factor an attack may lengthen or shorten a tensor's task vector before it counts as moved elsewhere."""
+
 _ROUNDING = 1e-9  # of ‖victim − base‖², where a twin comes back exactly
 
 
@@ -128,7 +131,7 @@ class AttackSubject(Subject[AttackSpec]):
             if not after <= THRESHOLDS.planted_cost * before:
                 raise Fails(f"it takes an unlocked victim {after / before:.3g} times as far (tied cost) from the base")
             return f"an unlocked victim stays what it was, at {after / before:.3g} times its tied cost"
-        share = _share(returned, victim, base)
+        share = _share(_as_long(returned, victim, base), victim, base)
         if not share <= ENERGY:
             raise Fails(f"it takes an unlocked victim away by {share:.2g} of ‖victim − base‖², at most {ENERGY:g}")
         return f"moves an unlocked victim by {share:.2g} of ‖victim − base‖²"
@@ -204,6 +207,20 @@ def _share(returned: Checkpoint, victim: Checkpoint, base: Checkpoint) -> float:
         near += float((returned[name].double() - expert).square().sum())
         far += float((base[name].double() - expert).square().sum())
     return near / far
+
+
+def _as_long(returned: Checkpoint, victim: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """What an attack returned, with each task vector as near to the victim's as another length brings it.
+
+    What a coefficient does is judged by merges; within a factor of `LENGTH` it says nothing of what was kept.
+    """
+    moved = {}
+    for name in shared_tensors(victim, base):
+        start, ours = base[name].double(), returned[name].double() - base[name].double()
+        size = float(ours.square().sum())
+        best = float((ours * (victim[name].double() - start)).sum()) / size if size > 0 else 1.0
+        moved[name] = start + min(max(best, 1 / LENGTH), LENGTH) * ours
+    return returned.replace(moved)
 
 
 def _none_to_plant(spec: AttackSpec) -> str:

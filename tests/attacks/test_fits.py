@@ -7,15 +7,19 @@ import pytest
 import torch
 from redteam_attacks.anchor_alignment import anchor_alignment
 from redteam_attacks.average_releases import average_releases
+from redteam_attacks.companion_anchor import companion_anchor, mean_of
 from redteam_attacks.gauge_fit import gauge_fit
+from redteam_attacks.head_matching import head_matching
 from redteam_attacks.hungarian import hungarian
+from redteam_attacks.invariant_space import invariant_space
 from redteam_attacks.learned_linear import learned_linear
 from redteam_attacks.learned_rotation import learned_rotation
 from redteam_attacks.optimal_transport import optimal_transport
 from redteam_attacks.procrustes import procrustes
+from redteam_attacks.residual_alignment import residual_alignment
 
 from redteam.anatomy import anatomy_of
-from redteam.errors import BadInput, IllegalGauge
+from redteam.errors import BadInput, IllegalGauge, Inapplicable
 from redteam.key import Key
 from redteam.plugins.contracts import spec_of
 from redteam.symmetry import (
@@ -40,9 +44,10 @@ from tests.zoo import Network, network
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
 ATTENTION = ("qk", "vo")
 ATTACKS = [gauge_fit, hungarian, procrustes, optimal_transport, anchor_alignment, learned_rotation, learned_linear]
+NARROW = [head_matching, residual_alignment, invariant_space]
 CLAIMS = [
     pytest.param(attack, kind, group, id=f"{spec_of(attack).name}-{kind}-{group.name}")
-    for attack in ATTACKS
+    for attack in [*ATTACKS, *NARROW]
     for kind, group in sorted(spec_of(attack).breaks, key=lambda claim: (claim[0], claim[1].name))
     if attack is not learned_linear or group is GeneralLinear  # the others it contains, and each takes a second
 ]
@@ -102,6 +107,7 @@ def test_what_is_claimed_comes_off(attack, kind, group):
         (learned_rotation, Scaling(), 0.2),
         (learned_rotation, GeneralLinear(), 0.2),
         (procrustes, GeneralLinear(), 0.2),
+        (residual_alignment, Orthogonal(), 0.2),
     ],
 )
 def test_what_is_not_claimed_stays_on_and_the_function_with_it(vit, attack, group, left):
@@ -131,6 +137,51 @@ def test_gauge_fit_on_grouped_heads(grouped):
     locked = sample_gauges(base, ("heads", "queries", "mlp"), Permutation(), KEY.generator)
     locked = sample_gauges(locked, ATTENTION, GeneralLinear(), KEY.generator)
     assert norm(run(gauge_fit, locked, base), base) <= 1e-7 * norm(base)
+
+
+def test_heads_are_matched_under_and_over_what_lies_inside_of_them(grouped):
+    base = grouped.checkpoint
+    victim = expert(base)
+    plain = run(head_matching, victim, base)
+    for first, second in ((("heads", "queries"), ATTENTION), (ATTENTION, ("heads", "queries"))):
+        locked = victim
+        for kinds in (first, second):
+            group = Permutation() if "heads" in kinds else GeneralLinear()
+            locked = sample_gauges(locked, kinds, group, KEY.generator)
+        back = run(head_matching, locked, base)
+        assert norm(back, plain) <= 1e-6 * norm(victim, base)
+
+
+class TestCompanionAnchor:
+    def view(self, protected, companions):
+        threat = threat_model("no-base")
+        names = {str(place): one for place, one in enumerate(companions)}
+        return AttackerView(protected, threat, KEY, needs=spec_of(companion_anchor).needs, _companions=names)
+
+    def test_a_mean_of_companions_comes_nearer_than_one_and_the_lock_says_nothing(self, vit):
+        base = vit.checkpoint
+        victim, companions = expert(base), [expert(base, seed=seed) for seed in (1, 2, 3, 4)]
+        locked = sample_gauges(victim, ATTENTION, GeneralLinear(), KEY.generator)
+        locked = sample_gauges(locked, ("heads", "mlp"), Permutation(), KEY.generator)
+        first, mean = (companion_anchor(self.view(locked, companions), anchor=how) for how in ("first", "mean"))
+        costs = [tied_cost(x, base, ATTENTION) for x in (first, mean, run(gauge_fit, locked, base), locked)]
+        assert costs[2] <= costs[1] < costs[0] < 0.01 * costs[3]
+        plain = companion_anchor(self.view(victim, companions))
+        assert norm(mean, plain) <= 1e-6 * norm(victim, base)
+        assert norm(mean, victim) < norm(victim, base)
+
+    def test_what_companions_do_not_share_is_left_out_of_the_mean(self, vit):
+        base = vit.checkpoint
+        one = expert(base).replace({"classifier.weight": torch.zeros(7, 24, dtype=torch.float64)})
+        other = expert(base, seed=3)
+        found = mean_of([other, one])
+        assert torch.equal(found["classifier.weight"], other["classifier.weight"])
+        name = "vit.layernorm.weight"
+        assert torch.allclose(found[name], (one[name] + other[name]) / 2)
+
+    def test_without_companions_it_says_so(self, vit):
+        with pytest.raises(Inapplicable, match="no companion"):
+            companion_anchor(self.view(vit.checkpoint, []))
 
 
 def test_gauge_fit_where_only_planes_may_turn(rotary):

@@ -267,7 +267,7 @@ class TestRefusals:
 
     def test_a_folder_in_use(self, refused: Callable[..., str], tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
-        with evaluation._alone_in(tmp_path / "out"):
+        with evaluation.alone_in(tmp_path / "out"):
             assert "Another run is writing to out" in refused("--out", "out")
 
     @pytest.mark.parametrize("words", [("--workers", "-1"), ("--keys", "0"), ("--seeds", "x"), ("--time-limit", "0")])
@@ -278,6 +278,6 @@ class TestRefusals:
 
 
 def test_all_cores_that_this_process_may_use() -> None:
-    from redteam.cli.run import _cores
+    from redteam.cli.run import cores
 
-    assert 1 <= _cores() <= (os.cpu_count() or 1)
+    assert 1 <= cores() <= (os.cpu_count() or 1)

@@ -12,6 +12,7 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import Needs, attack, defense, merger
+from redteam.plugins.registry import DEFENSES
 from redteam.symmetry import GeneralLinear, fit_gauges
 from redteam.views import AttackerView, DefenderView, MergerView
 
@@ -41,6 +42,12 @@ def stretch(view: DefenderView) -> Checkpoint:
 @attack("idle", breaks=CLAIM, needs=Needs.ANCHOR, targets=("mergelock",))
 def idle(view: AttackerView) -> Checkpoint:
     """Does nothing."""
+    return view.protected
+
+
+@attack("feigned", breaks=CLAIM, needs=Needs.ANCHOR, targets=DEFENSES.names)
+def feigned(view: AttackerView) -> Checkpoint:
+    """Says that it was made for every defense there is, and does nothing."""
     return view.protected
 
 

@@ -140,6 +140,15 @@ class TestFailures:
         assert sum(label.startswith("lock refuses on the victim") for label in watch.labels) == 1
         assert found.verdict("refuses").verdict == "INVALID"
 
+    @pytest.mark.parametrize("member", ["idle", "one-head-left", "bias-forgotten"])
+    def test_members_that_undo_nothing_are_no_evidence_that_anything_holds(
+        self, toys: Any, ladder: Path, tmp_path: Path, member: str
+    ) -> None:
+        ladder.write_text(f'attacks = ["{toys.named(member)}"]\n')
+        found = toys.run(toys.plan(("mergelock",), ("ladder-1",)), tmp_path / "run")
+        assert found.verdict("mergelock").verdict in ("INVALID", "INCONCLUSIVE", "BROKEN")
+        assert "UNPROVEN-ATTACKS" in found.verdict("mergelock").flags
+
     @pytest.mark.parametrize("text", ["attacks = []", "attacks = [3]", 'attack = ["graft"]', "attacks = graft"])
     def test_a_file_that_is_no_gauntlet(self, ladder: Path, text: str) -> None:
         ladder.write_text(text)

@@ -82,7 +82,7 @@ def test_what_they_were_crippled_from_passes_and_breaks_the_lock(sound: Any, pai
 @pytest.mark.parametrize("architecture", ["vit", "bert"])
 def test_every_registered_claim_comes_off(once: Callable[..., Any], toys: Any, architecture: str) -> None:
     scenario = str(Reference(f"{HERE / 'toy.py'}@toy", {"architecture": architecture}))
-    plan = {**toys.plan(("none",), tuple(CLAIMING)), "scenarios": (scenario,)}
+    plan = {**toys.plan(("none",), tuple(CLAIMING), threats=("weights-only", "same-key")), "scenarios": (scenario,)}
     done = once(f"claims-{architecture}", plan, workers=2)
     planted = [c for c in done.results.controls if c.control == "planted"]
     assert {c.attack for c in planted} == set(CLAIMING)

@@ -225,10 +225,10 @@ class TestRefused:
         assert not (tmp_path / "out").exists()
 
     def test_a_second_run_in_the_folder(self, toys: Any, tmp_path: Path) -> None:
-        from redteam.evaluation.run import _alone_in
+        from redteam.evaluation.run import alone_in
 
         (tmp_path / "out").mkdir()
-        with _alone_in(tmp_path / "out"), pytest.raises(BadInput, match="Another run is writing"):
+        with alone_in(tmp_path / "out"), pytest.raises(BadInput, match="Another run is writing"):
             toys.run(toys.small(), tmp_path / "out")
         assert list((tmp_path / "out" / "cells").iterdir()) == []
 

@@ -149,3 +149,12 @@ def test_rotary_queries_and_keys_have_no_invariant_product_and_their_grouped_val
         one, other = (site.stacks(x) for x in (found, llama))
         product = other.left.mT @ other.right
         assert float((one.left.mT @ one.right - product).norm() / product.norm()) <= 1e-5
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_where_steps_do_not_end_the_alternation_still_meets_the_product(shape: tuple[int, int, int, int]) -> None:
+    anchor, victim = drawn(shape, 0.3)
+    near = nearest_factors(*locked(victim), *anchor, limit=1)
+    product = victim[0].mT @ victim[1]
+    assert float((near.left.mT @ near.right - product).norm() / product.norm()) <= 1e-9
+    assert away(near, anchor) <= 2 * away(victim, anchor)

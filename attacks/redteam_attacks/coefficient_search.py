@@ -1,0 +1,166 @@
+"""Coefficient search: a coefficient per layer for the victim's task vector, chosen on the attacker's own data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.errors import BadInput, Inapplicable
+from redteam.plugins.contracts import Needs, attack
+from redteam.plugins.settings import Range
+from redteam.views import AttackerView
+
+_TOGETHER = tuple(step / 10 for step in range(1, 11))  # coefficients of the companions' merge
+_WHOLE = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the victim's task vector in the merge
+_FACTORS = (0.5, 0.8, 1.25, 2.0)  # by which a layer's is then changed
+
+
+@attack(
+    "coefficient-search",
+    needs=Needs.ANCHOR | Needs.COMPANIONS,
+    targets=("trap2", "mergeguard"),
+)
+def coefficient_search(
+    view: AttackerView,
+    *,
+    samples: Annotated[int, Range(8, 10**6, log=True)] = 128,
+    rounds: Annotated[int, Range(0, 20)] = 2,
+) -> Checkpoint:
+    """θ₀ + c_l τ layer by layer, for the c that make the merge of all do best by what the attacker can see.
+
+    The attacker merges as task arithmetic does, θ₀ + λ (Σ τ_t + c ∘ τ), with λ chosen on the companions alone. Two
+    things can be seen without data of the victim's task: the loss on the companions' tasks, and how far the merge under
+    the victim's head is from the protected model's answers, KL(teacher ‖ merge), on the companions' inputs. The sum of
+    both is lowered, over one c for all layers first, c = 1/λ among them (then the victim is merged at the scale at
+    which it was released), and then by one layer at a time.
+
+    Args:
+        view: Grants the base, and the attacker's own experts with validation data of their tasks.
+        samples: How many of each of these tasks to look at, at most.
+        rounds: How often to go through the layers.
+
+    Raises:
+        Inapplicable: If there is no expert, or the network gives no logits of classes.
+        BadInput: If the protected model's answers are not finite.
+    """
+    merge = _Merge.of(view, samples)
+    together = min(_TOGETHER, key=lambda share: merge.loss(share, [0.0] * len(merge.layers), own=True))
+    candidates = [1.0, *(share / together for share in _WHOLE)]
+    best = [min(candidates, key=lambda c: merge.loss(together, [c] * len(merge.layers)))] * len(merge.layers)
+    least = merge.loss(together, best)
+    for _ in range(rounds):
+        before = list(best)
+        for layer in range(len(best)):
+            for factor in _FACTORS:
+                tried = [*best[:layer], before[layer] * factor, *best[layer + 1 :]]
+                if (found := merge.loss(together, tried)) < least:
+                    best, least = tried, found
+        if best == before:
+            break
+    scaled = {}
+    for names, coefficient in zip(merge.layers, best, strict=True):
+        for name in names:
+            start, ours = view.anchor[name].to(torch.float64), view.protected[name]
+            scaled[name] = (start + coefficient * (ours.to(torch.float64) - start)).to(ours.dtype)
+    return view.protected.replace(scaled)
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """A merge whose coefficients can be changed in place, under every head.
+
+    Networks name their parameters unlike checkpoints, but all of them are linear in what a checkpoint holds.
+
+    Attributes:
+        layers: The names of what is merged, layer by layer, what is outside of layers first.
+        modules: Of the companions, then the victim's.
+        batches: Of the companions' tasks.
+        answers: The protected model's log-probabilities on these batches.
+        base: Parameter → where the base has it.
+        others: Parameter → the companions' task vectors, summed.
+        own: For every layer, parameter → the victim's task vector there, where it has one.
+    """
+
+    layers: list[list[str]]
+    modules: list[nn.Module]
+    batches: list[tuple[dict[str, Tensor], Tensor]]
+    answers: list[Tensor]
+    base: dict[str, Tensor]
+    others: dict[str, Tensor]
+    own: list[dict[str, Tensor]]
+
+    @classmethod
+    def of(cls, view: AttackerView, samples: int) -> _Merge:
+        protected, anchor, companions = view.protected, view.anchor, view.companions
+        if not companions:
+            raise Inapplicable("There is no companion to merge with; expected at least one of the attacker's own.")
+        names = [name for name in shared_tensors(protected, anchor) if protected.dtype(name).is_floating_point]
+        layers = _by_layer(names)
+        batches = [next(iter(view.own_batches(task, samples))) for task in companions]
+        with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
+            bare = protected.replace({name: anchor[name] for name in names})
+            base = _parameters(bare)
+
+            def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+                there = _parameters(bare.replace(tensors))
+                return {n: there[n] - base[n] for n in base if not torch.equal(there[n], base[n])}
+
+            own = [moved({name: protected[name] for name in layer}) for layer in layers]
+            others = {name: torch.zeros_like(tensor) for name, tensor in base.items()}
+            for expert in companions.values():
+                held = [name for name in names if name in expert and expert.shape(name) == protected.shape(name)]
+                for name, away in moved({name: expert[name] for name in held}).items():
+                    others[name] += away
+            modules = [expert.module(torch.float32) for expert in companions.values()]
+            modules.append(protected.module(torch.float32))
+        merged = set().union(*own, (name for name, away in others.items() if bool(away.any())))
+        base = {name: tensor for name, tensor in base.items() if name in merged}
+        answers = [_logits(modules[-1], inputs).log_softmax(-1) for inputs, _ in batches]
+        if not all(bool(answer.isfinite().all()) for answer in answers):
+            raise BadInput("The protected model's answers are not finite; expected finite weights, so check it.")
+        return cls(layers, modules, batches, answers, base, others, own)
+
+    def loss(self, together: float, coefficients: Sequence[float], *, own: bool = False) -> float:
+        """The mean loss of the companions' tasks, and how far the answers are from the protected model's, in nats."""
+        with torch.inference_mode():
+            for name, start in self.base.items():
+                value = start + together * self.others[name]
+                for layer, coefficient in zip(self.own, coefficients, strict=True):
+                    if name in layer:
+                        value = value + together * coefficient * layer[name]
+                for module in self.modules:
+                    module.get_parameter(name).copy_(value)
+            total = 0.0
+            for module, (inputs, labels), answer in zip(self.modules, self.batches, self.answers, strict=False):
+                total += float(F.cross_entropy(_logits(module, inputs), labels))
+                if not own:
+                    theirs = _logits(self.modules[-1], inputs).log_softmax(-1)
+                    total += float(F.kl_div(theirs, answer, reduction="batchmean", log_target=True))
+        return total / len(self.batches) if total == total else float("inf")
+
+
+def _by_layer(names: Sequence[str]) -> list[list[str]]:
+    layers: dict[int, list[str]] = {}
+    for name in names:
+        number = re.search(r"\.(\d+)\.", name)
+        layers.setdefault(int(number[1]) if number else -1, []).append(name)
+    return [layers[layer] for layer in sorted(layers)]
+
+
+def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
+
+
+def _logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    with torch.inference_mode():
+        logits = getattr(module(**inputs), "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise Inapplicable("The network gives no logits of classes, by which coefficients could be chosen.")
+    return logits

@@ -1,0 +1,159 @@
+"""`redteam search`: the strongest attacker of a defense within a budget."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from redteam.terminal import Bar, bar, say
+
+if TYPE_CHECKING:
+    from redteam.search.found import Found, Trial
+    from redteam.search.space import Space
+
+
+def search(
+    defense: Annotated[str, typer.Option(help="The defense to break, a+b for a chain.")],
+    scenario: Annotated[str, typer.Option(help="The scenario.")] = "digits",
+    seed: Annotated[int, typer.Option(min=0, help="Which retraining of base and experts.")] = 0,
+    merger: Annotated[str, typer.Option(help="The merger.")] = "task-arithmetic",
+    threat: Annotated[str, typer.Option(help="The threat model.")] = "weights-only",
+    trials: Annotated[int, typer.Option(min=1, help="How many pipelines to try.")] = 40,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further trial after so long.")] = None,
+    steps: Annotated[int, typer.Option(min=1, max=10, help="The most attacks in a pipeline.")] = 3,
+    without: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave an attack out; repeat.")] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(help="Choose from these attacks alone; settings given are not tuned; repeat.")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="An optuna storage [default: a file in OUT].")
+    ] = None,
+    study: Annotated[str, typer.Option(help="The study's name in the storage.")] = "redteam",
+    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds after which a trial is ended.")] = 30.0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that score the winner; 0 runs all in this one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for what is found [default: runs/search-DEFENSE].")] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option("-o", "--report", metavar="FILE", help="Also write it here: .html or .json; may be repeated."),
+    ] = None,
+) -> None:
+    """Look for the strongest attacker of a defense: which attacks, in which order, with which settings.
+
+    Tuned for theft and seconds at once on data that nothing is scored on; the winner is then scored. The same command
+    again goes on where it stopped. Exit codes: 0, also where no strong attacker was found; 2 if nothing could be said.
+    """
+    from redteam.cli.outputs import writers
+    from redteam.cli.progress import Progress
+    from redteam.cli.run import absolute, cores
+    from redteam.plugins.registry import SEARCH_REPORTS
+    from redteam.search.run import Asked
+    from redteam.search.run import search as look
+
+    started = time.perf_counter()
+    home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', defense).strip('-')}"
+    asked = Asked(
+        defense=absolute(defense),
+        scenario=absolute(scenario),
+        seed=seed,
+        merger=absolute(merger),
+        threat=threat,
+        trials=trials,
+        seconds=seconds,
+        steps=steps,
+        without=tuple(without or ()),
+        attacks=tuple(absolute(text) for text in attack or ()),
+        storage=storage,
+        study=study,
+        time_limit=time_limit,
+    )
+    written = writers((home / "search.html", *(report or ())), SEARCH_REPORTS)
+    processes = cores() if workers is None else workers
+    with _Progress() as shown, Progress() as scoring:
+        found = look(
+            asked,
+            home,
+            observer=shown,
+            scoring=scoring,
+            workers=min(processes, 1),
+            cores=processes,
+            command=shlex.join(["redteam", *sys.argv[1:]]),
+        )
+    for path, writer in written:
+        writer(found, path)
+    _tell(found, home, time.perf_counter() - started)
+    raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
+
+
+class _Progress:
+    """Shows on standard error what is being tried, with the best so far."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def preparing(self, scenario: str, seed: int) -> None:
+        """Names the scenario; it shows its own progress where it has to be trained."""
+        say(f"Scenario {scenario}, seed {seed}")
+
+    def searching(self, space: Space, naive: float, done: int, wanted: int) -> None:
+        """Says from what pipelines are drawn, and starts the bar."""
+        names = ", ".join(option.name for option in space.options)
+        say(f"Pipelines of up to {space.steps} of {len(space.options)} attacks: {names}")
+        say(f"Theft without any attack: {naive:.2f}. {wanted} trials, {min(done, wanted)} of them done")
+        if done < wanted:
+            self._bar = bar(wanted, done=done)
+
+    def tried(self, trial: Trial, best: Trial | None, done: int, wanted: int) -> None:
+        """One trial further."""
+        figures = _figures(trial) if trial.status == "ok" else f"{trial.status}, {trial.reason}"
+        leads = f"best {_figures(best)}, {best.pipeline}" if best is not None else "nothing so far"
+        if self._bar is None:
+            say(f"[{done}/{wanted}] {trial.pipeline}: {figures} ({leads})")
+            return
+        self._bar.show(done, leads)
+        if trial.status != "ok":
+            self._bar.print(f"{trial.pipeline}: {figures}")
+
+    def scoring(self, best: Trial) -> None:
+        """The bar makes way for the run's own."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        say(f"Scoring {best.pipeline} on the scoring data, with the controls that belong to it")
+
+
+def _figures(trial: Trial) -> str:
+    return f"theft {trial.theft:.2f} in {trial.seconds:.2g} s"
+
+
+def _tell(found: Found, home: Path, seconds: float) -> None:
+    typer.echo("")
+    for sentence in found.sentences:
+        typer.echo(sentence)
+    numbers = {trial.number: trial for trial in found.trials}
+    if found.front:
+        typer.echo("\nNo other trial beats these in theft and seconds at once, on the tuning data:")
+    for number in found.front:
+        mark = "*" if number == found.winner else " "
+        typer.echo(f"{mark} {_figures(numbers[number])}  {numbers[number].pipeline}")
+    if found.repeat:
+        typer.echo(f"\nRepeat the winner: {found.repeat}")
+    typer.echo(f"{len(found.trials)} trials, {seconds:.0f} s; page: {home / 'search.html'}")

@@ -1,0 +1,257 @@
+"""A search from beginning to end: tune, choose, write down, and score the winner on data that it was not tuned on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from redteam.errors import BadInput
+from redteam.evaluation.loaded import Chain, Loaded
+from redteam.evaluation.nodes import engine_digest, versions
+from redteam.evaluation.plan import Plan
+from redteam.evaluation.run import Observer as RunObserver
+from redteam.evaluation.run import alone_in
+from redteam.evaluation.run import run as evaluate
+from redteam.evaluation.store import Store, write_atomically
+from redteam.plugins.reference import parse_chain
+from redteam.plugins.registry import ATTACKS
+from redteam.search.found import Found, Scored, Trial, front, winner
+from redteam.search.space import Space
+from redteam.search.study import Study, default_storage
+from redteam.search.tuning import KEY, SPLIT, Tuning
+
+_TIME_LIMIT = 300.0  # of the plan that repeats the winner, unless the search was given more
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to search for. Everything is written as `redteam run` takes it.
+
+    Attributes:
+        trials: How many pipelines to try, those of earlier calls among them.
+        seconds: After so many no further trial is begun.
+        steps: The most attacks in a pipeline.
+        without: Attacks to leave out.
+        attacks: Attacks to choose from, all by default.
+        storage: An optuna storage URL; by default a file in the folder.
+        study: The study's name in it.
+        time_limit: Seconds after which a trial is ended.
+    """
+
+    defense: str
+    scenario: str = "digits"
+    seed: int = 0
+    merger: str = "task-arithmetic"
+    threat: str = "weights-only"
+    trials: int = 40
+    seconds: float | None = None
+    steps: int = 3
+    without: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    storage: str | None = None
+    study: str = "redteam"
+    time_limit: float = 30.0
+
+    def plan(self, attacks: tuple[str, ...] = ()) -> Plan:
+        """The plan of one scenario, seed, defense, merger and threat model."""
+        return Plan.of(
+            {
+                "name": "winner",
+                "scenarios": [self.scenario],
+                "seeds": [self.seed],
+                "defenses": [self.defense],
+                "attacks": list(attacks),
+                "mergers": [self.merger],
+                "threats": [self.threat],
+                "time_limit": max(_TIME_LIMIT, self.time_limit) if attacks else self.time_limit,
+            },
+            origin="The command line",
+        )
+
+
+class Observer(Protocol):
+    """Who is told how a search goes on."""
+
+    def preparing(self, scenario: str, seed: int) -> None:
+        """A scenario is about to be loaded."""
+
+    def searching(self, space: Space, naive: float, done: int, wanted: int) -> None:
+        """The study is open; so many trials are there already."""
+
+    def tried(self, trial: Trial, best: Trial | None, done: int, wanted: int) -> None:
+        """A trial has ended; the best so far is what would win now."""
+
+    def scoring(self, best: Trial) -> None:
+        """The winner is about to be run on the scoring data."""
+
+
+def search(
+    asked: Asked,
+    out: Path,
+    *,
+    observer: Observer,
+    scoring: RunObserver | None = None,
+    workers: int = 1,
+    cores: int = 1,
+    command: str = "",
+) -> Found:
+    """Looks for the strongest attacker. The same call again goes on where it stopped.
+
+    Args:
+        asked: What to search for.
+        out: The folder for the study, `search.json`, `winner.toml` and finished cells.
+        observer: Told of every trial.
+        scoring: Told of the run that scores the winner.
+        workers: 1, or 0 to compute trials in this process, without time limits.
+        cores: Processes for that run.
+        command: The command that repeats the search, for the report.
+
+    Raises:
+        RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
+    """
+    started = time.monotonic()
+    loaded = Loaded.of(asked.plan(), Path())
+    space = _space(asked, loaded)
+    root = out / "tuning"
+    Store(root)
+    with alone_in(root):
+        tuning = Tuning(loaded, root, workers=workers, tell=observer.preparing)
+        study = Study(
+            asked.storage or default_storage(out),
+            asked.study,
+            about=_about(asked, loaded, space, tuning),
+            space=space,
+            seed=asked.seed,
+            wanted=asked.trials,
+            owner=str(out.resolve()),
+        )
+        try:
+            observer.searching(space, tuning.naive, len(study.trials), asked.trials)
+            while len(study.trials) < asked.trials and not _late(started, asked.seconds):
+                proposal = study.ask()
+                if proposal is None:
+                    break
+                trial = study.tell(proposal, tuning.measure(proposal.pipeline))
+                trials = study.trials
+                observer.tried(trial, winner(trials), len(trials), asked.trials)
+            found = _found(asked, loaded, space, study, tuning.naive, command)
+        finally:
+            study.close()
+        tuning.store.clear_work()
+        found = _kept(found, asked, out)
+        if found.best is not None:
+            observer.scoring(found.best)
+            plan = asked.plan((found.best.pipeline,))
+            results = evaluate(plan, out=out / "winner", workers=cores, observer=scoring, folder=Path())
+            found = found.model_copy(update={"scored": _scored(results, found.best.pipeline)})
+            write_atomically(out / "search.json", found.model_dump_json(indent=1, by_alias=True) + "\n")
+    return found
+
+
+def _space(asked: Asked, loaded: Loaded) -> Space:
+    (part,) = loaded.parts
+    (defense,), (threat,) = part.defenses, part.threats
+    return Space.of(
+        threat,
+        keyed=defense.any(lambda spec: spec.keyed),
+        defenses=[link.spec.name for link in defense.links],
+        steps=asked.steps,
+        only=asked.attacks,
+        without=asked.without,
+    )
+
+
+def _about(asked: Asked, loaded: Loaded, space: Space, tuning: Tuning) -> dict[str, Any]:
+    """Everything on which a trial's figures depend: a study of anything else is not gone on with."""
+    (part,) = loaded.parts
+    identities: Mapping[str, Any] = {"defense": part.defenses[0].identity, "merger": part.mergers[0].identity}
+    about = {
+        "scenario": f"{part.scenarios[0].text} seed {asked.seed}, {tuning.identity[:16]}",
+        "defense": part.defenses[0].text,
+        "merger": part.mergers[0].text,
+        "threat": part.threats[0].name,
+        "space": space.plain(),
+        "code": {**identities, "engine": engine_digest()[:16], **versions()},
+        "key": KEY,
+    }
+    return dict(json.loads(json.dumps(about)))
+
+
+def _late(started: float, seconds: float | None) -> bool:
+    return seconds is not None and time.monotonic() - started >= seconds
+
+
+def _found(asked: Asked, loaded: Loaded, space: Space, study: Study, naive: float, command: str) -> Found:
+    (part,), trials = loaded.parts, study.trials
+    best = winner(trials)
+    return Found(
+        scenario=part.scenarios[0].text,
+        seed=asked.seed,
+        defense=part.defenses[0].text,
+        merger=part.mergers[0].text,
+        threat=part.threats[0].name,
+        split=SPLIT,
+        wanted=asked.trials,
+        naive=naive,
+        space=json.loads(json.dumps(space.plain())),
+        trials=trials,
+        repeated=study.repeated,
+        exhausted=study.exhausted,
+        front=tuple(trial.number for trial in front(trials)),
+        winner=best.number if best else None,
+        command=command,
+        environment={
+            "redteam": version("merge-redteam"),
+            "engine": engine_digest(),
+            "python": platform.python_version(),
+            "optuna": version("optuna"),
+            **versions(),
+        },
+    )
+
+
+def _kept(found: Found, asked: Asked, out: Path) -> Found:
+    """Writes `search.json`, and the plan that repeats the winner on the scoring data."""
+    if found.best is not None:
+        path = out / "winner.toml"
+        text, flags = plan_text(asked.plan((found.best.pipeline,)))
+        write_atomically(path, text)
+        found = found.model_copy(update={"repeat": shlex.join(["redteam", "run", str(path), *flags])})
+    write_atomically(out / "search.json", found.model_dump_json(indent=1, by_alias=True) + "\n")
+    return found
+
+
+def plan_text(plan: Plan) -> tuple[str, list[str]]:
+    """A plan as TOML, and what of it has to be named on the shell.
+
+    A plan names no files outside its folder, so plugins in files are left to the command.
+    """
+    lines, flags = ["# The strongest attacker that `redteam search` found, on the scoring data."], list[str]()
+    for kind in ("scenarios", "defenses", "attacks", "mergers"):
+        values = getattr(plan, kind)
+        if any(reference.file for text in values for reference in parse_chain(text)):
+            for text in values:
+                flags += [f"--{kind.removesuffix('s')}", text]
+        else:
+            lines.append(f"{kind} = {json.dumps(list(values), ensure_ascii=False)}")
+    lines += [f"seeds = {list(plan.seeds)}", f"threats = {json.dumps(list(plan.threats))}"]
+    lines.append(f"time_limit = {plan.time_limit}")
+    return "\n".join(lines) + "\n", flags
+
+
+def _scored(results: Any, pipeline: str) -> Scored:
+    text = Chain.load(ATTACKS, pipeline, Path()).text
+    figure = next((one for one in results.figures if one.attack == text), None)
+    verdict = results.verdicts[0].verdict if results.verdicts else ""
+    if figure is None:
+        raise BadInput(f"The winner {pipeline} is not in the run that scores it.")
+    if figure.theft is None:
+        return Scored(verdict=verdict, reason=figure.reason or figure.status)
+    return Scored(theft=figure.theft, seconds=figure.seconds, verdict=verdict)

@@ -1,0 +1,211 @@
+"""The study behind a search: which pipeline next, and what came of every one, in any storage that optuna has.
+
+The sampler is the multi-objective tree-structured Parzen estimator. Its parameters may depend on one another, and it
+learns from some ten trials on, where NSGA-II, optuna's default for several objectives, would draw a first generation of
+50 at random. It begins with every attack alone at its defaults, which is what is known without any search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redteam.errors import BadInput
+from redteam.search.found import Trial, bounded
+from redteam.search.space import Space
+from redteam.search.tuning import Measured
+
+if TYPE_CHECKING:
+    import optuna
+
+_LEARNED = 10  # so many repeated proposals in a row are the sampler's, the next ones random
+_PATIENCE = 100  # so many in a row, and there is nothing new
+
+
+@dataclass
+class Proposal:
+    """A pipeline to try.
+
+    Attributes:
+        pipeline: As `redteam run --attack` takes it.
+        handle: By which the study knows it.
+    """
+
+    pipeline: str
+    handle: Any
+
+
+class Study:
+    """Trials in a storage that outlives the process.
+
+    Args:
+        storage: An optuna storage URL.
+        name: The study's name there.
+        about: What the search is about, as plain values. A study of something else is refused.
+        space: From which pipelines are drawn.
+        seed: With what was tried before, it decides what is tried next.
+        wanted: How many trials are asked for; half of them at most are attacks alone.
+        owner: Tells this search's unfinished trials from those of others in the same storage.
+
+    Raises:
+        BadInput: If the storage cannot be used, or its study is about something else.
+    """
+
+    def __init__(
+        self, storage: str, name: str, *, about: Mapping[str, Any], space: Space, seed: int, wanted: int, owner: str
+    ) -> None:
+        self.space, self.seed, self.owner = space, seed, owner
+        self.singles = list(space.singles())[: wanted // 2]
+        self.exhausted = False
+        with _quiet():
+            self._storage, self._study = _opened(storage, name)
+            _require_same(self._study, about, name)
+            self._drop_interrupted()
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """What has ended, every pipeline once, in order."""
+        return bounded(
+            [
+                Trial(number=trial.number, **trial.user_attrs["result"])
+                for trial in self._study.get_trials(deepcopy=False)
+                if "result" in trial.user_attrs
+            ]
+        )
+
+    @property
+    def repeated(self) -> int:
+        """How many proposals had been tried before."""
+        return sum("again" in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
+
+    def ask(self) -> Proposal | None:
+        """The next pipeline that nobody has tried, `None` if none turns up."""
+        from optuna.trial import TrialState
+
+        with _quiet():
+            for attempt in range(_PATIENCE):
+                past = [t for t in self._study.get_trials(deepcopy=False) if not _interrupted(t)]
+                known = {t.user_attrs["pipeline"]: t.number for t in past if "pipeline" in t.user_attrs}
+                turn = sum(t.state != TrialState.WAITING for t in past)
+                if turn < len(self.singles):
+                    self._study.enqueue_trial(self.singles[turn], skip_if_exists=True)
+                self._study.sampler = self._sampler(turn, learned=attempt < _LEARNED)
+                handle = self._study.ask()
+                handle.set_user_attr("owner", self.owner)
+                pipeline = self.space.draw(handle)
+                if pipeline not in known:
+                    handle.set_user_attr("pipeline", pipeline)
+                    return Proposal(pipeline, handle)
+                handle.set_user_attr("again", known[pipeline])
+                self._study.tell(handle, state=TrialState.FAIL)
+        self.exhausted = True
+        return None
+
+    def tell(self, proposal: Proposal, measured: Measured) -> Trial:
+        """Enters what came of a proposal. One without figures has failed, which the sampler takes as worse than any."""
+        from optuna.trial import TrialState
+
+        told = Trial(number=proposal.handle.number, pipeline=proposal.pipeline, **vars(measured))
+        with _quiet():
+            proposal.handle.set_user_attr("result", told.model_dump(exclude={"number"}))
+            if told.theft is None or told.seconds is None:
+                self._study.tell(proposal.handle, state=TrialState.PRUNED)
+            else:
+                self._study.tell(proposal.handle, (told.theft, _coarse(told.seconds)))
+        return told
+
+    def close(self) -> None:
+        """Lets go of the storage."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def _sampler(self, turn: int, *, learned: bool) -> optuna.samplers.BaseSampler:
+        """Seeded anew for every turn, so that a search that was stopped goes on as if it had not been."""
+        from optuna.samplers import RandomSampler, TPESampler
+
+        digest = hashlib.sha256(f"redteam search\0{self.seed}\0{turn}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        return TPESampler(seed=seed) if learned else RandomSampler(seed=seed)
+
+    def _drop_interrupted(self) -> None:
+        """What was being tried when this search was killed is tried again."""
+        from optuna.trial import TrialState
+
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.user_attrs.get("owner", self.owner) == self.owner:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+
+
+def default_storage(root: Path) -> str:
+    """A file in the search's own folder, which needs no server and survives a kill."""
+    return f"sqlite:///{(root / 'study.db').absolute()}"
+
+
+def _interrupted(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial has ended without anything having come of it: neither figures nor a reason nor a repetition."""
+    return trial.state.name == "FAIL" and not {"result", "again"} & set(trial.user_attrs)
+
+
+def _opened(storage: str, name: str) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+    import optuna
+
+    try:
+        opened = optuna.storages.RDBStorage(storage)
+        study = optuna.create_study(
+            storage=opened, study_name=name, directions=("maximize", "minimize"), load_if_exists=True
+        )
+        study.set_metric_names(["theft", "seconds, to a power of two"])
+    except Exception as error:  # each driver has its own, and a URL may hold a password
+        scheme = storage.partition("://")[0] + "://…" if "://" in storage else "that was named"
+        raise BadInput(
+            f"The storage {scheme} cannot be used ({type(error).__name__}); name an optuna "
+            "storage URL whose driver is installed and whose place can be written, such as sqlite:///study.db."
+        ) from None
+    return opened, study
+
+
+def _require_same(study: optuna.Study, about: Mapping[str, Any], name: str) -> None:
+    past = study.user_attrs.get("about")
+    if past is None:
+        study.set_user_attr("about", dict(about))
+        return
+    for key, value in about.items():
+        if past.get(key) != value:
+            was, now = (_shown(one) for one in (past.get(key), value))
+            raise BadInput(
+                f"The study {name!r} is about another {key} ({was}; this command says {now}); name another folder with "
+                "--out, or another study with --study where you named a storage."
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and "attacks" in value:
+        attacks: Sequence[str] = list(value["attacks"])
+        return f"{len(attacks)} attacks, up to {value['steps']} in a row: {', '.join(attacks)}"
+    return str(value)[:80]
+
+
+def _coarse(seconds: float) -> float:
+    """To a power of two: less than that is noise of the machine, from which the sampler should learn nothing."""
+    return float(2.0 ** round(math.log2(max(seconds, 1e-3))))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """optuna tells of every study and trial; what matters of that is said elsewhere."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

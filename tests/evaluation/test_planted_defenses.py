@@ -1,0 +1,31 @@
+"""Every defense there is: what feigns an attack on it never makes it safe, and what was made for it can show that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redteam.plugins.registry import ATTACKS, DEFENSES
+
+PROTECTING = [name for name in DEFENSES.names if DEFENSES.load(name).spec.protects]
+MADE_FOR = [(name, target) for name in ATTACKS.names for target in ATTACKS.load(name).spec.targets]
+
+
+@pytest.mark.slow
+def test_no_defense_holds_because_an_attack_did_nothing(toys: Any, tmp_path: Path) -> None:
+    attacks = (toys.named("feigned"), toys.named("give-up"))
+    found = toys.run(toys.plan(tuple(PROTECTING), attacks), tmp_path / "run", workers=2)
+    assert {verdict.defense for verdict in found.results.verdicts} == set(PROTECTING)
+    for verdict in found.results.verdicts:
+        assert verdict.verdict != "HOLDS-SO-FAR", (verdict.defense, verdict.reason)
+    failed = [c for c in found.results.controls if c.control == "planted"]
+    assert failed
+    assert not any(c.passed for c in failed)
+
+
+@pytest.mark.parametrize(("attack", "target"), MADE_FOR)
+def test_what_was_made_for_a_defense_names_one_that_ships_a_weakened_variant(attack: str, target: str) -> None:
+    spec = DEFENSES.load(target).spec
+    assert spec.weakened or ATTACKS.load(attack).spec.breaks
