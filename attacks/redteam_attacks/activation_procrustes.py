@@ -19,6 +19,7 @@ from redteam_attacks.activations import Moment, cut, dressed, moments
 from redteam_attacks.training import Size
 
 _ROTATED = ("qk", "vo")
+_ALPHA = 0.9  # RegMean's: finite samples overstate how alike inputs are
 
 
 @attack(
@@ -98,6 +99,8 @@ def _crossed(site: Site, side: Side, protected: Checkpoint, anchor: Checkpoint, 
         units = covariance.reshape(site.heads, side.share, site.width, site.heads, side.share, site.width)
         crossed: Tensor = torch.einsum("brnbrm->bnm", units)
     else:
+        if torch.allclose(covariance, covariance.T):  # own inputs may lie in different bases
+            covariance = _ALPHA * covariance + (1 - _ALPHA) * torch.diag(covariance.diagonal())
         covariance = covariance / covariance.diagonal().abs().mean().clamp_min(torch.finfo(covariance.dtype).tiny)
         ours, theirs = (cut(side, side.linear.read(one).weight, site.heads) for one in (protected, anchor))
         crossed = torch.einsum("bnri,ij,bmrj->bnm", theirs, covariance, ours)
