@@ -18,7 +18,7 @@ _SAME = 1e-9  # of ‖expert‖²; more is left by shifts, noise and training, n
     "collusion",
     breaks=CLAIMS,
     needs=Needs.COMPANIONS | Needs.SIBLINGS,
-    targets=("params", *LOCKS),
+    targets=LOCKS,
     keeps_function=True,
 )
 def collusion(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:

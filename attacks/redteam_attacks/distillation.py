@@ -1,19 +1,16 @@
-"""Distillation: a student that starts from the base and learns to answer as the protected model does.
-
-Nothing is undone: the student was never locked, so that it is in the base's coordinates whatever the defense did. What
-it gets of the skill is what the answers carry, which makes this the ceiling on any protection, at a price in steps.
-"""
+"""Distillation: a student that starts from the base and learns to answer as the protected model does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import cycle
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
@@ -22,105 +19,199 @@ from redteam.training import Budget, Loss, endless, train
 from redteam.views import AttackerView
 from redteam_attacks.training import Epsilon, Rate, Size, Steps
 
-Temperature = Annotated[float, Range(0.1, 100.0, log=True)]
+if TYPE_CHECKING:
+    from torch import nn
+
+_PAPER = "Hinton, Vinyals and Dean, arXiv:1503.02531; hidden states as in TinyBERT, arXiv:1909.10351"
+_SAME_BASIS = 0.5  # of the base's embeddings: fine-tuning moves them by hundredths, another basis by √2
+_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
+_ALL = 2**31
+
+Temperature = Annotated[float, Range(0.5, 20.0, log=True)]
+Weight = Annotated[float, Range(0.0, 100.0)]
+Path = Annotated[tuple[float, float], Range(0.0, 2.0)]
 Reach = Annotated[float, Range(0.0, 1e6)]
-_PAPER = "Hinton, Vinyals, Dean, arXiv:1503.02531"
-_EVERYTHING = 2**30
 
 
-@attack("distillation", needs=Needs.ANCHOR | Needs.COMPANIONS, paper=_PAPER)
+@attack("distillation", needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.INPUTS, targets=("mergelock",), paper=_PAPER)
 def distillation(
     view: AttackerView,
     *,
-    steps: Steps = 300,
+    steps: Steps = 150,
     rate: Rate = 7.5e-4,
     batch: Size = 64,
     epsilon: Epsilon = 1e-3,
-    temperature: Temperature = 4.0,
+    temperature: Temperature = 2.0,
+    features: Weight = 1.0,
+    path: Path = (1.0, 1.0),
     reach: Reach = 1.0,
 ) -> Checkpoint:
-    """min over θ of T² KL(protected ‖ student) on the inputs of the attacker's own tasks, from the base's θ.
+    """min over θ of E_c [T² KL(teacher ‖ student at θ₀ + c (θ − θ₀)) + features · error of the hidden states].
 
-    No data of the victim's task are used. What its head says of other inputs shows less of the skill than what it says
-    of its own, so that this may get little; see `distillation-inputs`.
-
-    Args:
-        view: Grants the base, companions and data of the attacker's own tasks, whose labels are not looked at.
-        steps: Optimizer steps, of a forward pass of the teacher and a forward and backward pass of the student each.
-        rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
-        batch: Samples to a step; all of a task where there are fewer.
-        epsilon: AdamW's.
-        temperature: T, by which both models' logits are divided.
-        reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
-
-    Raises:
-        Inapplicable: If the attacker has no task of its own.
-    """
-    if not view.companions:
-        raise Inapplicable("The attacker has no task of its own whose inputs it could use; grant companions.")
-    passes = [
-        endless(next(view.own_batches(task, _EVERYTHING)), batch, view.generator(f"batches/{task}"))
-        for task in view.companions
-    ]
-    batches = (next(samples) for samples in cycle(passes))
-    return _student(view, Budget(steps, rate, batch, epsilon), batches, temperature, reach)
-
-
-@attack("distillation-inputs", needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.INPUTS, paper=_PAPER)
-def distillation_inputs(
-    view: AttackerView,
-    *,
-    steps: Steps = 300,
-    rate: Rate = 7.5e-4,
-    batch: Size = 64,
-    epsilon: Epsilon = 1e-3,
-    temperature: Temperature = 4.0,
-    reach: Reach = 1.0,
-) -> Checkpoint:
-    """As `distillation`, on unlabelled inputs of the victim's task: min over θ of T² KL(protected ‖ student).
+    Of the protected model only the answers, the hidden states and the head are used, so that no lock that keeps the
+    function stops it and what it gets is a ceiling on any protection. The student is trained from the base, in the
+    base's basis. The budget is that of `fine-tune`. Labels are not used.
 
     Args:
-        view: Grants the base, companions, which say how far experts lie from it, and inputs of the victim's task.
+        view: Grants the base, companions and inputs of the victim's task.
         steps: Optimizer steps, of a forward pass of the teacher and a forward and backward pass of the student each.
         rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
         batch: Samples to a step; all where there are fewer.
         epsilon: AdamW's.
-        temperature: T, by which both models' logits are divided.
+        temperature: T, by which both networks' logits are divided.
+        features: Weight of the hidden states' squared error, relative to the teacher's variance, averaged over all
+            blocks. They are compared only where the embeddings show the base's basis: no lock inside heads or between
+            neurons moves them, one of the residual stream does. 0 for logits alone.
+        path: The range from which c is drawn evenly. The student alone by default: it starts in the base's basis, where
+            a part of its task vector is worth a part of its skill, and asked for all of it halfway it overshoots.
         reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
+
+    Raises:
+        Inapplicable: If the network gives no logits, or other ones than the base under the victim's head.
     """
-    inputs = view.inputs()
-    unlabelled = torch.zeros(len(next(iter(inputs.values()))), dtype=torch.int64)
-    batches = endless((inputs, unlabelled), batch, view.generator("batches"))
-    return _student(view, Budget(steps, rate, batch, epsilon), batches, temperature, reach)
+    given = view.inputs()
+    batches = endless(_unlabelled(given), batch, view.generator("batches"))
+    return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
 
 
-def _student(
-    view: AttackerView, budget: Budget, batches: Iterator[Batch], temperature: float, reach: float
+@attack("distill-own", needs=Needs.ANCHOR | Needs.COMPANIONS, targets=("mergelock",), paper=_PAPER)
+def distill_own(
+    view: AttackerView,
+    *,
+    steps: Steps = 150,
+    rate: Rate = 7.5e-4,
+    batch: Size = 64,
+    epsilon: Epsilon = 1e-3,
+    temperature: Temperature = 2.0,
+    features: Weight = 1.0,
+    path: Path = (1.0, 1.0),
+    reach: Reach = 1.0,
 ) -> Checkpoint:
-    """Wears the victim's head, frozen, and whatever else of it has another form than the base's."""
-    protected, anchor = view.protected, view.anchor
-    shared = shared_tensors(protected, anchor)
+    """As `distillation`, on inputs of the attacker's own tasks in turn: no data of the victim's task at all.
+
+    What the victim does on foreign inputs tells of its skill what its hidden states do there; its answers, by
+    themselves, tell little.
+
+    Args:
+        view: Grants the base, companions and data of their tasks.
+        steps: Optimizer steps, of a forward pass of the teacher and a forward and backward pass of the student each.
+        rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
+        batch: Samples to a step, all of one task; all where there are fewer.
+        epsilon: AdamW's.
+        temperature: T, by which both networks' logits are divided.
+        features: Weight of the hidden states' error, as in `distillation`.
+        path: The range from which c is drawn evenly.
+        reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
+
+    Raises:
+        Inapplicable: As `distillation`, or if there is no task of the attacker's own.
+    """
+    if not view.companions:
+        raise Inapplicable("There is no task of the attacker's own to take inputs from; give companions.")
+    pools = [
+        endless(_unlabelled(next(view.own_batches(task, _ALL))[0]), batch, view.generator(f"batches of {task}"))
+        for task in view.companions
+    ]
+    batches = chain.from_iterable(zip(*pools, strict=True))
+    return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
+
+
+def _taught(
+    view: AttackerView,
+    batches: Iterator[Batch],
+    budget: Budget,
+    temperature: float,
+    features: float,
+    path: tuple[float, float],
+    reach: float,
+) -> Checkpoint:
+    start, first = _student(view), next(batches)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
+        novice, teacher = (network.module(torch.float32) for network in (start, view.protected))
+        ours, theirs = (_answers(network, first[0], features > 0) for network in (novice, teacher))
+    if ours[0].shape != theirs[0].shape:
+        raise Inapplicable(
+            f"The protected model's logits have shape {tuple(theirs[0].shape)} and those of the base under its head "
+            f"{tuple(ours[0].shape)}; expected the same."
+        )
+    weight = features if _same_basis(ours[1], theirs[1]) else 0.0
+
+    def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
+        return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
+
     return train(
-        protected.replace({name: anchor[name].to(protected.dtype(name)) for name in shared}),
-        anchor,
+        start,
+        view.anchor,
         budget,
-        batches=batches,
-        loss=_like(protected.module(torch.float32), temperature),
+        batches=chain((first,), batches),
+        loss=imitation(teacher, temperature, weight),
         generator=view.generator("points of the path"),
+        points=points,
         reach=reach,
         relatives=tuple(view.companions.values()),
         steps=view.steps(budget.steps),
     )
 
 
-def _like(teacher: nn.Module, temperature: float) -> Loss:
-    """T² KL(teacher ‖ student) at temperature T, the mean over samples; labels are not looked at."""
+def imitation(teacher: nn.Module, temperature: float, features: float) -> Loss:
+    """T² KL(teacher ‖ student) of the logits, a mean over samples (and positions), and the hidden states' error.
 
-    def loss(student: nn.Module, batch: Batch) -> torch.Tensor:
+    Args:
+        teacher: Whose answers are learned; no gradient reaches it.
+        temperature: T.
+        features: Weight of the mean over hidden states of ‖student − teacher‖² ÷ ‖teacher − its mean‖².
+    """
+
+    def loss(student: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
-            wanted = (teacher(**batch[0]).logits / temperature).log_softmax(-1).flatten(0, -2)
-        found = (student(**batch[0]).logits / temperature).log_softmax(-1).flatten(0, -2)
-        divergence = nn.functional.kl_div(found, wanted, log_target=True, reduction="batchmean")
-        return divergence * temperature**2
+            wanted, there = _answers(teacher, batch[0], features > 0)
+        logits, here = _answers(student, batch[0], features > 0)
+        soft, hard = (torch.log_softmax(x.flatten(0, -2) / temperature, -1) for x in (logits, wanted))
+        total = temperature**2 * torch.nn.functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+        if features and here:
+            total = total + features * torch.stack([_error(a, b) for a, b in zip(here, there, strict=True)]).mean()
+        return total
 
     return loss
+
+
+def _error(here: Tensor, there: Tensor) -> Tensor:
+    """The squared error as a share of what varies from sample to sample."""
+    varies = (there - there.mean(0, keepdim=True)).square().sum()
+    return (here - there).square().sum() / varies.clamp_min(torch.finfo(there.dtype).tiny)
+
+
+def _answers(network: nn.Module, inputs: Mapping[str, Tensor], hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits, and hidden states where they are asked for and the network has them."""
+    extra = {"output_hidden_states": True} if hidden and hasattr(network, "save_pretrained") else {}
+    output: Any = network(**inputs, **extra)
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise Inapplicable("The network gives no logits to learn from; expected a classifier or a language model.")
+    return logits, tuple(getattr(output, "hidden_states", None) or ())
+
+
+def _same_basis(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
+    """Whether what the blocks read first, the embeddings, lies where the base has it."""
+    if not ours or [x.shape for x in ours] != [x.shape for x in theirs]:
+        return False
+    return bool((theirs[0] - ours[0]).norm() < _SAME_BASIS * ours[0].norm())
+
+
+def _student(view: AttackerView) -> Checkpoint:
+    """The base under the victim's head, in the shapes of the attacker's own experts: a lock may have changed others."""
+    protected, anchor = view.protected, view.anchor
+    pattern = next(iter(view.companions.values()), protected)
+    head = {name: protected[name] for name in own_tensors(pattern, anchor) if name in protected}
+    body = {
+        name: anchor[name].to(protected.dtype(name) if name in protected else pattern.dtype(name))
+        for name in pattern
+        if name not in head and name in anchor
+    }
+    labels = {key: protected.config[key] for key in _LABELS if key in protected.config}
+    return Checkpoint.of(body | head, {**pattern.config, **labels})
+
+
+def _unlabelled(inputs: Mapping[str, Tensor]) -> Batch:
+    """In the form of a batch; the labels say nothing."""
+    return dict(inputs), torch.zeros(len(next(iter(inputs.values()))), dtype=torch.int64)

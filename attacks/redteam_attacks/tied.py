@@ -65,6 +65,7 @@ LOCKS = (
     "planar",
     "signed-permutation",
     "null-shift",
+    "params",
 )
 """The defenses that lock so."""
 

@@ -22,7 +22,7 @@ from redteam_defenses.training import Epsilon, Rate, Size, Steps, trained
     exact=False,
     keyed=False,
     prepares=True,
-    weakened={"margin": 0.01},
+    protects=False,
     claim="ViT-B/32: the locked merge 4.63, after the authors' own attack AGA 27.42; alone 88.11 of 88.81 "
     "(second-hand).",
     paper="arXiv:2606.30360",

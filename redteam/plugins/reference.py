@@ -67,9 +67,9 @@ class Reference:
         name = self.name
         if self.file and not (_PATH.fullmatch(self.file) and self.file == self.file.strip()):
             name = f"{_quoted(self.file)}@{self.plugin}"
-        if not self.settings:
-            return name
-        return name + ":" + ",".join(f"{key}={toml_text(value)}" for key, value in self.settings.items())
+        # Nothing cannot be written, and is what such a setting has where it is left out.
+        settings = [f"{key}={toml_text(value)}" for key, value in self.settings.items() if value is not None]
+        return name + ":" * bool(settings) + ",".join(settings)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Reference) and str(self) == str(other)

@@ -113,6 +113,10 @@ class AttackSubject(Subject[AttackSpec]):
             raise DoesNotApply(f"its role is {self.spec.role}")
         if self.spec.needs & DATA:
             raise DoesNotApply("it uses data of the victim's task, which may change anything")
+        if Needs.COMPANIONS in self.spec.needs and not (self.spec.breaks or self.spec.keeps_function):
+            raise DoesNotApply(
+                "it claims to undo no lock and may train on the attacker's own data; runs measure its harm"
+            )
         stand = _planted(architecture)
         victim, base = stand.victim, stand.scenario.base
         trial = self.on("unlocked", stand, architecture)

@@ -12,8 +12,10 @@ from redteam.key import Key
 from redteam.symmetry import Composed, UniformScaling
 from redteam.testing import toy_scenario
 from redteam.views import DefenderView, unlocked
+from tests.zoo import network
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
+ZOO = ("bert", "gpt2", "vit", "clip", "llama", "qwen2", "phi3", "t5", "flan-t5", "gpt-neox")
 FORMS = ("diagonal", "symmetric", "nonsymmetric")
 LAYER = "vit.encoder.layer.{}.attention"
 
@@ -92,8 +94,9 @@ def test_neurons_go_as_far_from_the_base_as_they_can(vit):
     rows, columns = linear_sum_assignment(alike)  # which minimises
     np.testing.assert_allclose(joined(locked), joined(victim)[columns])
     assert float((joined(locked) * joined(base)).sum()) == pytest.approx(float(alike[rows, columns].sum()))
+    draws = np.random.default_rng(1)
     for _ in range(20):
-        order = np.random.default_rng(1).permutation(len(alike))
+        order = draws.permutation(len(alike))
         assert float((joined(victim)[order] * joined(base)).sum()) > float(alike[rows, columns].sum())
 
 
@@ -144,6 +147,28 @@ def test_pruning_drops_a_share_of_the_mlps_task_vector_and_rescales_the_rest(vit
     torch.testing.assert_close(ratio[~dropped], torch.full_like(ratio[~dropped], 4 / 3))
     attention = LAYER.format(0) + ".attention.query.weight"
     assert torch.equal(pruned[attention], victim[attention])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_function_stays_in_the_zoo(name):
+    """Gates, grouped heads and fused projections included; rotary queries and keys take what is legal there."""
+    case = network(name)
+    locked, view = protected(case.checkpoint, case.checkpoint)
+    assert case.change(locked) <= 1e-9
+    turned = {site.planes is not None for site in anatomy_of(case.checkpoint).sites(("qk",))}
+    assert bool(view.adaptations()) == (True in turned)
+    moved = {n for n in case.checkpoint if not torch.equal(locked[n], case.checkpoint[n])}
+    (site, *_) = anatomy_of(case.checkpoint).sites(("mlp",))
+    assert moved >= {site.left.linear.weight, site.right.linear.weight}
+
+
+def test_pruning_changes_the_function(vit):
+    victim = expert(vit.checkpoint, size=0.5)
+    plain, pruned = (protected(victim, vit.checkpoint, prune=prune)[0] for prune in (0.0, 0.5))
+    there = vit.outputs(victim)
+    away = [float((vit.outputs(locked) - there).abs().max() / there.abs().max()) for locked in (plain, pruned)]
+    assert away[0] <= 1e-9
+    assert away[1] > 1e-3
 
 
 def test_other_sites_are_refused():

@@ -133,3 +133,10 @@ def test_equality_tells_types_apart() -> None:
     assert Reference("a", {"x": 1}) != Reference("a", {"x": True})
     assert Reference("a", {"x": [1]}) == Reference("a", {"x": (1,)})
     assert len({Reference("a"), Reference("a"), Reference("b")}) == 2
+
+
+def test_what_is_nothing_is_left_out() -> None:
+    assert str(Reference("params", {"seed": None})) == "params"
+    assert str(Reference("params", {"prune": 0.5, "seed": None})) == "params:prune=0.5"
+    with pytest.raises(BadInput, match="cannot hold"):
+        str(Reference("params", {"sites": ["qk", None]}))
