@@ -155,6 +155,12 @@ def test_every_verdict_control_and_need_is_explained(page: Callable[[str], Any])
     assert all(f"| `Needs.{need.name}` |" in attack for need in (Needs.NONE, *Needs))
 
 
+def test_whatever_ships_is_in_the_changelog(page: Callable[[str], Any]) -> None:
+    text = page("CHANGELOG.md").text
+    names = (*ATTACKS, *DEFENSES, *THREAT_MODELS)
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
 def test_every_state_of_a_site_is_explained() -> None:
     assert set(get_args(SiteFinding.model_fields["state"].annotation)) == set(MEANING)
 
