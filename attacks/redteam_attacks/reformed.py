@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from redteam.checkpoint import Checkpoint
+from redteam.errors import Inapplicable
 
 
 def reformed(protected: Checkpoint, anchor: Checkpoint, relatives: Sequence[Checkpoint]) -> Checkpoint:
@@ -14,7 +15,12 @@ def reformed(protected: Checkpoint, anchor: Checkpoint, relatives: Sequence[Chec
         protected: Of another form.
         anchor: The public base.
         relatives: Of the base's form, with heads of their own.
+
+    Raises:
+        Inapplicable: If there are no relatives, so that a head could not be told from what has another form.
     """
+    if not relatives:
+        raise Inapplicable("The attacker has no expert of their own; expected one, which shows what a task's head is.")
     names = {name for relative in relatives for name in relative}
     gone = [name for name in anchor if name not in protected and all(name in relative for relative in relatives)]
     extra = [name for name in protected if name not in anchor and name not in names]
