@@ -11,17 +11,21 @@ from typing import Any, get_args
 
 import pytest
 
-from redteam.anatomy import KINDS, anatomy_of, listed
+from redteam.anatomy import KINDS, KINDS_OF_SITES, anatomy_of, listed
 from redteam.audit.findings import SiteFinding
 from redteam.audit.words import MEANING, STATES
+from redteam.errors import RedteamError, ThreatModelViolation
 from redteam.evaluation.results import Control
 from redteam.evaluation.run import run
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
 from redteam.evaluation.verdict import FLAGS, Word
+from redteam.key import Key
 from redteam.plugins.contracts import Needs
-from redteam.plugins.registry import SCENARIOS
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import ATTACKS, DEFENSES, SCENARIOS
 from redteam.symmetry.shifts import shifts_of
 from redteam.threat import THREAT_MODELS, threat_model
+from redteam.views import DefenderView
 from tests.zoo import NETWORKS, network
 
 HERE = Path(__file__).parent
@@ -77,7 +81,57 @@ def anatomies() -> Iterator[str]:
         yield f"| {label} | {' | '.join(cells)} | {'yes' if shifts else '–'} |\n"
 
 
+def defenses() -> Iterator[str]:
+    """Those that ask for data are told by their refusal, where they can be put by trying."""
+    yield "| defense | exact | keyed | data | on a ViT | on a Llama | weakened | source |\n"
+    yield "|---|---|---|---|---|---|---|---|\n"
+    for name in DEFENSES:
+        plugin = DEFENSES.load(name)
+        spec = plugin.spec
+        cells = [put_on(plugin, network) for network in ("vit", "llama")]
+        data = "needs data" in cells
+        shown = ["not tried" if data else cell for cell in cells]
+        weak = f"`{Reference(name, dict(spec.weakened))}`" if spec.weakened is not None else "–"
+        answers = (answer(spec.exact), answer(spec.keyed), answer(data))
+        yield f"| `{name}` | {' | '.join((*answers, *shown, weak, spec.paper or '–'))} |\n"
+
+
+def put_on(plugin: Any, name: str) -> str:
+    checkpoint = network(name).checkpoint
+    view = DefenderView(checkpoint, checkpoint, Key.of_seed(0))
+    try:
+        plugin(view)
+    except ThreatModelViolation:
+        return "needs data"
+    except RedteamError:
+        return "refused"
+    return "adapts" if view.adaptations() else "yes"
+
+
+def answer(whether: bool) -> str:
+    return "yes" if whether else "no"
+
+
+def attacks() -> Iterator[str]:
+    yield "| attack | role | breaks | needs | targets | cost | source |\n|---|---|---|---|---|---|---|\n"
+    for name in ATTACKS:
+        plugin = ATTACKS.load(name)
+        spec = plugin.spec
+        kinds = [kind for kind in KINDS_OF_SITES if kind in {site for site, _ in spec.breaks}]
+        groups = len({group for _, group in spec.breaks})
+        breaks = f"{', '.join(kinds)} ({groups} group{'s' * (groups > 1)})" if kinds else "–"
+        needs = ", ".join(str(need.name).lower() for need in Needs if need in spec.needs) or "–"
+        targets = ", ".join(f"`{target}`" for target in sorted(spec.targets)) or "–"
+        cost = next((word for setting, word in COSTS.items() if setting in plugin.settings), "direct")
+        yield f"| `{name}` | {spec.role} | {breaks} | {needs} | {targets} | {cost} | {spec.paper or '–'} |\n"
+
+
+COSTS = {"steps": "gradient steps", "rounds": "trials", "limit": "trials"}
+"""By the setting that says how much."""
+
 TABLES = {
+    "defenses": ("docs/defenses.md", defenses),
+    "attacks": ("docs/attacks.md", attacks),
     "anatomy": ("docs/architectures.md", anatomies),
     "states": ("docs/audit.md", states),
     "flags": ("docs/verdicts.md", flags),
@@ -99,6 +153,12 @@ def test_every_verdict_control_and_need_is_explained(page: Callable[[str], Any])
     assert all(f"\n| {word} | " in verdicts for word in get_args(Word))
     assert all(f"\n| {control} | " in verdicts for control in controls)
     assert all(f"| `Needs.{need.name}` |" in attack for need in (Needs.NONE, *Needs))
+
+
+def test_whatever_ships_is_in_the_changelog(page: Callable[[str], Any]) -> None:
+    text = page("CHANGELOG.md").text
+    names = (*ATTACKS, *DEFENSES, *THREAT_MODELS)
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 def test_every_state_of_a_site_is_explained() -> None:
