@@ -72,7 +72,7 @@ def test_unknown_names(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(FILE)
     with pytest.raises(UnknownName, match="did you mean 'mine'"):
         described(f"{tmp_path}/own.py@mien")
-    with pytest.raises(UnknownName, match="no plugin or plan called 'hungarain'; did you mean 'hungarian'"):
+    with pytest.raises(UnknownName, match="no plugin, plan or gauntlet called 'hungarain'; did you mean 'hungarian'"):
         described("hungarain")
     with pytest.raises(BadInput, match="chains 2"):
         described("none+none")
