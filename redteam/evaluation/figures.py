@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from redteam.evaluation import results as r
-from redteam.evaluation.gauntlet import chosen
+from redteam.evaluation.gauntlet import chosen, gone_through
 from redteam.evaluation.graph import Case, Cell
 from redteam.evaluation.judge import Judge
 from redteam.evaluation.price import UNITS
@@ -82,7 +82,8 @@ class Figures:
         return max(scored, key=lambda pair: pair[0])[1] if scored else None
 
     def _members(self, case: Case) -> tuple[Cell, ...]:
-        return self.judge.graph.cases[case]
+        """Those that ran before the case was closed; what somebody else asked for beyond them is not the gauntlet's."""
+        return gone_through(self.judge, self.judge.graph.cases[case])
 
     def _ensemble(self, where: Where, cases: Sequence[Case]) -> r.Figure:
         """Of every case the member that an attacker would choose."""

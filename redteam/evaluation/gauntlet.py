@@ -76,6 +76,11 @@ def chosen(judge: Judge, members: Sequence[Cell]) -> Cell | None:
     return best
 
 
+def gone_through(judge: Judge, members: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """The members up to the one that closed the case."""
+    return next((members[:k] for k in range(1, len(members)) if closed(judge, members[:k])), members)
+
+
 def closed(judge: Judge, members: Sequence[Cell]) -> bool:
     """Whether what was run so far of a case has taken nearly everything, so that nothing more needs to run."""
     best = chosen(judge, members)
