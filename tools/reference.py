@@ -31,7 +31,7 @@ def main() -> None:
     HOME.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "report.html", HOME / f"{name}.html")
     kept = results.model_copy(update={"cells": ()})
-    kept.write(HOME / f"{name}.json")
+    (HOME / f"{name}.json").write_text(kept.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
     if results.gauntlets:
         (HOME / f"{name}.md").write_text(leaderboard.markdown(kept), encoding="utf-8")
     if name != "paper":
