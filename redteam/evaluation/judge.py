@@ -43,8 +43,9 @@ class Judge:
             return self.yardsticks[where]
         if (where, cell.reference) not in self._prepared:
             plain, reference = self.yardsticks[where], self.result(cell.reference)
-            known = plain is not None and reference is not None
-            self._prepared[where, cell.reference] = plain.against(reference) if known else None  # type: ignore[union-attr,arg-type]
+            self._prepared[where, cell.reference] = (
+                None if plain is None or reference is None else plain.against(reference)
+            )
         return self._prepared[where, cell.reference]
 
     def scores(self, name: str) -> Scores | None:
