@@ -8,7 +8,7 @@ from redteam.symmetry.composed import Composed, UniformScaling
 from redteam.symmetry.far import FarPermutation
 from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
 from redteam.symmetry.gauges import Dense, Gauge, Partial, Permuted, Turned
-from redteam.symmetry.groups import GROUPS, Group, adapted, at, widest
+from redteam.symmetry.groups import GROUPS, Group, adapted, at, contains_group, widest
 from redteam.symmetry.inputs import random_inputs
 from redteam.symmetry.linear import GeneralLinear, Orthogonal
 from redteam.symmetry.permutations import MirroredPermutation, Permutation, SignedPermutation
@@ -51,6 +51,7 @@ __all__ = [
     "at",
     "canonical",
     "certify",
+    "contains_group",
     "fit_gauges",
     "random_inputs",
     "random_shifts",

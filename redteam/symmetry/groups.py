@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from redteam.anatomy import GROUPS as NAMES
-from redteam.anatomy import Site, Stacks, within
+from redteam.anatomy import Site, Stacks, containing, within
 from redteam.errors import IllegalGauge
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.linear import GeneralLinear, Orthogonal
@@ -51,6 +51,17 @@ GROUPS: Mapping[str, type[Group]] = {
     )
 }
 """Name → group; `redteam.anatomy.containing` says which is contained in which."""
+
+
+def contains_group(larger: type[Group], smaller: type[Group]) -> bool:
+    """Whether every element of `smaller` is one of `larger`, given the same layout of rotary planes.
+
+    A group contains itself; a subclass that draws its elements otherwise counts as the group that it names.
+
+    Raises:
+        UnknownName: If `smaller` names none of `GROUPS`.
+    """
+    return larger().name in containing(smaller().name)
 
 
 def at(group: Group, site: Site) -> Group:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -288,3 +289,22 @@ def test_gauges_and_groups_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Dense(torch.eye(2)[None]).matrix = None
     assert len({Permutation(), Permutation(), Orthogonal(), GeneralLinear()}) == 3
+
+
+def test_a_group_contains_itself_and_the_smaller_ones():
+    for larger, smaller in itertools.pairwise((GeneralLinear, Orthogonal, SignedPermutation, Permutation)):
+        assert symmetry.contains_group(larger, smaller)
+        assert not symmetry.contains_group(smaller, larger)
+    for smaller in (Monomial, Scaling, PositiveScaling, SignedPermutation, Permutation):
+        assert symmetry.contains_group(Monomial, smaller)
+    assert symmetry.contains_group(GeneralLinear, Permutation), "over several steps"
+    assert not symmetry.contains_group(Monomial, Orthogonal)
+    assert not symmetry.contains_group(Orthogonal, Scaling)
+
+
+@pytest.mark.parametrize(("larger", "smaller"), [*itertools.product(symmetry.GROUPS.values(), repeat=2)])
+def test_what_one_group_draws_belongs_to_those_that_contain_it(larger, smaller):
+    known = {"layout": "half", "turned": 4}
+    group = smaller(**{f.name: known[f.name] for f in dataclasses.fields(smaller) if f.name in known})
+    gauge = group.sample(2, 8, np.random.default_rng(0))
+    assert symmetry.contains_group(larger, smaller) == (larger.name in gauge.groups)
