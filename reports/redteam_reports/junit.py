@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
 from redteam.evaluation.store import write_atomically
-from redteam_reports import words
+from redteam_reports import wording
 
 _UNREADABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -53,9 +53,13 @@ def write(results: Results, path: Path) -> None:
 def _run(results: Results) -> _Case:
     """The run as a whole: an error exactly where its exit code is 2."""
     outcomes = (("error", "; ".join(results.unevaluated)),) if results.unevaluated else ()
-    text = (
-        f"{words.BOUND}\n{gate.told(results.gate)}\nExit code {results.exit_code}.\n{words.coverage(results.coverage)}"
+    lines = (
+        wording.BOUND,
+        gate.told(results.gate),
+        f"Exit code {results.exit_code}.",
+        wording.coverage(results.coverage),
     )
+    text = "\n".join(lines)
     return _Case("run", "run", "everything could be evaluated", outcomes, text)
 
 
@@ -69,7 +73,7 @@ def _verdict(verdict: Verdict, results: Results) -> _Case:
     if results.gate is not None and where in results.gate.failed:
         outcomes.append(("failure", f"{results.gate.expression}: {verdict.verdict}, {verdict.reason}"))
     lines = [f"{verdict.verdict}: {verdict.reason}", *verdict.flags]
-    lines += [f"{fact.label}: {fact.text.replace('`', '')}" for fact in words.facts(verdict)]
+    lines += [f"{fact.label}: {fact.text.replace('`', '')}" for fact in wording.facts(verdict)]
     return _Case(suite, suite, verdict.defense, tuple(outcomes), "\n".join(lines), verdict.cost.get("seconds") or 0.0)
 
 
@@ -78,7 +82,7 @@ def _control(control: Control) -> _Case:
     about = " ".join(part for part in (control.attack, control.group, control.site) if part)
     name = " ".join(part for part in (about, f"on {control.defense}" if control.defense else "") if part)
     outcomes = {
-        "ok": () if control.passed else (("skipped", f"{words.outcome(control)}: {control.explanation}"),),
+        "ok": () if control.passed else (("skipped", f"{wording.outcome(control)}: {control.explanation}"),),
         "skipped": (("skipped", control.explanation),),
     }.get(control.status, (("error", f"{control.status}: {control.explanation}"),))
     return _Case(suite, f"control.{control.control}", name or control.control, outcomes, control.explanation)

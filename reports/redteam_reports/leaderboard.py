@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redteam.evaluation.results import Results, Verdict
-from redteam_reports import words
+from redteam_reports import wording
 
 ORDER = ("HOLDS-SO-FAR", "INCONCLUSIVE", "BROKEN", "INEFFECTIVE", "INVALID", "UNSCORABLE")
 """How well a defense stands; within one, the less was stolen the higher."""
@@ -52,9 +52,9 @@ def _row(results: Results, verdict: Verdict) -> Row:
     lowest = min(verdict.fidelity.items(), key=lambda item: item[1].mean, default=None)
     return Row(
         verdict,
-        "–" if lowest is None else f"{words.interval(lowest[1], 3)} in {lowest[0]}",
-        words.interval(verdict.protection),
-        f"{words.interval(verdict.theft)}{words.through(verdict)}",
+        "–" if lowest is None else f"{wording.interval(lowest[1], 3)} in {lowest[0]}",
+        wording.interval(verdict.protection),
+        f"{wording.interval(verdict.theft)}{wording.through(verdict)}",
         _price(verdict),
         "; ".join(_evidence(results, verdict)),
         results.claims.get(verdict.defense, ""),
@@ -93,9 +93,9 @@ def _evidence(results: Results, verdict: Verdict) -> Iterable[str]:
 def markdown(results: Results) -> str:
     """The tables as text, with what the columns mean."""
     parts = [
-        f"**{words.BOUND}**",
+        f"**{wording.BOUND}**",
         f"# Leaderboard: plan `{results.plan['name']}`",
-        words.THEFT,
+        wording.THEFT,
         "*Fidelity*: accuracy alone ÷ the unprotected victim's, in the dtype where it is lowest. *Protection*: 1 − "
         "theft without any attack. *Theft*: of the attack chosen by what the attacker sees. *Price*: what the cheapest "
         "attack that takes nine tenths costs, over training such an expert anew. *Its source reports*: on other models "

@@ -6,7 +6,7 @@ from pathlib import Path
 from redteam.evaluation import gate
 from redteam.evaluation.results import Results, Verdict
 from redteam.evaluation.store import write_atomically
-from redteam_reports import heat, words
+from redteam_reports import heatmap, wording
 
 
 def write(results: Results, path: Path) -> None:
@@ -19,12 +19,12 @@ def write(results: Results, path: Path) -> None:
 
 
 def _parts(results: Results) -> Iterable[str]:
-    yield f"**{words.BOUND}**"
+    yield f"**{wording.BOUND}**"
     yield f"# Robustness against model merging: plan `{results.plan['name']}`"
     yield "## Verdicts"
     yield f"{gate.told(results.gate)} Exit code {results.exit_code}."
     yield _list(f"{line}." for line in results.unevaluated)
-    yield words.THEFT
+    yield wording.THEFT
     for verdict in results.verdicts:
         yield _verdict(verdict)
         if verdict.defense in results.claims:
@@ -32,7 +32,7 @@ def _parts(results: Results) -> Iterable[str]:
     yield from _flags(results)
     yield from _threats(results)
     yield "## What was not tested"
-    yield _list(words.untested(results))
+    yield _list(wording.untested(results))
     yield "## Theft by attack and defense"
     yield (
         "Mean over seeds with its interval, over keys the worst; *n* counts (seed, key) pairs. **Chosen**: what an "
@@ -48,7 +48,7 @@ def _parts(results: Results) -> Iterable[str]:
     yield _summary(results)
     yield _controls(results)
     yield "## Coverage"
-    yield words.coverage(results.coverage)
+    yield wording.coverage(results.coverage)
     yield "## Cells"
     yield _cells(results)
     yield "## How to repeat it"
@@ -60,8 +60,8 @@ def _verdict(verdict: Verdict) -> str:
     return "\n\n".join(
         [
             f"### `{verdict.defense}` on {verdict.scenario}, {verdict.threat}: {verdict.verdict}{flags}",
-            f"{verdict.verdict} means: {words.MEANING[verdict.verdict]}. Here: {verdict.reason}.",
-            _list(f"{fact.label}: {fact.text}" for fact in words.facts(verdict)),
+            f"{verdict.verdict} means: {wording.MEANING[verdict.verdict]}. Here: {verdict.reason}.",
+            _list(f"{fact.label}: {fact.text}" for fact in wording.facts(verdict)),
         ]
     )
 
@@ -80,23 +80,23 @@ def _threats(results: Results) -> Iterable[str]:
 
 
 def _heat(results: Results) -> Iterable[str]:
-    for block in heat.blocks(results):
+    for block in heatmap.blocks(results):
         for table in block.tables:
             rows = [[f"`{row.attack}`", *map(_square, row.squares)] for row in table.rows]
             yield f"{block.scenario}, {block.threat}, merged with `{table.merger}`:"
             yield _table(["attack", *(f"`{d}`" for d in table.defenses)], rows)
-            yield _list(words.unlucky(table.figures))
+            yield _list(wording.unlucky(table.figures))
 
 
-def _square(square: heat.Square) -> str:
+def _square(square: heatmap.Square) -> str:
     figure, counted = square.figure, square.counted
     if figure is None or counted is None:
         return "–" if figure is None else figure.status
-    text = f"{words.interval(figure.theft)} n={figure.cells}"
+    text = f"{wording.interval(figure.theft)} n={figure.cells}"
     if figure.spared:
         text += f" of {figure.cells + figure.spared}"
     if counted != figure.theft:
-        text += f", counted {words.interval(counted)}"
+        text += f", counted {wording.interval(counted)}"
     marks = [name for name, marked in (("chosen", square.chosen), ("oracle", square.oracle)) if marked]
     return f"**{text}, {', '.join(marks)}**" if marks else text
 
@@ -110,11 +110,11 @@ def _grounds(results: Results) -> str:
                 ground.scenario,
                 str(ground.seed),
                 f"`{ground.merger}` ({setting})",
-                words.many(ground.experts),
-                words.many(ground.base),
-                words.many(ground.without),
-                words.many(ground.reference),
-                words.number(ground.gain),
+                wording.many(ground.experts),
+                wording.many(ground.base),
+                wording.many(ground.without),
+                wording.many(ground.reference),
+                wording.number(ground.gain),
             ]
         )
     heads = [
@@ -136,7 +136,7 @@ def _grounds(results: Results) -> str:
 
 def _summary(results: Results) -> str:
     rows = []
-    for kind, shows in words.SHOWS.items():
+    for kind, shows in wording.SHOWS.items():
         mine = [control for control in results.controls if control.control == kind]
         passed = sum(control.passed for control in mine)
         if mine:
@@ -149,9 +149,9 @@ def _controls(results: Results) -> str:
     rows = [
         [
             control.control,
-            words.about(control),
+            wording.about(control),
             f"`{control.defense}`" if control.defense else "–",
-            words.outcome(control) if control.passed else f"**{words.outcome(control)}**",
+            wording.outcome(control) if control.passed else f"**{wording.outcome(control)}**",
             control.explanation,
         ]
         for control in sorted(results.controls, key=lambda control: control.passed)
@@ -175,8 +175,8 @@ def _cells(results: Results) -> str:
             rows.append([*where, cell.status, "", "", "", "", "", cell.reason])
             continue
         names = (("theft", 2), ("protection", 2), ("recovery", 2), ("residual", 3), ("seen", 2))
-        figures = [words.number(cell.scores.get(name), digits) for name, digits in names]
-        rows.append([*where, *figures, words.number(cell.cost.get("seconds")), words.many(cell.tasks)])
+        figures = [wording.number(cell.scores.get(name), digits) for name, digits in names]
+        rows.append([*where, *figures, wording.number(cell.cost.get("seconds")), wording.many(cell.tasks)])
     heads = ["scenario", "defense", "attack", "merger", "threat", "seed", "key"]
     heads += ["theft", "protection", "recovery", "residual", "seen", "seconds", "n by task"]
     told = (

@@ -81,10 +81,10 @@ def test_nothing_leads_away_from_it(audited: Audit) -> None:
 def test_every_site_is_in_every_picture(audited: Audit) -> None:
     lock, before, after, shared = pictures(audited)
     for picture in (lock, before, after, shared):
-        assert set(picture.cells) == {(site.kind, site.layer) for site in audited.sites}
-    assert lock.cells["qk", 0].mark
-    assert not lock.cells["qk", 3].mark
-    assert len({lock.cells[kind, 0].text for kind in FOUND}) == len(FOUND), "no two findings look alike without colour"
+        assert set(picture.tiles) == {(site.kind, site.layer) for site in audited.sites}
+    assert lock.tiles["qk", 0].mark
+    assert not lock.tiles["qk", 3].mark
+    assert len({lock.tiles[kind, 0].text for kind in FOUND}) == len(FOUND), "no two findings look alike without colour"
     meanings = {meaning for _, _, meaning in lock.legend}
     assert {
         "planar lock",
@@ -94,8 +94,8 @@ def test_every_site_is_in_every_picture(audited: Audit) -> None:
         "equals the base",
         "additive shifts",
     } <= meanings
-    assert before.cells["qk", 0].style == "h10"
-    assert after.cells["mlp", 0].style != after.cells["vo", 0].style
+    assert before.tiles["qk", 0].style == "h10"
+    assert after.tiles["mlp", 0].style != after.tiles["vo", 0].style
 
 
 def test_no_two_groups_have_the_same_code() -> None:

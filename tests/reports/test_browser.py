@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redteam_reports.html import write
+from redteam_reports.results_html import write
 
 from redteam.evaluation.gate import gate
 from redteam.evaluation.results import Results

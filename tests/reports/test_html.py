@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import redteam_reports
 from redteam_reports import charts
-from redteam_reports.html import LIMIT, render
-from redteam_reports.words import facts
+from redteam_reports.results_html import LIMIT, render
+from redteam_reports.wording import facts
 
 from redteam.evaluation.results import Results
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS

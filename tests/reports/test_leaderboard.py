@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from redteam_reports import html, leaderboard, markdown
+from redteam_reports import leaderboard, markdown, results_html
 
 from redteam.evaluation.results import Results
 
@@ -47,8 +47,8 @@ def test_what_a_source_claims_stands_beside_and_is_escaped(results: Results) -> 
     row = next(r for here in leaderboard.rows(results).values() for r in here if r.verdict == first)
     assert row.claim == EVIL
     assert "`gauge-fit` 4×, `graft` 1×" in row.theft
-    assert EVIL not in html.render(results)
-    assert "down | by &lt;b&gt;95 %" in html.render(results)
+    assert EVIL not in results_html.render(results)
+    assert "down | by &lt;b&gt;95 %" in results_html.render(results)
     assert "down \\| by" in leaderboard.markdown(results)
 
 
@@ -66,10 +66,10 @@ def test_evidence_counts_what_ran_and_what_it_undid(results: Results) -> None:
 def test_a_row_that_met_the_stubborn_cases_alone_says_so(results: Results, tmp_path: Any) -> None:
     cells = next(f.cells for f in results.figures if f.attack == "procrustes" and f.status == "ok")
     markdown.write(results, tmp_path / "r.md")
-    for text in (html.render(results), (tmp_path / "r.md").read_text()):
+    for text in (results_html.render(results), (tmp_path / "r.md").read_text()):
         assert f"n={cells} of {cells + 3}" in text
 
 
 def test_without_a_gauntlet_there_is_none(made: Any) -> None:
-    page = html.render(made(scenarios=("digits",), mergers=("ties",), seeds=1))
+    page = results_html.render(made(scenarios=("digits",), mergers=("ties",), seeds=1))
     assert 'id="leaderboard"' not in page

@@ -154,7 +154,7 @@ def test_a_failed_control_alone_is_a_warning(made: Any, tmp_path: Path) -> None:
 
 
 def test_a_verdict_is_in_the_words_that_the_evaluation_has() -> None:
-    from redteam_reports.words import MEANING, SHOWS
+    from redteam_reports.wording import MEANING, SHOWS
 
     assert set(MEANING) == set(get_args(Word))
     assert set(SHOWS) == set(get_args(Control.model_fields["control"].annotation))

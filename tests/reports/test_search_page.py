@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redteam_reports.charts import svg
 from redteam_reports.search_html import plot, render, write
 
 from redteam.evaluation.statistics import Interval
@@ -76,10 +77,10 @@ def test_nothing_leads_away_from_it(found: Found) -> None:
 
 
 def test_every_trial_with_figures_is_a_mark_within_the_picture(found: Found) -> None:
-    drawn = plot(found)
+    drawn = svg(plot(found))
     marks = re.findall(r'<path class="m(\d)" d="M([\d.]+) ([\d.]+)[^"]*"><title>', drawn)
     assert len(marks) == 6
-    assert sorted(kind for kind, _, _ in marks) == ["0", "0", "0", "1", "6", "6"]
+    assert sorted(kind for kind, _, _ in marks) == ["1", "1", "1", "3", "6", "6"]
     assert all(50 < float(x) < 480 and 0 < float(y) < 300 for _, x, y in marks)
     assert "the winner" in drawn
 

@@ -65,11 +65,11 @@ class TestSweeps:
         assert list(theft.ticks) == ticks
         assert sorted(theft.ticks.values()) == list(theft.ticks.values())
         (line,) = theft.lines
-        assert [point.tick for point in line.points] == ticks
+        assert [point.x for point in line.points] == ticks
         by_tick = dict(
             zip([t.partition("=")[2].strip("[]").split(",")[-1].split("+")[0] for t in texts], range(9), strict=False)
         )
-        assert {p.tick: p.y for p in line.points} == {tick: by_tick.get(tick, 0) / 10 for tick in ticks}
+        assert {p.x: p.y for p in line.points} == {tick: by_tick.get(tick, 0) / 10 for tick in ticks}
 
     @pytest.mark.parametrize(
         "texts",
@@ -98,7 +98,7 @@ class TestBudget:
         assert len(found) == 3, "one for each defense that was tried with labels"
         chart = found[1]
         assert list(chart.ticks) == ["0", "8", "32", "128", "512", "1203"]
-        names = {line.name: [point.tick for point in line.points] for line in chart.lines}
+        names = {line.name: [point.x for point in line.points] for line in chart.lines}
         assert names["fine-tune"] == names["fine-tune, counted"] == ["8", "32", "128", "512", "1203"]
         assert names["none"] == ["0"]
         assert len(names) == 4, "and the best attack without data"
@@ -114,7 +114,7 @@ def test_fidelity_is_drawn_for_every_defense(full: Results) -> None:
     assert len({(line.name, line.style) for chart in charts for line in chart.lines}) == 10, "one style each, all over"
     for line in charts[0].lines:
         verdict = next(v for v in full.verdicts if v.defense == line.name)
-        assert {p.tick: p.y for p in line.points} == {dtype: value.mean for dtype, value in verdict.fidelity.items()}
+        assert {p.x: p.y for p in line.points} == {dtype: value.mean for dtype, value in verdict.fidelity.items()}
 
 
 def test_points_stand_where_their_figures_are() -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from redteam.evaluation import gate
 from redteam.evaluation.results import Cell, Control, Results, Verdict
 from redteam.evaluation.store import write_atomically
-from redteam_reports import charts, heat, leaderboard, skeptics, words
-from redteam_reports.pages import asset, environment
+from redteam_reports import charts, faq, heatmap, leaderboard, wording
 from redteam_reports.series import Series
+from redteam_reports.templating import asset, environment
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -54,10 +54,10 @@ def _page(results: Results, most: int) -> str:
     templates = environment(
         code=_code,
         named=_named,
-        interval=words.interval,
-        number=words.number,
-        many=words.many,
-        over=words.over,
+        interval=wording.interval,
+        number=wording.number,
+        many=wording.many,
+        over=wording.over,
         svg=lambda chart: Markup(charts.svg(chart)),
         swatch=lambda style: Markup(charts.swatch(style)),
         slug=lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
@@ -68,7 +68,7 @@ def _page(results: Results, most: int) -> str:
     shown, left_out = _cells(results, most)
     return templates.get_template("report.html.j2").render(
         r=results,
-        words=words,
+        wording=wording,
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -76,15 +76,15 @@ def _page(results: Results, most: int) -> str:
         standing=_standing(results),
         verdicts=_by_place(results),
         leaderboard=leaderboard.rows(results),
-        blocks=heat.blocks(results),
-        residuals=heat.residuals(results),
+        blocks=heatmap.blocks(results),
+        residuals=heatmap.residuals(results),
         budget=series.budget(),
         sweeps=sweeps,
         fidelity=series.fidelity(),
         kinds=_kinds(results.controls),
         controls=sorted(results.controls, key=lambda control: control.passed),
         units=list(dict.fromkeys(u for v in results.verdicts if v.price for u in (*v.price.ratio, *v.price.paid))),
-        answers=skeptics.answers(
+        answers=faq.answers(
             results,
             swept=any(panel.kind == "defense" for panel in sweeps),
             drifted=any(panel.kind == "scenario" for panel in sweeps),
@@ -138,7 +138,7 @@ def _kinds(controls: Iterable[Control]) -> list[tuple[str, int, int, str]]:
     by_kind: dict[str, list[bool]] = {}
     for control in controls:
         by_kind.setdefault(control.control, []).append(control.passed)
-    rows = [(kind, sum(found), len(found), words.SHOWS[kind]) for kind, found in by_kind.items()]
+    rows = [(kind, sum(found), len(found), wording.SHOWS[kind]) for kind, found in by_kind.items()]
     return sorted(rows, key=lambda row: row[1] == row[2])
 
 
