@@ -31,8 +31,8 @@ FailOn = Annotated[
     list[str] | None,
     typer.Option(
         "--fail-on",
-        metavar="'METRIC>=X'",
-        help="Leave with 1 where a verdict's figure is so, as in 'theft>=0.5' or 'theft.high>=0.5'; may be repeated.",
+        metavar="CONDITION",
+        help="Leave with 1 where a verdict is so, as in 'verdict!=HOLDS-SO-FAR' or 'theft.high>=0.5'; may be repeated.",
     ),
 ]
 Written = tuple[Path, Callable[[Any, Path], None]]

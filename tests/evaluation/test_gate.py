@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, get_args
 
 import pytest
 
@@ -10,6 +11,7 @@ from redteam.errors import BadInput
 from redteam.evaluation.gate import Condition, gate, told
 from redteam.evaluation.results import Verdict
 from redteam.evaluation.statistics import Interval
+from redteam.evaluation.verdict import Word
 
 
 def verdict(defense: str = "lock", word: str = "BROKEN", theft: float | None = 0.6, **more: Any) -> Verdict:
@@ -41,7 +43,30 @@ READ = {
 }
 MALFORMED = ["", "theft", "theft=0.5", "theft==0.5", "theft=>0.5", ">=0.5", "theft>=", "theft>=half", "theft>=nan"]
 MALFORMED += ["theft>=inf", "thief>=0.5", "theft.median>=0.5", "theft.low.high>=0.5", "theft.float16>=0.5", "theft.>=1"]
-MALFORMED += ["fidelity..low<1", "theft>=0.5 fidelity<1", "0.5<=theft", "Theft>=0.5"]
+MALFORMED += ["fidelity..low<1", "theft>=0.5 fidelity<1", "0.5<=theft", "Theft>=0.5", "theft!=0.5", "theft>==0.5"]
+MALFORMED += [
+    "verdict=BROKEN",
+    "verdict>=BROKEN",
+    "verdict",
+    "verdict==",
+    "verdict.low==BROKEN",
+    "verdict==BROKEN BROKEN",
+]
+MALFORMED += ["verdict==broken", "verdict!=HOLDS", "verdict==SAFE"]
+HINTS = {
+    "verdict==broken": "did you mean BROKEN?",
+    "verdict!=HOLDS": "did you mean HOLDS-SO-FAR?",
+    "verdict!=INVALD": "did you mean INVALID?",
+    "verdict==SAFE": "known are UNSCORABLE, INEFFECTIVE, BROKEN, INVALID, HOLDS-SO-FAR, INCONCLUSIVE.",
+    "verdict>=BROKEN": "a verdict is compared with == or !=",
+    "theft==0.5": "write it as in 'verdict!=HOLDS-SO-FAR', 'theft>=0.5'",
+}
+ALWAYS = ["theft>=0", "theft<=1", "theft.high<2", "counted>-0.1", "protection.low>=0", "advantage>=-1", "advantage<=1"]
+ALWAYS += ["fidelity>=0", "fidelity.float16>-1"]
+NEVER = ["theft.high>=2", "theft>1", "theft<0", "counted>=1.01", "protection.mean<=-0.5", "advantage>1", "advantage<-1"]
+NEVER += ["fidelity<0", "fidelity.bfloat16.low<=-0.1"]
+AT_AN_END = ["theft>0", "theft<1", "theft>=1", "theft<=0", "protection<1", "advantage>=1", "advantage>-1"]
+AT_AN_END += ["fidelity<=0", "fidelity>=1", "fidelity<1.5"]  # rounding can help by luck
 
 
 @pytest.mark.parametrize("text", READ)
@@ -51,12 +76,56 @@ def test_reads(text: str) -> None:
     assert c.text == text.strip()
 
 
+@pytest.mark.parametrize("word", get_args(Word))
+@pytest.mark.parametrize("comparison", ["==", "!="])
+def test_reads_every_word(word: str, comparison: str) -> None:
+    c = Condition.parse(f" verdict {comparison} {word} ")
+    assert (c.metric, c.comparison, c.limit) == ("verdict", comparison, word)
+
+
 @pytest.mark.parametrize("text", MALFORMED)
 def test_refuses_in_one_sentence(text: str) -> None:
     with pytest.raises(BadInput) as error:
         Condition.parse(text)
     assert str(error.value).startswith(f"Cannot read the gate {text!r}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", HINTS)
+def test_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(BadInput) as error:
+        Condition.parse(text)
+    assert HINTS[text] in str(error.value)
+
+
+@pytest.mark.parametrize("text", [*ALWAYS, *NEVER])
+def test_refuses_what_does_not_depend_on_the_figure(text: str) -> None:
+    outcome = "always fails" if text in ALWAYS else "can never fail"
+    with pytest.raises(BadInput, match=f"^The gate {re.escape(text)} {outcome}, since .*; choose a limit"):
+        Condition.parse(text)
+
+
+@pytest.mark.parametrize("text", AT_AN_END)
+def test_accepts_a_limit_at_the_end_of_the_range_where_it_still_decides(text: str) -> None:
+    assert Condition.parse(text).text == text
+
+
+@pytest.mark.parametrize("word", get_args(Word))
+def test_words_are_defined_whatever_the_verdict(word: str) -> None:
+    one = verdict(word=word, theft=None)
+    for other in get_args(Word):
+        assert gate([one], [f"verdict=={other}"]).outcome == ("failed" if word == other else "held")
+        assert gate([one], [f"verdict!={other}"]).outcome == ("held" if word == other else "failed")
+
+
+def test_words_and_figures_together() -> None:
+    lost, good = verdict(word="INVALID", theft=0.1), verdict(word="HOLDS-SO-FAR", theft=0.1)
+    both = ["verdict!=HOLDS-SO-FAR", "theft>=0.5"]
+    assert gate([good], both).outcome == "held"
+    answer = gate([good, lost], both)
+    assert answer.outcome == "undefined", "the figure is"
+    assert answer.failed == answer.undefined == (("toy", "lock", "weights-only"),)
+    assert gate([lost], ["verdict!=HOLDS-SO-FAR"]).outcome == "failed"
 
 
 @pytest.mark.parametrize(("part", "limit"), [("low", 0.5), ("mean", 0.6), ("high", 0.7)])
@@ -111,7 +180,7 @@ def test_one_failing_expression_is_enough_and_undefined_comes_first() -> None:
 def test_told_in_words() -> None:
     good, bad, lost = verdict("good", theft=0.1), verdict("bad", theft=0.9), verdict("lost", theft=None)
     say = {len(found): told(gate(found, ["theft>=0.5"])) for found in ([], [good], [good, bad], [good, bad, lost])}
-    assert say[0] == "The gate theft>=0.5 is undefined: no verdict is there that it speaks of."
+    assert say[0] == "The gate theft>=0.5 is undefined: there is no verdict that it speaks of."
     assert say[1] == "The gate theft>=0.5 held for every defense that it speaks of."
     assert say[2] == "The gate theft>=0.5 failed for bad on toy under weights-only."
     assert say[3].startswith("The gate theft>=0.5 is undefined for lost on toy under weights-only, and failed for bad")
