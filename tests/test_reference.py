@@ -6,7 +6,7 @@ import pytest
 
 from redteam.evaluation.gauntlet import Gauntlet
 from redteam.evaluation.results import Results
-from redteam.plugins.registry import module_from
+from redteam.plugins.files import module_from
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = module_from(ROOT / "tools" / "reference.py")

@@ -12,8 +12,9 @@ import typer
 
 from redteam.errors import UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, Spec, spec_of
+from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference, toml_text
-from redteam.plugins.registry import REGISTRIES, REPORTS, Listed, Registry, module_from
+from redteam.plugins.registry import REGISTRIES, REPORTS, Listed, Registry
 from redteam.plugins.settings import Setting, settings_of
 from redteam.plugins.shipped import KINDS, shipped, shipped_file
 

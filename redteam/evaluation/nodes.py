@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import redteam
-
-NUMERICAL = (
-    "checkpoint.py",
-    "storage.py",
-    "adapters.py",
-    "formats.py",
-    "folders.py",
-    "overlays.py",
-    "networks.py",
-    "tasks.py",
-    "training.py",
-    "key.py",
-    "views.py",
-    "threat.py",
-    "anatomy",
-    "symmetry",
-    "evaluation/bits.py",
-    "evaluation/measures.py",
-    "evaluation/stages.py",
-)
-"""The engine's files, and folders, on which numbers depend."""
-
-VERSIONS = ("torch", "transformers", "numpy", "scipy")
-"""The libraries on whose versions numbers depend."""
+from redteam.evaluation.digest import engine_digest, versions
 
 
 @dataclass(frozen=True)
@@ -71,21 +44,3 @@ def content_name(kind: str, depends: Mapping[str, Any]) -> str:
     """The hash of what a computation depends on; engine and versions of libraries are added here."""
     content = {"kind": kind, **depends, "engine": engine_digest(), "versions": versions()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@lru_cache(maxsize=1)
-def engine_digest() -> str:
-    """SHA-256 of the engine's numerical parts, in hexadecimal."""
-    root = Path(redteam.__file__).parent
-    digest = hashlib.sha256()
-    for part in NUMERICAL:
-        path = root / part
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    """The versions of the libraries on which numbers depend."""
-    return {name: importlib.metadata.version(name) for name in VERSIONS}

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from redteam.errors import BadInput
+from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.execute import Outcome
 from redteam.evaluation.findings import Findings
 from redteam.evaluation.graph import Graph
 from redteam.evaluation.judge import Judge
 from redteam.evaluation.layout import build
 from redteam.evaluation.loaded import Loaded
-from redteam.evaluation.nodes import Node, engine_digest, versions
+from redteam.evaluation.nodes import Node
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.prepare import prepare
 from redteam.evaluation.results import Results

@@ -6,25 +6,19 @@ built-in plugins enter by the same entry points as a stranger's.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
 import importlib.metadata
-import importlib.util
-import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from redteam.errors import BadInput, PluginFault, UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, ScenarioSpec, Spec, spec_of
+from redteam.plugins.files import SNAPSHOT, import_file, located
 from redteam.plugins.reference import Reference
-from redteam.plugins.source import digest_of, digest_of_file, first_line, locate
+from redteam.plugins.source import digest_of, first_line, locate
 
 S = TypeVar("S", bound=Spec)
 
@@ -53,7 +47,7 @@ class Found(Generic[S]):
     Attributes:
         function: The plain function.
         spec: What it says about itself.
-        source_digest: SHA-256 of its source and of what it imports from its own package.
+        source_digest: SHA-256 of its source as it was imported here, and of what it imports (`redteam.plugins.source`).
         origin: The distribution that provides it, or the file's path.
     """
 
@@ -72,7 +66,7 @@ class LoadedPlugin(Generic[S]):
         function: The plain function.
         spec: What it says about itself.
         settings: Every setting with its value, those left out included.
-        source_digest: SHA-256 of its source and of what it imports from its own package.
+        source_digest: SHA-256 of its source as it was imported here, and of what it imports (`redteam.plugins.source`).
         origin: The distribution that provides it, or the file's path.
     """
 
@@ -92,6 +86,21 @@ class LoadedPlugin(Generic[S]):
     def __call__(self, *views: Any) -> Any:
         """Calls the function with the bound settings."""
         return self.function(*views, **self.settings)
+
+    def require_source(self, planned: str) -> None:
+        """Refuses a plugin whose source is not the one that a run was planned with.
+
+        Args:
+            planned: Its `source_digest` when the run was planned.
+
+        Raises:
+            PluginFault: If it is another.
+        """
+        if self.source_digest != planned:
+            raise PluginFault(
+                f"The source of the {self.spec.kind} {self.name!r} was edited while the run was under way; start the "
+                "run again, which computes anew what depends on it."
+            )
 
 
 class Registry(Generic[S]):
@@ -180,28 +189,35 @@ class Registry(Generic[S]):
                 f"The {self.kind} {reference.name!r} is provided by both {packages}; uninstall or rename one of them."
             )
         entry = entries[0]
-        try:
-            function: Any = importlib.import_module(entry.module)
-            for attribute in entry.attr.split("."):
-                function = getattr(function, attribute)
-        except Exception as error:
-            raise PluginFault(
-                f"The {self.kind} {reference.name!r} of {package_of(entry)} cannot be imported: {_located(error, '')}."
-            ) from error
+        with SNAPSHOT.steady(f"the {self.kind} {reference.name!r}"):
+            digest = _digest(entry.module, locate(entry.module))
+            try:
+                function: Any = importlib.import_module(entry.module)
+                for attribute in entry.attr.split("."):
+                    function = getattr(function, attribute)
+            except Exception as error:
+                raise PluginFault(
+                    f"The {self.kind} {reference.name!r} of {package_of(entry)} cannot be imported: "
+                    f"{located(error, '')}."
+                ) from error
         spec = self._checked(reference.name, function, f"{entry.value} of {package_of(entry)}")
         if spec.name != reference.name:
             raise PluginFault(f"The {self.kind} {reference.name!r} calls itself {spec.name!r}; use one name in both.")
-        return Found(function, spec, digest_of(entry.module), package_of(entry))
+        return Found(function, spec, digest, package_of(entry))
 
     def _from_file(self, reference: Reference, folder: Path) -> Found[S]:
         file = folder / Path(reference.file).expanduser()
-        module = module_from(file, shown=reference.file)
-        found = {spec.name: value for value in vars(module).values() if isinstance(spec := spec_of(value), self.spec)}
+        imported = import_file(file, shown=reference.file)
+        found = {
+            spec.name: value
+            for value in vars(imported.module).values()
+            if isinstance(spec := spec_of(value), self.spec)
+        }
         if reference.plugin not in found:
             raise UnknownName.among(f"{self.kind} in {reference.file}", reference.plugin, found)
         function = found[reference.plugin]
         spec = self._checked(reference.plugin, function, reference.file)
-        return Found(function, spec, digest_of_file(file), str(file.resolve()))
+        return Found(function, spec, imported.digest, str(file.resolve()))
 
     def _checked(self, name: str, function: object, where: str) -> S:
         spec = spec_of(function)
@@ -212,62 +228,15 @@ class Registry(Generic[S]):
         return spec
 
 
+@lru_cache(maxsize=1024)
+def _digest(module: str, file: Path | None) -> str:
+    """Once per process and file, as Python imports a module once."""
+    return digest_of(module, SNAPSHOT)
+
+
 def package_of(entry: importlib.metadata.EntryPoint) -> str:
     """The name of the distribution that an entry point belongs to."""
     return entry.dist.name if entry.dist is not None else "an unknown package"
-
-
-def module_from(file: Path, *, shown: str = "") -> ModuleType:
-    """Imports a Python file by its path, anew whenever its content has changed.
-
-    Args:
-        file: The file.
-        shown: What errors call it.
-
-    Raises:
-        BadInput: If it is no readable file.
-        PluginFault: If running it raises.
-    """
-    shown = shown or str(file)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"Cannot read the plugin file {shown!r} ({error.strerror}); write path/to/file.py@name."
-        ) from None
-    unique = hashlib.sha256(os.fsencode(file.resolve()) + b"\0" + content).hexdigest()[:16]
-    name = f"redteam_file_{unique}"
-    if name in sys.modules:
-        return sys.modules[name]
-    specification = importlib.util.spec_from_file_location(name, file)
-    if specification is None or specification.loader is None:
-        raise BadInput(f"The plugin file {shown!r} is no Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    try:
-        # Compiled here, so that a stale cached bytecode never stands in for a file that was just edited.
-        exec(compile(content, str(file), "exec"), vars(module))
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
-        raise PluginFault(f"The plugin file {shown!r} cannot be imported: {_located(error, str(file))}.") from error
-    return module
-
-
-def _located(error: BaseException, file: str) -> str:
-    """`ValueError: text (line 3)`, the line being that of the given file, or file and line of where it was raised."""
-    text = " ".join(str(error).split())
-    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file]
-    if own:
-        return f"{told} (line {own[-1].lineno})"
-    if frames and not file:
-        with contextlib.suppress(IndexError):
-            last = [frame for frame in frames if not frame.filename.startswith("<frozen")][-1]
-            return f"{told} ({Path(last.filename).name}, line {last.lineno})"
-    return told
 
 
 ATTACKS = Registry("redteam.attacks", AttackSpec)

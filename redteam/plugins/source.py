@@ -1,13 +1,42 @@
-"""A plugin's source: where it lies, its first line of documentation, and a digest, all without importing it."""
+"""A plugin's source: where it lies, its first line of documentation, and a digest, all without importing it.
+
+A digest follows imports. Within the plugin's own package, and in code that no version number stands for (it lies
+outside the interpreter's library folders), every module that is imported counts, however indirectly. So do the modules
+of the engine that it reaches, but for those that only find plugins or phrase messages (`WORDS`).
+
+Two assumptions, which the engine's own modules keep: what decides a number is imported by a statement, and a module
+does nothing by being imported alone.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+ENGINE = "redteam"
+"""The package whose modules are followed name by name through the `__init__` that re-exports them."""
+
+WORDS: Mapping[str, str] = {
+    "redteam.errors": "sentences for users",
+    "redteam.sidecars": "config, tokenizer, licence and model card beside weights; no tensor goes through it",
+    "redteam.plugins.reference": "reads what the user wrote; the settings that come of it stand in every cell's name",
+    "redteam.plugins.settings": "fills in settings; their values stand in every cell's name",
+    "redteam.plugins.registry": "finds plugins; the digest of what it finds stands in every cell's name",
+    "redteam.plugins.files": "imports plugins in files; the digest of what it imports stands in every cell's name",
+    "redteam.plugins.source": "computes these digests, which change if it computes them otherwise",
+}
+"""Modules of the engine on which no number depends, with the reason. What is not named here counts."""
+
+VERSIONED = ("torch", "transformers", "numpy", "scipy")
+"""Libraries whose versions stand in every cell's name; their sources are never followed."""
+
+Read = Callable[[Path], bytes]
 
 
 @lru_cache(maxsize=1024)
@@ -27,11 +56,19 @@ def locate(module: str) -> Path | None:
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     found = Path(spec.origin) if spec.origin and spec.has_location else (folders[0] if folders else None)
     for name in rest:
-        found = next((file for folder in folders if (file := _inside(folder, name)) is not None), None)
+        found = next((file for folder in folders if (file := inside(folder, name)) is not None), None)
         if found is None:
             return None
         folders = [folder / name for folder in folders]
     return found if found is not None and (found.is_dir() or found.suffix == ".py") else None
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """What an import of `name` from a package in this folder would read."""
+    for candidate in (folder / name / "__init__.py", folder / f"{name}.py", folder / name):
+        if candidate.exists():
+            return candidate
+    return None
 
 
 def first_line(file: Path | None) -> str:
@@ -39,80 +76,174 @@ def first_line(file: Path | None) -> str:
     if file is None:
         return ""
     try:
-        documentation = ast.get_docstring(_parsed(file))
+        documentation = ast.get_docstring(ast.parse(file.read_bytes()))
     except (OSError, SyntaxError, ValueError):
         return ""
     return (documentation or "").partition("\n")[0].strip()
 
 
-def digest_of(module: str) -> str:
-    """SHA-256 over a module and the modules of its own top-level package that it imports, however indirectly.
+@dataclass(frozen=True)
+class Import:
+    """One name that a statement imports.
 
-    Imports inside functions count too. Modules of other packages don't: their versions belong into a cell's name
-    by themselves. A module without readable source counts by its name.
+    Attributes:
+        module: As written, without the leading dots.
+        name: The name taken from it, empty where the module itself is imported.
+        bound: What the importing module calls it.
+        level: How many dots were in front.
+        typing: Whether it stands under `if TYPE_CHECKING` and is never executed.
+    """
+
+    module: str
+    name: str
+    bound: str
+    level: int
+    typing: bool
+
+    def absolute(self, package: str) -> str:
+        """The module's full name, seen from a package."""
+        if not self.level:
+            return self.module
+        parts = package.split(".")
+        return ".".join([*parts[: len(parts) - self.level + 1], *([self.module] if self.module else [])])
+
+
+@lru_cache(maxsize=4096)
+def imports_in(source: bytes) -> tuple[Import, ...]:
+    """Every import of a Python file, also those inside functions; none if it cannot be parsed."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ()
+    found: list[Import] = []
+    for node, typing in _statements(tree.body, typing=False):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, "", alias.asname or alias.name, 0, typing) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [
+                Import(node.module or "", alias.name, alias.asname or alias.name, node.level, typing)
+                for alias in node.names
+            ]
+    return tuple(found)
+
+
+def digest_of(module: str, read: Read = Path.read_bytes) -> str:
+    """SHA-256 over a module and what it imports, as this module's documentation says.
+
+    Args:
+        module: The module's full name.
+        read: How files are read.
 
     Returns:
         64 hexadecimal digits.
     """
-    pending, files = [module], dict[str, Path | None]()
-    while pending:
-        name = pending.pop()
-        if name in files:
-            continue
-        files[name] = locate(name)
-        pending.extend(_parents(name))
-        file = files[name]
-        if file is not None and file.is_file():
-            pending.extend(other for other in _siblings(name, file) if other not in files)
+    return digest_over(sources([(module, "")], read))
+
+
+def digest_over(contents: Mapping[str, bytes]) -> str:
+    """SHA-256 over named contents, whatever their order."""
     total = hashlib.sha256()
-    for name in sorted(files):
-        file = files[name]
-        content = file.read_bytes() if file is not None and file.is_file() else b""
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
+    for name in sorted(contents):
+        total.update(f"{name}\0{len(contents[name])}\0".encode() + contents[name])
     return total.hexdigest()
 
 
-def digest_of_file(file: Path) -> str:
-    """SHA-256 of one file that is a plugin's whole source."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def sources(asked: Iterable[tuple[str, str]], read: Read = Path.read_bytes) -> dict[str, bytes]:
+    """What is imported by `from module import name`, or `import module` where the name is empty, and all that counts.
+
+    Args:
+        asked: Pairs of a module and a name.
+        read: How files are read.
+
+    Returns:
+        Full name of a module → its source, empty where there is none to read.
+    """
+    found, engine = dict[str, bytes](), set[str]()
+    own, pending = {module.partition(".")[0] for module, _ in asked} - {ENGINE}, list(asked)
+    while pending:
+        module, name = pending.pop()
+        top = module.partition(".")[0]
+        if top == ENGINE:
+            engine |= _named(module, name, read)
+        if top == ENGINE or not (top in own or unversioned(top)):
+            continue
+        for each in (*_parents(module), module, *([f"{module}.{name}"] if name else [])):
+            file = locate(each)
+            if each in found or (file is None and each != module):
+                continue
+            found[each] = read(file) if file is not None and file.is_file() else b""
+            pending += [
+                (one.absolute(_package(each, file)), one.name) for one in imports_in(found[each]) if not one.typing
+            ]
+    return found | {name: read(file) for name, file in engine_modules(engine, read).items() if name not in WORDS}
 
 
-def _inside(folder: Path, name: str) -> Path | None:
-    for candidate in (folder / name / "__init__.py", folder / f"{name}.py", folder / name):
-        if candidate.exists():
-            return candidate
-    return None
+def engine_modules(roots: Iterable[str], read: Read = Path.read_bytes) -> dict[str, Path]:
+    """The engine's modules that the given ones import, however indirectly, they and their packages included.
+
+    A name that a package re-exports leads to the module that defines it alone.
+
+    Args:
+        roots: Full names of modules.
+        read: How files are read.
+    """
+    pending, followed, found = list(roots), set[str](), dict[str, Path]()
+    while pending:
+        name = pending.pop()
+        file = locate(name)
+        if name in followed or file is None or not file.is_file():
+            continue
+        followed.add(name)
+        for around in (name, *_parents(name)):
+            if (place := locate(around)) is not None and place.is_file():
+                found[around] = place
+        for one in imports_in(read(file)):
+            target = one.absolute(_package(name, file))
+            # A package can import on demand, in `__getattr__`, what it tells type checkers about.
+            if target.partition(".")[0] == ENGINE and (not one.typing or file.name == "__init__.py"):
+                pending.extend(_named(target, one.name, read))
+    return found
 
 
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_bytes(), filename=str(file))
+@lru_cache(maxsize=256)
+def unversioned(top: str) -> bool:
+    """Whether a top-level package is code that can change without its version: it lies outside library folders."""
+    if top in VERSIONED or top == ENGINE:
+        return False
+    file = locate(top)
+    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return file is not None and not (
+        {"site-packages", "dist-packages"} & set(file.parts) or any(file.is_relative_to(one) for one in libraries)
+    )
+
+
+def _named(module: str, name: str, read: Read) -> set[str]:
+    """The modules of the engine that `from module import name` leads to."""
+    if name and locate(f"{module}.{name}") is not None:
+        return {f"{module}.{name}"}
+    file = locate(module)
+    if file is not None and file.name == "__init__.py":
+        for one in imports_in(read(file)):
+            target = one.absolute(module)
+            if one.name and one.bound == name and target != module and target.partition(".")[0] == ENGINE:
+                return _named(target, one.name, read)
+    return {module}
+
+
+def _statements(body: Iterable[ast.AST], *, typing: bool) -> Iterator[tuple[ast.AST, bool]]:
+    for node in body:
+        yield node, typing
+        guarded = isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        yield from _statements(getattr(node, "body", ()), typing=typing or guarded)
+        for part in ("orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, part, ()), typing=typing)
+
+
+def _package(module: str, file: Path | None) -> str:
+    return module if file is not None and file.name == "__init__.py" else module.rpartition(".")[0]
 
 
 def _parents(module: str) -> Iterator[str]:
     parts = module.split(".")
     for length in range(1, len(parts)):
         yield ".".join(parts[:length])
-
-
-def _siblings(module: str, file: Path) -> Iterator[str]:
-    """Modules of the same top-level package that the file imports, as far as they exist."""
-    top = module.partition(".")[0]
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    try:
-        tree = _parsed(file)
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            # `from package import name`: the name is a module or a member of one.
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
-            if (name == top or name.startswith(f"{top}.")) and locate(name) is not None:
-                yield name

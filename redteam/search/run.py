@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from redteam.errors import BadInput
+from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.loaded import Chain, Loaded
-from redteam.evaluation.nodes import engine_digest, versions
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.run import Observer as RunObserver
 from redteam.evaluation.run import alone_in

@@ -10,8 +10,9 @@ from typing import Any
 
 from redteam.errors import BadInput, UnknownName
 from redteam.plugins.contracts import spec_of
+from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, LoadedPlugin, Registry, module_from
+from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, LoadedPlugin, Registry
 from redteam.plugins.settings import bind
 from redteam.testing import elsewhere
 from redteam.testing.attacks import AttackSubject

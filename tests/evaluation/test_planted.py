@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import ATTACKS, module_from
+from redteam.plugins.registry import ATTACKS
 
 HERE = Path(__file__).parent
 CRIPPLED = module_from(HERE / "crippled.py")

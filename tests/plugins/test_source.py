@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from redteam.plugins.source import digest_of, first_line, locate
+from redteam.plugins.source import WORDS, digest_of, engine_modules, first_line, imports_in, locate, sources
 
 from .conftest import Install
 
@@ -56,3 +56,44 @@ def test_first_line(tmp_path: Path, text: str, line: str) -> None:
     assert first_line(tmp_path / "x.py") == line
     assert first_line(tmp_path / "none.py") == ""
     assert first_line(None) == ""
+
+
+def test_code_outside_library_folders_is_followed_since_no_version_stands_for_it(install: Install) -> None:
+    files = {"near_a/__init__.py": "", "near_a/plugin.py": "import near_b.x\nimport pytest\n"}
+    folder = install("near", {**files, "near_b/__init__.py": "", "near_b/x.py": "", "near_b/y.py": ""}, {})
+    assert set(sources([("near_a.plugin", "")])) == {"near_a", "near_a.plugin", "near_b", "near_b.x"}
+    before = digest_of("near_a.plugin")
+    (folder / "near_b/x.py").write_text("X = 1\n")
+    assert digest_of("near_a.plugin") != before
+
+
+def test_the_modules_of_the_engine_that_a_plugin_reaches_count_for_it(install: Install) -> None:
+    text = "from redteam import AttackerView\nfrom redteam.symmetry import Orthogonal\n"
+    text += "\ndef f():\n    import redteam.training\n"
+    install("reach", {"reach_a.py": text}, {})
+    found = sources([("reach_a", "")])
+    assert {"redteam.views", "redteam.symmetry.linear", "redteam.training"} <= set(found)
+    assert "redteam.evaluation.run" not in found
+    assert not set(found) & set(WORDS)
+
+
+def test_a_name_leads_to_the_module_that_defines_it() -> None:
+    """So that what one attack uses is no part of what every other one rests on."""
+    linear = set(engine_modules(["redteam.symmetry.linear"]))
+    assert "redteam.symmetry.gauges" in linear
+    assert not {"redteam.symmetry.certificate", "redteam.symmetry.far"} & linear
+
+
+def test_what_only_type_checkers_import_does_not_count() -> None:
+    found = imports_in(
+        b"from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b\n"
+        b"try:\n    import c\nexcept ImportError:\n    import d\nfinally:\n    import e\n"
+        b"match x:\n    case 1:\n        import f as g\n"
+        b"class H:\n    async def h(self):\n        from .i import j as k\n"
+    )
+    assert {(one.module, one.bound, one.typing) for one in found[1:]} == {
+        ("a", "a", True),
+        *((name, name, False) for name in "bcde"),
+        ("f", "g", False),
+        ("i", "k", False),
+    }

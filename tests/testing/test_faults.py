@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from redteam.plugins.contracts import spec_of
+from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import module_from
 from redteam.testing import checks_for
 
 FILE = Path(__file__).with_name("crippled.py")

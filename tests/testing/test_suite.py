@@ -14,8 +14,8 @@ import torch
 from redteam.anatomy import ARCHITECTURES, anatomy_of
 from redteam.errors import BadInput, PluginFault, UnknownName
 from redteam.evaluation import measures
+from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import module_from
 from redteam.testing import (
     AttackContract,
     DefenseContract,
