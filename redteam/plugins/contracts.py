@@ -74,7 +74,7 @@ class AttackSpec(Spec):
             `"ceiling"` for the holder of the key; `"anew"` for training such an expert from the base with everything
             that the owner has, which is what stealing is priced against.
         always: Whether it belongs to every evaluation, asked for or not.
-        targets: Names of the defenses that it was made for.
+        targets: Names of the defenses that it was made for; `redteam.plugins.targets` says which plugin a name means.
         keeps_function: Whether it only changes the basis, so that its result computes what the protected model does.
         changes_architecture: Whether names and shapes of tensors may differ from the protected model's.
         paper: Where it comes from.
