@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -148,12 +149,59 @@ class Observers(Observer):
             observer.advanced(done, total, what)
 
 
+class Steps:
+    """Counts the steps of a piece of work and reports them to the current observer, in a `with` block.
+
+    Args:
+        title: What the work is called.
+        total: How many steps it has.
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._total, self._done = title, max(total, 1), 0
+        self._observer = current()
+
+    def __enter__(self) -> Steps:
+        self._observer.advanced(0, self._total, f"{self._title}: training")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._done < self._total:
+            self._observer.advanced(self._total, self._total, f"{self._title}: done")
+
+    def step(self, what: str) -> None:
+        """Counts one step.
+
+        Args:
+            what: What the step trained.
+        """
+        self._report(self._done + 1, what)
+
+    def reach(self, share: float, what: str) -> None:
+        """Sets how far the work is, where the number of steps is not known beforehand; never further back.
+
+        Args:
+            share: Of the way, 0 to 1.
+            what: What is trained.
+        """
+        self._report(max(self._done, int(share * self._total)), what)
+
+    def _report(self, done: int, what: str) -> None:
+        if min(done, self._total) > self._done:
+            self._done = min(done, self._total)
+            self._observer.advanced(self._done, self._total, f"{self._title}: {what}")
+
+
 _current: ContextVar[Observer] = ContextVar("redteam_observer")
 
 
-def current() -> Observer | None:
-    """The observer that work without one of its own reports to; `None` if nobody has set one."""
-    return _current.get(None)
+def current() -> Observer:
+    """The observer that work without one of its own reports to; one that prints plain lines if nobody has set one."""
+    from redteam.terminal import Lines
+
+    return _current.get(None) or Lines()
 
 
 @contextmanager

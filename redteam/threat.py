@@ -23,6 +23,7 @@ class ThreatModel:
         name: As written in plans and on the shell, settings included.
         grants: What a view under this model hands out.
         words: The model as a sentence for reports.
+        short: What an attack works from under it, as a phrase: "from the weights and the public base alone".
         anchor: Which checkpoint stands for "from before the lock": the public base, a companion where the base is
             withheld, or a base that isn't quite the owner's.
         drift: How far a stale base lies from the owner's, in units of the companions' mean ‖τ‖.
@@ -33,6 +34,7 @@ class ThreatModel:
     name: str
     grants: Needs
     words: str
+    short: str
     anchor: Literal["base", "companion", "stale"] = "base"
     drift: float = 0.0
     labels: int | None = 0
@@ -63,11 +65,14 @@ def _weights_only() -> ThreatModel:
         _WEIGHTS,
         "The attacker has the protected weights, the public base, experts of their own tasks with validation data "
         "for those tasks, and the defense's code; not the key, and no data of the victim's task.",
+        "from the weights and the public base alone",
     )
 
 
 def _leaked_key() -> ThreatModel:
-    return ThreatModel("", _WEIGHTS | Needs.KEY, "As weights-only, and the defender's key has leaked.")
+    return ThreatModel(
+        "", _WEIGHTS | Needs.KEY, "As weights-only, and the defender's key has leaked.", "with the leaked key"
+    )
 
 
 def _no_base() -> ThreatModel:
@@ -76,6 +81,7 @@ def _no_base() -> ThreatModel:
         _WEIGHTS,
         "As weights-only, but the base is withheld: a companion, fine-tuned from the same base, stands in for it, and "
         "only mergers that need no base can be used.",
+        "from the weights alone, without the base",
         anchor="companion",
     )
 
@@ -86,6 +92,7 @@ def _stale_base(*, drift: Annotated[float, Range(0.0, 100.0)] = 1.0) -> ThreatMo
         _WEIGHTS,
         f"As weights-only, but what attacks take for the base is not quite the owner's: it lies {drift:g} times as far "
         "from it, in a random direction, as the companions do on average. Merges start from the companions' own base.",
+        "from the weights and an inexact base",
         anchor="stale",
         drift=drift,
     )
@@ -96,6 +103,7 @@ def _two_releases() -> ThreatModel:
         "",
         _WEIGHTS | Needs.RELEASES,
         "As weights-only, and the owner has released the same victim twice, under two independent keys.",
+        "from two releases under different keys",
     )
 
 
@@ -106,6 +114,7 @@ def _same_key(*, shared: bool = True) -> ThreatModel:
         _WEIGHTS | Needs.SIBLINGS,
         f"As weights-only, and one of the attacker's experts went through the victim's defense, under {key}, so that "
         "they have it as it was and as it is published.",
+        f"from the weights and an expert under {key}",
         shared=shared,
     )
 
@@ -115,6 +124,7 @@ def _few_shot(*, samples: Annotated[int, Range(1, 10**9)] = 64) -> ThreatModel:
         "",
         _WEIGHTS | DATA,
         f"As weights-only, and {samples} labelled samples of the victim's task, none of which is scored on.",
+        f"from the weights and {samples} labelled samples of the victim's task",
         labels=samples,
     )
 
@@ -124,6 +134,7 @@ def _data_rich() -> ThreatModel:
         "",
         _WEIGHTS | DATA,
         "As weights-only, and all labelled samples that the owner trained on, none of which is scored on.",
+        "from the weights and all samples that the owner trained on",
         labels=None,
     )
 
@@ -144,6 +155,7 @@ OWNER = ThreatModel(
     "owner",
     _WEIGHTS | Needs.RELEASES | Needs.SIBLINGS | DATA | Needs.KEY,
     "Everything that the owner has.",
+    "with all that the owner has",
     labels=None,
 )
 """What ceilings are granted, whatever the threat model."""

@@ -87,7 +87,7 @@ class TestAttacker:
 
     @pytest.mark.parametrize("asked", sorted(GRANTED))
     def test_without_any_grant_only_the_published_model(self, asked: str) -> None:
-        bare = view(ThreatModel("nothing", Needs.NONE, "The attacker has the protected weights alone."))
+        bare = view(ThreatModel("nothing", Needs.NONE, "Nothing but the protected weights.", "from the weights alone"))
         assert bare.protected is TINY
         with pytest.raises(ThreatModelViolation):
             GRANTED[asked][1](bare)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redteam.cli.progress import Progress
 from redteam.cli.rewriting import (
     Device,
     Force,
     OnDevice,
     Out,
-    Progress,
     laid_out_like,
     named,
     read_ahead,
@@ -102,7 +102,7 @@ def attack(
                 out,
                 like=laid_out_like(model, base),
                 force=force,
-                progress=progress,
+                progress=progress.advanced,
                 card=section(
                     "Attacked",
                     {"attack": f"`{chain.text}`", "base": "none" if base is None else named(base)},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redteam.cli.rewriting import Progress
+from redteam.cli.progress import Progress
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
@@ -46,7 +46,7 @@ def audit(
     opened = [Checkpoint.open(path) for path in paths]
     names = (*map(str, paths), "") if other is None else tuple(map(str, paths))
     with Progress() as shown:
-        found = look(*opened, device=_usable(device), names=names, progress=shown)  # type: ignore[arg-type]
+        found = look(*opened, device=_usable(device), names=names, progress=shown.advanced)  # type: ignore[arg-type]
     for path, writer in asked:
         writer(found, path)
     _tell(found)

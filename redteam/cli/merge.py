@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli.progress import Progress
 from redteam.cli.rewriting import (
     Device,
     Force,
     OnDevice,
     Out,
-    Progress,
     named,
     read_ahead,
     require_device,
@@ -71,7 +71,7 @@ def merge(
                 out,
                 like=base,
                 force=force,
-                progress=progress,
+                progress=progress.advanced,
                 card=section(
                     "Merged", {"merger": f"`{plugin.canonical}`", "base": named(base), "experts": ", ".join(experts)}
                 ),

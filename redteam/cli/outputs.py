@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,6 +37,10 @@ FailOn = Annotated[
         help="Leave with 1 where a verdict is so, as in 'verdict!=HOLDS-SO-FAR' or 'theft.high>=0.5'; may be repeated.",
     ),
 ]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Also print flags, controls and counts, and each verdict's reason.")
+]
+_PLAIN, _WIDEST = 80, 120  # columns that the answer takes where there is no terminal, and at most
 Written = tuple[Path, Callable[[Any, Path], None]]
 
 
@@ -86,38 +92,20 @@ def gated(results: Results, expressions: Sequence[str] | None) -> Results:
     return results.model_copy(update={"gate": gate(results.verdicts, expressions)})
 
 
-def tell(results: Results, ending: str) -> None:
-    """Prints the verdicts, what failed, the gate's answer and one last line about the run.
+def tell(results: Results, *, verbose: bool) -> None:
+    """Prints the answer, and what the gate says.
 
     Args:
         results: What to speak of.
-        ending: What follows the counts of cells and controls.
+        verbose: Whether flags, controls and counts follow.
     """
+    from redteam.cli.answer import answer
     from redteam.evaluation.gate import told
 
-    typer.echo("")
-    for verdict in results.verdicts:
-        flags = f" ({', '.join(verdict.flags)})" if verdict.flags else ""
-        where = _where(results, verdict)
-        typer.echo(f"{verdict.verdict:<14} {verdict.defense}{where}{flags}: {verdict.reason}.")
-    failed = [control for control in results.controls if not control.passed]
-    for control in failed:
-        about = " ".join(part for part in (control.attack, control.defense, control.group, control.site) if part)
-        typer.echo(f"control failed  {control.control} {about}: {control.explanation}")
-    for cell in results.cells:
-        if cell.status in ("error", "timeout"):
-            typer.echo(
-                f"{cell.status:<14} {cell.attack} on {cell.defense} (seed {cell.seed}, key {cell.key}): {cell.reason}"
-            )
+    width = min(shutil.get_terminal_size().columns, _WIDEST) if sys.stdout.isatty() else _PLAIN
+    typer.echo(f"\n{answer(results, verbose=verbose, width=width)}")
     if results.gate is not None:
         typer.echo(f"\n{told(results.gate)}")
-    typer.echo(f"\n{len(results.cells)} cells, {len(results.controls)} controls ({len(failed)} failed){ending}")
-    typer.echo("Robustness figures are upper bounds: a stronger attack can only lower them.")
-
-
-def _where(results: Results, verdict: Any) -> str:
-    several = len({one.scenario for one in results.verdicts}) > 1
-    return f"{f' on {verdict.scenario}' if several else ''} under {verdict.threat}"
 
 
 def _check_writable(path: Path) -> None:

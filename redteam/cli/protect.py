@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redteam.cli.progress import Progress
 from redteam.cli.rewriting import (
     Device,
     Force,
     OnDevice,
     Out,
-    Progress,
     key_in,
     laid_out_like,
     require_device,
@@ -115,7 +115,7 @@ def protect(
             out,
             like=laid_out_like(model, base),
             force=force,
-            progress=progress,
+            progress=progress.advanced,
             card=_card(chain, sites, adapted, stored),
         )
     for line in (*told, *(f"{kind}: {what}" for kind, what in sites), *(f"Adapted: {one}" for one in adapted)):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
+from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
 
 
 def report(
@@ -17,6 +17,7 @@ def report(
     ] = None,
     files: Files = None,
     fail_on: FailOn = None,
+    verbose: Verbose = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of results.json, and leave.")] = False,
 ) -> None:
     """Write reports on a finished run, or print its verdicts.
@@ -37,5 +38,5 @@ def report(
         writer(results, path)
         typer.echo(f"report: {path}")
     if not found:
-        tell(results, "")
+        tell(results, verbose=verbose)
     raise typer.Exit(results.exit_code)

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from redteam.errors import BadInput
-from redteam.terminal import Bar, bar, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,33 +34,6 @@ class Device(StrEnum):
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")]
 OnDevice = Annotated[Device, typer.Option(help="Where to compute; what is written is the same within rounding.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
-_LINES = 10  # how many lines of progress there are where there is no bar
-
-
-class Progress:
-    """Says on standard error how far a checkpoint has been written or read: a bar on a terminal, else some lines."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._told = 0
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        """So many tensors or sites are behind, the last of them `name`."""
-        self._bar = self._bar or (bar(total) if done < total else None)
-        if self._bar is not None:
-            self._bar.show(done, name)
-        elif done * _LINES // max(1, total) > self._told:
-            self._told = done * _LINES // max(1, total)
-            say(f"[{done}/{total}] {name}")
 
 
 @contextmanager

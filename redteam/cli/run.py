@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
-from redteam.cli.progress import Progress
+from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
+from redteam.cli.progress import FromGraph, Progress
+from redteam.terminal import say
 from redteam.tracking import Mlflow
 
 
@@ -33,6 +34,7 @@ def run(
     ] = None,
     report: Files = None,
     fail_on: FailOn = None,
+    verbose: Verbose = False,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log to mlflow: MLFLOW_TRACKING_URI, or OUT/mlflow.db.")
     ] = False,
@@ -41,13 +43,14 @@ def run(
     """Pair defenses with attacks in scenarios and say which protections hold.
 
     Without PLAN it runs 'quick'. Options replace what the plan says. The same command again computes only what is
-    missing. Robustness figures are upper bounds: a stronger attack can only lower them. Exit codes: 0 held or nothing
-    asked, 1 the gate of --fail-on failed, 2 something could not be evaluated.
+    missing. Theft figures are lower bounds: a stronger attack can only raise them. Exit codes: 0 held or nothing asked,
+    1 the gate of --fail-on failed, 2 something could not be evaluated.
     """
+    started = time.perf_counter()
+    say(f"Reading the plan {plan or 'quick'}, torch and the plugins")
     from redteam.evaluation.run import Observers, find_plan, preview, run_folder
     from redteam.evaluation.run import run as evaluate
 
-    started = time.perf_counter()
     found, folder = find_plan(plan or "quick")
     given = {
         "scenarios": scenario,
@@ -79,7 +82,7 @@ def run(
                 found,
                 out=out,
                 folder=folder,
-                observer=Observers(progress, tracker),
+                observer=Observers(FromGraph(progress), tracker),
                 command=command,
                 workers=cores() if workers is None else workers,
             )
@@ -92,7 +95,8 @@ def run(
         for path, writer in reports:
             writer(results, path)
         tracker.conclude(results, [path for path, _ in reports])
-    tell(results, f", {time.perf_counter() - started:.0f} s; report: {page}")
+    tell(results, verbose=verbose)
+    typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)
 
 

@@ -7,16 +7,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redteam.terminal import Bar, bar, say
-
 if TYPE_CHECKING:
-    from redteam.search.found import Found, Trial
-    from redteam.search.space import Space
+    from redteam.search.found import Found
 
 
 def search(
@@ -52,7 +48,7 @@ def search(
     again goes on where it stopped. Exit codes: 0, also where no strong attacker was found; 2 if nothing could be said.
     """
     from redteam.cli.outputs import writers
-    from redteam.cli.progress import Progress
+    from redteam.cli.progress import FromGraph, Progress
     from redteam.cli.run import absolute, cores
     from redteam.plugins.registry import SEARCH_REPORTS
     from redteam.search.run import Asked
@@ -77,12 +73,12 @@ def search(
     )
     written = writers((home / "search.html", *(report or ())), SEARCH_REPORTS)
     processes = cores() if workers is None else workers
-    with _Progress() as shown, Progress() as scoring:
+    with Progress() as progress:
         found = look(
             asked,
             home,
-            observer=shown,
-            scoring=scoring,
+            observer=progress,
+            scoring=FromGraph(progress),
             workers=min(processes, 1),
             cores=processes,
             command=shlex.join(["redteam", *sys.argv[1:]]),
@@ -91,57 +87,6 @@ def search(
         writer(found, path)
     _tell(found, home, time.perf_counter() - started)
     raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
-
-
-class _Progress:
-    """Shows on standard error what is being tried, with the best so far."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def preparing(self, scenario: str, seed: int) -> None:
-        """Names the scenario; it shows its own progress where it has to be trained."""
-        say(f"Scenario {scenario}, seed {seed}")
-
-    def searching(self, space: Space, naive: float, done: int, wanted: int) -> None:
-        """Says from what pipelines are drawn, and starts the bar."""
-        names = ", ".join(option.name for option in space.options)
-        say(f"Pipelines of up to {space.steps} of {len(space.options)} attacks: {names}")
-        say(f"Theft without any attack: {naive:.2f}. {wanted} trials, {min(done, wanted)} of them done")
-        if done < wanted:
-            self._bar = bar(wanted, done=done)
-
-    def tried(self, trial: Trial, best: Trial | None, done: int, wanted: int) -> None:
-        """One trial further."""
-        figures = _figures(trial) if trial.status == "ok" else f"{trial.status}, {trial.reason}"
-        leads = f"best {_figures(best)}, {best.pipeline}" if best is not None else "nothing so far"
-        if self._bar is None:
-            say(f"[{done}/{wanted}] {trial.pipeline}: {figures} ({leads})")
-            return
-        self._bar.show(done, leads)
-        if trial.status != "ok":
-            self._bar.print(f"{trial.pipeline}: {figures}")
-
-    def scoring(self, best: Trial) -> None:
-        """The bar makes way for the run's own."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        say(f"Scoring {best.pipeline} on the scoring data, with the controls that belong to it")
-
-
-def _figures(trial: Trial) -> str:
-    return f"theft {trial.theft:.2f} in {trial.seconds:.2g} s"
 
 
 def _tell(found: Found, home: Path, seconds: float) -> None:
@@ -153,7 +98,7 @@ def _tell(found: Found, home: Path, seconds: float) -> None:
         typer.echo("\nNo other trial beats these in theft and seconds at once, on the tuning data:")
     for number in found.front:
         mark = "*" if number == found.winner else " "
-        typer.echo(f"{mark} {_figures(numbers[number])}  {numbers[number].pipeline}")
+        typer.echo(f"{mark} {numbers[number].figures}  {numbers[number].pipeline}")
     if found.repeat:
         typer.echo(f"\nRepeat the winner: {found.repeat}")
     typer.echo(f"{len(found.trials)} trials, {seconds:.0f} s; page: {home / 'search.html'}")

@@ -38,6 +38,15 @@ class Trial(_Model):
     labels: int | None = None
     steps: int | None = None
 
+    @property
+    def figures(self) -> str:
+        """What came of it, in words."""
+        return (
+            f"theft {self.theft:.2f} in {self.seconds:.2g} s"
+            if self.status == "ok"
+            else f"{self.status}, {self.reason}"
+        )
+
 
 class Scored(_Model):
     """The winner on the scoring data.

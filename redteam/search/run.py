@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from redteam.errors import BadInput
 from redteam.evaluation.digest import engine_digest, versions
@@ -20,9 +20,10 @@ from redteam.evaluation.run import Observer as RunObserver
 from redteam.evaluation.run import alone_in
 from redteam.evaluation.run import run as evaluate
 from redteam.evaluation.store import Store, write_atomically
+from redteam.events import Observer
 from redteam.plugins.reference import parse_chain
 from redteam.plugins.registry import ATTACKS
-from redteam.search.found import Found, Scored, Trial, front, winner
+from redteam.search.found import Found, Scored, front, winner
 from redteam.search.space import Space
 from redteam.search.study import Study, default_storage
 from redteam.search.tuning import KEY, SPLIT, Tuning
@@ -76,22 +77,6 @@ class Asked:
         )
 
 
-class Observer(Protocol):
-    """Who is told how a search goes on."""
-
-    def preparing(self, scenario: str, seed: int) -> None:
-        """A scenario is about to be loaded."""
-
-    def searching(self, space: Space, naive: float, done: int, wanted: int) -> None:
-        """The study is open; so many trials are there already."""
-
-    def tried(self, trial: Trial, best: Trial | None, done: int, wanted: int) -> None:
-        """A trial has ended; the best so far is what would win now."""
-
-    def scoring(self, best: Trial) -> None:
-        """The winner is about to be run on the scoring data."""
-
-
 def search(
     asked: Asked,
     out: Path,
@@ -140,14 +125,16 @@ def search(
                     break
                 trial = study.tell(proposal, tuning.measure(proposal.pipeline))
                 trials = study.trials
-                observer.tried(trial, winner(trials), len(trials), asked.trials)
+                best = winner(trials)
+                leads = f"{best.figures}, {best.pipeline}" if best is not None else ""
+                observer.tried(trial.pipeline, trial.figures, leads, len(trials), asked.trials)
             found = _found(asked, loaded, space, study, tuning.naive, command)
         finally:
             study.close()
         tuning.store.clear_work()
         found = _kept(found, asked, out)
         if found.best is not None:
-            observer.scoring(found.best)
+            observer.scoring(found.best.pipeline)
             plan = asked.plan((found.best.pipeline,))
             results = evaluate(plan, out=out / "winner", workers=cores, observer=scoring, folder=Path())
             found = found.model_copy(update={"scored": _scored(results, found.best.pipeline)})

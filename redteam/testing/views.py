@@ -104,7 +104,13 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
     code = Needs.CODE in needs
     view = AttackerView(
         copies["the protected model"],
-        ThreatModel("what is declared", needs, "Exactly what the attack declares that it needs.", labels=LABELS),
+        ThreatModel(
+            "what is declared",
+            needs,
+            "Exactly what the attack declares that it needs.",
+            "with what it declares",
+            labels=LABELS,
+        ),
         KEY.child("attack"),
         needs=needs,
         _anchor=copies.get("the anchor"),

@@ -89,8 +89,8 @@ def test_a_tensor_is_read_when_it_is_written(shell: Shell, here: Path, monkeypat
     import redteam.cli.merge as home
 
     class Watching(home.Progress):
-        def __call__(self, done: int, total: int, name: str) -> None:
-            written.append(name)
+        def advanced(self, done: int, total: int, what: str) -> None:
+            written.append(what)
 
     monkeypatch.setattr(Checkpoint, "__getitem__", reading)
     monkeypatch.setattr(home, "Progress", Watching)
@@ -154,34 +154,6 @@ def test_on_a_gpu_it_is_the_same_within_rounding(shell: Shell, here: Path, text:
     one, other = Checkpoint.open("cpu"), Checkpoint.open("cuda")
     for name in one:
         torch.testing.assert_close(one[name], other[name])
-
-
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import redteam.cli.rewriting as home
-
-    with home.Progress() as progress:
-        for done in range(1, 201):
-            progress(done, 200, f"tensor {done}")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10
-    assert lines[-1] == "[200/200] tensor 200"
-    shown: list[int] = []
-
-    class Bar:
-        def show(self, done: int, text: str) -> None:
-            shown.append(done)
-
-        def stop(self) -> None:
-            shown.append(-1)
-
-    monkeypatch.setattr(home, "bar", lambda total: Bar())
-    with home.Progress() as progress:
-        for done in (1, 2, 3):
-            progress(done, 3, "tensor")
-    assert shown == [1, 2, 3, -1]
-    assert capsys.readouterr().err == ""
 
 
 def test_reading_ahead_gives_the_same_in_any_order() -> None:

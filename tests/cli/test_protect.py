@@ -177,7 +177,7 @@ def test_an_interrupt_leaves_nothing_and_promises_nothing(
     import redteam.cli.protect as home
 
     class Interrupting(home.Progress):
-        def __call__(self, done: int, total: int, name: str) -> None:
+        def advanced(self, done: int, total: int, what: str) -> None:
             if done == 7:
                 raise KeyboardInterrupt
 

@@ -63,10 +63,12 @@ def finished(tmp_path: Path) -> Path:
 def test_prints_the_verdicts(redteam: Invoke, finished: Path) -> None:
     code, out, err = redteam("report", finished)
     assert (code, err) == (0, "")
-    assert "BROKEN         weak under weights-only (PRELIMINARY): it is so." in out
-    assert "HOLDS-SO-FAR   strong under weights-only (PRELIMINARY): it is so." in out
-    assert "upper bounds" in out
+    assert "weak does not protect: from the weights and the public base alone" in out
+    assert "strong held against everything that was tried: " in out
+    assert "lower bounds: a stronger attack can only raise them" in out
     assert "gate" not in out
+    assert "PRELIMINARY" not in out
+    assert "BROKEN weak under weights-only: it is so." in redteam("report", finished, "-v")[1]
 
 
 def test_writes_every_format_beside_each_other(redteam: Invoke, finished: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import redteam.search.run as running
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.run import Silent
+from redteam.events import Observer
 from redteam.search.found import Found
 from redteam.search.run import Asked, search
 from redteam.search.tuning import Measured, Tuning
@@ -24,23 +25,19 @@ TOY = f"{TESTS / 'evaluation' / 'toy.py'}@toy"
 PARTS = ("qk-part", "vo-part")
 
 
-class Watching:
+class Watching(Observer):
     """Remembers what it was told, and may interrupt."""
 
     def __init__(self, after: int = 10**6) -> None:
         self.after, self.tries, self.done_before = after, list[str](), -1
 
-    def preparing(self, scenario: str, seed: int) -> None: ...
-
-    def searching(self, space: Any, naive: float, done: int, wanted: int) -> None:
+    def searching(self, space: Any, naive: float, done: int, total: int) -> None:
         self.done_before = done
 
-    def tried(self, trial: Any, best: Any, done: int, wanted: int) -> None:
-        self.tries.append(trial.pipeline)
+    def tried(self, pipeline: str, outcome: str, best: str, done: int, total: int) -> None:
+        self.tries.append(pipeline)
         if len(self.tries) >= self.after:
             raise KeyboardInterrupt
-
-    def scoring(self, best: Any) -> None: ...
 
 
 def asked(*attacks: str, trials: int = 6, **rest: Any) -> Asked:

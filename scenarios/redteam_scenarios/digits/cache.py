@@ -17,10 +17,10 @@ from torch import nn
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, UnwritableOutput
+from redteam.events import Steps
 from redteam.tasks import Classification, Scenario
 from redteam_scenarios.digits import growth as growing
 from redteam_scenarios.digits.data import Images, collect, pixels
-from redteam_scenarios.digits.progress import Progress
 from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
 from redteam_scenarios.digits.training import finetune, fixed_threads, pretrain
 
@@ -119,10 +119,11 @@ def ensure_grown(recipe: Recipe, seed: int, growth: float) -> Path:
     folder = ordinary.with_name(f"seed{seed}-growth{growth:g}-{growing.address(growth, origin)}")
     if folder.is_dir():
         return folder
-    title, data = f"digits, seed {seed}, growth {growth:g}", _read(ordinary / "data.safetensors")
-    with _whole(folder) as work, fixed_threads(recipe.threads), Progress(title, 100) as progress:
+    data = _read(ordinary / "data.safetensors")
+    title = f"digits, seed {seed}, growth {growth:g}"
+    with _whole(folder) as work, fixed_threads(recipe.threads), Steps(title, 100) as training:
         model = victim.module()
-        grown = growing.grow(recipe, seed, growth, base.module(), model, data, lambda way: progress.reach(way, VICTIM))
+        grown = growing.grow(recipe, seed, growth, base.module(), model, data, lambda way: training.reach(way, VICTIM))
         _save(model, work / VICTIM)
         growing.write(work, grown)
     return folder
@@ -145,13 +146,13 @@ def train(recipe: Recipe, seed: int, folder: Path) -> None:
     The generators of torch, numpy and Python stay as they were.
     """
     total = recipe.pretraining_steps + sum(recipe.tuning_steps.values())
-    with fixed_threads(recipe.threads), Progress(f"digits, seed {seed}", total) as progress:
+    with fixed_threads(recipe.threads), Steps(f"digits, seed {seed}", total) as training:
         data = collect(recipe, seed)
         _write(folder / "data.safetensors", data)
-        base = pretrain(recipe, seed, progress.step)
+        base = pretrain(recipe, seed, training.step)
         _save(base, folder / "base")
         for task in CLASSES:
-            _save(finetune(recipe, seed, base, task, data, progress.step), folder / task)
+            _save(finetune(recipe, seed, base, task, data, training.step), folder / task)
 
 
 @contextmanager
