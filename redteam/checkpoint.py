@@ -39,6 +39,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         self._source = source
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
         self.architecture = str(config.get("model_type", ""))
+        self._digest = ""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, base: Checkpoint | None = None) -> Checkpoint:
@@ -157,13 +158,16 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         return Checkpoint.of({n: t.to(dtype) if t.is_floating_point() else t for n, t in self.items()}, self.config)
 
     def digest(self) -> str:
-        """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal."""
+        """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal; computed once."""
+        if self._digest:
+            return self._digest
         digest = hashlib.sha256()
         for name in sorted(self):
             tensor = self[name].cpu().contiguous()
             digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        self._digest = digest.hexdigest()
+        return self._digest
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder with `model.safetensors` and `config.json`, whole or not at all, tensor by tensor.
@@ -188,16 +192,16 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def fresh(self, seed: int) -> Checkpoint:
         """The same network, freshly initialised as transformers does before training, in the dtypes found here."""
-        from redteam.networks import initialised
+        from redteam.networks import initialised, weights_of
 
-        return self.trained(initialised(self.config, seed))
+        tensors = weights_of(initialised(self.config, seed))
+        return Checkpoint.of({n: t.to(self.dtype(n)) if n in self else t for n, t in tensors.items()}, self.config)
 
     def trained(self, module: nn.Module) -> Checkpoint:
         """The weights of a network that `module()` gave, after training, under the names and dtypes found here."""
-        from redteam.networks import weights_of
+        from redteam.networks import trained_weights
 
-        tensors = {n: t.to(self.dtype(n)) if n in self else t for n, t in weights_of(module).items()}
-        return Checkpoint.of(tensors, self.config)
+        return Checkpoint.of(trained_weights(module, self), self.config)
 
 
 def own_tensors(expert: Checkpoint, base: Checkpoint) -> tuple[str, ...]:

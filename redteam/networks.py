@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import torch
 from redteam.errors import BadInput, Inapplicable, NotACheckpoint
 from redteam.folders import OPEN_CLIP
 from redteam.formats import shown
+from redteam.skeleton import Loader, sources, tensors_of, with_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 NETWORK = "redteam_network"
 """Entry of a config that names a network which an installed package builds, by an entry point of the group
 `redteam.networks`: a function of a checkpoint and a dtype that gives a module. What is not installed is not run."""
+
+Look = Callable[[str, torch.Tensor, torch.Tensor], None]
+"""Takes a label, what a layer was given and what it gave."""
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
 _CODE = {"auto_map", "trust_remote_code", "custom_pipelines"}
@@ -43,12 +47,81 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
         NotACheckpoint: If no such network is known, or the tensors do not fit it.
     """
     if NETWORK in checkpoint.config:
-        return _installed(checkpoint.config[NETWORK])(checkpoint, dtype)  # type: ignore[no-any-return]
-    if checkpoint.architecture == OPEN_CLIP:
-        return _open_clip(checkpoint, dtype)
+        return _loader(checkpoint)(checkpoint, dtype)
+    return with_weights(checkpoint, dtype, _load)
+
+
+def parameter_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Name of a tensor → the parameter (or buffer) of its network that holds it, alone or together with others.
+
+    Libraries rename and stack tensors on the way in. Tied parameters have the name that `named_parameters` gives.
+
+    Raises:
+        NotACheckpoint: If there is no such network.
+    """
+    found: dict[str, str] = {}
+    for place, source in sources(checkpoint, _loader(checkpoint)).items():
+        for name in source.names:
+            found.setdefault(name, place)
+    return found
+
+
+def parameters_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The parameters of the network, float32, by the network's own names."""
+    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
+
+
+def layer_paths(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Name of a weight → path of the submodule that has it, as it is in the checkpoint.
+
+    Raises:
+        BadInput: If no submodule has a tensor of these to itself.
+    """
+    alone = {s.names[0]: place for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
+    paths = {}
+    for name in names:
+        if name not in alone:
+            raise BadInput(f"The network does not hold {name!r} as it is in the checkpoint; expected a matrix of it.")
+        paths[name] = alone[name].rpartition(".")[0]
+    return paths
+
+
+@contextlib.contextmanager
+def watched(network: nn.Module, paths: Mapping[str, str], look: Look) -> Iterator[None]:
+    """While it is active, calls `look` after some submodules ran.
+
+    Args:
+        network: A network.
+        paths: Label → path of a submodule.
+        look: Called with the label, the first input and the output.
+    """
+
+    def hook(label: str) -> Any:
+        return lambda _, given, output: look(label, given[0], output)
+
+    hooks = [network.get_submodule(path).register_forward_hook(hook(label)) for label, path in paths.items()]
+    try:
+        yield
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def _loader(checkpoint: Checkpoint) -> Loader:
+    name = checkpoint.config.get(NETWORK)
+    return _load if name is None else _installed(name)
+
+
+def _load(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+    """The network, built and checked by the library that knows it."""
+    return (_open_clip if checkpoint.architecture == OPEN_CLIP else _transformers)(checkpoint, dtype)
+
+
+def _transformers(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     cls, config = _known(checkpoint.config)
     _plausible(checkpoint, cls, config)
-    tensors = {n: t.clone() if dtype is None else t.to(dtype, copy=True) for n, t in checkpoint.items()}
+    layout = torch.contiguous_format  # other strides would change the last bits of what the network computes
+    tensors = {n: t.to(dtype or t.dtype, copy=True, memory_format=layout) for n, t in checkpoint.items()}
     with quiet_transformers(), _as_a_sentence(cls.__name__):
         network, info = cls.from_pretrained(
             None,
@@ -81,15 +154,8 @@ def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
 
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a network that `build` gave, under the names that its checkpoint has.
-
-    transformers renames tensors on the way in, so a state dict of the network does not fit a checkpoint.
-    """
-    if getattr(module, NETWORK, False):
-        raise Inapplicable(
-            "The network has parts of another form than its model type has, and cannot be trained; bring it back to "
-            "the base's form first."
-        )
+    """The weights of a network of transformers or open_clip, under the names that its library saves them by."""
+    _require_trainable(module)
     if not hasattr(module, "save_pretrained"):
         return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     from redteam.storage import Files
@@ -100,28 +166,18 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
         return {name: files.load(name) for name in files.names()}
 
 
-def places(network: nn.Module, checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
-    """Name of a tensor → path of the submodule that has it in a network that `build` gave of the checkpoint.
+def trained_weights(module: nn.Module, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The weights of a network that `build` gave, under the names, in the shapes and dtypes that its checkpoint has."""
+    _require_trainable(module)
+    return tensors_of(module, checkpoint, _load)
 
-    transformers renames tensors, so that they are found by what they hold: matrices alone, which no two share.
 
-    Raises:
-        BadInput: If the network holds a tensor of these nowhere.
-    """
-    held = [
-        (path, parameter)
-        for path, module in network.named_modules()
-        for parameter in module.parameters(recurse=False)
-        if parameter.ndim >= 2
-    ]
-    found = {}
-    for name in names:
-        tensor = checkpoint[name]
-        path = next((p for p, w in held if w.shape == tensor.shape and torch.equal(w.detach(), tensor.to(w))), None)
-        if path is None:
-            raise BadInput(f"The network does not hold {name!r} as it is in the checkpoint; expected a matrix of it.")
-        found[name] = path
-    return found
+def _require_trainable(module: nn.Module) -> None:
+    if getattr(module, NETWORK, False):
+        raise Inapplicable(
+            "The network has parts of another form than its model type has, and cannot be trained; bring it back to "
+            "the base's form first."
+        )
 
 
 def activation_of(checkpoint: Checkpoint) -> Any:
@@ -241,7 +297,9 @@ def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
         },
     )
     network = made("cpu")  # only now, since a config that claims too much would have claimed memory, too
-    network.load_state_dict({name: tensor.reshape(shapes[name]) for name, tensor in checkpoint.items()}, assign=True)
+    network.load_state_dict(
+        {name: tensor.reshape(shapes[name]).contiguous() for name, tensor in checkpoint.items()}, assign=True
+    )
     return (network if dtype is None else network.to(dtype)).eval()  # type: ignore[no-any-return]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput
+from redteam.networks import parameter_names, parameters_of
 from redteam.tasks import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -151,24 +152,24 @@ class _Body:
 
     @classmethod
     def of(cls, start: Checkpoint, base: Checkpoint, chosen: Sequence[str]) -> _Body:
-        """Networks name their parameters unlike checkpoints, so that what is not chosen is found by marking."""
         module = start.module(torch.float32)
-        found = dict(module.named_parameters())
-        marked = _parameters(_marked(start, (name for name in start if name not in chosen)))
+        found, names_of = dict(module.named_parameters()), parameter_names(start)
+        frozen = {names_of[name] for name in set(start) - set(chosen) if name in names_of}
         for name, parameter in found.items():
-            parameter.requires_grad_(torch.equal(parameter.detach(), marked[name]))
+            parameter.requires_grad_(name not in frozen)
         names = tuple(name for name, parameter in found.items() if parameter.requires_grad)
         if not names:
             raise BadInput("There is nothing to train; name tensors of the network, or a base that shares some.")
-        there = _parameters(start.replace({name: base[name] for name in shared_tensors(start, base)}))
+        there = parameters_of(start.replace({name: base[name] for name in shared_tensors(start, base)}))
         return cls(module, names, [found[name] for name in names], [there[name] for name in names])
 
     def those_of(self, start: Checkpoint, names: Iterable[str] | None) -> list[int]:
         """The places of the parameters that hold one of some tensors."""
         if names is None:
             return list(range(len(self.names)))
-        before, after = _parameters(start), _parameters(_marked(start, names))
-        return [place for place, name in enumerate(self.names) if not torch.equal(before[name], after[name])]
+        names_of = parameter_names(start)
+        held = {names_of[name] for name in names}
+        return [place for place, name in enumerate(self.names) if name in held]
 
     def hold(self, limits: Sequence[float] | None) -> None:
         """Brings what lies farther from the base than it may straight back to where it may."""
@@ -181,22 +182,12 @@ class _Body:
                 _set([parameter], [origin + away * (limit / far)])
 
 
-def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
-
-
-def _marked(checkpoint: Checkpoint, names: Iterable[str]) -> Checkpoint:
-    """With some tensors moved, to see which parameters hold them."""
-    floating = (name for name in names if checkpoint.dtype(name).is_floating_point)
-    return checkpoint.replace({name: checkpoint[name].float() + 1 for name in floating})
-
-
 def _sizes(body: _Body, start: Checkpoint, base: Checkpoint, relatives: Sequence[Checkpoint]) -> list[float]:
     """How far the relatives lie from the base, tensor by tensor; without any, whatever is far enough."""
     names, sizes = shared_tensors(start, base), [0.0 if relatives else math.inf] * len(body.names)
     for relative in relatives:
         held = set(shared_tensors(relative, base))
-        there = _parameters(start.replace({n: relative[n] if n in held else base[n] for n in names}))
+        there = parameters_of(start.replace({n: relative[n] if n in held else base[n] for n in names}))
         away = [float((there[name] - origin).norm()) for name, origin in zip(body.names, body.origin, strict=True)]
         sizes = [max(pair) for pair in zip(sizes, away, strict=True)]
     return sizes

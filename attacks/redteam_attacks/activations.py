@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from redteam.anatomy import Side, Site
 from redteam.checkpoint import Checkpoint, shared_tensors
-from redteam.errors import Inapplicable
+from redteam.errors import BadInput, Inapplicable
+from redteam.networks import layer_paths, watched
 from redteam.views import AttackerView
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _BATCH = 64
 
@@ -67,7 +64,7 @@ def moments(
     names = tuple(dict.fromkeys(side.linear.weight for side in sides))
     found: dict[str, Moment] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
-        readers = [_Reader.of(checkpoint, names) for checkpoint in checkpoints]
+        readers = [_reader(checkpoint, names) for checkpoint in checkpoints]
         for inputs in _inputs(view, samples):
             read = [reader(inputs) for reader in readers]
             for name in names:
@@ -94,48 +91,26 @@ def weighed(sites: Iterable[Site]) -> Iterator[Side]:
     return (side for site in sites for side in site.sides if not side.columns)
 
 
-@dataclass
-class _Reader:
-    """A network that tells what some of its maps read.
+def _reader(checkpoint: Checkpoint, names: Sequence[str]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """A function of inputs: by a weight's name, what its map reads in the checkpoint's network, float64 [k, in]."""
+    network = checkpoint.module(torch.float32)
+    try:
+        paths = layer_paths(checkpoint, names)
+    except BadInput as error:
+        raise Inapplicable(f"What a map reads cannot be told. {error}") from None
 
-    Attributes:
-        module: The network.
-        seen: By a weight's name, what was read last, [k, in] in float64.
-    """
+    def read(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        seen, mask = {}, inputs.get("attention_mask")
 
-    module: nn.Module
-    seen: dict[str, Tensor]
-    mask: Tensor | None = None
+        def look(name: str, given: Tensor, _: Tensor) -> None:
+            kept = given[mask.bool()] if mask is not None and mask.shape == given.shape[:-1] else given  # no padding
+            seen[name] = kept.reshape(-1, kept.shape[-1]).double()
 
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, names: Iterable[str]) -> _Reader:
-        """Networks name their parameters unlike checkpoints, so that a map is found by its numbers."""
-        reader = cls(checkpoint.module(torch.float32), {})
-        owners = [(module, own) for module in reader.module.modules() for own in module.parameters(recurse=False)]
-        for name in names:
-            weight = checkpoint[name].float()
-            holding = [module for module, own in owners if own.shape == weight.shape and torch.equal(own, weight)]
-            if not holding:
-                raise Inapplicable(
-                    f"The network does not hold the tensor {name!r} as its checkpoint does, so that what it reads "
-                    "cannot be told; expected a map of its own."
-                )
-            holding[0].register_forward_pre_hook(reader._hook(name))
-        return reader
+        with watched(network, paths, look):
+            network(**inputs)
+        return seen
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        self.seen, self.mask = {}, inputs.get("attention_mask")
-        self.module(**inputs)
-        return self.seen
-
-    def _hook(self, name: str) -> Any:
-        def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            read, mask = given[0], self.mask
-            if mask is not None and mask.shape == read.shape[:-1]:
-                read = read[mask.bool()]  # padding says nothing
-            self.seen[name] = read.reshape(-1, read.shape[-1]).double()
-
-        return look
+    return read
 
 
 def _inputs(view: AttackerView, samples: int) -> Iterator[Mapping[str, Tensor]]:

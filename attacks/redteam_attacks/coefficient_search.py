@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, Inapplicable
+from redteam.networks import parameters_of
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.views import AttackerView
@@ -106,10 +107,10 @@ class _Merge:
         batches = [next(iter(view.own_batches(task, samples))) for task in companions]
         with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
             bare = protected.replace({name: anchor[name] for name in names})
-            base = _parameters(bare)
+            base = parameters_of(bare)
 
             def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-                there = _parameters(bare.replace(tensors))
+                there = parameters_of(bare.replace(tensors))
                 return {n: there[n] - base[n] for n in base if not torch.equal(there[n], base[n])}
 
             own = [moved({name: protected[name] for name in layer}) for layer in layers]
@@ -152,10 +153,6 @@ def _by_layer(names: Sequence[str]) -> list[list[str]]:
         number = re.search(r"\.(\d+)\.", name)
         layers.setdefault(int(number[1]) if number else -1, []).append(name)
     return [layers[layer] for layer in sorted(layers)]
-
-
-def _parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
 
 
 def _logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from redteam.anatomy import Affine, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.networks import activation_of, places
+from redteam.networks import activation_of, layer_paths, watched
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry.neurons import regressed
@@ -52,15 +53,15 @@ def mlp_regression(
     gone = [site for site in sites if any(name not in view.protected for name in site.left.linear.names)]
     if not gone:
         return start
-    plain, network = start.module(torch.float32), view.protected.module(torch.float32)
+    network = view.protected.module(torch.float32)
     linears: Any = [(site.left.linear, site.right.linear) for site in gone]
-    where = places(plain, start, [linear.weight for pair in linears for linear in pair])
-    seen = _watched(view, network, {where[linear.weight] for pair in linears for linear in pair}, samples)
+    where = layer_paths(start, [linear.weight for pair in linears for linear in pair])
+    seen = _inputs_of(view, network, where, samples)
     activation = activation_of(view.anchor)
     changed: dict[str, Tensor] = {}
     for up, down in linears:
         before = up.read(start)
-        x, h = seen[where[up.weight]], seen[where[down.weight]]
+        x, h = seen[up.weight], seen[down.weight]
         weights = before.weight
         if before.bias is not None:
             x, weights = torch.cat([x, torch.ones_like(x[:, :1])], 1), torch.cat([weights, before.bias[:, None]], 1)
@@ -70,24 +71,19 @@ def mlp_regression(
     return start.replace(changed)
 
 
-def _watched(view: AttackerView, network: Any, paths: set[str], samples: int) -> dict[str, Tensor]:
-    """Path of a submodule → all that it is given, float64 [n, width], on inputs of the attacker's own tasks."""
-    found: dict[str, list[Tensor]] = {path: [] for path in paths}
+def _inputs_of(view: AttackerView, network: Any, paths: Mapping[str, str], samples: int) -> dict[str, Tensor]:
+    """By a layer's label all that it is given, float64 [n, width], on inputs of the attacker's own tasks."""
+    found: dict[str, list[Tensor]] = {label: [] for label in paths}
 
-    def watch(path: str) -> Any:
-        return lambda _, given: found[path].append(given[0].detach().reshape(-1, given[0].shape[-1]).double())
+    def look(label: str, given: Tensor, _: Tensor) -> None:
+        found[label].append(given.detach().reshape(-1, given.shape[-1]).double())
 
-    hooks = [network.get_submodule(path).register_forward_pre_hook(watch(path)) for path in paths]
-    try:
-        with torch.inference_mode():
-            for task in view.companions:
-                left = samples
-                for inputs, labels in view.own_batches(task, _BATCH):
-                    network(**{name: value[:left] for name, value in inputs.items()})
-                    left -= len(labels)
-                    if left <= 0:
-                        break
-    finally:
-        for one in hooks:
-            one.remove()
-    return {path: torch.cat(parts).clone() for path, parts in found.items()}
+    with watched(network, paths, look), torch.inference_mode():
+        for task in view.companions:
+            left = samples
+            for inputs, labels in view.own_batches(task, _BATCH):
+                network(**{name: value[:left] for name, value in inputs.items()})
+                left -= len(labels)
+                if left <= 0:
+                    break
+    return {label: torch.cat(parts).clone() for label, parts in found.items()}

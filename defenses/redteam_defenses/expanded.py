@@ -26,7 +26,7 @@ from redteam.anatomy import ARCHITECTURES, Anatomy, Site, anatomy_of
 from redteam.anatomy.architecture import Shaped
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, NotACheckpoint
-from redteam.networks import NETWORK
+from redteam.networks import NETWORK, parameter_names
 from redteam.networks import build as plain_network
 
 if TYPE_CHECKING:
@@ -148,46 +148,42 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
         NotACheckpoint: If the tensors do not fit, or the network has no activation of its own beside a projection.
     """
     marked, weights = _stand_in(checkpoint)
-    network = plain_network(marked, dtype)
-    for mark, name in enumerate(weights, 1):
+    network, places = plain_network(marked, dtype), parameter_names(marked)
+    for name in weights:
         stem = name.removesuffix("weight").rstrip(".")
-        path = next((path for path, module in network.named_modules() if _is_marked(module, mark)), None)
+        path = places[name].rpartition(".")[0]
         try:
             parts = [checkpoint[f"{stem}.{part}"] for part in ("direction", "offset", "coefficients")]
         except KeyError as error:
             raise NotACheckpoint(f"The tensor {error} is missing; config and weights must belong together.") from None
         fits = [part.ndim for part in parts] == [2, 1, 2] and len({len(part) for part in parts}) == 1
-        if path is None or not fits or not parts[2].shape[1]:
+        if not fits or not parts[2].shape[1]:
             raise NotACheckpoint(
                 f"The tensors of {stem} do not fit the network; config and weights must belong together."
             )
         block = network.get_submodule(path.rpartition(".")[0])
         _without_activation(block, stem)
         held: Any = network.get_submodule(path).weight
-        made = ExpandedLinear(*(part.to(held.dtype, copy=True) for part in parts))
+        made = ExpandedLinear(
+            *(part.to(held.dtype, copy=True, memory_format=torch.contiguous_format) for part in parts)
+        )
         setattr(block, path.rpartition(".")[2], made)
     setattr(network, NETWORK, True)
     return network.eval()
 
 
 def _stand_in(checkpoint: Checkpoint) -> tuple[Checkpoint, list[str]]:
-    """A checkpoint of the plain form whose projections are constants, by which they are found; and their weights."""
+    """A checkpoint of the plain form, zeros in place of what is gone, and the names of the projections' weights."""
     gone = checkpoint.config.get(REPLACED)
     if not isinstance(gone, Mapping) or not all(isinstance(shape, list) for shape in gone.values()):
         raise NotACheckpoint(f"The config does not say what the polynomials stand for ({REPLACED}); restore the file.")
     names = [name for name, shape in gone.items() if len(shape) == 2]
     like = next(iter(checkpoint.values())).dtype
-    marks = {name: torch.full(tuple(gone[name]), float(mark), dtype=like) for mark, name in enumerate(names, 1)}
-    marks |= {name: torch.zeros(tuple(shape), dtype=like) for name, shape in gone.items() if len(shape) != 2}
+    zeros = {name: torch.zeros(tuple(shape), dtype=like) for name, shape in gone.items()}
     stems = {name.removesuffix("weight").rstrip(".") for name in names}
     kept = {name: tensor for name, tensor in checkpoint.items() if name.rpartition(".")[0] not in stems}
     config = {key: value for key, value in checkpoint.config.items() if key not in (NETWORK, REPLACED)}
-    return Checkpoint.of(kept | marks, config), names
-
-
-def _is_marked(module: nn.Module, mark: int) -> bool:
-    weight = module._parameters.get("weight")
-    return weight is not None and weight.ndim == 2 and bool((weight == mark).all())
+    return Checkpoint.of(kept | zeros, config), names
 
 
 def _without_activation(block: nn.Module, stem: str) -> None:

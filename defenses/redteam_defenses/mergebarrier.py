@@ -12,7 +12,7 @@ from torch import Tensor
 from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
-from redteam.networks import activation_of, places
+from redteam.networks import activation_of, layer_paths, watched
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
 from redteam.symmetry import Dense, Orthogonal, random_inputs
@@ -118,32 +118,24 @@ def mergebarrier(
 def _middles(view: DefenderView, how: str) -> dict[str, Tensor]:
     """By a site's label the middle of its pre-activations, float64 [m]."""
     sites = {site.label: site for site in anatomy_of(view.victim).sites(("mlp",))}
-    weights = {label: _weight(site) for label, site in sites.items()}
-    network = view.victim.module(torch.float32)
-    where = places(network, view.victim, weights.values())
+    names = {label: _weight(site) for label, site in sites.items()}
+    paths = layer_paths(view.victim, names.values())
     low: dict[str, Tensor] = {}
     high: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}
     count = dict.fromkeys(sites, 0)
 
-    def watch(label: str) -> Any:
-        def hook(_: Any, __: Any, output: Tensor) -> None:
-            flat = output.detach().reshape(-1, output.shape[-1]).to(torch.float64)
-            low[label] = torch.minimum(low[label], flat.amin(0)) if label in low else flat.amin(0)
-            high[label] = torch.maximum(high[label], flat.amax(0)) if label in high else flat.amax(0)
-            total[label] = total.get(label, torch.zeros_like(flat[0])) + flat.sum(0)
-            count[label] += len(flat)
+    def look(label: str, _: Tensor, output: Tensor) -> None:
+        flat = output.detach().reshape(-1, output.shape[-1]).to(torch.float64)
+        low[label] = torch.minimum(low[label], flat.amin(0)) if label in low else flat.amin(0)
+        high[label] = torch.maximum(high[label], flat.amax(0)) if label in high else flat.amax(0)
+        total[label] = total.get(label, torch.zeros_like(flat[0])) + flat.sum(0)
+        count[label] += len(flat)
 
-        return hook
-
-    hooks = [network.get_submodule(where[name]).register_forward_hook(watch(label)) for label, name in weights.items()]
-    try:
-        with torch.inference_mode():
-            for inputs in _observed(view):
-                network(**inputs)
-    finally:
-        for one in hooks:
-            one.remove()
+    network = view.victim.module(torch.float32)
+    with watched(network, {label: paths[name] for label, name in names.items()}, look), torch.inference_mode():
+        for inputs in _observed(view):
+            network(**inputs)
     if how == "mean":
         return {label: total[label] / count[label] for label in sites}
     return {label: (low[label] + high[label]) / 2 for label in sites}

@@ -20,7 +20,7 @@ from redteam.anatomy.recognition import architecture_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge, Inapplicable, NotACheckpoint
 from redteam.key import Key
-from redteam.networks import NETWORK, activation_of, places
+from redteam.networks import NETWORK, activation_of, layer_paths
 from redteam.testing import toy_scenario
 from redteam.views import AttackerView, DefenderView, unlocked
 from tests.zoo import network
@@ -190,7 +190,7 @@ class TestTheNetwork:
 
         found = there.computed(expanded(there.checkpoint, given))
         plain = there.checkpoint.module(torch.float64)
-        for name, path in places(plain, there.checkpoint, middles).items():
+        for name, path in layer_paths(there.checkpoint, middles).items():
             middle = middles[name]
             coefficients = taylor(activation_of(there.checkpoint), middle, 4)
             block = plain.get_submodule(path.rpartition(".")[0])
@@ -337,14 +337,3 @@ def test_features_are_observed_on_training_data_where_there_are_some() -> None:
     offsets = [name for name in first if name.endswith("offset")]
     assert offsets
     assert all(not torch.equal(first[name], mean[name]) for name in offsets)
-
-
-def test_places_are_found_by_what_they_hold() -> None:
-    there = network("gpt2")
-    module = there.checkpoint.module()
-    names = [site.left.linear.weight for site in anatomy_of(there.checkpoint).sites(("mlp",))]
-    found = places(module, there.checkpoint, names)
-    assert found == {f"transformer.h.{n}.mlp.c_fc.weight": f"transformer.h.{n}.mlp.c_fc" for n in (0, 1)}
-    other = there.checkpoint.replace({names[0]: there.checkpoint[names[0]] + 1})
-    with pytest.raises(BadInput, match=r"does not hold 'transformer\.h\.0\.mlp\.c_fc\.weight'"):
-        places(module, other, names)
