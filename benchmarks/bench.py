@@ -181,7 +181,7 @@ def _tied(fit: Callable[..., object]) -> Callable[..., object]:
 
 
 def _residual(recovered: object, victim: object, base: object) -> float:
-    from redteam.evaluation.measures import residual
+    from redteam.evaluation.metrics import residual
 
     changed = [n for n in victim if ".attention." in n]  # type: ignore[attr-defined]
     found = residual(recovered, victim, base, changed)  # type: ignore[arg-type]

@@ -131,6 +131,7 @@ def unlocked(
     *,
     part: str = "",
     guessed: bool = False,
+    task: Task | None = None,
 ) -> Checkpoint:
     """Takes off what `defend` would have put on under `key`: its locks inverted, the last one first.
 
@@ -141,8 +142,9 @@ def unlocked(
         key: The owner's, or another.
         part: As in `DefenderView`.
         guessed: Whether the key is a guess rather than known to be the owner's.
+        task: Training data, for defenses that train before they lock.
     """
-    view = DefenderView(checkpoint, base, key, part=part, guessed=guessed)
+    view = DefenderView(checkpoint, base, key, task, part=part, guessed=guessed)
     defend(view)
     for lock in reversed(view.locks):
         checkpoint = lock.take_off(checkpoint)

@@ -27,7 +27,7 @@ from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
-    from redteam.evaluation.loaded import Chain
+    from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key as Secret
     from redteam.plugins.contracts import Needs
 
@@ -56,8 +56,8 @@ def attack(
     import torch
 
     from redteam.checkpoint import Checkpoint
-    from redteam.evaluation.chains import take_off
-    from redteam.evaluation.loaded import Chain
+    from redteam.evaluation.pipelines import remove
+    from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
     from redteam.plugins.contracts import Needs
     from redteam.plugins.registry import ATTACKS, DEFENSES
@@ -66,8 +66,8 @@ def attack(
     from redteam.threat import OWNER
     from redteam.views import AttackerView
 
-    chain = Chain.load(ATTACKS, attack, Path())
-    lock = None if defense is None else Chain.load(DEFENSES, defense, Path())
+    chain = Pipeline.load(ATTACKS, attack, Path())
+    lock = None if defense is None else Pipeline.load(DEFENSES, defense, Path())
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     require_device(device)
@@ -80,7 +80,7 @@ def attack(
     secret: Secret | None = None if key is None else read_key(key)
 
     def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
-        return take_off(lock.links if lock else (), checkpoint, exact, key)
+        return remove(lock.links if lock else (), checkpoint, exact, key)
 
     with threads(), Progress() as progress:
         exact = None if anchor is None else anchor.recent().cast(torch.float64, device)
@@ -115,7 +115,7 @@ def attack(
     typer.echo(f"{chain.text} is done; the model is in {out}, and {what}.")
 
 
-def _require_grants(chain: Chain, text: str, held: list[Needs]) -> None:
+def _require_grants(chain: Pipeline, text: str, held: list[Needs]) -> None:
     """Refuses an attack that needs what was not given, or what no file holds."""
     from redteam.plugins.contracts import Needs
     from redteam.threat import THREAT_MODELS, threat_model

@@ -31,7 +31,7 @@ from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
-    from redteam.evaluation.loaded import Chain
+    from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key
     from redteam.tasks import Scenario
     from redteam.views import DefenderView
@@ -83,13 +83,13 @@ def protect(
     import torch
 
     from redteam.checkpoint import Checkpoint
-    from redteam.evaluation.chains import put_on
-    from redteam.evaluation.loaded import Chain
+    from redteam.evaluation.pipelines import apply
+    from redteam.evaluation.resolve import Pipeline
     from redteam.plugins.registry import DEFENSES
     from redteam.plugins.returned import check_as_read
     from redteam.publish import write
 
-    chain = Chain.load(DEFENSES, defense, Path())
+    chain = Pipeline.load(DEFENSES, defense, Path())
     require_device(device)
     require_place(out, force, [model, base])
     given = None if base is None else Checkpoint.open(base)
@@ -99,7 +99,7 @@ def protect(
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
     with threads(1), _key_for(chain, key, out) as (secret, made), Progress() as progress:
         scenario = _scenario(data)
-        protected, views = put_on(
+        protected, views = apply(
             chain.links,
             victim.cast(torch.float64, device),
             None if given is None else given.cast(torch.float64, device),
@@ -146,7 +146,7 @@ def _words(name: str) -> str:
 
 
 @contextmanager
-def _key_for(chain: Chain, path: Path | None, out: Path) -> Iterator[tuple[Key, bool]]:
+def _key_for(chain: Pipeline, path: Path | None, out: Path) -> Iterator[tuple[Key, bool]]:
     """The key for a chain; a defense that draws on none gets one that is nobody's."""
     from redteam.key import Key
 
@@ -160,7 +160,7 @@ def _key_for(chain: Chain, path: Path | None, out: Path) -> Iterator[tuple[Key, 
 
 
 def _scenario(data: str | None) -> Scenario | None:
-    from redteam.evaluation.stages import load_scenario
+    from redteam.evaluation.computations import load_scenario
 
     return None if data is None else load_scenario(data)
 
@@ -181,7 +181,7 @@ def _certified(
     return str(found).splitlines()
 
 
-def _card(chain: Chain, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint) -> str:
+def _card(chain: Pipeline, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint) -> str:
     exact = all(link.spec.exact for link in chain.links)
     dtypes = sorted({str(stored.dtype(name)).removeprefix("torch.") for name in stored})
     rows: dict[str, Any] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from redteam.plugins.files import SNAPSHOT
 from redteam.plugins.source import VERSIONED, WORDS, digest_over, engine_modules
 
-ROOT = "redteam.evaluation.stages"
+ROOT = "redteam.evaluation.computations"
 """The module that computes cells; whatever it imports, numbers depend on."""
 
 DATA = frozenset({".json", ".toml"})

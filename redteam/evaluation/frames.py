@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from redteam.errors import UnknownName
-from redteam.evaluation.measures import DTYPES
+from redteam.evaluation.metrics import DTYPES
 from redteam.evaluation.price import UNITS
 from redteam.evaluation.results import Cell, Control, Figure, Model, Oracle, Price, Results, Verdict
 from redteam.evaluation.statistics import Interval

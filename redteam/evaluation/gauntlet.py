@@ -2,14 +2,12 @@
 
 A package ships one as a TOML file (`redteam.plugins.shipped`) that lists attacks, the cheapest first. A case is one
 lock under one key and seed, merged with one merger, under one threat model. On each, the members that the threat model
-grants run in this order, and later ones only on what is still locked: a case is closed as soon as the member that an
-attacker would choose, by what they see of those run so far, has taken nearly everything. That spares computing and
-changes no verdict towards safety: whatever is closed is broken.
+grants run in this order, and later ones only on what is still locked: a case is closed as soon as a member has taken
+nearly everything. That spares computing and changes no verdict towards safety: whatever is closed is broken.
 """
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,10 @@ from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.shipped import shipped, shipped_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable, Sequence
 
-    from redteam.evaluation.graph import Cell
-    from redteam.evaluation.judge import Judge
+    from redteam.evaluation.design import Case, Pairing
+    from redteam.evaluation.scoring import Table
 
 
 @dataclass(frozen=True)
@@ -66,23 +64,43 @@ def is_gauntlet(text: str) -> bool:
     return text in {one.name for one in shipped("gauntlet")}
 
 
-def chosen(judge: Judge, members: Sequence[Cell]) -> Cell | None:
-    """Of the members that have a result the one that an attacker would choose by what they see."""
-    best, most = None, -math.inf
-    for cell in members:
-        seen = judge.seen(cell)
-        if seen is not None and seen > most:
-            best, most = cell, seen
-    return best
+def closed(table: Table, members: Iterable[Pairing], excluded: Container[str]) -> bool:
+    """Whether what was run so far of a case has taken nearly everything, so that nothing more needs to run.
+
+    Args:
+        table: All scores.
+        members: Those that have ended.
+        excluded: Attacks that count for nothing.
+    """
+    stolen = (table.counted(member) for member in members if member.attack not in excluded and table.judged(member))
+    return any(counted is not None and bool(counted[0] >= THRESHOLDS.priced) for counted in stolen)
 
 
-def gone_through(judge: Judge, members: tuple[Cell, ...]) -> tuple[Cell, ...]:
-    """The members up to the one that closed the case."""
-    return next((members[:k] for k in range(1, len(members)) if closed(judge, members[:k])), members)
+def next_members(
+    table: Table, case: Case, before: Sequence[Pairing], run: Container[Pairing], excluded: Container[str]
+) -> list[Pairing]:
+    """Whose turn it is: the first that has not run, once those before it have ended and left the case open.
 
+    Merging without an attack at other lengths of the task vector costs so little that all of it runs at once.
 
-def closed(judge: Judge, members: Sequence[Cell]) -> bool:
-    """Whether what was run so far of a case has taken nearly everything, so that nothing more needs to run."""
-    best = chosen(judge, members)
-    counted = None if best is None else judge.counted(best)
-    return counted is not None and bool(counted[0] >= THRESHOLDS.priced)
+    A case that could not be judged stays open: what an attack does not apply to, or fails on, others may break.
+
+    Args:
+        table: All scores.
+        case: The lock, and who runs on it in turn.
+        before: What comes before all members: merging without an attack.
+        run: Pairings that have been asked for.
+        excluded: Attacks that count for nothing.
+    """
+    ended = list(before)
+    if not all(table.ended(pairing) for pairing in before):
+        return []
+    for member in case.members:
+        if closed(table, ended, excluded):
+            return []
+        if member not in run:
+            return [member] if case.gauntlet else [m for m in case.members if m not in run]
+        if not table.ended(member):
+            return []
+        ended.append(member)
+    return []

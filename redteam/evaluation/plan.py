@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -59,12 +59,14 @@ class Plan(Product):
 
     Attributes:
         name: What the plan is called.
-        time_limit: Seconds after which a cell is ended.
+        time_limit: Seconds after which a step is ended.
+        controls: `"needed"`: a control is computed when a verdict rests on it; `"all"`: every one that there is.
         also: Further products, for curves and sweeps; what one of them leaves out is as in the plan itself.
     """
 
     name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     time_limit: Annotated[float, Field(gt=0)] = 300.0
+    controls: Literal["needed", "all"] = "needed"
     also: tuple[Product, ...] = ()
 
     @model_validator(mode="before")

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from redteam.evaluation.results import Figure, Price
+from redteam.evaluation.results import Price, Span
+from redteam.evaluation.steps import Cost
 from redteam.evaluation.thresholds import THRESHOLDS
 
-UNITS = ("seconds", "labels", "steps", "megabytes")
+UNITS = ("seconds", "labels", "steps")
+"""What a price is counted in; seconds are CPU seconds, since others depend on who else uses the machine."""
+
+Spent = dict[int, Cost]
+"""Seed → what was spent, the mean over keys."""
 
 
-def price(figures: Sequence[Figure]) -> Price | None:
+def price(attacks: Sequence[tuple[str, str, float, Spent]], anew: Spent | None) -> Price | None:
     """The price of a defense's skill under one threat model.
 
     Args:
-        figures: All of that defense and threat model.
+        attacks: Attack, merger, what verdicts count of its theft on average, and what it spent by seed.
+        anew: What training such an expert anew spent by seed.
 
     Returns:
-        The costs of the cheapest attack, by seconds, that steals nearly everything, over those of training such an
-        expert anew, unit by unit; censored where no attack gets that far. `None` where training anew was not measured.
+        The costs of the cheapest attack, by CPU seconds, that steals nearly everything, over those of training anew,
+        unit by unit and seed by seed; censored where no attack gets that far. `None` where training anew was not
+        measured.
     """
-    anew = next((f for f in figures if f.role == "anew" and f.status == "ok"), None)
-    if anew is None:
+    if not anew:
         return None
-    working = {unit: getattr(anew, unit) for unit in UNITS}
-    enough = [
-        f
-        for f in figures
-        if f.role == "recovery"
-        and not f.spared
-        and f.theft is not None
-        and f.theft.mean >= THRESHOLDS.priced
-        and f.seconds is not None
-    ]
+    working = {unit: _span([float(getattr(cost, unit)) for cost in anew.values()]) for unit in UNITS}
+    enough = [one for one in attacks if one[2] >= THRESHOLDS.priced and one[3]]
     if not enough:
         return Price(censored=True, anew=working)
-    cheapest = min(enough, key=lambda f: f.seconds or 0.0)
-    paid = {unit: getattr(cheapest, unit) for unit in UNITS}
-    ratio = {unit: _over(paid[unit], working[unit]) for unit in UNITS}
-    return Price(censored=False, attack=cheapest.attack, merger=cheapest.merger, ratio=ratio, paid=paid, anew=working)
+    attack, merger, _, spent = min(enough, key=lambda one: _mean(one[3], lambda cost: cost.seconds))
+    paid = {unit: _span([float(getattr(cost, unit)) for cost in spent.values()]) for unit in UNITS}
+    ratio = {unit: _ratio(spent, anew, unit) for unit in UNITS}
+    return Price(censored=False, attack=attack, merger=merger, ratio=ratio, paid=paid, anew=working)
 
 
-def _over(paid: float | None, working: float | None) -> float | None:
-    return None if paid is None or not working else paid / working
+def _ratio(spent: Spent, anew: Spent, unit: str) -> Span | None:
+    both = [seed for seed in spent if seed in anew and getattr(anew[seed], unit)]
+    values = [getattr(spent[seed], unit) / getattr(anew[seed], unit) for seed in both]
+    return _span(values) if values else None
+
+
+def _span(values: Sequence[float]) -> Span:
+    return Span(mean=sum(values) / len(values), low=min(values), high=max(values))
+
+
+def _mean(spent: Spent, of: Callable[[Cost], float]) -> float:
+    return sum(of(cost) for cost in spent.values()) / len(spent)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.errors import BadInput
+from redteam.evaluation.runner.store import write_atomically
 from redteam.evaluation.statistics import Interval
-from redteam.evaluation.store import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +25,44 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
-class Cell(Model):
-    """One pairing under one seed and key."""
+@dataclass(frozen=True)
+class Place:
+    """What a verdict speaks of: a defense in a scenario under a threat model."""
 
     scenario: str
+    defense: str
+    threat: str
+
+    def __str__(self) -> str:
+        return f"{self.defense} on {self.scenario} under {self.threat}"
+
+
+class Placed(Model):
+    """A row about one place."""
+
+    scenario: str
+    defense: str
+    threat: str
+
+    @property
+    def place(self) -> Place:
+        """What the row is about."""
+        return Place(self.scenario, self.defense, self.threat)
+
+
+class Cell(Placed):
+    """One pairing under one seed and key.
+
+    Attributes:
+        scores: `theft`, `counted` (see `Figure`), `advantage`, `protection`, `recovery`, `residual`, `change`, `seen`
+            and, by dtype, `fidelity`.
+        tasks: Task → n of the merge.
+        cost: `seconds` (of CPU time), `megabytes`, `labels`, `steps`, `merge_seconds`.
+    """
+
     seed: int
     victim: str
-    defense: str
     key: int
-    threat: str
     attack: str
     role: str
     merger: str
@@ -43,14 +73,25 @@ class Cell(Model):
     cost: dict[str, float | None] = Field(default_factory=dict)
 
 
+ControlKind = Literal[
+    "gain", "trivial", "floor", "gone", "harmless", "planted", "extent", "weakened", "ceiling", "monotone"
+]
+
+
 class Control(Model):
     """One check that the evaluation itself can be trusted.
 
     Attributes:
+        control: Which kind (`redteam.evaluation.controls`).
+        defense: Empty where the control speaks of an attack whatever the defense.
+        site, group: Of planted locks: what was planted, in words.
+        passed: Whether it came out as it must.
+        partial: For planted locks: not passed, but half of the theft or more came back.
+        p: For floors and trivial attackers: the p-value that theft is over the limit by chance, Holm-corrected.
         warning: Whether it only warns: no verdict depends on it.
     """
 
-    control: Literal["gain", "trivial", "planted", "harmless", "floor", "ceiling", "weakened", "monotone"]
+    control: ControlKind
     scenario: str
     defense: str = ""
     threat: str = ""
@@ -58,19 +99,21 @@ class Control(Model):
     site: str = ""
     group: str = ""
     passed: bool
+    partial: bool = False
     status: Status = "ok"
     value: float | None = None
     limit: float
+    p: float | None = None
     explanation: str
     warning: bool = False
 
 
-class Oracle(Model):
-    """The best attack on the scoring data, which no attacker can know: what HOLDS-SO-FAR must survive."""
+class Span(Model):
+    """A figure over seeds: its mean, the least and the most."""
 
-    attack: str
-    merger: str
-    theft: Interval
+    mean: float
+    low: float
+    high: float
 
 
 class Price(Model):
@@ -78,40 +121,69 @@ class Price(Model):
 
     Attributes:
         censored: Whether no attack got that far, so that all that is known is that none of those tried is enough.
-        attack, merger: The cheapest one, by seconds.
-        ratio: Unit (`"seconds"`, `"labels"`, `"steps"`, `"megabytes"`) → cost ÷ cost of training anew; `None` where
-            that is not known.
+        attack, merger: The cheapest one, by CPU seconds.
+        ratio: Unit (`"seconds"` of CPU time, `"labels"`, `"steps"`) → cost ÷ cost of training anew, over seeds; `None`
+            where that is not known.
         paid, anew: The costs themselves, by unit.
     """
 
     censored: bool
     attack: str = ""
     merger: str = ""
-    ratio: dict[str, float | None] = Field(default_factory=dict)
-    paid: dict[str, float | None] = Field(default_factory=dict)
-    anew: dict[str, float | None] = Field(default_factory=dict)
+    ratio: dict[str, Span | None] = Field(default_factory=dict)
+    paid: dict[str, Span] = Field(default_factory=dict)
+    anew: dict[str, Span] = Field(default_factory=dict)
 
 
-class Figure(Model):
-    """One attack with one merger against one defense, over all seeds and keys: a square of the heat map.
+class SeedFigure(Model):
+    """What a figure is under one seed, in the worst case over what it may choose from.
 
     Attributes:
+        key, attack, merger: The pairing behind it; of a worst case the one that was best on more of the test items.
+        theft: Of that pairing.
+        counted: What verdicts count (see `Figure`), with its own 95 % interval over test items, `low` to `high`.
+        p: The one-sided p-value that half or more was stolen by chance alone.
+        sure: The lower bound of `counted` that is corrected for choosing the best of a hundred pairings.
+    """
+
+    seed: int
+    key: int
+    attack: str
+    merger: str
+    theft: float
+    counted: float
+    low: float
+    high: float
+    p: float
+    sure: float
+
+
+class Figure(Placed):
+    """One attack with one merger against one defense over all seeds and keys, or the worst case over several.
+
+    Attributes:
+        choice: `"attack"` for one attack with one merger; `"naive"` for the worst case of merging without an attack;
+            `"worst"` for the worst case over all attacks, mergers and keys, which verdicts speak of; `"seen"` for what
+            an attacker would choose by what they see.
+        attack, merger: Of a choice over several the pairing that was picked on most seeds.
         counted: What verdicts count: theft, or for attacks with the victim's data the part of it that the victim was of
             use for (`advantage`).
         advantage: Theft minus that of the same attack with the same budget started from the base; `None` for attacks
             without data.
-        labels: Labelled samples of the victim's task that were used.
+        per_seed: The figure seed by seed.
+        labels: Labelled samples of the victim's task that were used, on average.
+        seconds: CPU seconds, on average.
         key_spread: The largest difference of the residual between two keys of one seed; an exact fit has none.
         cells: How many (seed, key) pairs are behind it.
-        spared: On how many more of them it would have run, had an earlier member of its gauntlet not been enough.
-        by: For a gauntlet: member → on how many (seed, key) pairs it is the one that was chosen; costs are those of all
-            members that ran.
-        status: `"ok"`, or what happened to the first cell that has no result; then there is no theft.
+        planned: How many there would be had everything run that was asked for.
+        spared: On how many of them it was not needed, since an earlier member of its gauntlet was enough.
+        inapplicable: On how many of them the attack said that it is not for such a checkpoint.
+        by: Of a choice over several: attack → on how many seeds it is the one that was picked.
+        status: `"ok"`, or what happened where not a single cell has a result; then there is no theft.
+        reason: The first failure among its cells, whether or not others have a result.
     """
 
-    scenario: str
-    defense: str
-    threat: str
+    choice: Literal["attack", "naive", "worst", "seen"] = "attack"
     attack: str
     role: str
     merger: str
@@ -120,6 +192,7 @@ class Figure(Model):
     theft: Interval | None = None
     counted: Interval | None = None
     advantage: Interval | None = None
+    per_seed: tuple[SeedFigure, ...] = ()
     residual: float | None = None
     key_spread: float | None = None
     seen: float | None = None
@@ -128,8 +201,65 @@ class Figure(Model):
     seconds: float | None = None
     megabytes: float | None = None
     cells: int = 0
+    planned: int = 0
     spared: int = 0
+    inapplicable: int = 0
     by: dict[str, int] = Field(default_factory=dict)
+
+
+class Adversary(Model):
+    """An attack of the plan that names the defense as its target.
+
+    Attributes:
+        author: The distribution or the file that it comes from.
+        own: Whether that is where the defense comes from, too.
+        ran: Whether it ran to its end on this defense under every seed and key.
+        same_extent: Whether the weakened variant changed all tensors, in all shapes, that the defense itself changed.
+    """
+
+    attack: str
+    author: str
+    own: bool
+    ran: bool
+    same_extent: bool
+
+
+class Subject(Placed):
+    """What is known of a place beside what was stolen: with figures and controls, all that a verdict rests on.
+
+    Attributes:
+        protects: Whether the defense is meant to protect; gates speak of no other.
+        published: Whether it comes from a source that reports an effect on merges.
+        exact: Whether it claims to keep the function.
+        keyed: Whether it draws on a key.
+        change: The largest relative change of the outputs among its locks, where it claims that there is none.
+        worth: Accuracy above chance of the protected model alone ÷ that of the victim, in float32, over seeds.
+        fidelity: Dtype → accuracy of the protected model alone ÷ that of the victim.
+        released: The dtype that the model is released in.
+        gains: Merger → what the unlocked victim adds to the merge on its own task.
+        left_out: Mergers of which no verdict is drawn, since their unlocked merge gains too little.
+        adversaries: The attacks that were made for this defense.
+        missing: Sentences on what failed or ran out of time.
+        ceilings: Attacks that have everything, whose success shows that there is something to get.
+        tried: Which controls were computed: kind and attack, whether or not there was anything to control.
+        keys: Under how many keys it was tried.
+    """
+
+    protects: bool
+    published: bool
+    exact: bool
+    keyed: bool
+    change: float | None = None
+    worth: Interval | None = None
+    fidelity: dict[str, Interval] = Field(default_factory=dict)
+    released: str = ""
+    gains: dict[str, Interval] = Field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    adversaries: tuple[Adversary, ...] = ()
+    missing: tuple[str, ...] = ()
+    ceilings: tuple[str, ...] = ()
+    tried: tuple[tuple[ControlKind, str], ...] = ()
+    keys: int = 1
 
 
 class Flag(Model):
@@ -158,7 +288,7 @@ class Gate(Model):
         outcome: `"held"`, `"failed"`, or `"undefined"` where a figure that it asks for does not exist or cannot be
             trusted; undefined comes before failed.
         failed: Which verdicts failed it, as (scenario, defense, threat).
-        undefined: For which it could not be decided.
+        undefined: For which ones it is undefined.
     """
 
     expression: str
@@ -167,20 +297,33 @@ class Gate(Model):
     undefined: tuple[tuple[str, str, str], ...] = ()
 
 
-class Verdict(Model):
+class Choice(Model):
+    """An attack with a merger, and what it stole."""
+
+    attack: str
+    merger: str
+    theft: Interval
+
+
+class Verdict(Placed):
     """What can be said of one defense under one threat model.
 
     Attributes:
-        theft: Of the attack chosen by what the attacker sees.
+        verdict: The word.
+        reason: The sentence that says why, without the word.
+        attack, merger: Behind the worst case, on most seeds.
+        theft: In the worst case over attacks, mergers and keys.
         counted: The part of it that verdicts count; see `Figure`.
-        by: Where a gauntlet is meant: member → on how many (seed, key) pairs it is the one that was chosen.
-        broke_first: The cheapest attack, by seconds, whose lower bound reaches half; empty if none.
+        protection: 1 − theft without any attack.
+        by: Attack → on how many seeds it is the worst case.
+        fallen: On how many seeds half or more was surely stolen.
+        seen: What an attacker would choose by what they can see of it.
+        broke_first: The cheapest attack, by CPU seconds, that surely steals half on some seed; empty if none.
+        cost: Of the worst case, by unit, on average; seconds are CPU seconds.
+        rests_on: The positions in `Results.controls` of the controls that the word rests on.
         gated: Whether a gate speaks of it; not so for a defense that protects nothing on purpose.
     """
 
-    scenario: str
-    defense: str
-    threat: str
     verdict: str
     reason: str
     flags: tuple[str, ...]
@@ -192,11 +335,13 @@ class Verdict(Model):
     protection: Interval | None = None
     fidelity: dict[str, Interval] = Field(default_factory=dict)
     by: dict[str, int] = Field(default_factory=dict)
-    oracle: Oracle | None = None
+    fallen: int = 0
+    seen: Choice | None = None
     broke_first: str = ""
     cost: dict[str, float | None] = Field(default_factory=dict)
     price: Price | None = None
     keys: int = 1
+    rests_on: tuple[int, ...] = ()
     gated: bool = True
 
 
@@ -219,6 +364,8 @@ class Results(Model):
     """Everything that the last plan found, and nothing else.
 
     Attributes:
+        subjects: One row for each verdict: what it rests on beside figures and controls.
+        computed: Kind of step → how many were computed or found cached.
         flags: Name → what it says, for every flag that a verdict carries.
         threats: Name → the threat model in words, for those of the plan.
         about: `"defense"`, `"attack"`, `"merger"`, `"scenario"` → text as in cells → one line about it.
@@ -229,13 +376,14 @@ class Results(Model):
         gate: `None` where nothing was asked.
     """
 
-    schema_: Literal[1] = Field(default=1, alias="schema")
+    schema_: Literal[2] = Field(default=2, alias="schema")
     plan: dict[str, Any]
     command: str
     environment: dict[str, Any]
     thresholds: dict[str, Any]
     grounds: tuple[Ground, ...]
     cells: tuple[Cell, ...]
+    subjects: tuple[Subject, ...] = ()
     figures: tuple[Figure, ...] = ()
     controls: tuple[Control, ...]
     verdicts: tuple[Verdict, ...]
@@ -247,6 +395,7 @@ class Results(Model):
     claims: dict[str, str] = Field(default_factory=dict)
     untested: tuple[str, ...] = ()
     coverage: Coverage | None = None
+    computed: dict[str, int] = Field(default_factory=dict)
     gate: Gate | None = None
 
     model_config = ConfigDict(populate_by_name=True)

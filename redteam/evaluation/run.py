@@ -1,116 +1,40 @@
-"""The main job: a plan in, results out, everything finished kept on the way."""
+"""The main job: a plan in, results out, everything finished kept on the way.
+
+    plan → resolve → load_scenarios → design → (progress ⇄ scheduler → scoring) → summarize → results
+
+Each place (a defense in a scenario under a threat model) says what it needs next as its pairings end, until its verdict
+rests on all that it has to rest on; the scheduler computes what any of them needs, each step once.
+"""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections import Counter
+import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from redteam.errors import BadInput
+from redteam.evaluation.design import Design, build
 from redteam.evaluation.digest import engine_digest, versions
-from redteam.evaluation.execute import Outcome
-from redteam.evaluation.findings import Findings
-from redteam.evaluation.graph import Graph
-from redteam.evaluation.judge import Judge
-from redteam.evaluation.layout import build
-from redteam.evaluation.loaded import Loaded
-from redteam.evaluation.nodes import Node
+from redteam.evaluation.engine import Engine
+from redteam.evaluation.flags import FLAGS
+from redteam.evaluation.limitations import limitations
+from redteam.evaluation.load_scenarios import load_scenarios
 from redteam.evaluation.plan import Plan
-from redteam.evaluation.prepare import prepare
+from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import Results
-from redteam.evaluation.rounds import carry_out
-from redteam.evaluation.store import Store, write_atomically
+from redteam.evaluation.runner.store import Store, write_atomically
+from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
-from redteam.evaluation.untested import untested
-from redteam.evaluation.verdict import FLAGS
+from redteam.events import Observer
 from redteam.plugins.shipped import shipped_file
-
-
-class Observer(Protocol):
-    """Who is told how a run goes on."""
-
-    def started(self, plan: Plan, folder: Path) -> None:
-        """The plan can be run; results and finished cells go to this folder, which is ours alone from here on."""
-
-    def preparing(self, scenario: str, seed: int) -> None:
-        """A scenario is about to be loaded, or made where it isn't there yet."""
-
-    def planned(self, graph: Graph, cached: frozenset[str]) -> None:
-        """The cells are laid out; these are there already, though some may have to make their checkpoint again."""
-
-    def settled(self, node: Node, outcome: Outcome) -> None:
-        """A cell is done, or has failed."""
-
-    def finished(self, results: Results | None) -> None:
-        """The run is over and `results.json` is written; there are no results where it was interrupted or failed."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def started(self, plan: Plan, folder: Path) -> None: ...
-
-    def preparing(self, scenario: str, seed: int) -> None: ...
-
-    def planned(self, graph: Graph, cached: frozenset[str]) -> None: ...
-
-    def settled(self, node: Node, outcome: Outcome) -> None: ...
-
-    def finished(self, results: Results | None) -> None: ...
-
-
-class Observers:
-    """Tells several, in this order."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self.observers = observers
-
-    def started(self, plan: Plan, folder: Path) -> None:
-        for observer in self.observers:
-            observer.started(plan, folder)
-
-    def preparing(self, scenario: str, seed: int) -> None:
-        for observer in self.observers:
-            observer.preparing(scenario, seed)
-
-    def planned(self, graph: Graph, cached: frozenset[str]) -> None:
-        for observer in self.observers:
-            observer.planned(graph, cached)
-
-    def settled(self, node: Node, outcome: Outcome) -> None:
-        for observer in self.observers:
-            observer.settled(node, outcome)
-
-    def finished(self, results: Results | None) -> None:
-        for observer in self.observers:
-            observer.finished(results)
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a run would do.
-
-    Attributes:
-        cells: Pairings that the results would hold.
-        computed: Kind of stage → how many there are.
-        further: How many more a gauntlet may need, at most.
-        cached: How many of all are finished.
-        unprepared: Scenarios and seeds that this folder has not seen, so that nothing is known of their cells.
-        megabytes: What the folder holds now.
-    """
-
-    cells: int
-    computed: Mapping[str, int]
-    further: int
-    cached: int
-    unprepared: tuple[str, ...]
-    megabytes: float
 
 
 def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
@@ -134,7 +58,7 @@ def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
 
 
 def run_folder(plan: Plan, out: str | Path | None) -> Path:
-    """Where a run's results and finished cells go: `out`, or `runs/NAME`."""
+    """Where a run's results and finished steps go: `out`, or `runs/NAME`."""
     return Path(out) if out is not None else Path("runs") / plan.name
 
 
@@ -151,98 +75,76 @@ def run(
 
     Args:
         plan: See `find_plan`.
-        out: The folder for results and finished cells; `runs/NAME` by default.
+        out: The folder for results and finished steps; `runs/NAME` by default.
         workers: Processes; 0 runs in this one, without time limits.
-        observer: Who is told how it goes on; `Observers` for several.
+        observer: Told how it goes on; `redteam.events.Observers` passes events to several.
         folder: Where relative paths of plugin files start; by default the plan's own folder.
         command: The command that repeats the run, for the report.
 
     Returns:
-        What was found, the last plan's cells alone.
+        What was found, the last plan's pairings alone.
 
     Raises:
-        RedteamError: If the plan or a plugin's name or setting is wrong, or nothing can be written to `out`.
+        RedteamError: If the plan or a plugin's name or setting is wrong, the scenario cannot work, or nothing can be
+            written to `out`.
     """
-    observer = observer or Silent()
+    observer, started = observer or Observer(), time.monotonic()
     plan, home = find_plan(plan)
-    loaded = Loaded.of(plan, folder or home)
+    resolved = Resolved.of(plan, folder or home)
     store = Store(run_folder(plan, out))
     with alone_in(store.root), _told(observer, plan, store.root) as found:
-        identities = prepare(loaded, workers=workers, tell=observer.preparing)
-        graph = build(loaded, identities)
-        done: dict[str, Outcome] = {name: record for name in graph.nodes if (record := store.get(name)) is not None}
-        store.clear_work(keep=frozenset(graph.nodes))
-        _announce(store, loaded, identities, graph)
-        graph = carry_out(graph, done, store, workers=workers, time_limit=plan.time_limit, observer=observer)
-        results = _results(loaded, graph, done, command)
+        identities = load_scenarios(resolved, workers=workers, tell=observer.preparing)
+        design = build(resolved, identities)
+        store.clear_work(keep=frozenset(design.steps))
+        _announce(store, resolved, identities)
+        engine = Engine(resolved, design, store, workers=workers, observer=observer)
+        engine.run()
+        summary = Summary(design, engine.table, engine.places)
+        results = _results(resolved, design, engine, summary, command, time.monotonic() - started)
         results.write(store.root / "results.json")
         store.clear_work()
         found.append(results)
     return results
 
 
-def preview(
-    plan: Plan | Mapping[str, Any] | str | Path, *, out: str | Path | None = None, folder: Path | None = None
-) -> Preview:
-    """What `run` would compute, without computing or writing anything."""
-    plan, home = find_plan(plan)
-    loaded = Loaded.of(plan, folder or home)
-    root = run_folder(plan, out)
-    known = _announced(root)
-    identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in loaded.places}
-    graph = build(loaded, identities)
-    asked = graph.only(graph.cells).nodes
-    finished = {path.stem for path in (root / "cells").glob("*.json")} if root.is_dir() else set()
-    return Preview(
-        cells=sum(cell.group == "cell" for cell in graph.cells),
-        computed=dict(Counter(node.kind for node in asked.values())),
-        further=len(graph.nodes) - len(asked),
-        cached=len(finished & set(graph.nodes)),
-        unprepared=tuple(f"{name} seed {seed}" for (name, seed), identity in identities.items() if not identity),
-        megabytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
-        if root.is_dir()
-        else 0.0,
-    )
-
-
-def _announce(store: Store, loaded: Loaded, identities: Mapping[tuple[str, int], str], graph: Graph) -> None:
+def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, int], str]) -> None:
     """Writes down plan, scenarios and thresholds before any attack runs."""
     announced = {
-        "plan": loaded.plan.model_dump(mode="json"),
+        "plan": resolved.plan.model_dump(mode="json"),
         "thresholds": asdict(THRESHOLDS),
         "thresholds_digest": THRESHOLDS.digest(),
-        "scenarios": {**_announced(store.root), **{f"{name} seed {seed}": d for (name, seed), d in identities.items()}},
-        "cells": len(graph.nodes),
+        "scenarios": {
+            **known_scenarios(store.root),
+            **{f"{name} seed {seed}": d for (name, seed), d in identities.items()},
+        },
     }
     write_atomically(store.root / "plan.json", json.dumps(announced, indent=1) + "\n")
 
 
-def _announced(root: Path) -> dict[str, str]:
+def known_scenarios(root: Path) -> dict[str, str]:
+    """`NAME seed N` → digest, as far as a folder has seen any."""
     try:
         return dict(json.loads((root / "plan.json").read_text(encoding="utf-8"))["scenarios"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command: str) -> Results:
-    defenses = loaded.chains("defenses")
-    targets = {
-        name for chain in loaded.chains("attacks").values() for link in chain.links for name in link.spec.targets
-    }
-    unprotected = frozenset(text for text, chain in defenses.items() if not chain.any(lambda spec: spec.protects))
-    tried = frozenset(text for text, chain in defenses.items() if chain.any(lambda spec: spec.name in targets))
-    published = frozenset(text for text, chain in defenses.items() if chain.any(lambda spec: bool(spec.paper)))
-    found = Findings(
-        Judge(graph, done), unprotected=unprotected, adaptive=tried | unprotected, published=published - unprotected
-    )
+def _results(
+    resolved: Resolved, design: Design, engine: Engine, found: Summary, command: str, duration: float
+) -> Results:
+    kinds = ("scenarios", "defenses", "attacks", "mergers")
+    pipelines = {kind: resolved.pipelines(kind) for kind in kinds}
     raised = {flag for verdict in found.verdicts for flag in verdict.flags}
     return Results(
-        schema=1,
-        plan=loaded.plan.model_dump(mode="json"),
+        schema=2,
+        plan=resolved.plan.model_dump(mode="json"),
         command=command,
         environment={
             "redteam": version("merge-redteam"),
             "engine": engine_digest(),
+            "commit": _commit(),
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "duration": round(duration, 1),
             "python": platform.python_version(),
             **versions(),
             "system": platform.system(),
@@ -253,32 +155,46 @@ def _results(loaded: Loaded, graph: Graph, done: Mapping[str, Outcome], command:
         thresholds={**asdict(THRESHOLDS), "digest": THRESHOLDS.digest()},
         grounds=found.grounds,
         cells=found.cells,
+        subjects=found.subjects,
         figures=found.figures,
         controls=found.controls,
         verdicts=found.verdicts,
         flags={name: flag for name, flag in FLAGS.items() if name in raised},
-        threats={name: threat.words for name, threat in loaded.threats.items()},
+        threats={name: threat.words for name, threat in resolved.threats.items()},
         about={
-            kind.removesuffix("s"): {text: chain.summary for text, chain in loaded.chains(kind).items()}
-            for kind in ("scenarios", "defenses", "attacks", "mergers")
+            kind.removesuffix("s"): {text: pipeline.summary for text, pipeline in pipelines[kind].items()}
+            for kind in kinds
         },
         settings=_as_written(
             {
                 kind.removesuffix("s"): {
-                    text: [dict(link.settings) for link in c.links] for text, c in loaded.chains(kind).items()
+                    text: [dict(link.settings) for link in p.links] for text, p in pipelines[kind].items()
                 }
-                for kind in ("scenarios", "defenses", "attacks", "mergers")
+                for kind in kinds
             }
         ),
-        gauntlets={name: tuple(m.text for m in one.members) for name, one in loaded.gauntlets.items()},
+        gauntlets={name: tuple(m.text for m in one.members) for name, one in resolved.gauntlets.items()},
         claims={
             text: " ".join(claims)
-            for text, chain in defenses.items()
-            if (claims := [link.spec.claim for link in chain.links if link.spec.claim])
+            for text, pipeline in pipelines["defenses"].items()
+            if (claims := [link.spec.claim for link in pipeline.links if link.spec.claim])
         },
-        untested=tuple(untested(loaded)),
+        untested=(*design.same_seeds, *limitations(resolved)),
         coverage=found.coverage,
+        computed=engine.counts,
     )
+
+
+def _commit() -> str:
+    """The commit that this program is a checkout of; empty where it is none."""
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
 @contextmanager

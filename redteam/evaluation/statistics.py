@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 Vector = np.ndarray[Any, np.dtype[np.float64]]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+TAIL = (1 - CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Interval:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+@lru_cache(maxsize=16)
 def weights(count: int, tag: str) -> Vector:
     """How often each of `count` test items counts in each resample, `[1 + RESAMPLES, count]`; row 0 is all ones.
 
@@ -53,19 +56,64 @@ def weights(count: int, tag: str) -> Vector:
     return np.concatenate([np.ones((1, count)), drawn.astype(np.float64)])
 
 
-def unseen(count: int) -> float:
+@lru_cache(maxsize=64)
+def halves(count: int, tag: str) -> tuple[Vector, Vector]:
+    """Two halves of `count` test items, the same for the same tag: 1 for what is in it, each `[count]`."""
+    seed = int.from_bytes(hashlib.sha256(f"halves\0{tag}".encode()).digest()[:8], "big")
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(count)
+    first = np.zeros(count)
+    first[order[: count // 2]] = 1.0
+    return first, 1.0 - first
+
+
+def unseen(count: int, level: float = TAIL) -> float:
     """The largest share of items that may differ although none of `count` did, with the confidence of an interval.
 
     The exact (Clopper and Pearson 1934) bound for 0 of n: resampling cannot see what never happened, and would give an
     interval of no width.
     """
-    return float(1.0 - ((1.0 - CONFIDENCE) / 2) ** (1.0 / count))
+    return float(1.0 - level ** (1.0 / count))
+
+
+def quantiles(figure: Vector) -> tuple[float, float]:
+    """The percentile bootstrap interval of one seed's figure."""
+    low, high = np.quantile(figure[1:], [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
+def tail(figure: Vector, limit: float, items: int, scale: float) -> float:
+    """The one-sided p-value that a figure reaches a limit by chance alone.
+
+    The larger one of the bootstrap's, and of the chance that as many of the items as lie between figure and limit
+    differ and none of those seen did.
+
+    Args:
+        figure: As described above.
+        limit: What it is held against.
+        items: Number of test items.
+        scale: By how much the figure changes when all items do.
+    """
+    resampled = (1 + np.count_nonzero(figure[1:] < limit)) / len(figure)
+    share = (float(figure[0]) - limit) / scale if scale > 0 else 0.0
+    return float(min(1.0, max(resampled, (1.0 - min(max(share, 0.0), 1.0)) ** items)))
+
+
+def sure_bound(figure: Vector, items: int, scale: float) -> float:
+    """A lower bound that stands although the figure is the best of as many as a hundred (Bonferroni).
+
+    By the normal approximation, since as many resamples do not reach so far into the tail.
+    """
+    from scipy.stats import norm
+
+    level = TAIL / 100
+    spread = float(norm.isf(level)) * float(figure[1:].std())
+    return float(figure[0]) - max(spread, unseen(items, level) * scale)
 
 
 def combine(
     figures: Sequence[Vector], *, lowest: float = -np.inf, highest: float = np.inf, resolution: float = 0.0
 ) -> Interval:
-    """One interval from the figures of all seeds.
+    """One interval from the figures of all seeds; never narrower than those of its seeds.
 
     Args:
         figures: Per seed a vector as described above.
@@ -79,17 +127,17 @@ def combine(
     if not figures:
         raise ValueError("no figure to combine")
     points = np.array([figure[0] for figure in figures])
+    bounds = np.array([quantiles(figure) for figure in figures])
+    mean = float(points.mean())
     if len(figures) >= 5:
         from scipy.stats import t
 
         half = float(t.ppf(0.5 + CONFIDENCE / 2, len(points) - 1)) * points.std(ddof=1) / len(points) ** 0.5
-        low, high, over = points.mean() - half, points.mean() + half, "seeds"
+        own = np.abs(bounds - points[:, None]).mean(axis=0)
+        low, high, over = mean - max(half, own[0]), mean + max(half, own[1]), "seeds"
     else:
-        tail = (1 - CONFIDENCE) / 2
-        bounds = np.array([np.quantile(figure[1:], [tail, 1 - tail]) for figure in figures])
         low, high = bounds[:, 0].min(), bounds[:, 1].max()
         over = "test items" if len(figures) == 1 else "seeds, preliminary"
-    mean = float(points.mean())
     return Interval(
         mean,
         float(np.clip(min(low, mean - resolution), lowest, highest)),
@@ -123,3 +171,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = running
     return [float(value) for value in corrected]
+
+
+def fallen(p_values: Sequence[float]) -> int:
+    """On how many seeds half was surely stolen, Holm-corrected for how many seeds there are."""
+    return sum(p <= TAIL for p in holm(p_values))

@@ -1,229 +1,261 @@
-"""The verdict on a defense under a threat model: computed once, first match wins."""
+"""The verdict on a defense under a threat model: a pure function of rows of `results.json`; the first match wins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-from redteam.evaluation.results import Flag
-from redteam.evaluation.statistics import Interval
-from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.evaluation.flags import raised
+from redteam.evaluation.results import Control, ControlKind, Figure, Place, Subject
+from redteam.evaluation.statistics import fallen
+from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
+
+if TYPE_CHECKING:
+    from redteam.evaluation.results import Results
 
 Word = Literal["UNSCORABLE", "INEFFECTIVE", "BROKEN", "INVALID", "HOLDS-SO-FAR", "INCONCLUSIVE"]
+Wanted = tuple[ControlKind, str]
 
-
-FLAGS: dict[str, Flag] = {
-    "COSTLY": Flag(
-        raised_if=f"the protected model alone surely keeps less than {THRESHOLDS.costly} of the victim's accuracy, in "
-        "the dtype that it is released in",
-        means="the owner pays for the protection with the skill that it protects",
-        do="compare the fidelity by dtype with what the protection is worth; a lock of smaller condition number, or a "
-        "wider dtype, may cost less",
-    ),
-    "ONE-SEED": Flag(
-        raised_if="one base and one set of experts stand behind the figures",
-        means="the interval speaks of test items alone; another training run may behave otherwise",
-        do="run at least five seeds before quoting the figure",
-    ),
-    "PRELIMINARY": Flag(
-        raised_if="two to four seeds stand behind the figures",
-        means="a bound holds only where all seeds agree on it; there are too few for an interval over seeds",
-        do="run at least five seeds before quoting the figure",
-    ),
-    "NEEDS-LABELS": Flag(
-        raised_if="the attack that breaks it uses labelled samples of the victim's task",
-        means="an attacker without such samples has not broken it here; theft is counted beyond what the same labels "
-        "buy when training starts from the base",
-        do="look at the verdict under weights-only, at the curve of theft over labels, and at the price",
-    ),
-    "UNCHOSEN-BREAK": Flag(
-        raised_if="an attack surely steals half, but not the one that an attacker would choose by what they can see",
-        means="it is not BROKEN by the rule, and not safe either: an attacker may know better, or be lucky",
-        do="treat it as broken when you decide about a release",
-    ),
-    "NOT-REPRODUCED": Flag(
-        raised_if="the defense comes from a paper and stops no merge here, even without any attack",
-        means="not reproduced on this scenario: the effect did not appear here, with this victim, these companions, "
-        "these mergers and these settings; that says nothing about the paper",
-        do="try the source's own models and settings before you conclude anything",
-    ),
-    "NO-ADAPTIVE-ATTACK": Flag(
-        raised_if="no attack of the plan names this defense as its target",
-        means="nobody has tried to break this defense in particular, so it cannot be said to hold",
-        do="write an attack that targets it and let the defense ship a weakened variant",
-    ),
-    "UNPROVEN-ATTACKS": Flag(
-        raised_if="an attack did not undo a lock that it claims to undo, or harmed an unlocked model",
-        means="its failures are no evidence; what it broke stands",
-        do="see the panel of controls for which one, and mend the attack or its claim",
-    ),
-    "PARTIAL": Flag(
-        raised_if="a cell or control of this defense failed, timed out or was skipped over",
-        means="the figures rest on what ran; what did not run counts for nothing, least of all as robust",
-        do="see the reasons beside the cells, and run the same command again",
-    ),
-}
-"""What each flag says."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An attack with a merger, and what it stole, over keys the most.
-
-    Attributes:
-        counted: What verdicts count: theft, or for attacks with data of the victim's task the part that the victim was
-            of use for.
-        seen: What the attacker can see of it, and chooses by.
-        cost: Unit → what it cost, on average.
-        advantage: For attacks with data of the victim's task: how much more it steals than from the base.
-        by: For gauntlets: member → on how many seeds and keys it is the one that was chosen.
-    """
-
-    attack: str
-    merger: str
-    theft: Interval
-    counted: Interval
-    seen: float
-    cost: Mapping[str, float | None] = field(default_factory=dict)
-    advantage: Interval | None = None
-    by: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def breaks(self) -> bool:
-        """Whether it surely gets half or more."""
-        return self.counted.low >= THRESHOLDS.stolen
-
-    @property
-    def first(self) -> str:
-        """The attack, or of a gauntlet the member that was chosen most often."""
-        return max(self.by, key=lambda name: self.by[name], default=self.attack)
-
-    @property
-    def words(self) -> str:
-        """With which merger, and through which members."""
-        members = ", ".join(name if len(self.by) == 1 else f"{name} {count}×" for name, count in self.by.items())
-        return f"{self.attack}{f' ({members})' if members else ''} with {self.merger}"
+_OF_AN_ATTACK: tuple[ControlKind, ...] = ("floor", "gone", "harmless", "planted", "extent", "weakened")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything a verdict rests on.
+    """All rows that a verdict rests on.
 
     Attributes:
-        gain: What the unlocked victim adds to the merge; `None` if it could not be computed.
-        failed: Sentences on controls that make the score itself doubtful (floor, trivial attackers).
-        naive: Theft without an attack.
-        candidates: All attacks × mergers that ran, no attack among them.
-        reliable: Attacks whose plants came off and which harm no unlocked model.
-        ceiling: Whether the key's holder or training anew reached the ceiling; `None` where neither ran.
-        targeted: Reliable attacks that name this defense and broke its weakened variant.
-        missing: Sentences on cells of this defense that failed.
-        fidelity: Of the released dtype.
-        unproven: Attacks that failed one of their own controls.
-        adaptive: Whether some attack of the plan was made for this defense.
-        published: Whether it comes from a source that reports an effect on merges.
+        subject: What is known of the place.
+        figures: What was stolen there.
+        controls: Those of the place, and of its attacks whatever the defense, by their position in the results.
     """
 
-    gain: Interval | None
-    failed: Sequence[str]
-    naive: Interval | None
-    candidates: Sequence[Candidate]
-    reliable: frozenset[str]
-    ceiling: bool | None
-    targeted: frozenset[str]
-    missing: Sequence[str]
-    fidelity: Interval | None
-    unproven: frozenset[str] = frozenset()
-    adaptive: bool = True
-    published: bool = False
+    subject: Subject
+    figures: tuple[Figure, ...]
+    controls: tuple[tuple[int, Control], ...]
 
-    @property
-    def judged(self) -> Candidate | None:
-        """The one that the verdict speaks of.
+    @classmethod
+    def of(cls, results: Results, place: Place) -> Evidence:
+        """The rows about one place.
 
-        Of the attacks without data, and of all, the one that an attacker would choose by what they can see. Knowing
-        more never makes a defense safer, so where the former breaks it, it does.
+        Raises:
+            StopIteration: If the results hold nothing about it.
         """
-        free = max((c for c in self.candidates if c.advantage is None), key=lambda c: c.seen, default=None)
-        if free is not None and free.breaks:
-            return free
-        return self.chosen
+        subject = next(s for s in results.subjects if s.place == place)
+        figures = tuple(f for f in results.figures if f.place == place)
+        return cls(subject, figures, tuple(about(place, results.controls)))
+
+    @cached_property
+    def excluded(self) -> frozenset[str]:
+        """Attacks that take something where nothing is: neither their breaks nor their failures count."""
+        return excluded(control for _, control in self.controls)
 
     @property
-    def chosen(self) -> Candidate | None:
-        """What an attacker would choose by what they can see."""
-        return max(self.candidates, key=lambda c: c.seen, default=None)
+    def attacks(self) -> tuple[str, ...]:
+        """Every attack proper that was tried here."""
+        return tuple(dict.fromkeys(f.attack for f in self.figures if f.choice == "attack" and f.role == "recovery"))
 
     @property
-    def oracle(self) -> Candidate | None:
-        """The best on the scoring data: what HOLDS-SO-FAR must survive."""
-        return max(self.candidates, key=lambda c: c.counted.mean, default=None)
+    def candidates(self) -> list[Figure]:
+        """Attacks with a merger that count, no attack among them."""
+        return [
+            f
+            for f in self.figures
+            if f.choice == "attack"
+            and f.role in ("naive", "guess", "recovery")
+            and f.per_seed
+            and f.attack not in self.excluded
+            and f.merger not in self.subject.left_out
+        ]
+
+    def chosen(self, choice: str) -> Figure | None:
+        """The row of a choice over several attacks."""
+        return next((f for f in self.figures if f.choice == choice and f.per_seed), None)
+
+    def of_kind(self, kind: ControlKind, attack: str) -> list[Control]:
+        """The controls of one kind of one attack."""
+        return [c for _, c in self.controls if c.control == kind and c.attack == attack]
+
+    def positions(self, wanted: Iterable[Wanted]) -> tuple[int, ...]:
+        """Where controls of these kinds and attacks stand in the results."""
+        kinds = set(wanted)
+        return tuple(index for index, c in self.controls if (c.control, c.attack) in kinds)
+
+    def undoes(self, attack: str) -> Literal["all", "part", "nothing"]:
+        """How far an attack undoes what it claims to undo, up to the extent of this lock, without harm to others.
+
+        One that claims no kind of lock proves itself on the weakened variant of a defense that it was made for.
+        """
+        if any(not c.passed for c in self.of_kind("harmless", attack)):
+            return "nothing"
+        plants = [*self.of_kind("planted", attack), *self.of_kind("extent", attack)]
+        if not plants:
+            return "all" if any(c.passed for c in self.of_kind("weakened", attack)) else "nothing"
+        if all(c.passed for c in plants):
+            return "all"
+        return "part" if all(c.passed or c.partial for c in plants) else "nothing"
+
+    @cached_property
+    def shortcomings(self) -> dict[str, str]:
+        """Attack that was made for this defense → why its failure is no evidence; those that count are not in it."""
+        short: dict[str, str] = {}
+        for adversary in self.subject.adversaries:
+            attack = adversary.attack
+            if not adversary.ran:
+                short[attack] = "did not run to its end on it under every seed and key"
+            elif attack in self.excluded:
+                short[attack] = "takes something where nothing is"
+            elif self.undoes(attack) != "all":
+                short[attack] = "does not undo planted locks of the same extent"
+            elif not any(c.passed for c in self.of_kind("weakened", attack)):
+                short[attack] = "has not broken a weakened variant"
+            elif not adversary.same_extent:
+                short[attack] = "broke a variant that weakens the extent of the lock, not its strength"
+        return short
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The word, the sentence that says why, and the flags beside it."""
+    """What can be said.
+
+    Attributes:
+        word: The verdict.
+        reason: The sentence that says why.
+        flags: What changes how the word is to be read.
+        rests_on: Positions of the controls that it rests on.
+        wanted: Controls that it would rest on and that were not computed; until they are, the word is provisional.
+        fallen: On how many seeds half or more was surely stolen.
+    """
 
     word: Word
     reason: str
-    flags: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    rests_on: tuple[int, ...] = ()
+    wanted: tuple[Wanted, ...] = ()
+    fallen: int = 0
 
 
-def decide(evidence: Evidence) -> Decision:
-    """Weighs the evidence."""
-    word, reason = _word(evidence)
-    return Decision(word, reason, tuple(_flags(evidence, word)))
+def about(place: Place, controls: Sequence[Control]) -> Iterator[tuple[int, Control]]:
+    """The controls that speak of a place, or of its attacks whatever the defense, with their positions."""
+    for index, control in enumerate(controls):
+        here = (control.scenario, control.threat) == (place.scenario, place.threat)
+        if here and control.defense in ("", place.defense):
+            yield index, control
 
 
-def _flags(e: Evidence, word: Word) -> Iterator[str]:
-    if e.fidelity is not None and e.fidelity.high < THRESHOLDS.costly:
-        yield "COSTLY"
-    judged = e.judged or e.oracle
-    if judged is not None and judged.theft.over != "seeds":
-        yield "PRELIMINARY" if judged.theft.seeds > 1 else "ONE-SEED"
-    if word == "BROKEN" and judged is not None and judged.advantage is not None:
-        yield "NEEDS-LABELS"
-    if word != "BROKEN" and e.oracle is not None and e.oracle.breaks and word != "INEFFECTIVE":
-        yield "UNCHOSEN-BREAK"
-    if word == "INEFFECTIVE" and e.published:
-        yield "NOT-REPRODUCED"
-    if not e.adaptive:
-        yield "NO-ADAPTIVE-ATTACK"
-    if e.unproven:
-        yield "UNPROVEN-ATTACKS"
-    if e.missing:
-        yield "PARTIAL"
+def excluded(controls: Iterable[Control]) -> frozenset[str]:
+    """Attacks that take something where nothing is, or could not show that they don't."""
+    return frozenset(c.attack for c in controls if c.control in ("floor", "gone") and not c.passed)
 
 
-def _word(e: Evidence) -> tuple[Word, str]:
-    stolen = THRESHOLDS.stolen
-    if e.gain is None or e.naive is None or e.judged is None or e.oracle is None:
-        return "INVALID", f"nothing could be judged: {'; '.join(e.missing) or 'no attack ran'}"
-    if e.failed:
-        return "UNSCORABLE", "; ".join(e.failed)
-    if e.gain.low < THRESHOLDS.gain:
-        return "UNSCORABLE", f"the victim adds too little to the merge to be stolen: its gain is {e.gain}"
-    if e.naive.low >= stolen:
-        return "INEFFECTIVE", f"merging without any attack already steals {e.naive} of what the victim adds"
-    chosen, oracle = e.judged, e.oracle
-    if chosen.breaks:
-        use = f", of which the victim was of use for {chosen.counted}" if chosen.advantage is not None else ""
-        return "BROKEN", f"{chosen.words} steals {chosen.theft}{use}"
-    if e.ceiling is False:
-        return "INVALID", "even the owner does not get the skill back, so no attack's failure means anything"
-    if not e.reliable:
-        return "INVALID", "no attack undid the locks it claims to undo, so no attack's failure means anything"
-    best = f"the best attack, {oracle.words}, steals {oracle.counted}"
-    if oracle.advantage is not None:
-        best += f" beyond what its labels alone are worth ({oracle.theft} in all)"
-    if oracle.counted.high >= stolen:
-        return "INCONCLUSIVE", f"{best}, which neither reaches {stolen} surely nor stays under it"
-    if e.missing:
-        return "INCONCLUSIVE", f"{best}, but not everything ran: {'; '.join(e.missing)}"
-    if not e.targeted:
-        return (
-            "INCONCLUSIVE",
-            f"{best}, but no attack made for this defense has shown that it breaks a weakened variant",
+def decide(evidence: Evidence, thresholds: Thresholds = THRESHOLDS) -> Decision:
+    """Weighs the evidence; nothing else makes a verdict."""
+    found = _word(evidence, thresholds)
+    done = set(evidence.subject.tried)
+    wanted = tuple(dict.fromkeys(one for one in found.needs if one not in done))
+    flags = tuple(raised(evidence, found.word, found.judged, found.fallen))
+    return Decision(found.word, found.reason, flags, evidence.positions(found.needs), wanted, found.fallen)
+
+
+@dataclass(frozen=True)
+class _Found:
+    word: Word
+    reason: str
+    needs: tuple[Wanted, ...] = ()
+    judged: Figure | None = None
+    fallen: int = 0
+
+
+def _word(e: Evidence, limits: Thresholds) -> _Found:
+    subject, naive, worst = e.subject, e.chosen("naive"), e.chosen("worst")
+    trivial: tuple[Wanted, ...] = tuple(("trivial", f.attack) for f in e.figures if f.role == "trivial")
+    if subject.gains and len(subject.left_out) == len(subject.gains):
+        most = max(subject.gains.values(), key=lambda gain: gain.low)
+        return _Found(
+            "UNSCORABLE", f"the victim adds too little to the merge to be stolen: its gain is {most}", trivial
         )
-    return "HOLDS-SO-FAR", f"{best}, although {', '.join(sorted(e.targeted))} broke the weakened variant"
+    if naive is None or worst is None or naive.theft is None or worst.theft is None:
+        return _Found("INVALID", f"nothing could be judged: {'; '.join(subject.missing) or 'no attack ran'}", trivial)
+    rewarded = [c for _, c in e.controls if c.control == "trivial" and not c.passed and c.status == "ok"]
+    if rewarded:
+        return _Found("UNSCORABLE", f"the score itself is in doubt: {rewarded[0].explanation}", trivial)
+    if naive.theft.low >= limits.stolen:
+        longer = f", with its task vector at another length ({naive.attack})," if naive.attack.count("×") else ""
+        reason = f"merging without any attack{longer} already steals {naive.theft} of what the victim adds"
+        return _Found("INEFFECTIVE", reason, trivial, naive)
+    broken = _broken(e, worst, limits, trivial)
+    return broken or _unbroken(e, worst, limits, trivial)
+
+
+def _broken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wanted, ...]) -> _Found | None:
+    """A break stands by itself: it needs the score to be sound, and the attack to take nothing where nothing is."""
+    down = fallen([seed.p for seed in worst.per_seed])
+    figure, attacks = worst, {seed.attack for seed in sorted(worst.per_seed, key=lambda s: s.p)[:down]}
+    if not down:
+        alone = [f for f in e.candidates if any(seed.sure >= limits.stolen for seed in f.per_seed)]
+        if not alone:
+            return None
+        figure = max(alone, key=lambda f: max(seed.sure for seed in f.per_seed))
+        down, attacks = sum(seed.sure >= limits.stolen for seed in figure.per_seed), {figure.attack}
+    free = {f.attack for f in e.candidates if f.role == "recovery" and f.advantage is None}
+    floors: list[Wanted] = [("floor", a) for a in sorted(attacks & free)]
+    floors += [("gone", a) for a in sorted(attacks & free)]
+    guesses = {f.attack for f in e.figures if f.role == "guess"} & attacks
+    names = figure.attack if figure.choice == "attack" else ", ".join(figure.by) or figure.attack
+    use = f", of which the victim was of use for {figure.counted}" if figure.advantage is not None else ""
+    several = f" on {down} of {len(figure.per_seed)} seeds" if down < len(figure.per_seed) else ""
+    reason = f"{names} with {figure.merger} steals {figure.theft}{use}{several}"
+    if guesses:
+        reason += "; its key guards nothing: whoever guesses one takes the lock off"
+    return _Found("BROKEN", reason, (*trivial, *floors), figure, down)
+
+
+def _unbroken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wanted, ...]) -> _Found:
+    """An attack's failure counts only where everything shows that it would have succeeded."""
+    subject, stolen = e.subject, limits.stolen
+    needs: tuple[Wanted, ...] = (
+        *trivial,
+        *((kind, attack) for attack in e.attacks for kind in _OF_AN_ATTACK),
+        *(("ceiling", attack) for attack in subject.ceilings),
+    )
+
+    def found(word: Word, reason: str) -> _Found:
+        return _Found(word, reason, needs, worst)
+
+    if subject.worth is not None and subject.worth.high < stolen:
+        return found(
+            "INVALID", f"the protected model alone keeps {subject.worth} of its skill: there is nothing left to protect"
+        )
+    ceilings = [c for _, c in e.controls if c.control == "ceiling" and c.defense == subject.defense and not c.passed]
+    if ceilings:
+        return found("INVALID", f"no attack's failure means anything: {ceilings[0].explanation}")
+    able = [attack for attack in e.attacks if attack not in e.excluded and e.undoes(attack) != "nothing"]
+    if not able:
+        return found(
+            "INVALID", "no attack undid the locks that it claims to undo, so no attack's failure means anything"
+        )
+    assert worst.counted is not None
+    best = f"the worst case, {worst.attack} with {worst.merger}, steals {worst.counted}"
+    if worst.advantage is not None:
+        best += f" beyond what its labels alone are worth ({worst.theft} in all)"
+    open_ = [seed for f in (worst, *e.candidates) for seed in f.per_seed if seed.high >= stolen]
+    if open_:
+        most = max(open_, key=lambda seed: seed.high)
+        interval = f"{most.counted:.2f} [{most.low:.2f}, {most.high:.2f}]"
+        where = f"{most.attack} with {most.merger} on seed {most.seed}: {interval}"
+        return found("INCONCLUSIVE", f"{best}; half is neither surely stolen nor surely out of reach ({where})")
+    if subject.missing:
+        return found("INCONCLUSIVE", f"{best}, but not everything ran: {'; '.join(subject.missing)}")
+    return found(*_held(e, best))
+
+
+def _held(e: Evidence, best: str) -> tuple[Word, str]:
+    """Whether an attack that was made for this defense has failed although it would break a weaker one."""
+    short = e.shortcomings
+    proven = [a for a in e.subject.adversaries if a.attack not in short]
+    if not proven:
+        told = "; ".join(f"{attack} {why}" for attack, why in short.items()) or "there is none"
+        return "INCONCLUSIVE", f"{best}, but no attack that was made for this defense counts: {told}"
+    names = ", ".join(f"{a.attack} (by {a.author})" for a in proven)
+    return "HOLDS-SO-FAR", f"{best}, although {names} breaks the weakened variant"

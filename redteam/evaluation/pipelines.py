@@ -1,4 +1,4 @@
-"""Chains of defenses, put on and taken off link by link, each link under a key of its own."""
+"""Pipelines of defenses, applied and removed link by link, each link under a key of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Defenses = Sequence[LoadedPlugin[DefenseSpec]]
 Check = Callable[[LoadedPlugin[DefenseSpec], Checkpoint, Any], Checkpoint]
 
 
-def put_on(
+def apply(
     defenses: Defenses,
     victim: Checkpoint,
     base: Checkpoint | None,
@@ -48,25 +48,32 @@ def put_on(
     return victim, views
 
 
-def take_off(
-    defenses: Defenses, protected: Checkpoint, base: Checkpoint | None, key: Key, *, owner: Key | None = None
+def remove(
+    defenses: Defenses,
+    protected: Checkpoint,
+    base: Checkpoint | None,
+    key: Key,
+    *,
+    owner: Key | None = None,
+    task: Task | None = None,
 ) -> Checkpoint:
-    """What `put_on` was given, if the key is the same; something else under another.
+    """What `apply` was given, if the key is the same; something else under another key.
 
     Args:
         defenses: The links, in the order in which they were put on.
-        protected: What `put_on` returned.
+        protected: What `apply` returned.
         base: The public model, for defenses that ask for it.
         key: Of the whole chain.
         owner: The key that the owner has, where that is known; any other is then a guess, and a link whose
             implementation fixes its seed only yields to the guess at that.
+        task: Training data, for keyed defenses that train: they run again to say which locks they draw.
     """
     guessed = owner is not None and key != owner
     for turn, defense in reversed(list(enumerate(defenses))):
         if not defense.spec.keyed:
-            continue  # training, for example, which is no lock and which nothing takes off
+            continue  # training, for example, cannot be undone
         part = _part(turn, defense)
-        protected = unlocked(protected, defense, base, key.child(part), part=part, guessed=guessed)
+        protected = unlocked(protected, defense, base, key.child(part), part=part, guessed=guessed, task=task)
     return protected
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from redteam.anatomy import anatomy_of
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput
-from redteam.evaluation.bits import pack
+from redteam.evaluation.packing import Packed
 from redteam.symmetry import tied_cost
 from redteam.tasks import Scenario, Split, Task, predict
 
@@ -34,10 +35,10 @@ def answers(scenario: Scenario, module: nn.Module) -> list[int]:
     return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in predict(module, inputs)]
 
 
-def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Any]:
+def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Packed]:
     """One result per sample after rounding the weights to each dtype; the network computes in float32."""
     return {
-        name: pack(task.correct(checkpoint.to(dtype).to(torch.float32).module(), split))
+        name: Packed.of(task.correct(checkpoint.to(dtype).to(torch.float32).module(), split))
         for name, dtype in DTYPES.items()
     }
 
@@ -56,6 +57,17 @@ def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, change
             far += float((recovered[name].to(torch.float64) - expert).square().sum())
             near += float((expert - base[name].to(torch.float64)).square().sum())
     return (far / near) ** 0.5 if near else None
+
+
+def length(expert: Checkpoint, base: Checkpoint) -> float:
+    """‖expert − base‖ over the tensors that both share."""
+    return float(
+        sum(
+            (expert[name].to(torch.float64) - base[name].to(torch.float64)).square().sum()
+            for name in shared_tensors(expert, base)
+        )
+        ** 0.5
+    )
 
 
 def tied_costs(recovered: Checkpoint, base: Checkpoint) -> dict[str, float]:
@@ -79,6 +91,19 @@ def change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float |
             high = max(high, float(logits.abs().max()))
     found = far / high if high else np.inf
     return found if np.isfinite(found) else None
+
+
+class Clock:
+    """CPU seconds of this process during a block: what does not depend on who else uses the machine."""
+
+    seconds: float = 0.0
+
+    def __enter__(self) -> Clock:
+        self._before = time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.process_time() - self._before
 
 
 class Memory:

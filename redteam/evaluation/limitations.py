@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from redteam.evaluation.loaded import Loaded
+from redteam.evaluation.resolve import Resolved
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, MERGERS
 from redteam.threat import THREAT_MODELS
@@ -12,26 +12,26 @@ from redteam.threat import THREAT_MODELS
 _ENOUGH = 5  # seeds
 
 
-def untested(loaded: Loaded) -> Iterator[str]:
+def limitations(resolved: Resolved) -> Iterator[str]:
     """One sentence for each thing that a reader could believe was tried and was not."""
-    yield f"Scenarios other than {_listed(loaded.chains('scenarios'))}: verdicts speak of these alone."
-    yield f"Mergers other than {_listed(loaded.chains('mergers'))}{_left(loaded, 'mergers', MERGERS.names)}."
+    yield f"Scenarios other than {_listed(resolved.pipelines('scenarios'))}: verdicts speak of these alone."
+    yield f"Mergers other than {_listed(resolved.pipelines('mergers'))}{_left(resolved, 'mergers', MERGERS.names)}."
     installed = [name for name in ATTACKS.names if ATTACKS.load(name).spec.role == "recovery"]
-    absent = _left(loaded, "attacks", installed)
+    absent = _left(resolved, "attacks", installed)
     yield (
         f"Attacks that are installed and not in the plan{absent}." if absent else "Attacks that nobody has written yet."
     )
-    models = [name for name in THREAT_MODELS if name not in {Reference.parse(t).name for t in loaded.threats}]
+    models = [name for name in THREAT_MODELS if name not in {Reference.parse(t).name for t in resolved.threats}]
     if models:
         yield f"The threat models {_listed(models)}."
-    seeds = min(len(part.seeds) for part in loaded.parts)
+    seeds = min(len(part.seeds) for part in resolved.parts)
     if seeds < _ENOUGH:
         yield f"The spread over retrained bases and experts: some of it ran on {seeds} of {_ENOUGH} seeds."
     yield "Mergers that keep every expert whole (masks, routing), and distillation from outputs."
 
 
-def _left(loaded: Loaded, kind: str, installed: Iterable[str]) -> str:
-    used = {link.spec.name for chain in loaded.chains(kind).values() for link in chain.links}
+def _left(resolved: Resolved, kind: str, installed: Iterable[str]) -> str:
+    used = {link.spec.name for chain in resolved.pipelines(kind).values() for link in chain.links}
     left = [name for name in installed if name not in used]
     return f" (installed: {_listed(left)})" if left else ""
 

@@ -1,7 +1,9 @@
 """Processes that take one job at a time and may be killed at any moment: a lost worker costs its job and nothing else.
 
-Every worker has a pipe of its own and no two share a lock, so that a worker which dies holds up nobody. A worker whose
-main process is gone leaves at once.
+Every worker has a pipe of its own and no two share a lock, so that a worker which dies holds up no other. A worker
+whose main process is gone leaves at once. Library pools were tried: with pebble an idle worker's death, or a killed
+holder of its lock, stalled all others for up to a minute; loky and joblib cannot end one hung job; and a process per
+step would load the scenario anew each time.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any, Literal
 
 from redteam.errors import RedteamError
 
-_PRELOAD = ("redteam.evaluation.stages", "transformers.modeling_utils")
+_PRELOAD = ("redteam.evaluation.computations", "transformers.modeling_utils")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STILLBORN = 5  # so many workers in a row that end before they are ready: the next would too
 _PATIENCE = 5.0  # seconds that an idle worker gets to leave by itself
@@ -206,7 +208,7 @@ class Pool:
 
 
 def _work(pipe: multiprocessing.connection.Connection) -> None:
-    """What a worker does: says that it is ready, then answers job after job until nobody asks any more."""
+    """A worker's main loop: says that it is ready, then serves jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the keyboard is the main process's business
     threading.Thread(target=_leave_with_the_main_process, daemon=True).start()
     for module in _PRELOAD:

@@ -19,7 +19,7 @@ from redteam.threat import ThreatModel, threat_model
 
 
 @dataclass(frozen=True)
-class Chain:
+class Pipeline:
     """One plugin, or several applied one after the other, as written `a+b`.
 
     Attributes:
@@ -31,7 +31,7 @@ class Chain:
     links: tuple[LoadedPlugin[Any], ...]
 
     @classmethod
-    def load(cls, registry: Registry[Any], text: str, folder: Path) -> Chain:
+    def load(cls, registry: Registry[Any], text: str, folder: Path) -> Pipeline:
         """Imports every link of the text."""
         references = parse_chain(text)
         shown = tuple(Reference(reference.plugin, reference.settings) for reference in references)
@@ -43,10 +43,14 @@ class Chain:
         return [[link.spec.name, dict(link.settings), link.source_digest] for link in self.links]
 
     @property
-    def how(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and settings under which a worker loads the same, wherever it runs."""
+    def how(self) -> list[tuple[str, dict[str, Any], str]]:
+        """Names, settings and digests under which a worker loads the same, wherever it runs."""
         return [
-            (f"{link.origin}@{link.spec.name}" if link.reference.file else link.name, dict(link.settings))
+            (
+                f"{link.origin}@{link.spec.name}" if link.reference.file else link.name,
+                dict(link.settings),
+                link.source_digest,
+            )
             for link in self.links
         ]
 
@@ -83,13 +87,13 @@ class Ensemble:
     """
 
     text: str
-    members: tuple[Chain, ...]
+    members: tuple[Pipeline, ...]
 
     @classmethod
     def load(cls, name: str) -> Ensemble:
         """The gauntlet that a package ships under this name, and every attack in it."""
         gauntlet = Gauntlet.read(name)
-        return cls(name, tuple(Chain.load(ATTACKS, text, Path()) for text in gauntlet.attacks))
+        return cls(name, tuple(Pipeline.load(ATTACKS, text, Path()) for text in gauntlet.attacks))
 
 
 @dataclass(frozen=True)
@@ -103,25 +107,25 @@ class Part:
 
     seeds: tuple[int, ...]
     keys: int
-    scenarios: tuple[Chain, ...]
-    defenses: tuple[Chain, ...]
-    attacks: tuple[Chain, ...]
+    scenarios: tuple[Pipeline, ...]
+    defenses: tuple[Pipeline, ...]
+    attacks: tuple[Pipeline, ...]
     gauntlets: tuple[Ensemble, ...]
-    mergers: tuple[Chain, ...]
+    mergers: tuple[Pipeline, ...]
     threats: tuple[ThreatModel, ...]
 
     @classmethod
     def of(cls, product: Product, folder: Path) -> Part:
         """Loads everything the product names, and the attacks that belong to every evaluation."""
         gauntlets = [text for text in product.attacks if is_gauntlet(text)]
-        attacks = [Chain.load(ATTACKS, text, folder) for text in product.attacks if text not in gauntlets]
+        attacks = [Pipeline.load(ATTACKS, text, folder) for text in product.attacks if text not in gauntlets]
         named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
         for name in ATTACKS.names:
             spec: AttackSpec = ATTACKS.load(name).spec
             if (spec.always or spec.role != "recovery") and name not in named:
-                attacks.append(Chain.load(ATTACKS, name, folder))
+                attacks.append(Pipeline.load(ATTACKS, name, folder))
         attacks.sort(key=lambda chain: get_args(Role).index(chain.role))
-        scenarios = [_single(Chain.load(SCENARIOS, text, folder), "scenario") for text in product.scenarios]
+        scenarios = [_single(Pipeline.load(SCENARIOS, text, folder), "scenario") for text in product.scenarios]
         for chain in scenarios:
             if "seed" in chain.links[0].reference.settings:
                 raise BadPlan(f"{chain.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
@@ -129,22 +133,22 @@ class Part:
             product.seeds,
             product.keys,
             tuple(scenarios),
-            tuple(Chain.load(DEFENSES, text, folder) for text in product.defenses),
+            tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses),
             tuple(attacks),
             tuple(Ensemble.load(name) for name in gauntlets),
-            tuple(_single(Chain.load(MERGERS, text, folder), "merger") for text in product.mergers),
+            tuple(_single(Pipeline.load(MERGERS, text, folder), "merger") for text in product.mergers),
             tuple(threat_model(name) for name in product.threats),
         )
 
     @property
-    def everyone(self) -> tuple[Chain, ...]:
+    def everyone(self) -> tuple[Pipeline, ...]:
         """All attacks, the members of gauntlets among them, each once."""
         members = (chain for gauntlet in self.gauntlets for chain in gauntlet.members)
         return tuple({repr(chain.identity): chain for chain in (*self.attacks, *members)}.values())
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Resolved:
     """A plan with its plugins imported.
 
     Raises:
@@ -155,7 +159,7 @@ class Loaded:
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, plan: Plan, folder: Path) -> Loaded:
+    def of(cls, plan: Plan, folder: Path) -> Resolved:
         """Loads every product of the plan."""
         parts = tuple(Part.of(product, folder) for product in plan.products)
         for kind in ("scenarios", "defenses", "attacks", "mergers"):
@@ -163,7 +167,7 @@ class Loaded:
         return cls(plan, parts)
 
     @property
-    def places(self) -> dict[tuple[str, int], Chain]:
+    def places(self) -> dict[tuple[str, int], Pipeline]:
         """(scenario, seed) → the scenario, each once."""
         return {(chain.text, seed): chain for part in self.parts for chain in part.scenarios for seed in part.seeds}
 
@@ -172,7 +176,7 @@ class Loaded:
         """Name → threat model."""
         return {threat.name: threat for part in self.parts for threat in part.threats}
 
-    def chains(self, kind: str) -> dict[str, Chain]:
+    def pipelines(self, kind: str) -> dict[str, Pipeline]:
         """Text → chain, for `"scenarios"`, `"defenses"`, `"attacks"` or `"mergers"`."""
         held = "everyone" if kind == "attacks" else kind
         return {chain.text: chain for part in self.parts for chain in getattr(part, held)}
@@ -183,13 +187,13 @@ class Loaded:
         return {gauntlet.text: gauntlet for part in self.parts for gauntlet in part.gauntlets}
 
 
-def _single(chain: Chain, kind: str) -> Chain:
+def _single(chain: Pipeline, kind: str) -> Pipeline:
     if len(chain.links) > 1:
         raise BadInput(f"{chain.text!r} chains several plugins; a {kind} stands alone.")
     return chain
 
 
-def _distinct(kind: str, parts: Sequence[Sequence[Chain]]) -> None:
+def _distinct(kind: str, parts: Sequence[Sequence[Pipeline]]) -> None:
     """Refuses chains that results would take for one another: the same text in one product, or for different things."""
     identities: dict[str, Any] = {}
     for chains in parts:

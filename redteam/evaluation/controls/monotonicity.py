@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from redteam.evaluation.design import Pairing
 from redteam.evaluation.results import Control
+from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Vector, drops, holm
 from redteam.evaluation.thresholds import THRESHOLDS
 
-if TYPE_CHECKING:
-    from redteam.evaluation.graph import Cell
-    from redteam.evaluation.judge import Judge
 
-
-def monotone(judge: Judge) -> list[Control]:
-    """One warning for each attack whose theft must not fall from one budget of labels to the next, and does or doesn't.
+def monotonicity(table: Table, pairings: Iterable[Pairing]) -> list[Control]:
+    """One row for each attack and pair of neighbouring budgets of labels, between which theft must not fall.
 
     The p-values are those of paired differences over seeds, corrected together (Holm).
     """
-    series: dict[tuple[str, str, str, str], dict[float, list[Cell]]] = {}
-    for cell in judge.graph.cells:
-        if cell.group == "cell" and cell.unused:
-            where = (cell.scenario, cell.defense, cell.attack, cell.merger)
-            labels = np.inf if cell.labels is None else float(cell.labels)
-            series.setdefault(where, {}).setdefault(labels, []).append(cell)
+    series: dict[tuple[str, str, str, str], dict[float, list[Pairing]]] = {}
+    for pairing in pairings:
+        if pairing.data:
+            where = (pairing.place.scenario, pairing.place.defense, pairing.attack, pairing.merger)
+            labels = np.inf if pairing.labels is None else float(pairing.labels)
+            series.setdefault(where, {}).setdefault(labels, []).append(pairing)
     pairs = [
         (where, few, many, differences)
         for where, budgets in series.items()
         for (few, less), (many, more) in pairwise(sorted(budgets.items()))
-        if (differences := _differences(judge, less, more))
+        if (differences := _differences(table, less, more))
     ]
     corrected = holm([drops(differences) for *_, differences in pairs])
     return [_control(*pair, p) for pair, p in zip(pairs, corrected, strict=True)]
 
 
-def _differences(judge: Judge, less: list[Cell], more: list[Cell]) -> list[Vector]:
+def _differences(table: Table, less: list[Pairing], more: list[Pairing]) -> list[Vector]:
     """Per seed and key, theft with more labels minus theft with fewer; over keys the mean."""
-    thefts = {(c.seed, c.key): theft for c in less if (theft := judge.theft(c)) is not None}
+    thefts = {(p.seed, p.key): theft for p in less if (theft := table.theft(p)) is not None}
     by_seed: dict[int, list[Vector]] = {}
-    for cell in more:
-        theft = judge.theft(cell)
-        if theft is not None and (cell.seed, cell.key) in thefts:
-            by_seed.setdefault(cell.seed, []).append(theft - thefts[cell.seed, cell.key])
+    for pairing in more:
+        theft = table.theft(pairing)
+        if theft is not None and (pairing.seed, pairing.key) in thefts:
+            by_seed.setdefault(pairing.seed, []).append(theft - thefts[pairing.seed, pairing.key])
     return [np.mean(vectors, axis=0) for _, vectors in sorted(by_seed.items())]
 
 

@@ -1,0 +1,286 @@
+"""From scores to rows: figures over seeds and keys, and what else a verdict rests on, place by place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from redteam.evaluation import results as r
+from redteam.evaluation.adversaries import author, own, targets
+from redteam.evaluation.controls.base import by_seed, interval
+from redteam.evaluation.controls.sheet import Sheet
+from redteam.evaluation.design import Asked, Pairing, weakened
+from redteam.evaluation.price import UNITS
+from redteam.evaluation.scoring import Table
+from redteam.evaluation.statistics import Interval, Vector, combine, unseen
+from redteam.evaluation.thresholds import THRESHOLDS
+
+_CHOSEN_FROM = ("naive", "guess", "recovery")
+"""Roles among which a worst case is looked for."""
+
+
+def gains(table: Table, asked: Asked) -> dict[str, Interval]:
+    """Merger → what the unlocked victim adds to the merge on its own task, over seeds."""
+    found: dict[str, dict[int, Vector]] = {}
+    for pairing in asked.pairings:
+        baselines = table.baselines(pairing)
+        if baselines is not None:
+            found.setdefault(pairing.merger, {})[pairing.seed] = baselines.gain
+    return {merger: combine(list(vectors.values())) for merger, vectors in found.items()}
+
+
+def left_out(gained: Mapping[str, Interval]) -> tuple[str, ...]:
+    """Mergers whose unlocked merge gains too little for theft to mean anything."""
+    return tuple(merger for merger, gain in gained.items() if gain.low < THRESHOLDS.gain)
+
+
+def figures(
+    table: Table,
+    asked: Asked,
+    pairings: Iterable[Pairing],
+    *,
+    excluded: frozenset[str] = frozenset(),
+    left_out: Sequence[str] = (),
+) -> tuple[r.Figure, ...]:
+    """The rows of one place: the choices over several attacks first, then every attack with every merger.
+
+    Args:
+        table: All scores.
+        asked: The place.
+        pairings: What was run there, controls left out.
+        excluded: Attacks that count for nothing.
+        left_out: Mergers that count for nothing.
+    """
+    pairings = list(pairings)
+    judged = [p for p in pairings if table.judged(p)]
+    counting = [p for p in judged if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM]
+    rows = [
+        _chosen(table, asked, "naive", [p for p in counting if p.role == "naive"]),
+        _chosen(table, asked, "worst", counting),
+        _seen(table, asked, counting),
+    ]
+    spared = Counter(
+        (m.attack, m.merger) for case in asked.cases for m in case.members if case.gauntlet and m not in set(pairings)
+    )
+    groups: dict[tuple[str, str, str], list[Pairing]] = {}
+    for pairing in pairings:
+        groups.setdefault((pairing.attack, pairing.role, pairing.merger), []).append(pairing)
+    rows += [_figure(table, asked, group, spared[group[0].attack, group[0].merger]) for group in groups.values()]
+    return tuple(row for row in rows if row is not None)
+
+
+def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Sheet) -> r.Subject:
+    """What is known of a place beside what was stolen."""
+    defense, gained = asked.defense, gains(table, asked)
+    locks = list({(p.seed, p.key): p for p in asked.pairings if table.judged(p) and p.role == "naive"}.values())
+    records = [table.record(p.steps.lock) for p in locks]
+    changes = [lock.change for lock in records if lock.change is not None]
+    exact = all(link.spec.exact for link in defense.links)
+    worth = by_seed(locks, table.worth, worst=min)
+    return r.Subject(
+        **vars(asked.place),
+        protects=defense.any(lambda spec: spec.protects),
+        published=defense.any(lambda spec: bool(spec.paper)) and defense.any(lambda spec: spec.protects),
+        exact=exact,
+        keyed=asked.keyed,
+        change=max(changes, default=None) if exact else None,
+        worth=combine(worth) if worth else None,
+        fidelity=_fidelity(table, locks),
+        released=next((lock.dtype for lock in records), ""),
+        gains=gained,
+        left_out=left_out(gained),
+        adversaries=tuple(_adversaries(table, asked, pairings)),
+        missing=tuple(_missing(table, [*pairings, *(p for ps in sheet.pairings.values() for p in ps)])),
+        ceilings=tuple(dict.fromkeys(p.attack for p in asked.later)),
+        tried=sheet.tried(table),
+        keys=len({p.key for p in asked.pairings}),
+    )
+
+
+def _adversaries(table: Table, asked: Asked, pairings: Sequence[Pairing]) -> Iterable[r.Adversary]:
+    everywhere = {(p.seed, p.key) for p in asked.pairings}
+    for text, attack in asked.attacks.items():
+        if targets(attack, asked.defense):
+            ran = {(p.seed, p.key) for p in pairings if p.attack == text and table.judged(p)}
+            yield r.Adversary(
+                attack=text,
+                author=author(attack),
+                own=own(attack, asked.defense),
+                ran=ran == everywhere,
+                same_extent=_same_extent(table, asked),
+            )
+
+
+def _same_extent(table: Table, asked: Asked) -> bool:
+    """Whether the weakened variant changes every tensor, in every shape, that the defense itself changes."""
+    weak = weakened(asked.defense)
+    if weak is None:
+        return False
+    for layout in asked.layouts.values():
+        full, less = (table.record(layout.defend(defense, 0)) for defense in (asked.defense, weak))
+        if full is None or less is None or not set(full.changed) <= set(less.changed) or full.shapes != less.shapes:
+            return False
+    return True
+
+
+def _missing(table: Table, pairings: Iterable[Pairing]) -> Iterable[str]:
+    """Sentences on what failed: each reason once, with the attacks that it holds for."""
+    told: dict[str, dict[str, None]] = {}
+    for pairing in pairings:
+        status, reason = table.status(pairing)
+        if status != "ok" and not table.inapplicable(pairing):
+            what = f"{pairing.control} control of {pairing.attack}" if pairing.control else pairing.attack
+            told.setdefault(reason, {})[what] = None
+    return [f"{', '.join(what)}: {reason}" for reason, what in told.items()]
+
+
+def _fidelity(table: Table, locks: Sequence[Pairing]) -> dict[str, Interval]:
+    """By dtype over all seeds, the worst key of each."""
+    kept = {p: table.fidelity(p) for p in locks}
+    items = sum({p.seed: b.items for p in locks if (b := table.baselines(p)) is not None}.values())
+    dtypes = next((tuple(found) for found in kept.values() if found), ())
+    return {
+        dtype: combine(
+            by_seed(locks, _of(kept, dtype), worst=min), lowest=0.0, resolution=unseen(items) if items else 0.0
+        )
+        for dtype in dtypes
+    }
+
+
+def _of(kept: Mapping[Pairing, Mapping[str, Vector]], dtype: str) -> Callable[[Pairing], Vector | None]:
+    return lambda pairing: kept[pairing].get(dtype)
+
+
+def _chosen(table: Table, asked: Asked, choice: Any, pairings: Sequence[Pairing]) -> r.Figure | None:
+    """The worst case over attacks, mergers and keys, seed by seed."""
+    seeds: dict[int, list[Pairing]] = {}
+    for pairing in pairings:
+        seeds.setdefault(pairing.seed, []).append(pairing)
+    worst = [found for seed in sorted(seeds) if (found := table.worst(seeds[seed])) is not None]
+    return _summed(table, asked, choice, worst) if worst else None
+
+
+def _seen(table: Table, asked: Asked, pairings: Sequence[Pairing]) -> r.Figure | None:
+    """Of every seed and key what an attacker would choose by what they see; of the keys the worst."""
+    cases: dict[tuple[int, int], list[tuple[float, Pairing]]] = {}
+    for pairing in pairings:
+        seen = table.seen(pairing)
+        if seen is not None:
+            cases.setdefault((pairing.seed, pairing.key), []).append((seen, pairing))
+    chosen = [max(scored, key=lambda pair: pair[0])[1] for scored in cases.values()]
+    seeds: dict[int, list[Pairing]] = {}
+    for pairing in chosen:
+        seeds.setdefault(pairing.seed, []).append(pairing)
+    worst = []
+    for seed in sorted(seeds):
+        scored = [(counted, p) for p in seeds[seed] if (counted := table.counted(p)) is not None]
+        counted, pairing = max(scored, key=lambda pair: float(pair[0][0]))
+        worst.append((pairing, counted))
+    return _summed(table, asked, "seen", worst) if worst else None
+
+
+def _figure(table: Table, asked: Asked, pairings: Sequence[Pairing], spared: int) -> r.Figure:
+    """One attack with one merger."""
+    first = pairings[0]
+    judged = [p for p in pairings if table.judged(p)]
+    failed = [found for p in pairings if (found := table.status(p))[0] != "ok"]
+    counts: dict[str, Any] = {
+        "cells": len(judged),
+        "planned": len(pairings) + spared,
+        "spared": spared,
+        "inapplicable": sum(table.inapplicable(p) for p in pairings),
+        "reason": failed[0][1] if failed else "",
+    }
+    if not judged:
+        status = failed[0][0] if failed else "skipped"
+        named: dict[str, Any] = {"attack": first.attack, "role": first.role, "merger": first.merger, "status": status}
+        return r.Figure(**vars(asked.place), **named, **counts)
+    lowest = first.role in ("ceiling", "anew")
+    worst = []
+    for seed in sorted({p.seed for p in judged}):
+        mine = [p for p in judged if p.seed == seed]
+        figure = _least(table, mine) if lowest else table.worst(mine)
+        if figure is not None:
+            worst.append(figure)
+    seen = [value for p in judged if (value := table.seen(p)) is not None]
+    made = _summed(table, asked, "attack", worst, judged)
+    return made.model_copy(
+        update={**counts, **_residuals(table, judged), "seen": float(np.mean(seen)) if seen else None, "by": {}}
+    )
+
+
+def _least(table: Table, pairings: Sequence[Pairing]) -> tuple[Pairing, Vector] | None:
+    scored = [(counted, p) for p in pairings if (counted := table.counted(p)) is not None]
+    if not scored:
+        return None
+    counted, pairing = min(scored, key=lambda pair: float(pair[0][0]))
+    return pairing, counted
+
+
+def _summed(
+    table: Table,
+    asked: Asked,
+    choice: Any,
+    worst: Sequence[tuple[Pairing, Vector]],
+    spent_by: Sequence[Pairing] = (),
+) -> r.Figure:
+    """A row from the figure of each seed."""
+    picked = [pairing for pairing, _ in worst]
+    by = Counter(pairing.attack for pairing in picked)
+    first = next(p for p in picked if p.attack == by.most_common(1)[0][0])
+    data = any(p.data for p in picked)
+    counted = dict(worst)
+
+    def theft(pairing: Pairing) -> Vector | None:
+        return table.theft(pairing) if pairing.data else counted[pairing]
+
+    def advantage(pairing: Pairing) -> Vector | None:
+        """Of what uses no data, everything is beyond what data alone would buy."""
+        return table.advantage(pairing) if pairing.data else table.theft(pairing)
+
+    per_seed = []
+    for pairing, vector in worst:
+        baselines, stolen = table.baselines(pairing), theft(pairing)
+        assert baselines is not None
+        assert stolen is not None
+        per_seed.append(table.figure_of(pairing, float(stolen[0]), vector, baselines))
+    costs = [table.record(p.steps.recovered).cost for p in (spent_by or picked)]
+    spent: dict[str, Any] = {unit: float(np.mean([getattr(cost, unit) for cost in costs])) for unit in UNITS}
+    return r.Figure(
+        **vars(asked.place),
+        choice=choice,
+        attack=first.attack,
+        role=first.role,
+        merger=first.merger,
+        status="ok",
+        theft=interval(table, picked, theft),
+        counted=interval(table, picked, counted.get),
+        advantage=interval(table, picked, advantage, lowest=-1.0) if data else None,
+        per_seed=tuple(per_seed),
+        cells=len(picked),
+        planned=len(picked),
+        by=dict(by.most_common()),
+        **spent,
+        megabytes=_mean([cost.megabytes for cost in costs]),
+    )
+
+
+def _residuals(table: Table, pairings: Sequence[Pairing]) -> dict[str, float | None]:
+    seeds: dict[int, list[float]] = {}
+    for pairing in pairings:
+        record = table.record(pairing.steps.recovered)
+        if record is not None and record.residual is not None:
+            seeds.setdefault(pairing.seed, []).append(record.residual)
+    several = [values for values in seeds.values() if len(values) > 1]
+    return {
+        "residual": float(np.mean([max(values) for values in seeds.values()])) if seeds else None,
+        "key_spread": max(max(values) - min(values) for values in several) if several else None,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

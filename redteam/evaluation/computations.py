@@ -1,0 +1,405 @@
+"""What the five kinds of step compute. Runs in a worker, on one thread; plugins and inputs are loaded by reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.errors import IllegalGauge, PluginFault
+from redteam.evaluation import metrics
+from redteam.evaluation.packing import Packed
+from redteam.evaluation.pipelines import apply, remove
+from redteam.evaluation.runner.store import Store
+from redteam.evaluation.steps import Cost, Locked, Merged, Record, Recovered, Scored, Step, Tuned, content_name
+from redteam.key import Key
+from redteam.plugins.contracts import AttackSpec
+from redteam.plugins.reference import Reference
+from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
+from redteam.plugins.returned import check_returned
+from redteam.symmetry import GROUPS
+from redteam.symmetry.fitting import sampled_locks
+from redteam.tasks import Scenario, Split, Task
+from redteam.threat import OWNER, ThreatModel, threat_model
+from redteam.views import AttackerView, MergerView, Meter
+
+How = tuple[str, Mapping[str, Any], str]
+"""Name, settings and source digest of a plugin."""
+
+_DROWNED = 2.0**0.5  # ‖noise‖ ÷ ‖W‖ where a lock is to leave nothing to find
+
+
+class Bench:
+    """The scenario, the plugins and the inputs of one step."""
+
+    def __init__(self, step: Step, store: Store) -> None:
+        self.step, self.store = step, store
+        self.seed = int(step.settings["seed"])
+        self.split: Split = step.settings.get("split", "test")  # on which it is scored; a search tunes on another
+        self.scenario = load_scenario(scenario_reference(step.how["scenario"], self.seed))
+
+    @property
+    def victim(self) -> Checkpoint:
+        return self.scenario.experts[self.scenario.victim]
+
+    @property
+    def unlocked(self) -> Checkpoint:
+        """The victim as it is before the lock: prepared for it, where the pipeline does that first."""
+        return self.input("prepared") if "prepared" in self.step.inputs else self.victim
+
+    def plugins(self, registry: Registry[Any], what: str) -> list[LoadedPlugin[Any]]:
+        """The links of a pipeline, loaded by reference with their settings.
+
+        Raises:
+            PluginFault: If a source is no longer what it was when the run was planned.
+        """
+        return [_loaded(registry, how) for how in self.step.how.get(what, ())]
+
+    @property
+    def key(self) -> Key:
+        """The defender's key in this step."""
+        key = Key.derive(seed=self.seed, index=int(self.step.settings.get("key", 0)), name="defender")
+        stream = self.step.settings.get("stream", "")
+        return key.child(stream) if stream else key
+
+    def stream(self, name: str, *, index: int = 0) -> Key:
+        """The random streams of something that is not the defender's."""
+        return Key.derive(seed=self.seed, index=index, name=name)
+
+    def input(self, role: str) -> Checkpoint:
+        return self.store.artefact(self.step.inputs[role])
+
+    def record(self, role: str) -> Any:
+        outcome = self.store.get(self.step.inputs[role])
+        assert outcome is not None
+        return outcome.record
+
+
+def run_step(step: Step, store: Store) -> Record:
+    """Computes one step on one thread, whatever the number of workers, since that number changes the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _COMPUTATIONS[step.kind](step, Bench(step, store))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _alone(step: Step, bench: Bench) -> Scored:
+    scenario, base = bench.scenario, bench.scenario.base
+    experts = {name: scenario.experts[name].module() for name in scenario.experts}
+    return Scored(
+        victim=scenario.victim,
+        chance={name: task.chance for name, task in scenario.tasks.items()},
+        experts={name: Packed.of(scenario.tasks[name].correct(experts[name], bench.split)) for name in experts},
+        validation={
+            name: float(scenario.tasks[name].correct(experts[name], "validation").mean())
+            for name in scenario.companions
+        },
+        base={
+            name: Packed.of(task.correct(scenario.dressed(base, name).module(), bench.split))
+            for name, task in scenario.tasks.items()
+        },
+        stored=metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split),
+        length=float(np.mean([metrics.length(scenario.experts[name], base) for name in scenario.companions])),
+    )
+
+
+def _tune(step: Step, bench: Bench) -> Tuned:
+    scenario, alone = bench.scenario, bench.record("alone")
+    table = []
+    for settings in step.settings["grid"]:
+        merged = _merged(bench, None, settings)
+        accuracies = {
+            name: float(scenario.tasks[name].correct(scenario.dressed(merged, name).module(), "validation").mean())
+            for name in scenario.companions
+        }
+        table.append((settings, _mean_score(accuracies, alone)))
+    return Tuned(max(table, key=lambda row: row[1])[0], table)
+
+
+def _lock(step: Step, bench: Bench) -> Locked:
+    scenario, victim = bench.scenario, bench.unlocked
+    fresh = step.settings.get("fresh", False)
+    if "sibling" in step.settings:
+        return _sibling(step, bench, scenario.companions[0])
+    source = victim.fresh(_fresh_seed(bench)) if fresh and "prepared" not in step.inputs else victim
+    with metrics.Memory() as memory, metrics.Clock() as clock:
+        protected, planted = _protected(step, bench, source, scenario.tasks[scenario.victim])
+    bench.store.put_artefact(step.name, protected)
+    return Locked(
+        digest=protected.digest(),
+        changed=[
+            *(name for name in victim if name not in protected or not torch.equal(victim[name], protected[name])),
+            *(name for name in protected if name not in victim),
+        ],
+        shapes={
+            name: list(protected.shape(name))
+            for name in protected
+            if name not in victim or protected.shape(name) != victim.shape(name)
+        },
+        planted=planted,
+        tied_cost=metrics.tied_costs(protected, scenario.base),
+        change=metrics.change(victim, protected, scenario) if "defense" in step.settings and not fresh else None,
+        answers=metrics.answers(scenario, protected.module()),
+        stored={} if fresh else metrics.stored(scenario.tasks[scenario.victim], protected, bench.split),
+        dtype=str(next(iter(victim.values())).dtype).removeprefix("torch."),
+        cost=Cost(clock.seconds, memory.megabytes),
+    )
+
+
+def _sibling(step: Step, bench: Bench, task: str) -> Locked:
+    """An expert of the attacker's own under the defense that the victim is under."""
+    protected, _ = _protected(step, bench, bench.scenario.experts[task], bench.scenario.tasks[task])
+    bench.store.put_artefact(step.name, protected)
+    return Locked(protected.digest(), sibling=task)
+
+
+def _attack(step: Step, bench: Bench) -> Recovered:
+    scenario, protected, meter = bench.scenario, bench.input("lock"), Meter()
+    with metrics.Memory() as memory, metrics.Clock() as clock:
+        recovered = protected
+        for attack in bench.plugins(ATTACKS, "attack"):
+            view = _attacker_view(step, bench, recovered, attack, meter)
+            recovered = check_returned(attack, recovered, _in_memory(attack(view)))
+    bench.store.put_artefact(step.name, recovered)
+    return Recovered(
+        digest=recovered.digest(),
+        residual=metrics.residual(recovered, bench.unlocked, scenario.base, bench.record("lock").changed),
+        tied_cost=metrics.tied_costs(recovered, scenario.base),
+        change=metrics.change(protected, recovered, scenario),
+        cost=Cost(clock.seconds, memory.megabytes, meter.labels, meter.steps),
+    )
+
+
+def _merge(step: Step, bench: Bench) -> Merged:
+    """Attacks often return the same weights (the base, for example), which are merged and scored once."""
+    tuned = bench.record("tune").settings
+    weights = bench.record("victim").digest if "victim" in step.inputs else ""
+    name = content_name("merged", {**step.settings, "tuned": tuned, "victim": weights})
+    found: Merged | None = bench.store.shared("merge", name)
+    if found is None:
+        found = _merged_scores(step, bench, tuned)
+        bench.store.put_shared("merge", name, found)
+    return found
+
+
+def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged:
+    scenario = bench.scenario
+    victim = bench.input("victim") if "victim" in step.inputs else None
+    if victim is not None and "scale" in step.settings:
+        victim = _rescaled(victim, scenario.base, step.settings["scale"] * bench.record("alone").length)
+    with metrics.Clock() as clock:
+        merged = _merged(bench, victim, tuned)
+    tasks: dict[str, Packed] = {}
+    validation: dict[str, float] = {}
+    answers: list[int] = []
+    for name, task in scenario.tasks.items():
+        module = scenario.dressed(merged, name).module()
+        tasks[name] = Packed.of(task.correct(module, bench.split))
+        if name == scenario.victim:
+            answers = metrics.answers(scenario, module)
+        else:
+            validation[name] = float(task.correct(module, "validation").mean())
+    return Merged(tasks, validation, answers, Cost(clock.seconds))
+
+
+_COMPUTATIONS: Mapping[str, Callable[[Step, Bench], Record]] = {
+    "alone": _alone,
+    "tune": _tune,
+    "lock": _lock,
+    "attack": _attack,
+    "merge": _merge,
+}
+
+
+def scenario_reference(how: How, seed: int) -> str:
+    """The text under which a scenario is loaded for a seed."""
+    name, settings, _ = how
+    return str(Reference(name, {**settings, "seed": seed}))
+
+
+@lru_cache(maxsize=2)
+def load_scenario(reference: str) -> Scenario:
+    """A scenario, loaded once per process.
+
+    Args:
+        reference: Name and settings, the seed among them.
+
+    Raises:
+        PluginFault: If the plugin returns something else.
+    """
+    made = SCENARIOS.load(reference)()
+    if not isinstance(made, Scenario):
+        raise PluginFault(
+            f"The scenario {reference} returned a {type(made).__name__}; expected a redteam.tasks.Scenario."
+        )
+    return made
+
+
+def _loaded(registry: Registry[Any], how: How) -> LoadedPlugin[Any]:
+    name, settings, digest = how
+    plugin = registry.load(Reference(name, settings))
+    if plugin.source_digest != digest:
+        raise PluginFault(
+            f"The source of the {registry.kind} {plugin.spec.name!r} has changed since the run was planned; run the "
+            "same command again."
+        )
+    return plugin
+
+
+def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tuple[Checkpoint, list[str]]:
+    """The victim under what the step's settings ask for, and the kinds of sites at which a lock was planted."""
+    settings, base = step.settings, bench.scenario.base
+    if "unused" in settings:
+        return source.replace({name: base[name] for name in shared_tensors(source, base)}), []
+    if "drowned" in settings:
+        return _drowned(source, base, bench.key.child("noise")), []
+    if "plant" in settings:
+        changed = set(bench.record("extent").changed) if "extent" in step.inputs else None
+        return _planted(source, settings["plant"], bench.key, changed)
+    if "defense" not in settings:
+        return source, []
+    protected, _ = apply(
+        bench.plugins(DEFENSES, "defense"),
+        source,
+        base,
+        bench.key,
+        check=lambda defense, before, after: check_returned(defense, before, _in_memory(after)),
+        task=task,
+        prepared="prepared" in step.inputs,
+    )
+    return protected, []
+
+
+def _planted(
+    source: Checkpoint, claims: Sequence[Sequence[str]], key: Key, changed: set[str] | None
+) -> tuple[Checkpoint, list[str]]:
+    """A lock from each claimed group at its kind of site, one after the other.
+
+    Args:
+        source: The victim.
+        claims: (kind of site, name of the group); those that the architecture does not allow are left out.
+        key: Gives each claim a stream of its own.
+        changed: Names of tensors: only sites that hold one of them are locked. All sites by default.
+
+    Raises:
+        IllegalGauge: If none of the claims can be planted here.
+    """
+    kinds: dict[str, None] = {}
+    refused: IllegalGauge | None = None
+    for kind, name in claims:
+        stream = key.child(f"plant {name} at {kind}")
+        try:
+            drawn = sampled_locks(source, (kind,), GROUPS[name](), lambda label, s=stream: s.generator(f"0/{label}"))  # type: ignore[misc]
+        except IllegalGauge as error:
+            refused = error
+            continue
+        for lock in drawn:
+            touched = tuple(site for site in lock.sites if changed is None or changed & set(site.names))
+            if touched:
+                source = replace(lock, sites=touched).put_on(source)
+                kinds[kind] = None
+    if not kinds:
+        raise refused or IllegalGauge("The defense changes no site that the attack claims to undo.")
+    return _in_memory(source), list(kinds)
+
+
+def _drowned(victim: Checkpoint, base: Checkpoint, key: Key) -> Checkpoint:
+    """The victim under noise √2 times as large as each tensor: nothing that an attack without data could find."""
+    noisy = {}
+    for name in shared_tensors(victim, base):
+        tensor = victim[name].to(torch.float64)
+        noise = torch.from_numpy(np.asarray(key.generator(name).standard_normal(tuple(tensor.shape))))
+        scale = _DROWNED * tensor.norm() / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        noisy[name] = (tensor + scale * noise).to(victim.dtype(name))
+    return victim.replace(noisy)
+
+
+def _rescaled(victim: Checkpoint, base: Checkpoint, length: float) -> Checkpoint:
+    """The victim with a task vector of another length: what a free-rider is free to choose."""
+    before = metrics.length(victim, base)
+    factor = length / before if before else 1.0
+    return victim.replace(
+        {
+            name: base[name] + (factor * (victim[name] - base[name])).to(base.dtype(name))
+            for name in shared_tensors(victim, base)
+        }
+    )
+
+
+def _attacker_view(
+    step: Step, bench: Bench, protected: Checkpoint, attack: LoadedPlugin[AttackSpec], meter: Meter
+) -> AttackerView:
+    scenario, name = bench.scenario, step.how["threat"]
+    threat = OWNER if name == OWNER.name else threat_model(name)
+    defenses = bench.plugins(DEFENSES, "defense")
+    task = scenario.tasks[scenario.victim]
+    return AttackerView(
+        protected,
+        threat,
+        bench.stream(f"attack {attack.spec.name}", index=int(step.settings.get("key", 0))),
+        needs=attack.spec.needs,
+        meter=meter,
+        _anchor=_anchor(threat, bench),
+        _companions={name: scenario.experts[name] for name in scenario.companions},
+        _own={name: scenario.tasks[name] for name in scenario.companions},
+        _key=bench.key,
+        _unlock=lambda checkpoint, key: remove(defenses, checkpoint, scenario.base, key, owner=bench.key, task=task),
+        _releases=(bench.input("release"),) if "release" in step.inputs else (),
+        _siblings={bench.record("sibling").sibling: bench.input("sibling")} if "sibling" in step.inputs else {},
+        _task=task,
+        _owner=bench.stream("owner"),
+    )
+
+
+def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:
+    """What the attacker has in the base's place."""
+    scenario = bench.scenario
+    if threat.anchor == "companion":
+        return scenario.experts[scenario.companions[0]]
+    if threat.anchor == "base":
+        return scenario.base
+    stream = bench.stream("stale base")
+    stale = {}
+    companions = [scenario.experts[task] for task in scenario.companions]
+    for name in set.intersection(*(set(shared_tensors(expert, scenario.base)) for expert in companions)):
+        start = scenario.base[name].to(torch.float64)
+        away = float(np.mean([float((expert[name].to(torch.float64) - start).norm()) for expert in companions]))
+        noise = torch.from_numpy(np.asarray(stream.generator(name).standard_normal(tuple(start.shape))))
+        moved = start + threat.drift * away * noise / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        stale[name] = moved.to(scenario.base.dtype(name))
+    return scenario.base.replace(stale)
+
+
+def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]) -> Checkpoint:
+    scenario, base = bench.scenario, bench.scenario.base
+    merger = bench.plugins(MERGERS, "merger")[0]
+    experts = {name: scenario.experts[name] for name in scenario.companions}
+    if victim is not None:
+        experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
+    view = MergerView(experts, base, bench.stream(f"merger {merger.spec.name}"), merger.spec.needs_base)
+    merged = _in_memory(merger.function(view, **{**merger.settings, **settings}))
+    if not merger.spec.needs_base and isinstance(merged, Checkpoint):
+        # It has never seen the base; what it leaves out no expert shares, and no task wears.
+        merged = base.replace({name: merged[name] for name in shared_tensors(base, merged)})
+    return check_returned(merger, base, merged)
+
+
+def _mean_score(accuracies: Mapping[str, float], alone: Scored) -> float:
+    chance, expert = alone.chance, alone.validation
+    return float(np.mean([(accuracies[t] - chance[t]) / (expert[t] - chance[t]) for t in accuracies]))
+
+
+def _in_memory(returned: Any) -> Any:
+    """A lazy overlay computed once; anything but a checkpoint is left for `check_returned` to name."""
+    return Checkpoint.of(dict(returned.items()), returned.config) if isinstance(returned, Checkpoint) else returned
+
+
+def _fresh_seed(bench: Bench) -> int:
+    return int(bench.stream("engine").generator("fresh victim").integers(2**31))

@@ -1,0 +1,152 @@
+"""What a control is: it makes the pairings that it needs, and reads them once they have ended.
+
+A new kind of control is a class like the others here, entered in `redteam.evaluation.controls.sheet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from redteam.evaluation import results as r
+from redteam.evaluation.design import Asked, Layout, Pairing
+from redteam.evaluation.resolve import Pipeline
+from redteam.evaluation.results import ControlKind, Place
+from redteam.evaluation.scoring import Table
+from redteam.evaluation.statistics import Interval, Vector, combine, unseen
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of a control.
+
+    Attributes:
+        passed: Whether it came out as it must.
+        value: What was found; `None` where that is no number.
+        limit: What it was held against.
+        explanation: Both in a sentence.
+        partial: For planted locks: whether half or more came back although it did not pass.
+        p: For what is held to a mean: the p-value that the limit is passed by chance.
+    """
+
+    passed: bool
+    value: float | None
+    limit: float
+    explanation: str
+    partial: bool = False
+    p: float | None = None
+
+
+class Check(Protocol):
+    """A kind of control."""
+
+    @property
+    def kind(self) -> ControlKind:
+        """As in `Control.control`."""
+
+    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+        """What has to be compared to say whether an attack on one place passes; nothing where it does not apply."""
+
+    def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
+        """Reads the pairings of one row, all of which have a result."""
+
+
+def anywhere(asked: Asked) -> Place:
+    """Where controls count that speak of an attack, whatever the defense."""
+    return Place(asked.place.scenario, "", asked.place.threat)
+
+
+def on_every_seed(
+    asked: Asked,
+    attack: Pipeline,
+    lock: Callable[[Layout], str],
+    *,
+    place: Place,
+    keys: Sequence[int] = (0,),
+    **rest: Any,
+) -> Iterator[Pairing]:
+    """An attack on a lock under every seed, merged with the first merger that the threat model allows.
+
+    Args:
+        asked: The place.
+        attack: The attack.
+        lock: Lays out the lock.
+        place: Where the pairings count.
+        keys: Of the pairings.
+        rest: Further arguments of `Layout.pairing`.
+    """
+    for layout in asked.layouts.values():
+        merger = layout.mergers(asked.threat)[0]
+        for key in keys:
+            yield layout.pairing(place, key, attack, merger, lock(layout), asked.threat, **rest)
+
+
+def row(check: Check, table: Table, pairings: Sequence[Pairing]) -> r.Control | None:
+    """One line about the pairings of one control; `None` where there is nothing to control."""
+    first = pairings[0]
+    if all(table.inapplicable(p) or _unplantable(table, p) for p in pairings):
+        return None
+    pairings = [p for p in pairings if not _unplantable(table, p)]
+    failed = [found for p in pairings if (found := table.status(p))[0] != "ok"]
+    status, reason = failed[0] if failed else ("ok", "")
+    finding = Finding(False, None, 0.0, reason) if failed else check.find(table, pairings)
+    return r.Control(
+        control=check.kind,
+        scenario=first.place.scenario,
+        defense=first.place.defense,
+        threat=first.place.threat,
+        attack=first.attack,
+        site=first.site,
+        group=first.group,
+        passed=finding.passed,
+        partial=finding.partial,
+        status=status,
+        value=finding.value,
+        limit=finding.limit,
+        p=finding.p,
+        explanation=finding.explanation,
+    )
+
+
+def _unplantable(table: Table, pairing: Pairing) -> bool:
+    """Whether there is no such site in this architecture, or none that the judged lock has changed."""
+    outcome = table.outcomes.get(pairing.steps.lock)
+    return outcome is not None and (outcome.inapplicable or (outcome.record is not None and not outcome.record.changed
+                                                            and pairing.control in ("planted", "extent")))  # fmt: skip
+
+
+def interval(
+    table: Table,
+    pairings: Sequence[Pairing],
+    figure: Callable[[Pairing], Vector | None],
+    *,
+    worst: Callable[..., Any] = max,
+    lowest: float = 0.0,
+) -> Interval:
+    """A share over seeds, of each the worst pairing; never narrower than the number of test items allows."""
+    baselines = {p.seed: found for p in pairings if (found := table.baselines(p)) is not None}
+    items = sum(found.items for found in baselines.values())
+    scale = float(np.mean([found.theft_of_all for found in baselines.values()])) if baselines else 0.0
+    resolution = unseen(items) * scale if items else 0.0
+    return combine(by_seed(pairings, figure, worst=worst), lowest=lowest, highest=1.0, resolution=resolution)
+
+
+def by_seed(
+    pairings: Sequence[Pairing], figure: Callable[[Pairing], Vector | None], *, worst: Callable[..., Any] = max
+) -> list[Vector]:
+    """Per seed the figure of the pairing that is worst; seeds without a figure are left out."""
+    found: dict[int, list[Vector]] = {}
+    for pairing in pairings:
+        vector = figure(pairing)
+        if vector is not None:
+            found.setdefault(pairing.seed, []).append(vector)
+    return [worst(vectors, key=lambda vector: vector[0]) for _, vectors in sorted(found.items())]
+
+
+def over_by_chance(vectors: Sequence[Vector], limit: float) -> float:
+    """The one-sided p-value that the mean over seeds is above a limit by chance alone, from resampled test items."""
+    mean = np.mean(vectors, axis=0)
+    return float((1 + np.count_nonzero(mean[1:] <= limit)) / len(mean))

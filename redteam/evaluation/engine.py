@@ -1,0 +1,123 @@
+"""Between places and scheduler: what a place needs next is laid out as soon as what it waits for has ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from redteam.errors import PluginFault
+from redteam.evaluation.progress import Progress
+from redteam.evaluation.runner.scheduler import Scheduler, behind
+from redteam.evaluation.scoring import Table
+from redteam.evaluation.summarize import provisional
+
+if TYPE_CHECKING:
+    from redteam.evaluation.design import Design, Pairing
+    from redteam.evaluation.resolve import Resolved
+    from redteam.evaluation.runner.store import Store
+    from redteam.evaluation.steps import Outcome, Step
+    from redteam.events import Observer
+
+
+class Engine:
+    """One run.
+
+    Args:
+        resolved: The plan.
+        design: The plan laid out.
+        store: Where records and checkpoints lie.
+        workers: Processes; 0 computes in this one.
+        observer: Told how it goes on.
+    """
+
+    def __init__(self, resolved: Resolved, design: Design, store: Store, *, workers: int, observer: Observer) -> None:
+        self.design, self.observer = design, observer
+        self.scheduler = Scheduler(store, workers=workers, time_limit=resolved.plan.time_limit, settled=self._settled)
+        self.table = Table(design, self.scheduler.outcomes)
+        everything = resolved.plan.controls == "all"
+        attacks = resolved.pipelines("attacks")
+        self.places = [Progress(asked, attacks, everything=everything) for asked in design.asked.values()]
+        self._waiting: dict[str, list[tuple[int, Pairing]]] = {}
+        self._left: dict[tuple[int, Pairing], set[str]] = {}
+        self._ended: list[int] = []
+        self._cached = self._done = 0
+        self._decided: set[int] = set()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kind of step → how many the run needed, cached ones included."""
+        return dict(Counter(step.kind for step in self.scheduler.steps.values()))
+
+    def run(self) -> None:
+        """Computes until every verdict rests on all that it has to rest on."""
+        for index in range(len(self.places)):
+            self._advance(index)
+        self.scheduler.run()
+
+    def _advance(self, index: int) -> None:
+        """Asks a place what it needs next, until there is something to wait for."""
+        place = self.places[index]
+        while True:
+            pairings, why = place.more(self.table)
+            if not pairings:
+                break
+            names = [name for p in pairings for name in (*p.steps, *self.table.ground(p))]
+            before = len(self.scheduler.steps)
+            steps = behind(self.design.steps, names)
+            open_ = set()
+            for pairing in pairings:
+                left = {n for n in (*pairing.steps, *self.table.ground(pairing)) if n not in self.scheduler.outcomes}
+                open_ |= left
+                self._left[index, pairing] = left
+                for name in left:
+                    self._waiting.setdefault(name, []).append((index, pairing))
+            todo = self.scheduler.add(steps, priority=index)
+            added = len(self.scheduler.steps) - before
+            self._cached += max(0, added - todo)
+            self._done += max(0, added - todo)
+            if added:
+                self.observer.planned(added, len(self.scheduler.steps), self._cached, why)
+            waiting = False
+            for pairing in pairings:
+                left = self._left[index, pairing]
+                left -= self.scheduler.outcomes.keys()
+                waiting |= bool(left)
+            if waiting:
+                return
+        if index not in self._decided and place.decision is not None and not place.decision.wanted:
+            self._decided.add(index)
+            self.observer.decided(provisional(self.table, place))
+
+    def _settled(self, step: Step, outcome: Outcome) -> None:
+        self._done = min(self._done + 1, len(self.scheduler.steps))
+        self.observer.settled(step.label, outcome.status, outcome.reason, self._done, len(self.scheduler.steps))
+        if outcome.status in ("error", "timeout"):
+            self._require_some_ground(outcome)
+        touched: dict[int, None] = {}
+        for index, pairing in self._waiting.pop(step.name, ()):
+            left = self._left[index, pairing]
+            left.discard(step.name)
+            if not left:
+                touched[index] = None
+        for index in touched:
+            self._advance(index)
+
+    def _require_some_ground(self, outcome: Outcome) -> None:
+        """Stops the run where nothing of a scenario can be measured: all else would fail alike.
+
+        Raises:
+            PluginFault: With the reason.
+        """
+        grounds: dict[tuple[str, int], list[bool]] = {}
+        for ground in self.design.grounds.values():
+            failed = any(
+                (found := self.scheduler.outcomes.get(name)) is not None and found.status in ("error", "timeout")
+                for name in ground
+            )
+            grounds.setdefault((ground.scenario, ground.seed), []).append(failed)
+        for (scenario, seed), failures in grounds.items():
+            if all(failures):
+                raise PluginFault(
+                    f"Nothing can be measured on {scenario} under seed {seed}, with any merger of the plan: "
+                    f"{outcome.reason.rstrip('.')}."
+                )

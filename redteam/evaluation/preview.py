@@ -1,0 +1,68 @@
+"""What a run would do, without computing or writing anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redteam.evaluation.controls.sheet import CHECKS
+from redteam.evaluation.design import build
+from redteam.evaluation.plan import Plan
+from redteam.evaluation.resolve import Resolved
+from redteam.evaluation.run import find_plan, known_scenarios, run_folder
+from redteam.evaluation.runner.scheduler import behind
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    Attributes:
+        cells: Pairings that the results would hold.
+        computed: Kind of step → how many there are.
+        further: How many more may turn out to be needed, at most: gauntlets and controls.
+        cached: How many of all are finished.
+        unprepared: Scenarios and seeds that this folder has not seen, so that nothing is known of their steps.
+        megabytes: What the folder holds now.
+    """
+
+    cells: int
+    computed: Mapping[str, int]
+    further: int
+    cached: int
+    unprepared: tuple[str, ...]
+    megabytes: float
+
+
+def preview(
+    plan: Plan | Mapping[str, Any] | str | Path, *, out: str | Path | None = None, folder: Path | None = None
+) -> Preview:
+    """What `run` would compute, without computing or writing anything."""
+    plan, home = find_plan(plan)
+    resolved = Resolved.of(plan, folder or home)
+    root = run_folder(plan, out)
+    known = known_scenarios(root)
+    identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in resolved.places}
+    design = build(resolved, identities)
+    pairings = [pairing for asked in design.asked.values() for pairing in asked.pairings]
+    needed = [name for p in pairings for name in p.steps]
+    needed += [name for ground in design.grounds.values() for name in ground]
+    first = {step.name: step for step in behind(design.steps, needed)}
+    attacks = resolved.pipelines("attacks")
+    for asked in design.asked.values():
+        for check in CHECKS.values():
+            for attack in attacks.values():
+                list(check.pairings(asked, attack))  # lays out its steps
+    finished = {path.stem for path in (root / "cells").glob("*.json")} if root.is_dir() else set()
+    held = (path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.is_dir() else ()
+    return Preview(
+        cells=len(pairings),
+        computed=dict(Counter(step.kind for step in first.values())),
+        further=len(design.steps) - len(first),
+        cached=len(finished & set(design.steps)),
+        unprepared=tuple(f"{name} seed {seed}" for (name, seed), identity in identities.items() if not identity),
+        megabytes=sum(held) / 1e6,
+    )

@@ -1,0 +1,112 @@
+"""How far one place is: which pairings it needs next, until its verdict rests on all that it has to rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from redteam.evaluation import aggregate
+from redteam.evaluation.controls.sheet import Sheet
+from redteam.evaluation.gauntlet import next_members
+from redteam.evaluation.verdict import Decision, Evidence, decide, excluded
+
+if TYPE_CHECKING:
+    from redteam.evaluation.design import Asked, Pairing
+    from redteam.evaluation.resolve import Pipeline
+    from redteam.evaluation.results import Control, ControlKind, Figure, Subject
+    from redteam.evaluation.scoring import Table
+
+_WHEREVER: tuple[ControlKind, ...] = ("planted", "harmless", "gone")
+_HERE: tuple[ControlKind, ...] = ("floor", "extent", "weakened")
+
+
+class Progress:
+    """One place of a run.
+
+    Args:
+        asked: What the plan asks of it.
+        attacks: Text → attack, of all that the plan has.
+        everything: Whether every control is computed, whatever the verdict rests on.
+    """
+
+    def __init__(self, asked: Asked, attacks: Mapping[str, Pipeline], *, everything: bool) -> None:
+        self.asked, self.everything = asked, everything
+        self.sheet = Sheet(asked, attacks)
+        self.run: dict[Pairing, None] = {}
+        self.controls: dict[Pairing, None] = {}
+        self.decision: Decision | None = None
+
+    @property
+    def wanted(self) -> tuple[Pairing, ...]:
+        """Everything that was asked for so far."""
+        return (*self.run, *self.controls)
+
+    def more(self, table: Table) -> tuple[list[Pairing], str]:
+        """What to compute next, and why; nothing while there is something to wait for, or once the verdict is known."""
+        if not self.run:
+            return self._entered([*self.asked.pairings, *(self.asked.later if self.everything else ())]), ""
+        rows = self.sheet.rows(table)
+        out = excluded(rows)
+        turns = self._turns(table, out)
+        if turns:
+            names = dict.fromkeys(pairing.attack if pairing.role == "recovery" else "no attack" for pairing in turns)
+            return self._entered(turns), f"{self.asked.place.defense} is still locked: {', '.join(names)}"
+        if not all(table.ended(pairing) for pairing in self.wanted):
+            return [], ""
+        if self.everything:
+            controls = self._controlled(self._all_controls())
+            if controls:
+                return controls, f"controls of {self.asked.place.defense}"
+        while True:
+            self.decision = decide(self.evidence(table, self.sheet.rows(table)))
+            controls = self._controlled(self.decision.wanted)
+            if controls or not self.decision.wanted:
+                return controls, self._why(self.decision)
+
+    def evidence(self, table: Table, rows: Iterable[Control]) -> Evidence:
+        """All rows that the verdict rests on, as far as they are known."""
+        rows = tuple(rows)
+        return Evidence(self.subject(table), self.figures(table, excluded(rows)), tuple(enumerate(rows)))
+
+    def subject(self, table: Table) -> Subject:
+        """What is known of the place beside what was stolen."""
+        return aggregate.subject(table, self.asked, list(self.run), self.sheet)
+
+    def figures(self, table: Table, out: frozenset[str]) -> tuple[Figure, ...]:
+        """What was stolen, with some attacks that count for nothing."""
+        gone = aggregate.left_out(aggregate.gains(table, self.asked))
+        return aggregate.figures(table, self.asked, self.run, excluded=out, left_out=gone)
+
+    def _turns(self, table: Table, out: frozenset[str]) -> list[Pairing]:
+        """The next member of every ensemble that is open."""
+        unattacked = {(p.seed, p.key, p.merger): p for p in self.asked.pairings if p.role == "naive"}
+        turns = []
+        for case in self.asked.cases:
+            before = [unattacked[case.seed, case.key, case.merger]]
+            turns += next_members(table, case, before, self.run, out)
+        return turns
+
+    def _all_controls(self) -> list[tuple[ControlKind, str]]:
+        ran = dict.fromkeys(p.attack for p in self.run if p.role == "recovery")
+        return [
+            *(("trivial", p.attack) for p in self.asked.pairings if p.role == "trivial"),
+            *((kind, attack) for attack in self.asked.attacks for kind in _WHEREVER),
+            *((kind, attack) for attack in ran for kind in _HERE),
+            *(("ceiling", p.attack) for p in self.asked.later),
+        ]
+
+    def _controlled(self, wanted: Iterable[tuple[ControlKind, str]]) -> list[Pairing]:
+        pairings = list(self.sheet.want(wanted))
+        later = [p for p in pairings if p.control is None and p not in self.run]  # ceilings have figures, too
+        return [*self._entered(later), *self._entered([p for p in pairings if p.control is not None], control=True)]
+
+    def _entered(self, pairings: Iterable[Pairing], *, control: bool = False) -> list[Pairing]:
+        held = self.controls if control else self.run
+        new = [pairing for pairing in dict.fromkeys(pairings) if pairing not in held]
+        held.update(dict.fromkeys(new))
+        return new
+
+    def _why(self, decision: Decision) -> str:
+        if decision.word == "BROKEN":
+            return f"controls of what breaks {self.asked.place.defense}"
+        return f"controls of {self.asked.place.defense}: no attack broke it"

@@ -1,0 +1,216 @@
+"""Runs steps in topological order, in this process or in a pool that can lose a worker without losing the run.
+
+A worker writes its step's record itself, as its last act, so that whatever was finished survives any kill. Steps can be
+added while others run: what a verdict needs is known only once earlier figures are. (`graphlib.TopologicalSorter` takes
+no node after the first one is handed out.)
+"""
+
+from __future__ import annotations
+
+import heapq
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redteam.errors import IllegalGauge, Inapplicable, RedteamError
+from redteam.evaluation.runner.pool import Ended, Pool
+from redteam.evaluation.runner.store import Store
+from redteam.evaluation.steps import Outcome, Step
+
+if TYPE_CHECKING:
+    from redteam.evaluation.steps import Record
+
+_LIVES = 3  # how often a step is started whose worker dies under it
+
+
+class Scheduler:
+    """All steps of a run, and how each of them ended.
+
+    Args:
+        store: Where records and checkpoints lie.
+        workers: Processes; 0 computes in this one, without time limits, for debuggers.
+        time_limit: Seconds after which a step is ended.
+        settled: Called with every step that was computed or failed, and its outcome; may call `add`.
+    """
+
+    def __init__(
+        self, store: Store, *, workers: int, time_limit: float, settled: Callable[[Step, Outcome], None]
+    ) -> None:
+        self.store, self.workers, self.time_limit, self.settled = store, workers, time_limit, settled
+        self.steps: dict[str, Step] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self._failed: dict[str, Outcome] = {}
+        self._ready: list[tuple[int, int, str]] = []
+        self._blocked: dict[str, set[str]] = {}
+        self._waiting: dict[str, set[str]] = {}
+        self._open: set[str] = set()
+        self._rank: dict[str, tuple[int, int]] = {}
+
+    @property
+    def pending(self) -> int:
+        """How many steps have not ended."""
+        return len(self._open)
+
+    def add(self, steps: Iterable[Step], *, priority: int = 0) -> int:
+        """Takes in steps, inputs first; those with a record are settled already.
+
+        Steps that failed are not tried again. Where a step's checkpoint is needed and no longer there, it is made anew.
+
+        Args:
+            steps: Every one of them after its inputs.
+            priority: Lower ones run earlier, among those that are ready.
+
+        Returns:
+            How many of them have to be computed.
+        """
+        new = [step for step in steps if step.name not in self.steps]
+        self.steps.update((step.name, step) for step in new)
+        missing = []
+        for step in new:
+            held = self.store.get(step.name)
+            if held is None:
+                missing.append(step)
+            else:
+                self.outcomes[step.name] = held
+        again = self._vanished(missing)
+        todo = [*(self.steps[name] for name in again), *missing]
+        for step in todo:
+            self._rank[step.name] = (priority, len(self._rank))
+            self._open.add(step.name)
+        for step in todo:
+            self._enter(step)
+        return len(todo)
+
+    def run(self) -> None:
+        """Computes what was added, and what is added on the way, until nothing is left."""
+        if self.workers == 0:
+            while (name := self._next()) is not None:
+                self._settle(name, compute(self.steps[name], self.store.root))
+            return
+        if not self._open:
+            return
+        lives: Counter[str] = Counter()
+        with Pool(self.workers) as pool:
+            while True:
+                while pool.free and (name := self._next()) is not None:
+                    pool.start(name, compute, self.steps[name], self.store.root, seconds=self.time_limit)
+                if not pool.jobs:
+                    return
+                for ended in pool.wait():
+                    lives[ended.job] += 1
+                    if ended.how == "died" and lives[ended.job] < _LIVES:
+                        step = self.steps[ended.job]
+                        pool.start(ended.job, compute, step, self.store.root, seconds=self.time_limit)
+                    else:
+                        self._settle(ended.job, _outcome(ended, self.time_limit))
+
+    def _vanished(self, missing: Iterable[Step]) -> list[str]:
+        """Steps with a record whose checkpoint is gone and is needed once more, inputs first."""
+        again: dict[str, None] = {}
+        pending = [name for step in missing for name in step.inputs.values()]
+        while pending:
+            name = pending.pop()
+            outcome = self.outcomes.get(name)
+            if outcome is None or outcome.status != "ok" or name in again or name in self._open:
+                continue
+            if self.steps[name].makes and not self.store.has_artefact(name):
+                again[name] = None
+                pending.extend(self.steps[name].inputs.values())
+        order = {name: index for index, name in enumerate(self.steps)}
+        return sorted(again, key=order.__getitem__)
+
+    def _enter(self, step: Step) -> None:
+        blocked = {name for name in step.inputs.values() if name in self._open}
+        for name in step.inputs.values():
+            self._waiting.setdefault(name, set()).add(step.name)
+        if blocked:
+            self._blocked[step.name] = blocked
+        else:
+            heapq.heappush(self._ready, (*self._rank[step.name], step.name))
+
+    def _next(self) -> str | None:
+        """The first step that can run. Steps whose input failed are settled on the way."""
+        while self._ready:
+            *_, name = heapq.heappop(self._ready)
+            failed = next((need for need in self.steps[name].inputs.values() if need in self._failed), None)
+            if failed is None:
+                return name
+            cause = self._failed[failed]
+            reason = cause.reason if cause.status == "skipped" else f"{self.steps[failed].label}: {cause.reason}"
+            self._settle(name, Outcome("skipped", reason=reason, inapplicable=cause.inapplicable))
+        return None
+
+    def _settle(self, name: str, outcome: Outcome) -> None:
+        self._open.discard(name)
+        if outcome.status == "ok":
+            # The first writer's record, so that another run's figures stay.
+            self.outcomes[name] = self.store.get(name) or outcome
+        else:
+            # A step that was computed before, and now failed to make its checkpoint anew, keeps its record.
+            self._failed[name] = outcome
+            self.outcomes.setdefault(name, outcome)
+        for need in self.steps[name].inputs.values():
+            self._waiting.get(need, set()).discard(name)
+            self._drop(need)
+        for other in self._waiting.get(name, ()):
+            blocked = self._blocked.get(other)
+            if blocked is not None:
+                blocked.discard(name)
+                if not blocked:
+                    del self._blocked[other]
+                    heapq.heappush(self._ready, (*self._rank[other], other))
+        self.settled(self.steps[name], outcome)
+
+    def _drop(self, name: str) -> None:
+        """Removes what an attack returned as soon as it is merged; locks stay, since further attacks may need them."""
+        if self.steps[name].kind == "attack" and not self._waiting.get(name):
+            self.store.drop_artefact(name)
+
+
+def compute(step: Step, root: Path) -> Outcome:
+    """Computes one step and stores its record; a plugin's failure is an outcome, not an exception."""
+    from redteam.evaluation.computations import run_step
+
+    store = Store(root)
+    try:
+        record: Record = run_step(step, store)
+        store.put(step, record)
+    except Inapplicable as error:
+        return Outcome("skipped", reason=str(error), inapplicable=True)
+    except RedteamError as error:
+        if isinstance(error, IllegalGauge) and "plant" in step.settings:  # no such lock exists here, so none to undo
+            return Outcome("skipped", reason=str(error), inapplicable=True)
+        return Outcome("error", reason=str(error))
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({where})"
+        return Outcome("error", reason=reason, traceback=traceback.format_exc())
+    return Outcome("ok", record)
+
+
+def behind(steps: Mapping[str, Step], names: Iterable[str]) -> list[Step]:
+    """The steps of these names and all that they need, inputs first."""
+    found: dict[str, Step] = {}
+    pending = [(name, False) for name in reversed(list(names))]
+    while pending:
+        name, entered = pending.pop()
+        if name in found:
+            continue
+        inputs = [need for need in steps[name].inputs.values() if need not in found]
+        if entered or not inputs:
+            found[name] = steps[name]
+        else:
+            pending.append((name, True))
+            pending.extend((need, False) for need in reversed(inputs))
+    return list(found.values())
+
+
+def _outcome(ended: Ended, time_limit: float) -> Outcome:
+    if ended.how == "done":
+        return ended.value  # type: ignore[no-any-return]
+    if ended.how == "timeout":
+        return Outcome("timeout", reason=f"ended after {time_limit:g} s")
+    return Outcome("error", reason=f"its process died {_LIVES} times (exit code {ended.exit_code})")

@@ -1,0 +1,143 @@
+"""The store of a run: one file per finished step, written atomically, first writer wins.
+
+`cells/HASH.json` are records, kept, and `shared/HASH.json` what several of them have in common; `work/HASH/` are
+checkpoints that other steps read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redteam.errors import UnwritableOutput
+from redteam.evaluation.steps import Kind, Outcome, Record, Step, parsed, plain
+
+if TYPE_CHECKING:
+    from redteam.checkpoint import Checkpoint
+
+
+class Store:
+    """Records and artefacts under one folder.
+
+    Raises:
+        UnwritableOutput: If nothing can be written there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._cells, self._work, self._shared = root / "cells", root / "work", root / "shared"
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+            self._work.mkdir(exist_ok=True)
+            self._shared.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._cells):
+                pass
+        except OSError as error:
+            raise UnwritableOutput(
+                f"{root} cannot be written ({error.strerror}); name another folder with --out."
+            ) from None
+
+    def get(self, name: str) -> Outcome | None:
+        """A finished step's outcome, `None` if there is none. A damaged record counts as none and is removed."""
+        path = self._cells / f"{name}.json"
+        held = _read(path)
+        if held is None:
+            return None
+        record = _parsed(path, held.get("kind"), held.get("result"))
+        return None if record is None else Outcome("ok", record)
+
+    def put(self, step: Step, record: Record) -> None:
+        """Writes a record whole, unless there is one already."""
+        values = {"kind": step.kind, "label": step.label, "result": plain(step.kind, record)}
+        _write_first(self._cells / f"{step.name}.json", values)
+
+    def shared(self, kind: Kind, name: str) -> Any:
+        """What several steps have in common, under a name of its own; `None` if it is not there."""
+        path = self._shared / f"{name}.json"
+        held = _read(path)
+        return None if held is None else _parsed(path, kind, held)
+
+    def put_shared(self, kind: Kind, name: str, record: Record) -> None:
+        """Writes that whole, unless it is there already."""
+        _write_first(self._shared / f"{name}.json", plain(kind, record))
+
+    def has_artefact(self, name: str) -> bool:
+        """Whether a step's checkpoint is there."""
+        return (self._work / name).is_dir()
+
+    def artefact(self, name: str) -> Checkpoint:
+        """A step's checkpoint."""
+        from redteam.checkpoint import Checkpoint
+
+        return Checkpoint.open(self._work / name)
+
+    def put_artefact(self, name: str, checkpoint: Checkpoint) -> None:
+        """Writes a checkpoint whole, unless there is one already."""
+        if self.has_artefact(name):
+            return
+        try:
+            checkpoint.save(self._work / name)
+        except UnwritableOutput:
+            if not self.has_artefact(name):  # otherwise another worker was first
+                raise
+
+    def drop_artefact(self, name: str) -> None:
+        """Removes a step's checkpoint, if it is there."""
+        shutil.rmtree(self._work / name, ignore_errors=True)
+
+    def clear_work(self, *, keep: frozenset[str] = frozenset()) -> None:
+        """Removes the checkpoints that nothing waits for, and what killed writers left behind."""
+        for path in self._work.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path, ignore_errors=True)
+        for folder in (self._cells, self._shared):
+            for path in folder.glob(".*"):
+                path.unlink(missing_ok=True)
+
+
+def _parsed(path: Path, kind: Any, values: Any) -> Any:
+    try:
+        return parsed(kind, values)
+    except (ValueError, KeyError, TypeError):
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        path.unlink(missing_ok=True)
+        return None
+    return record  # type: ignore[no-any-return]
+
+
+def _write_first(path: Path, record: dict[str, Any]) -> None:
+    if not path.is_file():
+        write_atomically(path, json.dumps(record, sort_keys=True, allow_nan=False))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        UnwritableOutput: If it cannot be written.
+    """
+    work = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(work, 0o644)
+        os.replace(work, path)
+    except OSError as error:
+        if work:
+            Path(work).unlink(missing_ok=True)
+        raise UnwritableOutput(f"{path} cannot be written ({error.strerror}); name another place.") from None

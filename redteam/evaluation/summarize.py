@@ -1,0 +1,204 @@
+"""From scores to results: every row of a run, in the plan's order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from redteam.evaluation import results as r
+from redteam.evaluation.controls.gain import gain_controls
+from redteam.evaluation.controls.monotonicity import monotonicity
+from redteam.evaluation.design import Design, Pairing
+from redteam.evaluation.price import Spent, price
+from redteam.evaluation.progress import Progress
+from redteam.evaluation.scoring import Table
+from redteam.evaluation.statistics import Interval, Vector, fallen
+from redteam.evaluation.steps import Cost
+from redteam.evaluation.verdict import Evidence, about, decide, excluded
+
+
+class Summary:
+    """All rows of a run.
+
+    Args:
+        design: The plan laid out.
+        table: All scores.
+        places: How far each place has come.
+    """
+
+    def __init__(self, design: Design, table: Table, places: Sequence[Progress]) -> None:
+        self.design, self.table = design, table
+        rows = [row for place in places for row in place.sheet.rows(table)]
+        run = [pairing for place in places for pairing in place.run]
+        self.controls = (
+            *gain_controls(table),
+            *{_identity(row): row for row in rows}.values(),
+            *monotonicity(table, run),
+        )
+        self.subjects = tuple(place.subject(table) for place in places)
+        self.figures = tuple(
+            figure
+            for place in places
+            for figure in place.figures(table, excluded(c for _, c in about(place.asked.place, self.controls)))
+        )
+        self.cells = (
+            *(cell(table, pairing) for pairing in dict.fromkeys(run)),
+            *(r.Cell(victim="", key=0, role="recovery", merger="", **dict(row)) for row in design.skipped),
+        )
+        self.grounds = tuple(_grounds(table))
+        self.verdicts = tuple(
+            verdict(table, place, self._evidence(subject)) for place, subject in zip(places, self.subjects, strict=True)
+        )
+
+    @property
+    def coverage(self) -> r.Coverage:
+        """How many of the planned pairings have a result."""
+        counts = Counter(cell.status for cell in self.cells)
+        return r.Coverage(
+            planned=len(self.cells),
+            judged=counts["ok"],
+            errors=counts["error"],
+            timeouts=counts["timeout"],
+            skipped=counts["skipped"],
+        )
+
+    def _evidence(self, subject: r.Subject) -> Evidence:
+        figures = tuple(figure for figure in self.figures if figure.place == subject.place)
+        return Evidence(subject, figures, tuple(about(subject.place, self.controls)))
+
+
+def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
+    """The row of a verdict."""
+    decision, subject = decide(evidence), evidence.subject
+    worst, naive, seen = (evidence.chosen(choice) for choice in ("worst", "naive", "seen"))
+    breakers = [f for f in evidence.candidates if fallen([seed.p for seed in f.per_seed])]
+    judged = worst or naive
+    return r.Verdict(
+        **vars(subject.place),
+        verdict=decision.word,
+        reason=decision.reason,
+        flags=decision.flags,
+        attack=judged.attack if judged else "",
+        merger=judged.merger if judged else "",
+        theft=judged.theft if judged else None,
+        counted=judged.counted if judged else None,
+        advantage=judged.advantage if judged else None,
+        protection=_rest(naive.theft if naive else None),
+        fidelity=subject.fidelity,
+        by=judged.by if judged else {},
+        fallen=decision.fallen,
+        seen=r.Choice(attack=seen.attack, merger=seen.merger, theft=seen.theft) if seen and seen.theft else None,
+        broke_first=min(breakers, key=lambda f: f.seconds or 0.0).attack if breakers else "",
+        cost={unit: getattr(judged, unit) for unit in ("seconds", "labels", "steps", "megabytes")} if judged else {},
+        price=_price(table, place, evidence),
+        keys=subject.keys,
+        rests_on=decision.rests_on,
+        gated=subject.protects,
+    )
+
+
+def provisional(table: Table, place: Progress) -> r.Verdict:
+    """The row of a verdict while the rest of the run goes on."""
+    return verdict(table, place, place.evidence(table, place.sheet.rows(table)))
+
+
+def cell(table: Table, pairing: Pairing) -> r.Cell:
+    """One pairing under one seed and key."""
+    steps, baselines = pairing.steps, table.baselines(pairing)
+    merge, naive, recovered = (table.record(name) for name in (steps.merge, steps.naive, steps.recovered))
+    status, reason = table.status(pairing)
+    scores: dict[str, Any] = {}
+    tasks: Mapping[str, Vector] = {}
+    cost: dict[str, float | None] = {}
+    if status == "ok" and baselines is not None:
+        tasks, locked = baselines.scores(merge), baselines.scores(naive)
+        scores = {
+            "theft": _point(baselines.theft(merge)),
+            "counted": _point(table.counted(pairing)),
+            "advantage": _point(table.advantage(pairing)),
+            "protection": 1.0 - float(baselines.theft(naive)[0]),
+            "recovery": _point(baselines.recovery(tasks, locked)),
+            "residual": recovered.residual,
+            "change": recovered.change,
+            "fidelity": {dtype: float(vector[0]) for dtype, vector in table.fidelity(pairing).items()},
+            "seen": table.seen(pairing),
+        }
+        cost = {**vars(recovered.cost), "merge_seconds": merge.cost.seconds}
+    return r.Cell(
+        **vars(pairing.place),
+        seed=pairing.seed,
+        victim=baselines.victim if baselines else "",
+        key=pairing.key,
+        attack=pairing.attack,
+        role=pairing.role,
+        merger=pairing.merger,
+        status=status,
+        reason=reason,
+        scores=scores,
+        tasks={task: float(vector[0]) for task, vector in tasks.items()},
+        cost=cost,
+    )
+
+
+def _grounds(table: Table) -> Iterable[r.Ground]:
+    for where, ground in table.design.grounds.items():
+        baselines, alone, tune = table.ground_baselines(where), table.record(ground.alone), table.record(ground.tune)
+        if baselines is not None and alone is not None and tune is not None:
+            yield r.Ground(
+                scenario=ground.scenario,
+                seed=ground.seed,
+                merger=ground.merger,
+                digest=str(table.design.steps[ground.alone].settings["scenario"]),
+                settings=tune.settings,
+                experts=_points(baselines.expert),
+                base={task: float(baselines.score(packed, task)[0]) for task, packed in alone.base.items()},
+                without=_points(baselines.without_scores),
+                reference=_points(baselines.reference_scores),
+                gain=float(baselines.gain[0]),
+            )
+
+
+def _price(table: Table, place: Progress, evidence: Evidence) -> r.Price | None:
+    spent: dict[tuple[str, str, str], dict[int, list[Cost]]] = {}
+    for pairing in place.run:
+        if table.judged(pairing):
+            cost = table.record(pairing.steps.recovered).cost
+            spent.setdefault((pairing.role, pairing.attack, pairing.merger), {}).setdefault(pairing.seed, []).append(
+                cost
+            )
+    anew = next((_means(costs) for (role, *_), costs in spent.items() if role == "anew"), None)
+    attacks = [
+        (f.attack, f.merger, f.counted.mean, _means(spent.get((f.role, f.attack, f.merger), {})))
+        for f in evidence.candidates
+        if f.role == "recovery" and f.counted is not None and not f.spared
+    ]
+    return price(attacks, anew)
+
+
+def _means(costs: Mapping[int, Sequence[Cost]]) -> Spent:
+    return {
+        seed: Cost(
+            sum(cost.seconds for cost in found) / len(found),
+            labels=max(cost.labels for cost in found),
+            steps=max(cost.steps for cost in found),
+        )
+        for seed, found in costs.items()
+    }
+
+
+def _identity(row: r.Control) -> tuple[str, ...]:
+    return row.control, row.scenario, row.defense, row.threat, row.attack, row.site, row.group
+
+
+def _rest(theft: Interval | None) -> Interval | None:
+    """What is left of 1."""
+    return None if theft is None else Interval(1 - theft.mean, 1 - theft.high, 1 - theft.low, theft.seeds, theft.over)
+
+
+def _point(vector: Vector | None) -> float | None:
+    return None if vector is None else float(vector[0])
+
+
+def _points(vectors: Mapping[str, Vector]) -> dict[str, float]:
+    return {task: float(vector[0]) for task, vector in vectors.items()}
