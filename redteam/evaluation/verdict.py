@@ -97,6 +97,14 @@ class Evidence:
         return "part" if all(c.passed or c.partial for c in plants) else "nothing"
 
     @cached_property
+    def unreached(self) -> Control | None:
+        """The ceiling that was not reached: of the key's holder where there is a key, else of training anew."""
+        roles = {f.attack: f.role for f in self.figures}
+        rows = [c for _, c in self.controls if c.control == "ceiling" and c.defense == self.subject.defense]
+        holders = [c for c in rows if roles.get(c.attack) == "ceiling"]
+        return next((c for c in holders or rows if not c.passed), None)
+
+    @cached_property
     def shortcomings(self) -> dict[str, str]:
         """Attack that was made for this defense → why its failure is no evidence; those that count are not in it."""
         short: dict[str, str] = {}
@@ -227,9 +235,9 @@ def _unbroken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wan
         return found(
             "INVALID", f"the protected model alone keeps {subject.worth} of its skill: there is nothing left to protect"
         )
-    ceilings = [c for _, c in e.controls if c.control == "ceiling" and c.defense == subject.defense and not c.passed]
-    if ceilings:
-        return found("INVALID", f"no attack's failure means anything: {ceilings[0].explanation}")
+    unreached = e.unreached
+    if unreached is not None:
+        return found("INVALID", f"no attack's failure means anything: {unreached.explanation}")
     able = [attack for attack in e.attacks if attack not in e.excluded and e.undoes(attack) != "nothing"]
     if not able:
         return found(
