@@ -8,7 +8,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redteam.events import reporting_to
 from redteam.terminal import Lines, say
@@ -176,24 +176,3 @@ class _Bars:
 
 def _on_terminal() -> bool:
     return sys.stderr.isatty() and multiprocessing.parent_process() is None
-
-
-class FromGraph:
-    """Translates what `redteam.evaluation.run` reports today into the events of `redteam.events.Observer`."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.started, self.preparing, self.finished = progress.started, progress.preparing, progress.finished
-        self._progress = progress
-        self._cached: frozenset[str] = frozenset()
-        self._done = self._total = 0
-
-    def planned(self, graph: Any, cached: frozenset[str]) -> None:
-        """Counts the computations, and those that a gauntlet's next members add."""
-        added, self._total = len(graph.nodes) - self._total, len(graph.nodes)
-        self._cached, self._done = cached, len(cached)
-        self._progress.planned(added, self._total, len(cached), "attacks on what is still locked")
-
-    def settled(self, node: Any, outcome: dict[str, Any]) -> None:
-        """Counts a step; one computed again for others does not count twice."""
-        self._done += node.name not in self._cached
-        self._progress.settled(node.label, outcome["status"], outcome.get("reason", ""), self._done, self._total)

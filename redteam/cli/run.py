@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
-from redteam.cli.progress import FromGraph, Progress
+from redteam.cli.progress import Progress
 from redteam.terminal import say
-from redteam.tracking import Mlflow
 
 
 def run(
@@ -48,7 +47,8 @@ def run(
     """
     started = time.perf_counter()
     say(f"Reading the plan {plan or 'quick'}, torch and the plugins")
-    from redteam.evaluation.run import Observers, find_plan, preview, run_folder
+    from redteam.evaluation.preview import preview
+    from redteam.evaluation.run import find_plan, run_folder
     from redteam.evaluation.run import run as evaluate
 
     found, folder = find_plan(plan or "quick")
@@ -76,25 +76,27 @@ def run(
         _show(preview(found, out=out, folder=folder))
         return
     command = shlex.join(["redteam", *sys.argv[1:]])
-    with Mlflow(mlflow_uri, on=mlflow or mlflow_uri is not None) as tracker:
-        with Progress() as progress:
-            results = evaluate(
-                found,
-                out=out,
-                folder=folder,
-                observer=Observers(FromGraph(progress), tracker),
-                command=command,
-                workers=cores() if workers is None else workers,
-            )
-        home = run_folder(found, out)
-        if fail_on:
-            results = gated(results, fail_on)
-            results.write(home / "results.json")
-        page = home / "report.html"
-        reports = [*writers((home / "report.md", page)), *asked]
-        for path, writer in reports:
-            writer(results, path)
-        tracker.conclude(results, [path for path, _ in reports])
+    with Progress() as progress:
+        results = evaluate(
+            found,
+            out=out,
+            folder=folder,
+            observer=progress,
+            command=command,
+            workers=cores() if workers is None else workers,
+        )
+    home = run_folder(found, out)
+    if fail_on:
+        results = gated(results, fail_on)
+        results.write(home / "results.json")
+    page = home / "report.html"
+    reports = [*writers((home / "report.md", page)), *asked]
+    for path, writer in reports:
+        writer(results, path)
+    if mlflow or mlflow_uri is not None:
+        from redteam.tracking import export_mlflow
+
+        export_mlflow(results, mlflow_uri)
     tell(results, verbose=verbose)
     typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)

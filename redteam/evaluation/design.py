@@ -18,7 +18,7 @@ from redteam.threat import DATA, OWNER, ThreatModel
 
 _COEFFICIENTS = 30
 LENGTHS = (1.0, 0.5, 2.0)
-"""Lengths of the victim's task vector, over the companions' mean, that merging without an attack tries beside its own."""
+"""Lengths of the victim's task vector, over the companions' mean, that a merge without attack tries beside its own."""
 
 
 @dataclass(frozen=True)
