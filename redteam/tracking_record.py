@@ -72,7 +72,7 @@ def ending(results: Results) -> Record:
 def note(results: Results) -> str:
     """The verdicts in Markdown, which mlflow shows as the run's description."""
     lines = [f"- **{v.verdict}** {v.defense} under {v.threat} ({v.scenario}): {v.reason}" for v in results.verdicts]
-    return "\n".join([*lines, "", "Robustness figures are upper bounds: a stronger attack can only lower them."])
+    return "\n".join([*lines, "", "Theft figures are lower bounds: a stronger attack can only raise them."])
 
 
 def tables(results: Results) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def named(defense: str, summaries: dict[str, str]) -> str:
     """A defense as its summary calls it, `MergeLock`; chains and those with settings as they are written."""
     (*_, last) = parse_chain(defense)
     head, colon, _ = summaries.get(defense, "").partition(": ")
-    return head if colon and len(head) <= 30 and defense == last.name and not last.settings else defense
+    plain = defense == last.name and not last.file and not last.settings
+    return head if plain and colon and len(head) <= 30 else defense
 
 
 def once(text: str) -> str:
@@ -171,7 +172,8 @@ def _table(results: Results, width: int) -> list[str]:
     Console(file=text, width=width, highlight=False, markup=False, color_system=None).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     printed = [titles[int(line[1:])] if line.startswith("\0") else line for line in lines]
-    return ["Theft, the share of what the victim adds to a merge that an attacker gets:", *printed]
+    title = "Theft, the share of what the victim adds to a merge that an attacker gets:"
+    return [*textwrap.wrap(title, width), *printed]
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:

@@ -43,7 +43,9 @@ def audit(
 
     asked = writers(report or (), AUDIT_REPORTS)
     paths = (model, base) if other is None else (model, base, other)
-    opened = [Checkpoint.open(path) for path in paths]
+    anchor = Checkpoint.open(base)
+    # An adapter is audited merged into its base.
+    opened = [anchor if path is base else Checkpoint.open(path, base=anchor) for path in paths]
     names = (*map(str, paths), "") if other is None else tuple(map(str, paths))
     with Progress() as shown:
         found = look(*opened, device=_usable(device), names=names, progress=shown.advanced)  # type: ignore[arg-type]

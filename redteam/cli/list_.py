@@ -13,16 +13,20 @@ import typer
 from redteam.errors import UnknownName
 from redteam.plugins.registry import REGISTRIES, Listed
 from redteam.plugins.shipped import KINDS, shipped
+from redteam.threat import THREAT_MODELS, threat_model
+
+THREAT = "threat"
+"""The kind of threat models, which are no plugins: they belong to the rules by which verdicts are given."""
 
 
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report, plan or gauntlet."),
+        typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report, plan, gauntlet or threat."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
-    """List the plugins, plans and gauntlets that are installed: kind, name, package and one line about each."""
+    """List plugins, plans, gauntlets and threat models: kind, name, package and one line about each."""
     found = listed(kind)
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
@@ -39,14 +43,20 @@ def listed(kind: str | None = None) -> tuple[Listed, ...]:
     Raises:
         UnknownName: If there is no such kind.
     """
-    kinds: tuple[str, ...] = (*REGISTRIES, *KINDS)
+    kinds: tuple[str, ...] = (*REGISTRIES, *KINDS, THREAT)
     if kind is not None:
         wanted = kind.lower()
         wanted = wanted if wanted in kinds else wanted.removesuffix("s")
         if wanted not in kinds:
             raise UnknownName.among("kind of plugin", kind, kinds)
         kinds = (wanted,)
-    return tuple(one for k in kinds for one in (REGISTRIES[k].listing() if k in REGISTRIES else shipped(k)))
+    return tuple(one for each in kinds for one in _of(each))
+
+
+def _of(kind: str) -> tuple[Listed, ...]:
+    if kind == THREAT:
+        return tuple(Listed(kind, name, "merge-redteam", threat_model(name).words) for name in THREAT_MODELS)
+    return REGISTRIES[kind].listing() if kind in REGISTRIES else shipped(kind)
 
 
 def _print_table(found: Iterable[Listed]) -> None:

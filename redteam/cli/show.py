@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,17 +18,21 @@ from redteam.plugins.reference import Reference, toml_text
 from redteam.plugins.registry import REGISTRIES, REPORTS, Listed, Registry
 from redteam.plugins.settings import Setting, settings_of
 from redteam.plugins.shipped import KINDS, shipped, shipped_file
+from redteam.threat import THREAT_MODELS, threat_model
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin, a plan, a gauntlet, or path/to/file.py@name.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A plugin, a plan, a gauntlet, a threat model, or path/to/file.py@name."),
+    ],
 ) -> None:
-    """Show a plugin, a plan or a gauntlet: what it does, what it claims and needs, and its settings."""
+    """Show a plugin, a plan, a gauntlet or a threat model: what it does, claims and needs, and its settings."""
     typer.echo("\n\n".join(described(name)))
 
 
 def described(text: str) -> tuple[str, ...]:
-    """One block of text for each plugin, plan or gauntlet of that name.
+    """One block of text for each plugin, plan, gauntlet or threat model of that name.
 
     Raises:
         UnknownName: If there is none.
@@ -44,9 +49,11 @@ def described(text: str) -> tuple[str, ...]:
     blocks = [_plugin(registry, bare) for registry in REGISTRIES.values() if bare.name in registry]
     files = [one for kind in KINDS for one in shipped(kind)]
     blocks += [_file(one) for one in files if one.name == bare.name]
+    if bare.name in THREAT_MODELS:
+        blocks.append(_threat(text))
     if not blocks:
         known = {name for registry in REGISTRIES.values() for name in registry} | {one.name for one in files}
-        raise UnknownName.among("plugin, plan or gauntlet", bare.name, known)
+        raise UnknownName.among("plugin, plan, gauntlet or threat model", bare.name, known | {*THREAT_MODELS})
     return tuple(blocks)
 
 
@@ -91,6 +98,23 @@ def _setting(setting: Setting) -> str:
     default = "required" if setting.required else f"default {_value(setting.default)}"
     where = f", within {setting.range}" if setting.range is not None else ""
     return f"{setting.name}: {setting.type_text}, {default}{where}"
+
+
+def _threat(text: str) -> str:
+    model = threat_model(text)
+    grants = ", ".join(str(need.name).lower() for need in model.grants)
+    settings = settings_of(THREAT_MODELS[Reference.parse(text).name])
+    return "\n".join(
+        [
+            f"threat {model.name}",
+            f"  grants    {grants}",
+            "",
+            *(f"  {line}" for line in textwrap.wrap(model.words, 78)),
+            "",
+            "  settings" if settings else "  no settings",
+            *(f"    {_setting(setting)}" for setting in settings.values()),
+        ]
+    )
 
 
 def _value(value: object) -> str:

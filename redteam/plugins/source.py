@@ -24,6 +24,8 @@ ENGINE = "redteam"
 
 WORDS: Mapping[str, str] = {
     "redteam.errors": "sentences for users",
+    "redteam.events": "tells how far work is",
+    "redteam.terminal": "prints how far work is",
     "redteam.sidecars": "config, tokenizer, licence and model card beside weights; no tensor goes through it",
     "redteam.plugins.reference": "reads what the user wrote; the settings that come of it stand in every cell's name",
     "redteam.plugins.settings": "fills in settings; their values stand in every cell's name",

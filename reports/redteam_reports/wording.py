@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Verdict
 from redteam.evaluation.statistics import Interval
 
-BOUND = "Robustness figures are upper bounds: a stronger attack can only lower them."
+BOUND = "Theft figures are lower bounds: a stronger attack can only raise them."
 
 THEFT = (
     "Theft is the share of what the victim adds to the merge that the attacker gets: 0 none, 1 all. Where the attack "

@@ -155,3 +155,22 @@ def test_a_device_that_is_not_there_and_a_format_that_is_not(redteam: Callable[.
 
 def test_help_in_one_line(redteam: Callable[..., Any]) -> None:
     assert "audit" in redteam("--help").out
+
+
+def test_an_adapter_is_audited_merged_into_its_base(redteam: Callable[..., Any], folders: Path) -> None:
+    base = Checkpoint.open(folders / "base")
+    weight = next(name for name in base if name.endswith(("q_proj.weight", "query.weight")))
+    module, (out, into) = weight.removesuffix(".weight"), base.shape(weight)
+    generator = torch.Generator().manual_seed(0)
+    low_rank = {
+        f"base_model.model.{module}.lora_A.weight": 0.1 * torch.randn(2, into, generator=generator),
+        f"base_model.model.{module}.lora_B.weight": 0.1 * torch.randn(out, 2, generator=generator),
+    }
+    Checkpoint.of(low_rank, {}).save(folders / "adapter-weights")
+    (folders / "adapter").mkdir()
+    (folders / "adapter-weights" / "model.safetensors").rename(folders / "adapter" / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "base"}
+    (folders / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    told = redteam("audit", "adapter", "--base", "base")
+    assert told.code == 0, told.err
+    assert " 1 changed" in told.out, "the one weight that the adapter updates"

@@ -13,12 +13,12 @@ from redteam.plugins.shipped import KINDS
 
 def test_every_kind_is_listed() -> None:
     kinds = [one.kind for one in listed()]
-    assert set(kinds) == {*REGISTRIES, *KINDS}
+    assert set(kinds) == {*REGISTRIES, *KINDS, "threat"}
     assert "quick" in {one.name for one in listed("plans")}
     assert "gauntlet-1" in {one.name for one in listed("gauntlets")}
 
 
-@pytest.mark.parametrize("kind", [*REGISTRIES, *KINDS])
+@pytest.mark.parametrize("kind", [*REGISTRIES, *KINDS, "threat"])
 def test_singular_and_plural_name_a_kind(kind: str) -> None:
     assert listed(kind) == listed(f"{kind}s") == listed(kind.upper()) == tuple(x for x in listed() if x.kind == kind)
 

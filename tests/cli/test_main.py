@@ -137,5 +137,8 @@ def test_listing_imports_nothing_heavy() -> None:
 def test_a_real_process_ends_with_the_code_and_the_sentence() -> None:
     done = process("show", "hungarain")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "Error: There is no plugin, plan or gauntlet called 'hungarain'; did you mean 'hungarian'?\n"
+    assert (
+        done.stderr
+        == "Error: There is no plugin, plan, gauntlet or threat model called 'hungarain'; did you mean 'hungarian'?\n"
+    )
     assert json.loads(process("list", "merger", "--json").stdout)[0]["kind"] == "merger"

@@ -8,6 +8,7 @@ from redteam.cli.show import described
 from redteam.errors import BadInput, UnknownName
 from redteam.plugins.registry import REGISTRIES
 from redteam.plugins.shipped import shipped
+from redteam.threat import THREAT_MODELS, threat_model
 
 FILE = '''
 """A file with one plugin of each of two kinds."""
@@ -72,7 +73,9 @@ def test_unknown_names(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(FILE)
     with pytest.raises(UnknownName, match="did you mean 'mine'"):
         described(f"{tmp_path}/own.py@mien")
-    with pytest.raises(UnknownName, match="no plugin, plan or gauntlet called 'hungarain'; did you mean 'hungarian'"):
+    with pytest.raises(
+        UnknownName, match="no plugin, plan, gauntlet or threat model called 'hungarain'; did you mean 'hungarian'"
+    ):
         described("hungarain")
     with pytest.raises(BadInput, match="chains 2"):
         described("none+none")
@@ -94,3 +97,20 @@ def test_plans_can_be_shown() -> None:
     for plan in shipped("plan"):
         (block,) = [block for block in described(plan.name) if block.startswith("plan ")]
         assert f"{plan.name}.toml" in block
+
+
+@pytest.mark.parametrize("name", THREAT_MODELS)
+def test_threat_models_can_be_shown(name: str) -> None:
+    (block,) = described(name)
+    assert block.startswith(f"threat {threat_model(name).name}\n  grants    ")
+    assert threat_model(name).words in " ".join(block.split())
+    assert max(map(len, block.splitlines())) <= 100
+
+
+def test_a_threat_model_with_a_setting() -> None:
+    (block,) = described("few-shot:samples=8")
+    assert block.startswith("threat few-shot:samples=8\n")
+    assert "8 labelled samples" in block
+    assert "samples: whole number, default 64, within [1, " in block
+    with pytest.raises(UnknownName, match="did you mean 'few-shot'"):
+        described("fewshot")

@@ -83,7 +83,7 @@ class TestMarkdown:
     def test_says_what_it_must_in_the_order_it_must(self, full: Results, tmp_path: Path) -> None:
         markdown.write(full, tmp_path / "r.md")
         text = (tmp_path / "r.md").read_text()
-        assert text.startswith("**Robustness figures are upper bounds")
+        assert text.startswith("**Theft figures are lower bounds")
         order = [
             "## Verdicts",
             "## What was not tested",

@@ -84,7 +84,7 @@ def test_the_policy_lets_only_its_own_script_run(page: str) -> None:
 
 def test_the_first_line_is_the_bound_and_verdicts_come_before_evidence(page: str) -> None:
     visible = re.sub(r"<[^>]+>", " ", page[page.index("<header>") :]).split()
-    assert " ".join(visible[:5]) == "Robustness figures are upper bounds:"
+    assert " ".join(visible[:5]) == "Theft figures are lower bounds:"
     order = ["h-verdicts", "h-untested", "h-heat", "h-budget", "h-sweeps", "h-residual", "h-fidelity", "h-controls"]
     order += ["h-cost", "h-grounds", "h-coverage", "h-skeptics", "h-cells", "h-repeat"]
     places = [page.index(f'id="{name}"') for name in order]
