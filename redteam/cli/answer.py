@@ -6,15 +6,10 @@ import io
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from redteam.errors import RedteamError
+from redteam.answer import BOUND, named, once, sentence, stolen
 from redteam.evaluation.results import Results, Verdict
-from redteam.evaluation.statistics import Interval
-from redteam.plugins.reference import parse_chain
-from redteam.threat import threat_model
 
-BOUND = "Theft figures are lower bounds: a stronger attack can only raise them."
 _SENTENCES = 4  # verdicts up to which each has a sentence of its own; more are counted
 
 
@@ -39,81 +34,6 @@ def answer(results: Results, *, verbose: bool = False, width: int = 80) -> str:
     if verbose:
         blocks += [[textwrap.fill(text, width, subsequent_indent="  ") for text in _details(results)]]
     return "\n\n".join("\n".join(block) for block in blocks if block)
-
-
-def sentence(verdict: Verdict, summaries: dict[str, str] | None = None) -> str:
-    """A verdict in a sentence or two.
-
-    Args:
-        verdict: What is said.
-        summaries: Defense → one line about it, from which its name in words is taken.
-    """
-    name, most = named(verdict.defense, summaries or {}), worst(verdict)
-    if verdict.verdict == "BROKEN" and most is not None:
-        time = verdict.cost.get("seconds") if most.attack == verdict.attack else None
-        took = "" if time is None else f", in {_seconds(time)} on one core"
-        return f"{name} does not protect: {_means(verdict)}, {_share(most.theft.mean)} comes back{took}."
-    if verdict.verdict == "INEFFECTIVE" and verdict.protection is not None:
-        return (
-            f"{name} does not protect: even a plain merge, without any attack, gets "
-            f"{_share(1 - verdict.protection.mean)}."
-        )
-    if verdict.verdict == "HOLDS-SO-FAR" and most is not None:
-        return (
-            f"{name} held against everything that was tried: {_means(verdict)}, the strongest attack ({most.attack}) "
-            f"got {most.theft.mean:.2f} of what the victim adds, at most {most.theft.high:.2f}."
-        )
-    if verdict.verdict == "INCONCLUSIVE":
-        return f"It is open whether {name} protects: {once(verdict.reason)}."
-    return f"Nothing can be said about {name}: {once(verdict.reason)}."
-
-
-@dataclass(frozen=True)
-class Worst:
-    """The most that was stolen from a defense, and by what."""
-
-    theft: Interval
-    attack: str
-    merger: str
-
-
-def worst(verdict: Verdict) -> Worst | None:
-    """The most that was stolen, `None` where nothing could be measured."""
-    found = [] if verdict.theft is None else [Worst(verdict.theft, verdict.attack, verdict.merger)]
-    if (oracle := getattr(verdict, "oracle", None)) is not None:
-        found.append(Worst(oracle.theft, oracle.attack, oracle.merger))
-    return max(found, key=lambda one: one.theft.mean, default=None)
-
-
-def named(defense: str, summaries: dict[str, str]) -> str:
-    """A defense as its summary calls it, `MergeLock`; chains and those with settings as they are written."""
-    (*_, last) = parse_chain(defense)
-    head, colon, _ = summaries.get(defense, "").partition(": ")
-    plain = defense == last.name and not last.file and not last.settings
-    return head if plain and colon and len(head) <= 30 else defense
-
-
-def once(text: str) -> str:
-    """The parts of a sentence between semicolons, each of them once and with its count."""
-    parts = Counter(text.split("; "))
-    return "; ".join(part if count == 1 else f"{part} ({count} times)" for part, count in parts.items())
-
-
-def _share(theft: float) -> str:
-    return f"{theft:.2f} of what the victim adds"
-
-
-def _means(verdict: Verdict) -> str:
-    try:
-        return threat_model(verdict.threat).short
-    except RedteamError:  # results of another version
-        return f"under {verdict.threat}"
-
-
-def _seconds(value: float) -> str:
-    if value < 0.1:
-        return "under 0.1 s"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s" if value < 99.5 else f"{value / 60:.0f} min"
 
 
 def _counted(verdicts: Sequence[Verdict], names: dict[str, str]) -> Iterator[str]:
@@ -177,14 +97,14 @@ def _table(results: Results, width: int) -> list[str]:
 
 
 def _row(verdict: Verdict) -> tuple[str, ...]:
-    most, fidelity = worst(verdict), verdict.fidelity.values()
+    most, fidelity = stolen(verdict), verdict.fidelity.values()
     return (
         verdict.verdict,
         verdict.defense,
         "–" if verdict.protection is None else f"{1 - verdict.protection.mean:.2f}",
-        "–" if most is None else str(most.theft),
+        "–" if most is None else str(most),
         f"{min(figure.mean for figure in fidelity):.3f}" if fidelity else "–",
-        "–" if most is None else most.attack,
+        verdict.attack or "–",
     )
 
 

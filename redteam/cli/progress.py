@@ -80,7 +80,7 @@ class Progress(Lines):
             self._say(outcome)
 
     def decided(self, verdict: Verdict) -> None:
-        from redteam.cli.answer import sentence
+        from redteam.answer import sentence
 
         self._say(sentence(verdict))
 

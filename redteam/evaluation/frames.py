@@ -1,125 +1,128 @@
-"""Results as pandas tables: one row per cell, control, verdict or figure, nested values flattened to named columns."""
+"""Results as pandas tables: one row per cell, control, verdict, figure or subject, nested values as columns.
+
+Which columns there are, and of which dtype, follows from the fields of the models and not from what a run found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
-from redteam.evaluation.metrics import DTYPES
-from redteam.evaluation.price import UNITS
-from redteam.evaluation.results import Cell, Control, Figure, Model, Oracle, Price, Results, Verdict
+from redteam.evaluation.results import Cell, Control, Figure, Model, Results, Span, Subject, Verdict
 from redteam.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_BARE = ("scores", "cost")
-"""Fields whose entries are columns of their own, without the field's name in front."""
-
-_NAMES: dict[str, Any] = {"scenario": "", "defense": "", "threat": "", "attack": ""}
-_INTERVAL = Interval(0.0, 0.0, 0.0, 1, "")
-_COST: dict[str, Any] = dict.fromkeys(UNITS, 0.0)
-_SCORES = ("theft", "counted", "advantage", "protection", "recovery", "residual", "change")
-
-_FULL: Mapping[str, Model] = {
-    "cells": Cell(
-        **_NAMES,
-        seed=0,
-        victim="",
-        key=0,
-        role="",
-        merger="",
-        status="ok",
-        scores={**dict.fromkeys(_SCORES, 0.0), "fidelity": dict.fromkeys(DTYPES, 0.0), "seen": 0.0},
-        cost={**_COST, "merge_seconds": 0.0},
-    ),
-    "controls": Control(**_NAMES, control="gain", passed=True, value=0.0, limit=0.0, explanation=""),
-    "verdicts": Verdict(
-        **_NAMES,
-        verdict="",
-        reason="",
-        flags=(),
-        theft=_INTERVAL,
-        counted=_INTERVAL,
-        advantage=_INTERVAL,
-        protection=_INTERVAL,
-        fidelity=dict.fromkeys(DTYPES, _INTERVAL),
-        oracle=Oracle(attack="", merger="", theft=_INTERVAL),
-        cost=_COST,
-        price=Price(censored=False, ratio=_COST, paid=_COST, anew=_COST),
-    ),
-    "figures": Figure(
-        **_NAMES,
-        role="",
-        merger="",
-        status="ok",
-        theft=_INTERVAL,
-        counted=_INTERVAL,
-        advantage=_INTERVAL,
-        residual=0.0,
-        key_spread=0.0,
-        seen=0.0,
-        **_COST,
-    ),
+_MODELS: Mapping[str, type[Model]] = {
+    "cells": Cell,
+    "controls": Control,
+    "verdicts": Verdict,
+    "figures": Figure,
+    "subjects": Subject,
 }
-"""A row of each table with nothing missing: it says which columns there are, whatever a run found."""
-
-TABLES = tuple(_FULL)
+TABLES = tuple(_MODELS)
 """What `Results.to_frame` knows."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+_UNITS = ("seconds", "labels", "steps")
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "scores": (
+        *("theft", "counted", "advantage", "protection", "recovery", "residual", "change"),
+        *("fidelity", "seen"),
+    ),
+    "fidelity": DTYPES,
+    "cost": (*_UNITS, "megabytes", "merge_seconds"),
+    "ratio": _UNITS,
+    "paid": _UNITS,
+    "anew": _UNITS,
+}
+"""Mapping → its keys that every table has, whether or not a run has them; others stand behind, as they come."""
 
-def flat(row: Model) -> dict[str, Any]:
-    """A row's values by column, those that exist.
-
-    An interval `x` becomes `x` (its mean), `x.low` and `x.high`, and that of theft also `seeds` and `over`; an entry
-    `k` of a mapping `x` becomes `x.k`, of `scores` and `cost` just `k`; several texts become one, with commas.
-    """
-    columns: dict[str, Any] = {}
-    for name in type(row).model_fields:
-        columns |= _flat("" if name in _BARE else name, getattr(row, name))
-    return columns
+_BARE = ("scores", "cost")
+"""Mappings whose entries are columns without the mapping's name in front."""
 
 
 def frame(results: Results, table: str) -> pd.DataFrame:
     """See `Results.to_frame`."""
     import pandas as pd
 
-    if table not in _FULL:
+    if table not in _MODELS:
         raise UnknownName.among("table of results", table, TABLES)
     rows = [flat(row) for row in getattr(results, table)]
-    kinds = {name: _dtype(name, value) for name, value in flat(_FULL[table]).items()}
+    kinds = columns(_MODELS[table])
     extra = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in kinds]
     # Entries that only some scenarios have, such as the tasks' scores, are numbers.
-    kinds |= {name: "float64" if _numbers(name, rows) else "object" for name in extra}
+    numbers = {n: all(isinstance(row.get(n), (int, float, NoneType)) for row in rows) for n in extra}
+    kinds |= {name: "float64" if numbers[name] else "object" for name in extra}
     return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in kinds.items()})
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Interval):
-        yield from ((name, value.mean), (f"{name}.low", value.low), (f"{name}.high", value.high))
+def columns(model: type[Model]) -> dict[str, str]:
+    """Column → dtype of a table of such rows. What can be missing has a nullable dtype."""
+    return dict(_columns("", model))
+
+
+def flat(row: Model) -> dict[str, Any]:
+    """A row's values by column, those that exist.
+
+    An interval or span `x` becomes `x` (its mean), `x.low` and `x.high`, and that of theft also `seeds` and `over`; an
+    entry `k` of a mapping `x` becomes `x.k`, of `scores` and `cost` just `k`; several texts become one, with commas.
+    Rows within a row, such as figures by seed, are left out.
+    """
+    return {column: value for column, value in _values("", row) if value is not None}
+
+
+def _columns(name: str, kind: Any, optional: bool = False) -> Iterator[tuple[str, str]]:
+    origin, inner = get_origin(kind), get_args(kind)
+    if NoneType in inner:
+        (only,) = (one for one in inner if one is not NoneType)
+        yield from _columns(name, only, True)
+    elif kind in (Interval, Span):
+        yield from ((name, "float64"), (f"{name}.low", "float64"), (f"{name}.high", "float64"))
         if name == "theft":
+            yield from (("seeds", "Int64"), ("over", "str"))
+    elif isinstance(kind, type) and issubclass(kind, Model):
+        for field, inside in _fields(kind):
+            yield from _columns(f"{name}.{field}" if name else field, inside, optional)
+    elif origin is dict or (kind is Any and name in _KEYS):
+        prefix = "" if name in _BARE else f"{name}."
+        for key in _KEYS.get(name.rpartition(".")[2], ()):
+            yield from _columns(f"{prefix}{key}", inner[1] if inner else float, optional)
+    elif origin in (tuple, Literal) or kind is str:
+        yield name, "str"
+    elif kind is bool:
+        yield name, "boolean" if optional else "bool"
+    elif kind is int:
+        yield name, "Int64" if optional else "int64"
+    else:
+        yield name, "float64"
+
+
+def _values(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (Interval, Span)):
+        yield from ((name, value.mean), (f"{name}.low", value.low), (f"{name}.high", value.high))
+        if name == "theft" and isinstance(value, Interval):
             yield from (("seeds", value.seeds), ("over", value.over))
     elif isinstance(value, Model):
-        for field in type(value).model_fields:
-            yield from _flat(f"{name}.{field}", getattr(value, field))
+        for field, _ in _fields(type(value)):
+            yield from _values(f"{name}.{field}" if name else field, getattr(value, field))
     elif isinstance(value, Mapping):
         for key, entry in value.items():
-            yield from _flat(f"{name}.{key}" if name else key, entry)
-    elif isinstance(value, tuple):
-        yield name, ", ".join(map(str, value))
-    elif value is not None:
-        yield name, value
+            yield from _values(key if name in _BARE else f"{name}.{key}", entry)
+    else:
+        yield name, ", ".join(map(_text, value)) if isinstance(value, tuple) else value
 
 
-def _dtype(name: str, value: Any) -> str:
-    """Of a column, by what a full row has there; what can be missing is nullable."""
-    if isinstance(value, bool):
-        return "boolean" if "." in name else "bool"
-    if isinstance(value, int):
-        return "Int64" if name == "seeds" else "int64"
-    return "float64" if isinstance(value, float) else "str"
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _numbers(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    return all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
+def _fields(model: type[Model]) -> Iterator[tuple[str, Any]]:
+    """Names and types of the fields that are no rows themselves."""
+    for name, info in model.model_fields.items():
+        inner = get_args(info.annotation)
+        if not (get_origin(info.annotation) is tuple and isinstance(inner[0], type) and issubclass(inner[0], Model)):
+            yield name, info.annotation

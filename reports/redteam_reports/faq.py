@@ -16,7 +16,7 @@ def answers(results: Results, *, swept: bool, drifted: bool) -> list[tuple[str, 
     seeds = len(dict.fromkeys(g.seed for g in results.grounds))
     several_keys = max((v.keys for v in results.verdicts), default=1) > 1
     with_data = any(f.advantage is not None for f in results.figures) or any(v.advantage for v in results.verdicts)
-    told = [
+    made = [
         (
             "A merge recovers as soon as the victim is thrown away.",
             "So verdicts use theft, what came over of the victim's own skill. The base in the victim's place is among "
@@ -28,32 +28,32 @@ def answers(results: Results, *, swept: bool, drifted: bool) -> list[tuple[str, 
             "the victim, and used unchanged in every merge. The grounds list it.",
         ),
         (
-            "The best attack was picked on the scoring data.",
-            "The attack that a verdict rests on is picked by what the attacker can see. The best one on the scoring "
-            "data is shown beside it, and it is what HOLDS-SO-FAR must survive.",
+            "The worst case was picked on the data that it is scored on.",
+            "It is picked on one half of the victim's test items and scored on the other, both ways, so that choosing "
+            "among many attacks adds no bias. What an attacker would choose by what they see stands beside it.",
         ),
         (
             "The attacks may just not work.",
-            "Every attack has to undo planted locks of the kind that it claims to undo, in this run. One that does not "
-            "is no evidence that a defense holds; the panel of controls names it.",
+            "A break stands by itself. An attack's failure counts only where it undoes planted locks of the judged "
+            "lock's whole extent, in this run; the panel of controls names those that do not.",
         ),
     ]
     if drifted:
-        told.append(
+        made.append(
             (
                 "The fit works only near the base.",
                 "Task vectors of different lengths were tried; the curves show where each fit gives way.",
             )
         )
     if with_data:
-        told.append(
+        made.append(
             (
                 "Fine-tuning with labels is no theft.",
                 "For attacks with data only their advantage counts: what the same attack with the same budget gets "
                 "when it starts from the base, without the victim, is taken off.",
             )
         )
-    told.append(
+    made.append(
         (
             "The lock was set weak, or the attack strong.",
             (
@@ -64,11 +64,11 @@ def answers(results: Results, *, swept: bool, drifted: bool) -> list[tuple[str, 
             + "Thresholds are no settings and were hashed before any attack ran.",
         )
     )
-    told.append(
+    made.append(
         (
             "Keys are no replicates.",
             f"The seed is: base and experts are retrained for each ({seeds} here). "
             + ("Over keys the worst counts." if several_keys else "One key was used for each."),
         )
     )
-    return told
+    return made

@@ -16,13 +16,13 @@ class Square:
 
     Attributes:
         figure: `None` where it was not planned.
-        chosen: Whether it is what the attacker would choose by what they can see.
-        oracle: Whether it is the best on the scoring data.
+        worst: Whether it is the worst case on most seeds, which the verdict speaks of.
+        seen: Whether it is what an attacker would choose by what they can see.
     """
 
     figure: Figure | None
-    chosen: bool = False
-    oracle: bool = False
+    worst: bool = False
+    seen: bool = False
 
     @property
     def counted(self) -> Interval | None:
@@ -46,7 +46,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Heat:
+class Heatmap:
     """All attacks against all defenses, merged with one merger."""
 
     merger: str
@@ -61,18 +61,19 @@ class Block:
 
     scenario: str
     threat: str
-    tables: tuple[Heat, ...]
+    tables: tuple[Heatmap, ...]
 
 
 def blocks(results: Results) -> list[Block]:
     """All tables, in the order of the figures."""
-    places = dict.fromkeys((f.scenario, f.threat) for f in results.figures)
-    chosen = {(v.scenario, v.threat, v.defense): (v.attack, v.merger) for v in results.verdicts}
-    best = {(v.scenario, v.threat, v.defense): (v.oracle.attack, v.oracle.merger) for v in results.verdicts if v.oracle}
+    figures = [f for f in results.figures if f.choice == "attack"]
+    places = dict.fromkeys((f.scenario, f.threat) for f in figures)
+    worst = {(v.scenario, v.threat, v.defense): (v.attack, v.merger) for v in results.verdicts}
+    seen = {(v.scenario, v.threat, v.defense): (v.seen.attack, v.seen.merger) for v in results.verdicts if v.seen}
     made = []
     for scenario, threat in places:
-        here = [f for f in results.figures if (f.scenario, f.threat) == (scenario, threat)]
-        marks = [{d: marked.get((scenario, threat, d)) for d in _names(here, "defense")} for marked in (chosen, best)]
+        here = [f for f in figures if (f.scenario, f.threat) == (scenario, threat)]
+        marks = [{d: marked.get((scenario, threat, d)) for d in _names(here, "defense")} for marked in (worst, seen)]
         tables = [_table(m, [f for f in here if f.merger == m], *marks) for m in _names(here, "merger")]
         made.append(Block(scenario, threat, tuple(tables)))
     return made
@@ -97,9 +98,9 @@ class Residuals:
 
 
 def residuals(results: Results) -> list[Residuals]:
-    """One table for each scenario and threat model; it doesn't depend on the merger, so the first one's is told.
+    """One table for each scenario and threat model, of the first merger: residuals do not depend on it.
 
-    Attacks whose figures another threat model of the scenario has shown already are left out.
+    Attacks that show the same figures under an earlier threat model of the scenario are left out.
     """
     told: set[tuple[str, str, tuple[float | None, ...]]] = set()
     made = []
@@ -118,16 +119,16 @@ def residuals(results: Results) -> list[Residuals]:
     return made
 
 
-def _table(merger: str, figures: Sequence[Figure], chosen: dict[str, Any], best: dict[str, Any]) -> Heat:
+def _table(merger: str, figures: Sequence[Figure], worst: dict[str, Any], seen: dict[str, Any]) -> Heatmap:
     defenses = _names(figures, "defense")
     by_place = {(f.attack, f.defense): f for f in figures}
     roles = {f.attack: f.role for f in figures}
     rows = []
     for attack in _names(figures, "attack"):
         mine = (attack, merger)
-        squares = [Square(by_place.get((attack, d)), chosen.get(d) == mine, best.get(d) == mine) for d in defenses]
+        squares = [Square(by_place.get((attack, d)), worst.get(d) == mine, seen.get(d) == mine) for d in defenses]
         rows.append(Row(attack, roles[attack], tuple(squares)))
-    return Heat(merger, tuple(defenses), tuple(rows), tuple(figures))
+    return Heatmap(merger, tuple(defenses), tuple(rows), tuple(figures))
 
 
 def _names(figures: Sequence[Figure], what: str) -> list[str]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from redteam import answer
 from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
-from redteam.evaluation.store import write_atomically
+from redteam.evaluation.runner.store import write_atomically
 from redteam_reports import wording
 
 _UNREADABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -54,7 +55,7 @@ def _run(results: Results) -> _Case:
     """The run as a whole: an error exactly where its exit code is 2."""
     outcomes = (("error", "; ".join(results.unevaluated)),) if results.unevaluated else ()
     lines = (
-        wording.BOUND,
+        answer.BOUND,
         gate.told(results.gate),
         f"Exit code {results.exit_code}.",
         wording.coverage(results.coverage),
@@ -72,7 +73,11 @@ def _verdict(verdict: Verdict, results: Results) -> _Case:
         outcomes.append(("error", f"the gate {results.gate.expression} is undefined here"))
     if results.gate is not None and where in results.gate.failed:
         outcomes.append(("failure", f"{results.gate.expression}: {verdict.verdict}, {verdict.reason}"))
-    lines = [f"{verdict.verdict}: {verdict.reason}", *verdict.flags]
+    lines = [
+        answer.sentence(verdict, results.about.get("defense")),
+        f"{verdict.verdict}: {verdict.reason}",
+        *verdict.flags,
+    ]
     lines += [f"{fact.label}: {fact.text.replace('`', '')}" for fact in wording.facts(verdict)]
     return _Case(suite, suite, verdict.defense, tuple(outcomes), "\n".join(lines), verdict.cost.get("seconds") or 0.0)
 

@@ -1,15 +1,16 @@
-"""The leaderboard: one row for each verdict, what the source claims beside what was found."""
+"""The leaderboard: defenses by what the worst case steals, among those that keep the model's accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from redteam.evaluation.results import Results, Verdict
+from redteam import answer
+from redteam.evaluation.results import Results, Subject, Verdict
 from redteam_reports import wording
 
-ORDER = ("HOLDS-SO-FAR", "INCONCLUSIVE", "BROKEN", "INEFFECTIVE", "INVALID", "UNSCORABLE")
-"""How well a defense stands; within one, the less was stolen the higher."""
+Ranked = list[tuple[int | None, Verdict]]
+_WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
 
 
 @dataclass(frozen=True)
@@ -17,109 +18,136 @@ class Row:
     """One defense under one threat model, in words.
 
     Attributes:
-        verdict: What all of it is drawn from.
-        fidelity: Accuracy alone ÷ the victim's, in the dtype where it is lowest.
-        protection: 1 − theft without any attack.
-        theft: Of the attack that the verdict speaks of, and through which.
+        rank: Its rank; `None` for the baseline, and where nothing can be said or the owner pays with accuracy.
+        theft: In the worst case.
+        fidelity: Accuracy alone ÷ the victim's, in the dtype that the model is released in.
         price: What nine tenths of the skill cost.
-        evidence: How many seeds, and which attacks have shown that they work.
+        evidence: How many seeds, and which attacks ran that were made for it.
         claim: What the source reports.
     """
 
+    rank: int | None
     verdict: Verdict
-    fidelity: str
-    protection: str
     theft: str
+    fidelity: str
     price: str
     evidence: str
     claim: str
 
 
 def rows(results: Results) -> dict[tuple[str, str], list[Row]]:
-    """(scenario, threat model) → its rows, who stands best first."""
-    made: dict[tuple[str, str], list[Row]] = {}
-    for verdict in sorted(results.verdicts, key=_standing):
-        made.setdefault((verdict.scenario, verdict.threat), []).append(_row(results, verdict))
-    return {place: made[place] for place in dict.fromkeys((v.scenario, v.threat) for v in results.verdicts)}
+    """(scenario, threat model) → its rows, in the order of `ranked`."""
+    return {place: [_row(results, rank, verdict) for rank, verdict in here] for place, here in ranked(results).items()}
 
 
-def _standing(verdict: Verdict) -> tuple[int, float, str]:
-    stolen = verdict.counted or verdict.theft
-    return (ORDER.index(verdict.verdict), 1.0 if stolen is None else stolen.mean, verdict.defense)
+def ranked(results: Results) -> dict[tuple[str, str], Ranked]:
+    """(scenario, threat model) → rank and verdict.
+
+    Ranks go by theft in the worst case, among the defenses that keep their fidelity. Below them, without a rank, stand
+    those that do not keep it, those of which nothing can be said, and last the baseline.
+    """
+    made: dict[tuple[str, str], Ranked] = {}
+    for place in dict.fromkeys((v.scenario, v.threat) for v in results.verdicts):
+        here = sorted(
+            (v for v in results.verdicts if (v.scenario, v.threat) == place),
+            key=lambda v: (_tier(results, v), _stolen(results, v), v.defense),
+        )
+        made[place] = [(k if _tier(results, v) == 0 else None, v) for k, v in enumerate(here, 1)]
+    return made
 
 
-def _row(results: Results, verdict: Verdict) -> Row:
-    lowest = min(verdict.fidelity.items(), key=lambda item: item[1].mean, default=None)
+def _tier(results: Results, verdict: Verdict) -> int:
+    if not verdict.gated:
+        return 3
+    if verdict.verdict in _WITHOUT_FIGURE or answer.stolen(verdict) is None:
+        return 2
+    kept = _fidelity(results, verdict)
+    return int(kept is not None and kept[1] < float(results.thresholds.get("costly", 0.985)))
+
+
+def _stolen(results: Results, verdict: Verdict) -> float:
+    """In the worst case; on the worst seed where some hold, since an owner publishes one model."""
+    theft = answer.stolen(verdict)
+    worst = next((f for f in results.figures if f.place == verdict.place and f.choice == "worst"), None)
+    if "SOMETIMES" in verdict.flags and worst is not None:
+        return max((one.counted for one in worst.per_seed), default=1.0)
+    return 1.0 if theft is None else theft.mean
+
+
+def _fidelity(results: Results, verdict: Verdict) -> tuple[str, float] | None:
+    """Dtype and fidelity, of the released dtype or else of the one where it is lowest."""
+    subject = _subject(results, verdict)
+    if subject is not None and subject.released in verdict.fidelity:
+        return subject.released, verdict.fidelity[subject.released].mean
+    return min(((d, f.mean) for d, f in verdict.fidelity.items()), key=lambda item: item[1], default=None)
+
+
+def _subject(results: Results, verdict: Verdict) -> Subject | None:
+    return next((s for s in results.subjects if s.place == verdict.place), None)
+
+
+def _row(results: Results, rank: int | None, verdict: Verdict) -> Row:
+    kept = _fidelity(results, verdict)
     return Row(
+        rank,
         verdict,
-        "–" if lowest is None else f"{wording.interval(lowest[1], 3)} in {lowest[0]}",
-        wording.interval(verdict.protection),
-        f"{wording.interval(verdict.theft)}{wording.through(verdict)}",
-        _price(verdict),
+        wording.interval(answer.stolen(verdict)),
+        "–" if kept is None else f"{kept[1]:.3f}",
+        wording.ratios(verdict.price),
         "; ".join(_evidence(results, verdict)),
         results.claims.get(verdict.defense, ""),
     )
 
 
-def _price(verdict: Verdict) -> str:
-    if verdict.price is None:
-        return "–"
-    if verdict.price.censored:
-        return "censored"
-    told = [f"{ratio:.2g} of the {unit}" for unit, ratio in verdict.price.ratio.items() if ratio is not None]
-    return ", ".join(told[:3]) or "–"
-
-
 def _evidence(results: Results, verdict: Verdict) -> Iterable[str]:
     if verdict.theft is not None:
-        yield f"{verdict.theft.seeds} seed{'s' if verdict.theft.seeds > 1 else ''}"
-    here = [c for c in results.controls if (c.scenario, c.threat) == (verdict.scenario, verdict.threat)]
-    weakened = [c.attack for c in here if c.control == "weakened" and c.defense == verdict.defense and c.passed]
-    tried = {
-        f.attack
-        for f in results.figures
-        if (f.scenario, f.defense, f.threat) == (verdict.scenario, verdict.defense, verdict.threat)
-        and (f.role, f.status) == ("recovery", "ok")
-        and f.attack not in results.gauntlets
-    }
-    plants = {attack: [c.passed for c in here if c.control == "planted" and c.attack == attack] for attack in tried}
-    proven = [attack for attack, passed in plants.items() if passed and all(passed)]
-    ran = "1 attack ran" if len(tried) == 1 else f"{len(tried)} attacks ran"
-    yield f"{ran}, {len(proven)} with all plants undone"
-    more = f" and {len(weakened) - 2} more" if len(weakened) > 2 else ""
-    yield f"weakened variant broken by {', '.join(weakened[:2])}{more}" if weakened else "no weakened variant broken"
+        yield answer.plural(verdict.theft.seeds, "seed")
+    if verdict.attack:
+        yield f"worst case{wording.through(verdict)}"
+    subject = _subject(results, verdict)
+    if subject is None or not subject.protects:
+        return
+    ran = [f"`{one.attack}` by {one.author}" for one in subject.adversaries if one.ran]
+    yield f"made for it and run: {', '.join(ran)}" if ran else "no attack that was made for it ran"
 
 
 def markdown(results: Results) -> str:
-    """The tables as text, with what the columns mean."""
+    """The leaderboard as text: one line a defense, evidence and sources folded away."""
     parts = [
-        f"**{wording.BOUND}**",
+        f"**{answer.BOUND}**",
         f"# Leaderboard: plan `{results.plan['name']}`",
-        wording.THEFT,
-        "*Fidelity*: accuracy alone ÷ the unprotected victim's, in the dtype where it is lowest. *Protection*: 1 − "
-        "theft without any attack. *Theft*: of the attack chosen by what the attacker sees. *Price*: what the cheapest "
-        "attack that takes nine tenths costs, over training such an expert anew. *Its source reports*: on other models "
-        "and data, in other words than ours; what was found here speaks of this scenario alone.",
+        f"{wording.THEFT} *Fidelity*: the protected model's accuracy alone ÷ the victim's. *Price*: what the cheapest "
+        "attack that takes nine tenths costs, over training such an expert anew. Ranked by theft in the worst case; "
+        f"without a rank stand defenses that keep less than {results.thresholds.get('costly', 0.985)} of the accuracy, "
+        "those of which nothing can be said, and the baseline.",
     ]
     for name, members in results.gauntlets.items():
         parts.append(f"`{name}`: {', '.join(f'`{member}`' for member in members)}; later ones on what is still locked.")
-    heads = ("defense", "verdict", "fidelity", "protection", "theft", "price", "evidence", "its source reports")
     for (scenario, threat), here in rows(results).items():
         parts.append(f"## {scenario}, {threat}")
         parts.append(results.threats.get(threat, ""))
-        lines = [heads, ("---",) * len(heads)]
-        lines += [
-            (
-                f"`{row.verdict.defense}`",
-                " ".join((f"**{row.verdict.verdict}**", *row.verdict.flags)),
-                row.fidelity,
-                row.protection,
-                row.theft,
-                row.price,
-                row.evidence,
-                row.claim or "–",
-            )
-            for row in here
+        parts.append(table(here))
+        details = [
+            f"- `{r.verdict.defense}`: {r.evidence}." + (f" Reported: {r.claim}" if r.claim else "") for r in here
         ]
-        parts.append("\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines))
+        summary = "<summary>Evidence, and what the sources report (of other models and data)</summary>"
+        parts.append("\n\n".join(("<details>" + summary, "\n".join(details), "</details>")))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(here: Iterable[Row]) -> str:
+    """Its rows as a Markdown table."""
+    heads = ("#", "defense", "verdict", "theft", "fidelity", "price")
+    lines: list[tuple[str, ...]] = [heads, ("---",) * len(heads)]
+    lines += [
+        (
+            "" if row.rank is None else str(row.rank),
+            f"`{row.verdict.defense}`",
+            " ".join((f"**{row.verdict.verdict}**", *row.verdict.flags)),
+            row.theft,
+            row.fidelity,
+            row.price,
+        )
+        for row in here
+    ]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

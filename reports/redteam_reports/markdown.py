@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from redteam import answer
 from redteam.evaluation import gate
-from redteam.evaluation.results import Results, Verdict
-from redteam.evaluation.store import write_atomically
-from redteam_reports import heatmap, wording
+from redteam.evaluation.results import Control, Results, Verdict
+from redteam.evaluation.runner.store import write_atomically
+from redteam_reports import heatmap, leaderboard, wording
 
 
 def write(results: Results, path: Path) -> None:
@@ -19,49 +20,63 @@ def write(results: Results, path: Path) -> None:
 
 
 def _parts(results: Results) -> Iterable[str]:
-    yield f"**{wording.BOUND}**"
+    yield f"**{answer.BOUND}**"
     yield f"# Robustness against model merging: plan `{results.plan['name']}`"
-    yield "## Verdicts"
     yield f"{gate.told(results.gate)} Exit code {results.exit_code}."
     yield _list(f"{line}." for line in results.unevaluated)
+    yield "## Verdicts"
+    boards = leaderboard.rows(results)
+    for (scenario, threat), rows in boards.items():
+        yield f"**{scenario}, {threat}**" if len(boards) > 1 else ""
+        yield _list(answer.sentence(row.verdict, results.about.get("defense")) for row in rows)
+        yield leaderboard.table(rows)
     yield wording.THEFT
+    yield "## What was tested"
+    yield _list(f"{fact.label}: {fact.text}" for fact in wording.tested(results))
+    yield "## What was not tested"
+    yield _list(wording.untested(results))
+    yield "## Why"
     for verdict in results.verdicts:
-        yield _verdict(verdict)
+        yield _verdict(results, verdict)
         if verdict.defense in results.claims:
             yield f"Its source reports, of other models: {results.claims[verdict.defense]}"
     yield from _flags(results)
     yield from _threats(results)
-    yield "## What was not tested"
-    yield _list(wording.untested(results))
     yield "## Theft by attack and defense"
     yield (
-        "Mean over seeds with its interval, over keys the worst; *n* counts (seed, key) pairs. **Chosen**: what an "
-        "attacker would choose by what they can see. **Oracle**: the best on the scoring data, which no attacker knows."
+        "Mean over seeds with its interval, over keys the worst; *n* counts (seed, key) pairs. **Worst**: the worst "
+        "case over all attacks and mergers on most seeds, which the verdict speaks of. **Seen**: what an attacker "
+        "would choose by what they can see."
     )
     for name, members in results.gauntlets.items():
         told = ", ".join(f"`{member}`" for member in members)
         yield f"`{name}` runs {told}, later ones on what is still locked (*n = 2 of 5*)."
-    yield from _heat(results)
+    yield from _heatmaps(results)
     yield "## What everything is measured against"
     yield _grounds(results)
     yield "## Controls"
     yield _summary(results)
-    yield _controls(results)
-    yield "## Coverage"
-    yield wording.coverage(results.coverage)
+    yield _controls([control for control in results.controls if not control.passed])
+    passed = [control for control in results.controls if control.passed]
+    yield _folded(f"The {len(passed)} controls that passed", _controls(passed))
     yield "## Cells"
-    yield _cells(results)
+    yield _folded(f"All {len(results.cells)} cells", _cells(results))
     yield "## How to repeat it"
     yield _repeat(results)
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(results: Results, verdict: Verdict) -> str:
     flags = f" · {', '.join(verdict.flags)}" if verdict.flags else ""
+    facts = [f"{fact.label}: {fact.text}" for fact in wording.facts(verdict)]
+    facts += [
+        f"Control {control.control} of {wording.about(control)} {wording.outcome(control)}: {control.explanation}"
+        for control in wording.doubts(results, verdict)
+    ]
     return "\n\n".join(
         [
             f"### `{verdict.defense}` on {verdict.scenario}, {verdict.threat}: {verdict.verdict}{flags}",
             f"{verdict.verdict} means: {wording.MEANING[verdict.verdict]}. Here: {verdict.reason}.",
-            _list(f"{fact.label}: {fact.text}" for fact in wording.facts(verdict)),
+            _list(facts),
         ]
     )
 
@@ -79,7 +94,7 @@ def _threats(results: Results) -> Iterable[str]:
         yield _list(f"{name}: {text}" for name, text in results.threats.items())
 
 
-def _heat(results: Results) -> Iterable[str]:
+def _heatmaps(results: Results) -> Iterable[str]:
     for block in heatmap.blocks(results):
         for table in block.tables:
             rows = [[f"`{row.attack}`", *map(_square, row.squares)] for row in table.rows]
@@ -97,7 +112,7 @@ def _square(square: heatmap.Square) -> str:
         text += f" of {figure.cells + figure.spared}"
     if counted != figure.theft:
         text += f", counted {wording.interval(counted)}"
-    marks = [name for name, marked in (("chosen", square.chosen), ("oracle", square.oracle)) if marked]
+    marks = [name for name, marked in (("worst", square.worst), ("seen", square.seen)) if marked]
     return f"**{text}, {', '.join(marks)}**" if marks else text
 
 
@@ -145,7 +160,7 @@ def _summary(results: Results) -> str:
     return _table(["control", "passed", "what it shows"], rows)
 
 
-def _controls(results: Results) -> str:
+def _controls(controls: Sequence[Control]) -> str:
     rows = [
         [
             control.control,
@@ -154,7 +169,7 @@ def _controls(results: Results) -> str:
             wording.outcome(control) if control.passed else f"**{wording.outcome(control)}**",
             control.explanation,
         ]
-        for control in sorted(results.controls, key=lambda control: control.passed)
+        for control in controls
     ]
     return _table(["control", "of", "defense", "outcome", "what was found"], rows)
 
@@ -178,7 +193,7 @@ def _cells(results: Results) -> str:
         figures = [wording.number(cell.scores.get(name), digits) for name, digits in names]
         rows.append([*where, *figures, wording.number(cell.cost.get("seconds")), wording.many(cell.tasks)])
     heads = ["scenario", "defense", "attack", "merger", "threat", "seed", "key"]
-    heads += ["theft", "protection", "recovery", "residual", "seen", "seconds", "n by task"]
+    heads += ["theft", "protection", "recovery", "residual", "seen", "CPU seconds", "n by task"]
     told = (
         "*Recovery* compares mean scores and rewards throwing the victim away; verdicts do not use it. *Residual* is "
         "‖recovered − victim‖ ÷ ‖victim − base‖ over the tensors that the defense changed. *Seen* is what the attacker "
@@ -200,6 +215,10 @@ def _repeat(results: Results) -> str:
             _table(["scenario", "seed", "weights and data, SHA-256"], rows),
         ]
     )
+
+
+def _folded(summary: str, text: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redteam import answer
 from redteam.evaluation import gate
-from redteam.evaluation.results import Cell, Control, Results, Verdict
-from redteam.evaluation.store import write_atomically
-from redteam_reports import charts, faq, heatmap, leaderboard, wording
+from redteam.evaluation.results import Cell, Control, Results
+from redteam.evaluation.runner.store import write_atomically
+from redteam_reports import bars, charts, faq, heatmap, leaderboard, wording
 from redteam_reports.series import Series
 from redteam_reports.templating import asset, environment
 
@@ -57,11 +59,13 @@ def _page(results: Results, most: int) -> str:
         interval=wording.interval,
         number=wording.number,
         many=wording.many,
-        over=wording.over,
+        bar=lambda bar: Markup(bars.svg(bar, limit)),
+        words=lambda here: _counted(bar.verdict.verdict for bar in here),
         svg=lambda chart: Markup(charts.svg(chart)),
         swatch=lambda style: Markup(charts.swatch(style)),
         slug=lambda text: re.sub(r"[^a-z0-9]+", "-", str(text).lower()).strip("-"),
     )
+    limit = float(results.thresholds.get("stolen", 0.5))
     style, script = (asset(name) for name in _ASSETS)
     series = Series(results)
     sweeps = series.sweeps()
@@ -74,7 +78,9 @@ def _page(results: Results, most: int) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         gate=gate.told(results.gate),
         standing=_standing(results),
-        verdicts=_by_place(results),
+        answer=answer,
+        axis=Markup(bars.axis_svg()),
+        bars=bars.bars(results),
         leaderboard=leaderboard.rows(results),
         blocks=heatmap.blocks(results),
         residuals=heatmap.residuals(results),
@@ -126,11 +132,9 @@ def _standing(results: Results) -> dict[tuple[str, str, str], str]:
     }
 
 
-def _by_place(results: Results) -> dict[tuple[str, str], list[tuple[int, Verdict]]]:
-    made: dict[tuple[str, str], list[tuple[int, Verdict]]] = {}
-    for number, verdict in enumerate(results.verdicts, 1):
-        made.setdefault((verdict.scenario, verdict.threat), []).append((number, verdict))
-    return made
+def _counted(words: Iterable[str]) -> str:
+    """`3 BROKEN, 1 INVALID`."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
 
 
 def _kinds(controls: Iterable[Control]) -> list[tuple[str, int, int, str]]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from redteam.evaluation.store import write_atomically
+from redteam.evaluation.runner.store import write_atomically
 from redteam.search.found import Found
 
 

@@ -72,7 +72,12 @@ class Series:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self.figures = [f for f in results.figures if f.theft is not None]
+        plain = next((f.attack for f in results.figures if f.role == "naive"), "")
+        self.figures = [
+            f
+            for f in results.figures
+            if f.choice == "attack" and f.theft is not None and (f.role != "naive" or f.attack == plain)
+        ]
         self.styles = {name: k for k, name in enumerate(dict.fromkeys(f.attack for f in results.figures))}
         self.limit = (float(results.thresholds.get("stolen", 0.5)), "counts as broken")
 

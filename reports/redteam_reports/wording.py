@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Verdict
+from redteam import answer
+from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Span, Verdict
 from redteam.evaluation.statistics import Interval
 
-BOUND = "Theft figures are lower bounds: a stronger attack can only raise them."
-
 THEFT = (
-    "Theft is the share of what the victim adds to the merge that the attacker gets: 0 none, 1 all. Where the attack "
-    "uses the victim's data, only its advantage over the same attack with the same budget from the base counts."
+    "Theft is the share of what the victim adds to the merge that the attacker gets, less what their own tasks lose: "
+    "0 nothing, 1 all. Verdicts speak of the worst case over all attacks, mergers and keys that were tried. Where an "
+    "attack uses the victim's data, only its advantage over the same attack from the base counts."
 )
 
 MEANING = {
     "UNSCORABLE": "the scores of this scenario cannot be trusted for it",
     "INEFFECTIVE": "it does not stop a merge that uses no attack at all",
-    "BROKEN": "an attack gets back half or more of what the victim adds",
+    "BROKEN": "under at least one seed an attack surely gets half or more of what the victim adds",
     "INVALID": "there is no evidence that the attacks behind it work",
-    "HOLDS-SO-FAR": "no attack that was tried gets half, and those attacks were shown to work",
+    "HOLDS-SO-FAR": "no attack that was tried gets half under any seed, and those made for it were shown to work",
     "INCONCLUSIVE": "the figures decide neither way",
 }
 
@@ -28,18 +28,22 @@ SHOWS = {
     "gain": "the victim adds something to the merge that could be stolen",
     "trivial": "an attacker who uses nothing of the victim, or guesses the key, steals nothing",
     "floor": "nothing is stolen from a victim that has nothing",
+    "gone": "nothing is stolen where the victim's information is gone from the weights",
     "ceiling": "the score can be reached: the key's holder, or training anew, reaches it",
     "planted": "an attack undoes the locks that it claims to undo, planted one by one",
+    "extent": "an attack undoes a planted lock as wide as the judged one, and all that it claims to undo at once",
     "weakened": "an attack made for a defense breaks a weaker variant of it",
     "harmless": "an attack spoils no model that was not locked",
     "monotone": "more budget or knowledge does not steal less; a failure is a warning",
 }
 
+UNITS = {"seconds": "CPU seconds", "labels": "labels", "steps": "steps"}
+
 ROLES = {
     "naive": "no attack",
     "recovery": "",
     "trivial": "must steal nothing",
-    "ceiling": "must steal everything",
+    "ceiling": "must get everything",
     "anew": "training anew",
 }
 
@@ -77,12 +81,12 @@ def over(value: Interval) -> str:
 
 
 def through(verdict: Verdict) -> str:
-    """By which attack, of a gauntlet through which members, and with which merger; empty where there is none."""
+    """By which attack, on how many seeds where there are several, and with which merger; empty where there is none."""
     if not verdict.attack:
         return ""
-    several = len(verdict.by) > 1
-    members = ", ".join(f"`{name}`{f' {count}×' if several else ''}" for name, count in verdict.by.items())
-    return f" by `{verdict.attack}`{f' ({members})' if members else ''} with `{verdict.merger}`"
+    several = [f"`{name}` on {answer.plural(count, 'seed')}" for name, count in verdict.by.items()]
+    attacks = ", ".join(several) if len(several) > 1 else f"`{verdict.attack}`"
+    return f" by {attacks} with `{verdict.merger}`"
 
 
 def keys(count: int) -> str:
@@ -100,15 +104,17 @@ def facts(verdict: Verdict) -> list[Fact]:
     made = []
     if verdict.theft is not None:
         made.append(Fact("Theft", f"{verdict.theft}{through(verdict)}; {over(verdict.theft)}, {keys(verdict.keys)}"))
+        if 0 < verdict.fallen < verdict.theft.seeds:
+            made.append(Fact("Falls", f"surely on {verdict.fallen} of {verdict.theft.seeds} seeds"))
     if verdict.advantage is not None:
         made.append(
             Fact("Advantage", f"{verdict.advantage} more than the same attack with the same budget from the base")
         )
     if verdict.counted is not None and verdict.counted != verdict.theft:
         made.append(Fact("Counted", f"{verdict.counted} of the theft, since the attack uses the victim's data"))
-    if verdict.oracle is not None:
-        best = verdict.oracle
-        made.append(Fact("Best on the scoring data", f"{best.theft} by `{best.attack}` with `{best.merger}`"))
+    if verdict.seen is not None and verdict.seen.theft != verdict.theft:
+        seen = verdict.seen
+        made.append(Fact("By what an attacker sees", f"{seen.theft} by `{seen.attack}` with `{seen.merger}`"))
     if verdict.broke_first:
         made.append(Fact("Cheapest that breaks it", f"`{verdict.broke_first}`"))
     if verdict.protection is not None:
@@ -118,9 +124,9 @@ def facts(verdict: Verdict) -> list[Fact]:
         made.append(Fact("Fidelity", f"{told} of the victim's own accuracy"))
     if verdict.price is not None:
         made.append(Fact("Price", price(verdict.price)))
-    spent = {unit: value for unit, value in verdict.cost.items() if value is not None}
+    spent = [f"{amount(v)} {UNITS.get(u, u)}" for u, v in verdict.cost.items() if v is not None and u in UNITS]
     if spent:
-        made.append(Fact("Cost of the attack", ", ".join(f"{_amount(v)} {unit}" for unit, v in spent.items())))
+        made.append(Fact("Cost of the attack", ", ".join(spent)))
     return made
 
 
@@ -133,10 +139,28 @@ def price(value: Price) -> str:
         if ratio is None:
             continue
         paid, anew = value.paid.get(unit), value.anew.get(unit)
-        against = "" if paid is None or anew is None else f" ({_amount(paid)} against {_amount(anew)})"
-        parts.append(f"{_amount(ratio)} of the {unit}{against}")
+        against = "" if paid is None or anew is None else f" ({span(paid)} against {span(anew)})"
+        parts.append(f"{span(ratio)} of the {UNITS.get(unit, unit)}{against}")
     told = ", ".join(parts) or "an unknown share"
     return f"`{value.attack}` with `{value.merger}` gets nine tenths for {told} of training such an expert anew"
+
+
+def ratios(value: Price | None) -> str:
+    """The same for a table: `0.0034 of the CPU seconds, 0 of the labels`."""
+    if value is None:
+        return "–"
+    if value.censored:
+        return "censored"
+    told = [f"{amount(r.mean)} of the {UNITS.get(unit, unit)}" for unit, r in value.ratio.items() if r is not None]
+    return ", ".join(told) or "–"
+
+
+def span(value: Span | None) -> str:
+    """`0.0021 to 0.006` over seeds, one number where they agree, `–` where there is none."""
+    if value is None:
+        return "–"
+    low, high = amount(value.low), amount(value.high)
+    return low if low == high else f"{low} to {high}"
 
 
 def coverage(value: Coverage | None) -> str:
@@ -149,10 +173,17 @@ def coverage(value: Coverage | None) -> str:
 
 
 def outcome(control: Control) -> str:
-    """`passed`, `failed`, `warns`, or what became of it."""
+    """`passed`, `failed`, `in part`, `warns`, or what became of it."""
     if control.status != "ok":
         return control.status
-    return "passed" if control.passed else "warns" if control.warning else "failed"
+    if control.passed:
+        return "passed"
+    return "warns" if control.warning else "in part" if control.partial else "failed"
+
+
+def doubts(results: Results, verdict: Verdict) -> list[Control]:
+    """The controls that did not pass and change how the verdict is to be read."""
+    return [results.controls[k] for k in verdict.rests_on if not results.controls[k].passed]
 
 
 def about(control: Control) -> str:
@@ -162,11 +193,42 @@ def about(control: Control) -> str:
 
 
 def unlucky(figures: Iterable[Figure]) -> list[str]:
-    """Sentences on figures that are missing."""
-    told = (
-        f"`{f.attack}` on `{f.defense}`: {f.status}, {f.reason or 'no reason given'}" for f in figures if not f.theft
-    )
-    return list(dict.fromkeys(told))
+    """Sentences on figures that are missing, those that fail alike in one."""
+    lost: dict[str, list[str]] = {}
+    for figure in figures:
+        if figure.theft is None:
+            told = f"{figure.status}, {figure.reason or 'no reason given'}"
+            lost.setdefault(told, []).append(f"`{figure.attack}` on `{figure.defense}`")
+    return [f"{', '.join(dict.fromkeys(pairs))}: {told}" for told, pairs in lost.items()]
+
+
+def tested(results: Results) -> list[Fact]:
+    """What was tested, by whom and on what: what stands beside the picture. Only what is known."""
+    environment = results.environment
+    made = [
+        Fact("Scenario", answer.tried(results, name)) for name in dict.fromkeys(v.scenario for v in results.verdicts)
+    ]
+    if "date" in environment:
+        took = f", took {answer.duration(float(environment['duration']))}" if "duration" in environment else ""
+        counts = ", ".join(f"{number} {what}" for what, number in results.computed.items())
+        made.append(
+            Fact("Run", f"{str(environment['date'])[:16].replace('T', ' ')}{took}{f' ({counts})' if counts else ''}")
+        )
+    machine = [str(environment[key]) for key in ("system", "machine", "cpu") if environment.get(key)]
+    if machine:
+        made.append(Fact("Machine", f"{', '.join(machine)}, on {environment.get('device', 'cpu')}"))
+    versions = [
+        f"{name} {environment[name]}"
+        for name in ("redteam", "python", "torch", "transformers", "numpy", "scipy")
+        if environment.get(name)
+    ]
+    made.append(Fact("Versions", ", ".join(versions) or "–"))
+    if results.coverage is not None:
+        made.append(Fact("Coverage", coverage(results.coverage)))
+    if environment.get("commit"):
+        commit = str(environment["commit"])[:12]
+        made.append(Fact("Commit", f"`{commit}`; to install it: `git checkout {commit} && make` in a clone"))
+    return made
 
 
 def untested(results: Results) -> tuple[str, ...]:
@@ -174,5 +236,6 @@ def untested(results: Results) -> tuple[str, ...]:
     return results.untested or ("everything that this plan does not name: other scenarios, attacks and mergers",)
 
 
-def _amount(value: float) -> str:
+def amount(value: float) -> str:
+    """A cost with two digits, or whole where it is large."""
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.2g}"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from redteam.cli.answer import BOUND, answer, named, once, sentence
+from redteam.answer import BOUND, named, once, sentence
+from redteam.cli.answer import answer
 from redteam.evaluation.results import Cell, Control, Flag, Results, Verdict
 from redteam.evaluation.statistics import Interval
 

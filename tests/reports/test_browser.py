@@ -95,7 +95,9 @@ def test_is_silent_and_asks_for_nothing_but_itself(opened: Opened, file: Path) -
 
 
 def test_only_tables_scroll_sideways(opened: Opened) -> None:
-    opened.page.evaluate("document.querySelectorAll('details.more, details.data').forEach(one => { one.open = true; })")
+    opened.page.evaluate(
+        "document.querySelectorAll('main details').forEach(one => { one.open = one.closest('#cells') === null; })"
+    )
     wide, room = opened.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= room
     lost = opened.page.evaluate(
@@ -112,9 +114,9 @@ def test_axe_finds_nothing(browser: Any, little: Path, size: tuple[int, str]) ->
     from axe_playwright_python.sync_playwright import Axe
 
     opened = Opened(browser, little, *size)
-    opened.page.evaluate("document.querySelectorAll('details.more').forEach(one => { one.open = true; })")
+    opened.page.evaluate("document.querySelectorAll('details.more, details.why').forEach(one => { one.open = true; })")
     for part in ("#cells", "#controls"):
-        opened.page.evaluate(f"document.querySelector('{part} details').open = true")
+        opened.page.evaluate(f"document.querySelector('{part} details details').open = true")
     found = Axe().run(opened.page)
     assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
     assert found.violations_count == 0, found.generate_report()
@@ -144,13 +146,43 @@ def test_the_keyboard_reaches_everything(opened: Opened) -> None:
     assert page.evaluate("[...document.querySelectorAll('.scroll')].every(one => one.ariaLabel && one.tabIndex === 0)")
 
 
+def test_the_verdict_is_in_the_first_screen(opened: Opened) -> None:
+    page = opened.page
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = false; }); scrollTo(0, 0)")
+    first = page.evaluate(
+        """() => [...document.querySelectorAll('article.verdict')].slice(0, 2).map(one =>
+            [one.querySelector('.word'), one.querySelector('.bars'), one.querySelector('.says')].map(part => {
+                const box = part.getBoundingClientRect();
+                return box.left >= 0 && box.right <= innerWidth && box.bottom <= innerHeight && box.width > 40;
+            }))"""
+    )
+    assert first == [[True, True, True]] * 2
+
+
+def test_a_closed_page_is_short(opened: Opened, results: Results) -> None:
+    page = opened.page
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = false; })")
+    shown = page.evaluate("[...document.querySelectorAll('article.verdict')].filter(o => o.checkVisibility()).length")
+    assert 0 < shown < len(results.verdicts)
+    assert page.evaluate("document.documentElement.scrollHeight") < 3000 + 250 * shown
+
+
+def test_a_link_opens_what_it_leads_to(browser: Any, file: Path) -> None:
+    opened = Opened(browser, file, 1280, "light")
+    assert not opened.page.locator("#flag-costly").is_visible()
+    opened.page.locator("article.verdict a.flag", has_text="COSTLY").first.click()
+    assert opened.page.locator("#flag-costly").is_visible()
+    opened.context.close()
+
+
 def test_its_numbers_are_those_of_the_results(opened: Opened, results: Results) -> None:
     found = opened.page.evaluate(
         """() => [...document.querySelectorAll('article.verdict')].map(one =>
-            [one.dataset, one.querySelector('dl').textContent, one.querySelector('.word').textContent])"""
+            [one.id, one.dataset, one.querySelector('dl').textContent, one.querySelector('.word').textContent])"""
     )
-    assert len(found) == len(results.verdicts)
-    for (data, text, word), verdict in zip(found, results.verdicts, strict=True):
+    assert {name for name, *_ in found} == {f"v{number}" for number in range(1, len(results.verdicts) + 1)}
+    for name, data, text, word in found:
+        verdict = results.verdicts[int(name[1:]) - 1]
         assert (data["scenario"], data["defense"], data["threat"]) == (
             verdict.scenario,
             verdict.defense,
@@ -174,9 +206,11 @@ def test_the_heat_maps_numbers_are_those_of_the_results(opened: Opened, results:
                 row.cells[0].querySelector('code').textContent, heads[k], {...cell.dataset}, cell.textContent]));
         })"""
     )
-    by_place = {(f.scenario, f.threat, f.merger, f.attack, f.defense): f for f in results.figures}
+    by_place = {
+        (f.scenario, f.threat, f.merger, f.attack, f.defense): f for f in results.figures if f.choice == "attack"
+    }
     assert len(found) == len(by_place)
-    chosen = {(v.scenario, v.threat, v.merger, v.attack, v.defense) for v in results.verdicts}
+    worst = {(v.scenario, v.threat, v.merger, v.attack, v.defense) for v in results.verdicts}
     for *place, data, text in found:
         figure = by_place[tuple(place)]
         if figure.theft is None or figure.counted is None:
@@ -191,12 +225,13 @@ def test_the_heat_maps_numbers_are_those_of_the_results(opened: Opened, results:
         assert text.startswith(
             f"{figure.theft.mean:.2f}[{figure.theft.low:.2f}, {figure.theft.high:.2f}] n={figure.cells}"
         )
-        assert ("chosen" in text) == (tuple(place) in chosen)
+        assert ("worst" in text) == (tuple(place) in worst)
 
 
 def test_cells_can_be_filtered_and_sorted(browser: Any, file: Path) -> None:
     opened = Opened(browser, file, 1280, "light")
     page = opened.page
+    page.evaluate("document.querySelector('#cells details').open = true")
     page.fill("#filter-by", "growth=2 hungarian ties error")
     shown = page.evaluate(
         """() => [...document.querySelectorAll('#cells tbody tr')].filter(row => row.checkVisibility())
@@ -205,8 +240,8 @@ def test_cells_can_be_filtered_and_sorted(browser: Any, file: Path) -> None:
     assert len(shown) == 2
     assert all(text.startswith("hungarianties") and "error" in text for text in shown)
     page.fill("#filter-by", "")
-    page.evaluate("document.querySelector('#cells details').open = true")
-    page.locator("#cells details:first-of-type th button", has_text="theft").click()
+    page.evaluate("document.querySelector('#cells details details').open = true")
+    page.locator("#cells details details:first-of-type th button", has_text="theft").click()
     thefts = page.evaluate(
         "[...document.querySelector('#cells tbody').rows].map(row => parseFloat(row.cells[4].textContent))"
     )
@@ -228,7 +263,6 @@ def test_prints_light_and_whole(browser: Any, file: Path) -> None:
     opened = Opened(browser, file, 700, "dark")
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert not opened.page.locator("nav").is_visible()
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert opened.page.evaluate("[...document.querySelectorAll('details.more')].every(one => one.open)")
     wide = opened.page.evaluate("[...document.querySelectorAll('.heat')].map(one => one.getBoundingClientRect().right)")

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from redteam_reports import cells_csv, markdown, results_json
 
+from redteam.answer import sentence
 from redteam.evaluation.gate import gate
 from redteam.evaluation.results import Results
 
@@ -83,10 +84,12 @@ class TestMarkdown:
     def test_says_what_it_must_in_the_order_it_must(self, full: Results, tmp_path: Path) -> None:
         markdown.write(full, tmp_path / "r.md")
         text = (tmp_path / "r.md").read_text()
-        assert text.startswith("**Theft figures are lower bounds")
+        assert text.startswith("**Theft figures are lower bounds:")
         order = [
             "## Verdicts",
+            "## What was tested",
             "## What was not tested",
+            "## Why",
             "## Theft by",
             "## Controls",
             "## Cells",
@@ -97,6 +100,7 @@ class TestMarkdown:
         for verdict in full.verdicts:
             assert f"### `{verdict.defense}` on {verdict.scenario}, {verdict.threat}: {verdict.verdict}" in text
             assert verdict.theft is None or f"- Theft: {verdict.theft} by `{verdict.attack}`" in text
+            assert f"- {sentence(verdict, full.about['defense'])}" in text
         assert "censored: no attack that was tried gets nine tenths" in text
         assert all(flag.do in text for flag in full.flags.values())
         assert all(f"- {line}" in text for line in full.untested)
@@ -105,5 +109,5 @@ class TestMarkdown:
         odd = full.cells[0].model_copy(update={"status": "error", "reason": "a | b\nc"})
         markdown.write(full.model_copy(update={"cells": (odd,)}), tmp_path / "r.md")
         lines = (tmp_path / "r.md").read_text().partition("## Cells")[2].splitlines()
-        widths: Any = {line.replace("\\|", "").count("|") for line in lines[:8] if line.startswith("|")}
+        widths: Any = {line.replace("\\|", "").count("|") for line in lines[:9] if line.startswith("|")}
         assert len(widths) == 1

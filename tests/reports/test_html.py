@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from html import escape
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redteam_reports
-from redteam_reports import charts
+from redteam_reports import bars, charts, wording
 from redteam_reports.results_html import LIMIT, render
-from redteam_reports.wording import facts
 
+from redteam.answer import sentence
 from redteam.evaluation.results import Results
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS
 
@@ -85,21 +87,27 @@ def test_the_policy_lets_only_its_own_script_run(page: str) -> None:
 def test_the_first_line_is_the_bound_and_verdicts_come_before_evidence(page: str) -> None:
     visible = re.sub(r"<[^>]+>", " ", page[page.index("<header>") :]).split()
     assert " ".join(visible[:5]) == "Theft figures are lower bounds:"
-    order = ["h-verdicts", "h-untested", "h-heat", "h-budget", "h-sweeps", "h-residual", "h-fidelity", "h-controls"]
-    order += ["h-cost", "h-grounds", "h-coverage", "h-skeptics", "h-cells", "h-repeat"]
+    order = ["h-verdicts", "h-tested", "h-untested", "h-table", "h-terms", "h-heat", "h-budget", "h-sweeps"]
+    order += ["h-residual", "h-fidelity", "h-controls", "h-cost", "h-grounds", "h-faq", "h-cells", "h-repeat"]
     places = [page.index(f'id="{name}"') for name in order]
     assert places == sorted(places)
 
 
+def cards(page: str) -> dict[int, str]:
+    """The verdicts by their place in the results."""
+    return {int(number): card for number, card in re.findall(r'(?s)<article[^>]* id="v(\d+)"(.*?)</article>', page)}
+
+
 def test_says_of_each_verdict_what_a_reader_must_know(full: Results, page: str) -> None:
-    cards = re.findall(r"<article.*?</article>", page, re.DOTALL)
-    assert len(cards) == len(full.verdicts)
-    for card, verdict in zip(cards, full.verdicts, strict=True):
-        text = re.sub(r"<[^>]+>", "", card)
-        assert verdict.reason in text.replace("&#39;", "'")
-        for fact in facts(verdict):
+    found = cards(page)
+    assert sorted(found) == list(range(1, len(full.verdicts) + 1))
+    for number, verdict in enumerate(full.verdicts, 1):
+        text = re.sub(r"<[^>]+>", "", found[number]).replace("&#39;", "'")
+        assert verdict.reason in text
+        assert sentence(verdict, full.about["defense"]) in text
+        for fact in wording.facts(verdict):
             assert fact.label in text
-            assert fact.text.replace("`", "") in text.replace("&#39;", "'")
+            assert fact.text.replace("`", "") in text
         assert verdict.theft is None or "5 seeds, the worst of 2 keys" in text
     for name, flag in full.flags.items():
         told = page[page.index(f'id="flag-{name.lower()}"') :][:900]
@@ -109,13 +117,55 @@ def test_says_of_each_verdict_what_a_reader_must_know(full: Results, page: str) 
     assert all(line.replace("'", "&#39;") in page for line in full.untested)
 
 
+def test_controls_stand_beside_a_verdict_only_where_it_rests_on_them(full: Results, page: str) -> None:
+    found = cards(page)
+    doubted = [v for v in full.verdicts if any(not full.controls[k].passed for k in v.rests_on)]
+    assert 0 < len(doubted) < len(full.verdicts)
+    for number, verdict in enumerate(full.verdicts, 1):
+        for k, control in enumerate(full.controls):
+            if not control.passed:
+                assert (control.explanation in found[number]) == (k in verdict.rests_on)
+
+
+def test_the_picture_shows_each_bar_from_the_plain_merge_to_the_worst_case(full: Results) -> None:
+    drawn = bars.bars(full)
+    assert [bar.number for bar in chain(*drawn.values())]
+    for bar in chain(*drawn.values()):
+        verdict = full.verdicts[bar.number - 1]
+        assert bar.worst == (verdict.counted or verdict.theft)
+        assert bar.naive == next(
+            f.counted.mean for f in full.figures if f.place == verdict.place and f.choice == "naive" and f.counted
+        )
+        text = bars.svg(bar, 0.5)
+        assert escape(bar.summary) in text
+        ends = {float(x) for x in re.findall(r'<circle class="(?:worst[^"]*|naive)" cx="([\d.]+)%"', text)}
+        values = [bar.naive] if bar.worst is None else [bar.naive, bar.worst.mean]
+        assert sorted(ends) == pytest.approx(sorted({2 + 96 * value for value in values}), abs=0.01)
+    for here in drawn.values():
+        assert "none" not in {bar.verdict.defense for bar in here[:-1]}, "the baseline stands last"
+
+
+def test_what_was_tested_says_only_what_is_known(full: Results) -> None:
+    bare = full.model_copy(update={"environment": {"redteam": "0.1.0"}})
+    labels = [fact.label for fact in wording.tested(bare)]
+    assert "Versions" in labels
+    assert not {"Run", "Machine", "Commit"} & set(labels)
+    whole = {fact.label: fact.text for fact in wording.tested(full)}
+    assert "2026-11-27 00:10, took 61 s" in whole["Run"]
+    assert "git checkout 0123456789ab" in whole["Commit"]
+    render(bare)
+
+
 def test_whatever_a_plugin_says_stays_text(full: Results) -> None:
     verdict = full.verdicts[0].model_copy(
         update={"defense": EVIL, "reason": EVIL, "attack": EVIL, "merger": EVIL, "scenario": EVIL, "threat": EVIL}
+        | {"rests_on": (0,)}
     )
     figure = full.figures[0].model_copy(update={"defense": EVIL, "attack": EVIL, "merger": EVIL, "labels": 8.0})
     more = figure.model_copy(update={"labels": 32.0, "threat": EVIL})
-    control = full.controls[0].model_copy(update={"explanation": EVIL, "attack": EVIL, "defense": EVIL})
+    control = full.controls[0].model_copy(
+        update={"explanation": EVIL, "attack": EVIL, "defense": EVIL, "passed": False}
+    )
     cell = full.cells[0].model_copy(update={"attack": EVIL, "defense": EVIL, "status": "error", "reason": EVIL})
     page = render(
         full.model_copy(

@@ -8,6 +8,7 @@ import pytest
 from redteam_reports import leaderboard, markdown, results_html
 
 from redteam.evaluation.results import Results
+from redteam.evaluation.statistics import Interval
 
 EVIL = "down | by <b>95 %</b>"
 
@@ -27,40 +28,54 @@ def results(made: Any) -> Results:
     )
 
 
-def test_every_verdict_has_its_row_and_the_best_stands_first(results: Results) -> None:
-    rows = leaderboard.rows(results)
-    assert sum(map(len, rows.values())) == len(results.verdicts)
-    for here in rows.values():
-        words = [leaderboard.ORDER.index(row.verdict.verdict) for row in here]
-        assert words == sorted(words)
-        for word in set(words):
-            stolen = [
-                (row.verdict.counted or row.verdict.theft).mean
-                for row, w in zip(here, words, strict=True)
-                if w == word and (row.verdict.counted or row.verdict.theft)
-            ]
-            assert stolen == sorted(stolen)
+def test_ranks_go_by_theft_among_those_that_keep_the_accuracy(results: Results) -> None:
+    boards = leaderboard.rows(results)
+    assert sum(map(len, boards.values())) == len(results.verdicts)
+    for here in boards.values():
+        ranks = [row.rank for row in here]
+        count = sum(rank is not None for rank in ranks)
+        assert ranks == [*range(1, count + 1), *[None] * (len(here) - count)]
+    order = [row.verdict.defense for row in boards["digits", "weights-only"]]
+    assert order[0] == "null-shift+rotation", "it holds; the one that falls on one seed of five steals less on average"
+    assert order.index("lottery") < len(order) - 4
+    below = [row.verdict.defense for row in boards["digits", "weights-only"] if row.rank is None]
+    assert below == ["gaussian-noise", "split-neurons", "fresh-weights", "none"]
+
+
+def test_the_less_is_stolen_the_higher(results: Results) -> None:
+    same = results.verdicts[2]
+    changed = [
+        same.model_copy(update={"defense": f"d{k}", "counted": at(theft), "theft": at(theft)})
+        for k, theft in enumerate((0.7, 0.1, 0.4))
+    ]
+    (here,) = leaderboard.rows(results.model_copy(update={"verdicts": tuple(changed), "subjects": ()})).values()
+    assert [row.verdict.defense for row in here] == ["d1", "d2", "d0"]
+    assert [row.rank for row in here] == [1, 2, 3]
+
+
+def at(value: float) -> Interval:
+    return Interval(value, value, value, 5, "seeds")
 
 
 def test_what_a_source_claims_stands_beside_and_is_escaped(results: Results) -> None:
     first = results.verdicts[0]
     row = next(r for here in leaderboard.rows(results).values() for r in here if r.verdict == first)
     assert row.claim == EVIL
-    assert "`gauge-fit` 4×, `graft` 1×" in row.theft
+    assert "`gauge-fit` on four seeds, `graft` on one seed" in row.evidence
     assert EVIL not in results_html.render(results)
     assert "down | by &lt;b&gt;95 %" in results_html.render(results)
-    assert "down \\| by" in leaderboard.markdown(results)
+    assert "down | by" in leaderboard.markdown(results)
 
 
-def test_evidence_counts_what_ran_and_what_it_undid(results: Results) -> None:
-    row = next(iter(leaderboard.rows(results).values()))[0]
-    where = (row.verdict.scenario, row.verdict.defense, row.verdict.threat)
-    ran = {
-        f.attack
-        for f in results.figures
-        if (f.scenario, f.defense, f.threat) == where and f.role == "recovery" and f.status == "ok"
-    }
-    assert f"{len(ran)} attacks ran" in row.evidence
+def test_evidence_names_the_attacks_that_were_made_for_it_and_their_authors(results: Results) -> None:
+    board = leaderboard.rows(results)["digits", "weights-only"]
+    locked = next(row for row in board if row.verdict.defense == "mergelock")
+    assert "made for it and run: `gauge-fit` by redteam-attacks" in locked.evidence
+    idle = tuple(s.model_copy(update={"adversaries": ()}) for s in results.subjects)
+    board = leaderboard.rows(results.model_copy(update={"subjects": idle}))["digits", "weights-only"]
+    assert all(
+        ("no attack that was made for it ran" in row.evidence) == (row.verdict.defense != "none") for row in board
+    )
 
 
 def test_a_row_that_met_the_stubborn_cases_alone_says_so(results: Results, tmp_path: Any) -> None:
@@ -70,6 +85,7 @@ def test_a_row_that_met_the_stubborn_cases_alone_says_so(results: Results, tmp_p
         assert f"n={cells} of {cells + 3}" in text
 
 
-def test_without_a_gauntlet_there_is_none(made: Any) -> None:
+def test_without_a_gauntlet_it_is_a_table_of_verdicts(made: Any) -> None:
     page = results_html.render(made(scenarios=("digits",), mergers=("ties",), seeds=1))
-    assert 'id="leaderboard"' not in page
+    assert "Leaderboard" not in page
+    assert "Table of verdicts" in page

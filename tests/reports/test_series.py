@@ -110,8 +110,8 @@ class TestBudget:
 
 def test_fidelity_is_drawn_for_every_defense(full: Results) -> None:
     charts = Series(full).fidelity()
-    assert [len(chart.lines) for chart in charts] == [10, 10, 10]
-    assert len({(line.name, line.style) for chart in charts for line in chart.lines}) == 10, "one style each, all over"
+    assert [len(chart.lines) for chart in charts] == [11, 11, 11]
+    assert len({(line.name, line.style) for chart in charts for line in chart.lines}) == 11, "one style each, all over"
     for line in charts[0].lines:
         verdict = next(v for v in full.verdicts if v.defense == line.name)
         assert {p.x: p.y for p in line.points} == {dtype: value.mean for dtype, value in verdict.fidelity.items()}

@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 const tools = document.getElementById("filter");
 if (tools) {
   tools.hidden = false;
-  const groups = [...document.querySelectorAll("#cells details")], said = tools.querySelector("output");
+  const groups = [...document.querySelectorAll("#cells details details")], said = tools.querySelector("output");
   tools.querySelector("input").addEventListener("input", event => {
     const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -39,6 +39,13 @@ if (tools) {
     said.textContent = words.length ? `${shown} cells` : "";
   });
 }
+const reveal = () => {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  for (let one = target && target.closest("details"); one; one = one.parentElement.closest("details")) one.open = true;
+  if (target) target.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+reveal();
 addEventListener("beforeprint", () => {
   for (const one of document.querySelectorAll("details.more:not([open])")) { one.open = true; one.dataset.closed = ""; }
 });
