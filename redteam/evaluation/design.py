@@ -346,7 +346,9 @@ class Layout:
             from_base = self.attack(threat, attack, self.unused(), "the base", 0)
             unused = self.merge(f"{attack.text} from the base", from_base, merger)
         prepared = self.reference(defense, merger) if defense is not None and reference else ""
-        merge = self.merge(f"{attack.text} on {label}", recovered, merger, length=length)
+        # Without an attack the lock itself is merged.
+        merged = (label, lock) if attack.role == "naive" else (f"{attack.text} on {label}", recovered)
+        merge = self.merge(*merged, merger, length=length)
         text = attack.text if length is None else f"{attack.text}×{length:g}"
         steps = Steps(lock, recovered, merge, self.merge(label, lock, merger), twin, unused, prepared)
         return Pairing(

@@ -14,6 +14,7 @@ from redteam.evaluation.summarize import provisional
 if TYPE_CHECKING:
     from redteam.evaluation.design import Design, Pairing
     from redteam.evaluation.resolve import Resolved
+    from redteam.evaluation.runner.pool import Pool
     from redteam.evaluation.runner.store import Store
     from redteam.evaluation.steps import Outcome, Step
     from redteam.events import Observer
@@ -26,13 +27,15 @@ class Engine:
         resolved: The plan.
         design: The plan laid out.
         store: Where records and checkpoints lie.
-        workers: Processes; 0 computes in this one.
+        pool: Processes; without one everything is computed in this one.
         observer: Told how it goes on.
     """
 
-    def __init__(self, resolved: Resolved, design: Design, store: Store, *, workers: int, observer: Observer) -> None:
+    def __init__(
+        self, resolved: Resolved, design: Design, store: Store, *, pool: Pool | None, observer: Observer
+    ) -> None:
         self.design, self.observer = design, observer
-        self.scheduler = Scheduler(store, workers=workers, time_limit=resolved.plan.time_limit, settled=self._settled)
+        self.scheduler = Scheduler(store, pool=pool, time_limit=resolved.plan.time_limit, settled=self._settled)
         self.table = Table(design, self.scheduler.outcomes)
         everything = resolved.plan.controls == "all"
         attacks = resolved.pipelines("attacks")
@@ -40,7 +43,7 @@ class Engine:
         self._waiting: dict[str, list[tuple[int, Pairing]]] = {}
         self._left: dict[tuple[int, Pairing], set[str]] = {}
         self._ended: list[int] = []
-        self._cached = self._done = 0
+        self._cached = 0
         self._decided: set[int] = set()
 
     @property
@@ -74,7 +77,6 @@ class Engine:
             todo = self.scheduler.add(steps, priority=index)
             added = len(self.scheduler.steps) - before
             self._cached += max(0, added - todo)
-            self._done += max(0, added - todo)
             if added:
                 self.observer.planned(added, len(self.scheduler.steps), self._cached, why)
             waiting = False
@@ -89,8 +91,8 @@ class Engine:
             self.observer.decided(provisional(self.table, place))
 
     def _settled(self, step: Step, outcome: Outcome) -> None:
-        self._done = min(self._done + 1, len(self.scheduler.steps))
-        self.observer.settled(step.label, outcome.status, outcome.reason, self._done, len(self.scheduler.steps))
+        done, total = len(self.scheduler.outcomes), len(self.scheduler.steps)
+        self.observer.settled(step.label, outcome.status, outcome.reason, done, total)
         if outcome.status in ("error", "timeout"):
             self._require_some_ground(outcome)
         touched: dict[int, None] = {}

@@ -15,12 +15,14 @@ from redteam.tasks import Scenario
 Where = tuple[str, int]
 
 
-def load_scenarios(resolved: Resolved, *, workers: int, tell: Callable[[str, int], None]) -> dict[Where, str]:
+def load_scenarios(
+    resolved: Resolved, *, pool: Pool | None, tell: Callable[[str, int], None] = lambda *_: None
+) -> dict[Where, str]:
     """Loads every scenario under every seed, which trains what isn't there yet.
 
     Args:
         resolved: The plan.
-        workers: Processes for several of them; a single one is prepared in this process.
+        pool: Processes that load them; without one this process does.
         tell: Told of each before it starts.
 
     Returns:
@@ -30,23 +32,21 @@ def load_scenarios(resolved: Resolved, *, workers: int, tell: Callable[[str, int
         RedteamError: With a scenario's own sentence, or one about how it failed.
     """
     references = {where: scenario_reference(pipeline.how[0], where[1]) for where, pipeline in resolved.places.items()}
-    if workers < 2 or len(references) < 2:
-        found = {}
+    found = dict.fromkeys(references, "")
+    if pool is None:
         for where, reference in references.items():
             tell(*where)
             found[where] = _accepted(where, digest(reference))
         return found
     by_job = {f"{name} seed {seed}": (name, seed) for name, seed in references}
-    found = dict.fromkeys(references, "")
-    with Pool(workers) as pool:
-        for job, where in by_job.items():
-            tell(*where)
-            pool.start(job, digest, references[where], seconds=float("inf"))
-        while pool.jobs:
-            for ended in pool.wait():
-                where = by_job[ended.job]
-                died = ("", f"its process died (exit code {ended.exit_code})")
-                found[where] = _accepted(where, ended.value if ended.how == "done" else died)
+    for job, where in by_job.items():
+        tell(*where)
+        pool.start(job, digest, references[where], seconds=float("inf"))
+    while pool.jobs:
+        for ended in pool.wait():
+            where = by_job[ended.job]
+            died = ("", f"its process died (exit code {ended.exit_code})")
+            found[where] = _accepted(where, ended.value if ended.how == "done" else died)
     return found
 
 

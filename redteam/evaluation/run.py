@@ -13,7 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from redteam.evaluation.load_scenarios import load_scenarios
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import Results
+from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.store import Store, write_atomically
 from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
@@ -90,14 +91,20 @@ def run(
     """
     observer, started = observer or Observer(), time.monotonic()
     plan, home = find_plan(plan)
-    resolved = Resolved.of(plan, folder or home)
-    store = Store(run_folder(plan, out))
-    with alone_in(store.root), _told(observer, plan, store.root) as found:
-        identities = load_scenarios(resolved, workers=workers, tell=observer.preparing)
+    with Pool(workers) if workers else nullcontext() as pool:
+        resolved = Resolved.of(plan, folder or home)
+        return _run(resolved, Store(run_folder(plan, out)), pool, observer, command, started)
+
+
+def _run(
+    resolved: Resolved, store: Store, pool: Pool | None, observer: Observer, command: str, started: float
+) -> Results:
+    with alone_in(store.root), _told(observer, resolved.plan, store.root) as found:
+        identities = load_scenarios(resolved, pool=pool, tell=observer.preparing)
         design = build(resolved, identities)
         store.clear_work(keep=frozenset(design.steps))
         _announce(store, resolved, identities)
-        engine = Engine(resolved, design, store, workers=workers, observer=observer)
+        engine = Engine(resolved, design, store, pool=pool, observer=observer)
         engine.run()
         summary = Summary(design, engine.table, engine.places)
         results = _results(resolved, design, engine, summary, command, time.monotonic() - started)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 import threading
@@ -86,8 +87,10 @@ class Pool:
         self._stillborn = 0
         kinds = multiprocessing.get_all_start_methods()
         self._context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-        if "forkserver" in kinds:
+        if "forkserver" in kinds and size:
             self._context.set_forkserver_preload(list(_PRELOAD))
+            with _one_thread():  # it loads torch while the plan is read; workers are forked from it when there is work
+                forkserver.ensure_running()
 
     @property
     def jobs(self) -> int:

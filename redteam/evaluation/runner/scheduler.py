@@ -30,15 +30,15 @@ class Scheduler:
 
     Args:
         store: Where records and checkpoints lie.
-        workers: Processes; 0 computes in this one, without time limits, for debuggers.
+        pool: Processes; without one it computes in this one, without time limits, for debuggers.
         time_limit: Seconds after which a step is ended.
         settled: Called with every step that was computed or failed, and its outcome; may call `add`.
     """
 
     def __init__(
-        self, store: Store, *, workers: int, time_limit: float, settled: Callable[[Step, Outcome], None]
+        self, store: Store, *, pool: Pool | None, time_limit: float, settled: Callable[[Step, Outcome], None]
     ) -> None:
-        self.store, self.workers, self.time_limit, self.settled = store, workers, time_limit, settled
+        self.store, self.pool, self.time_limit, self.settled = store, pool, time_limit, settled
         self.steps: dict[str, Step] = {}
         self.outcomes: dict[str, Outcome] = {}
         self._failed: dict[str, Outcome] = {}
@@ -85,26 +85,25 @@ class Scheduler:
 
     def run(self) -> None:
         """Computes what was added, and what is added on the way, until nothing is left."""
-        if self.workers == 0:
+        if self.pool is None:
             while (name := self._next()) is not None:
                 self._settle(name, compute(self.steps[name], self.store.root))
             return
-        if not self._open:
-            return
         lives: Counter[str] = Counter()
-        with Pool(self.workers) as pool:
-            while True:
-                while pool.free and (name := self._next()) is not None:
-                    pool.start(name, compute, self.steps[name], self.store.root, seconds=self.time_limit)
-                if not pool.jobs:
-                    return
-                for ended in pool.wait():
-                    lives[ended.job] += 1
-                    if ended.how == "died" and lives[ended.job] < _LIVES:
-                        step = self.steps[ended.job]
-                        pool.start(ended.job, compute, step, self.store.root, seconds=self.time_limit)
-                    else:
-                        self._settle(ended.job, _outcome(ended, self.time_limit))
+        while True:
+            while self.pool.free and (name := self._next()) is not None:
+                self._start(self.pool, name)
+            if not self.pool.jobs:
+                return
+            for ended in self.pool.wait():
+                lives[ended.job] += 1
+                if ended.how == "died" and lives[ended.job] < _LIVES:
+                    self._start(self.pool, ended.job)
+                else:
+                    self._settle(ended.job, _outcome(ended, self.time_limit))
+
+    def _start(self, pool: Pool, name: str) -> None:
+        pool.start(name, compute, self.steps[name], self.store.root, seconds=self.time_limit)
 
     def _vanished(self, missing: Iterable[Step]) -> list[str]:
         """Steps with a record whose checkpoint is gone and is needed once more, inputs first."""
