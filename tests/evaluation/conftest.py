@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from redteam.evaluation.nodes import Node
 from redteam.evaluation.results import Cell, Control, Results, Verdict
-from redteam.evaluation.run import Silent, run
+from redteam.evaluation.run import run
+from redteam.events import Observer
 from redteam.plugins.reference import Reference
 
 HERE = Path(__file__).parent
@@ -45,18 +45,28 @@ class Finished:
         return [c for c in self.results.controls if (c.control, c.attack) == (control, attack)]
 
 
-class Counting(Silent):
-    """Remembers what was computed, with the outcomes."""
+class Counting(Observer):
+    """Remembers what was planned, what was computed and how it ended, and what was decided."""
 
     def __init__(self) -> None:
-        self.settlements: list[tuple[Node, dict[str, Any]]] = []
+        self.plans: list[tuple[int, int, int, str]] = []
+        self.settlements: list[tuple[str, str]] = []
+        self.counts: list[tuple[int, int]] = []
+        self.verdicts: list[Verdict] = []
 
-    def settled(self, node: Node, outcome: dict[str, Any]) -> None:
-        self.settlements.append((node, outcome))
+    def planned(self, added: int, total: int, cached: int, why: str) -> None:
+        self.plans.append((added, total, cached, why))
+
+    def settled(self, label: str, status: str, reason: str, done: int, total: int) -> None:
+        self.settlements.append((label, status))
+        self.counts.append((done, total))
+
+    def decided(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
 
     @property
     def labels(self) -> list[str]:
-        return [node.label for node, _ in self.settlements]
+        return [label for label, _ in self.settlements]
 
 
 class Toys:
@@ -69,7 +79,7 @@ class Toys:
         return {"scenarios": [self.named("toy", "toy.py")], "defenses": defenses, "attacks": attacks, **rest}
 
     def small(self) -> dict[str, Any]:
-        """37 computations."""
+        """Some thirty computations."""
         return self.plan(("rotation",), ("procrustes",))
 
     def named(self, name: str, file: str | Path = "plugins.py") -> str:

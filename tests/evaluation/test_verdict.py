@@ -1,124 +1,270 @@
 """Every verdict has evidence that leads to it, and evidence that no longer does."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 
-from redteam.evaluation.statistics import Interval
-from redteam.evaluation.verdict import FLAGS, Candidate, Evidence, decide
+from redteam.evaluation.flags import FLAGS
+from redteam.evaluation.results import Control
+from redteam.evaluation.verdict import Decision, Evidence, Word, decide
+from tests.evaluation.rows import OF_AN_ATTACK, adversary, around, choices, control, evidence, figure, passing
+
+FIT = figure("fit", 0.1)
+BREAK = figure("fit", 0.9)
 
 
-def _around(mean: float, half: float = 0.05) -> Interval:
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), 5, "seeds")
+def held(*figures: Any, **rest: Any) -> Evidence:
+    """A lock at which an attack that was made for it has failed, although everything shows that it could not but break
+    a weaker one: HOLDS-SO-FAR."""
+    return evidence(*(figures or (FIT,)), **rest)
 
 
-def _candidate(attack: str, theft: float, seen: float) -> Candidate:
-    return Candidate(attack, "task-arithmetic", _around(theft), _around(theft), seen)
-
-
-def _with_data(attack: str, theft: float, advantage: float, seen: float) -> Candidate:
-    return Candidate(attack, "task-arithmetic", _around(theft), _around(advantage), seen, advantage=_around(advantage))
-
-
-HELD = Evidence(
-    gain=_around(0.4),
-    failed=(),
-    naive=_around(0.05),
-    candidates=(_candidate("none", 0.05, 0.3), _candidate("fit", 0.1, 0.5)),
-    reliable=frozenset({"fit"}),
-    ceiling=True,
-    targeted=frozenset({"fit"}),
-    missing=(),
-    fidelity=_around(0.999, 0.001),
-)
+def failed(kind: Any, attack: str = "fit", **rest: Any) -> tuple[Control, ...]:
+    return passing(["fit"], but=[control(kind, attack, passed=False, **rest)])
 
 
 def test_the_evidence_that_all_others_differ_from_holds() -> None:
-    assert decide(HELD).word == "HOLDS-SO-FAR"
-    assert decide(HELD).flags == ()
+    decision = decide(held())
+    assert (decision.word, decision.flags, decision.wanted) == ("HOLDS-SO-FAR", (), ())
+    assert "fit (by elsewhere) breaks the weakened variant" in decision.reason
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ({"failed": ("floor control failed",)}, "UNSCORABLE"),
-        ({"gain": _around(0.08)}, "UNSCORABLE"),
-        ({"gain": None}, "INVALID"),
-        ({"naive": _around(0.6)}, "INEFFECTIVE"),
-        ({"naive": _around(0.52)}, "HOLDS-SO-FAR"),
-        ({"candidates": (_candidate("fit", 0.6, 0.5),)}, "BROKEN"),
-        ({"candidates": (_candidate("fit", 0.52, 0.5),)}, "INCONCLUSIVE"),
-        ({"ceiling": False}, "INVALID"),
-        ({"ceiling": None}, "HOLDS-SO-FAR"),
-        ({"reliable": frozenset()}, "INVALID"),
-        ({"targeted": frozenset()}, "INCONCLUSIVE"),
-        ({"missing": ("fit: ended after 3 s",)}, "INCONCLUSIVE"),
-        ({"candidates": ()}, "INVALID"),
-    ],
-)
-def test_one_change_of_the_evidence_changes_the_verdict(change: dict, word: str) -> None:
-    assert decide(replace(HELD, **change)).word == word
+WORDS: dict[str, tuple[Evidence, Word]] = {
+    "the base in the victim's place steals": (held(controls=failed("trivial", "base")), "UNSCORABLE"),
+    "the victim adds too little": (held(gains={"a": around(0.08)}, left_out=("a",)), "UNSCORABLE"),
+    "one merger of two adds too little": (
+        held(gains={"a": around(0.08), "task-arithmetic": around(0.4)}, left_out=("a",)),
+        "HOLDS-SO-FAR",
+    ),
+    "nothing was judged": (held(choose=False), "INVALID"),
+    "no attack is needed": (held(naive=0.6), "INEFFECTIVE"),
+    "whether an attack is needed is open": (held(naive=0.52), "INCONCLUSIVE"),
+    "surely stolen": (held(BREAK), "BROKEN"),
+    "neither way": (held(figure("fit", 0.52)), "INCONCLUSIVE"),
+    "one seed of five falls": (held(figure("fit", (0.0, 0.0, 0.0, 0.0, 0.6))), "BROKEN"),
+    "four of five fall": (held(figure("fit", (1.0, 1.0, 1.0, 1.0, 0.0))), "BROKEN"),
+    "one seed may have fallen": (held(figure("fit", (0.1, 0.1, 0.1, 0.1, 0.48))), "INCONCLUSIVE"),
+    "the key's holder gets nothing": (held(controls=failed("ceiling", "key-holder")), "INVALID"),
+    "training anew is worth nothing": (
+        held(controls=failed("ceiling", "train-anew"), ceilings=("train-anew",)),
+        "INVALID",
+    ),
+    "the protected model is worth nothing": (held(worth=around(0.1)), "INVALID"),
+    "the protected model may be worth something": (held(worth=around(0.48)), "HOLDS-SO-FAR"),
+    "plants do not come off": (held(controls=failed("planted")), "INVALID"),
+    "not all sites of the lock at once": (held(controls=failed("extent")), "INVALID"),
+    "they come off in part": (held(controls=failed("planted", partial=True)), "INCONCLUSIVE"),
+    "the extent comes off in part": (held(controls=failed("extent", partial=True)), "INCONCLUSIVE"),
+    "it harms unlocked models": (held(controls=failed("harmless")), "INVALID"),
+    "it steals from a fresh victim": (held(controls=failed("floor")), "INVALID"),
+    "it steals what is gone": (held(controls=failed("gone")), "INVALID"),
+    "the weakened variant stands": (held(controls=failed("weakened")), "INCONCLUSIVE"),
+    "nobody was made for it": (held(adversaries=()), "INCONCLUSIVE"),
+    "who was made for it did not run everywhere": (held(adversaries=(adversary(ran=False),)), "INCONCLUSIVE"),
+    "the weakened variant is smaller, not weaker": (held(adversaries=(adversary(same_extent=False),)), "INCONCLUSIVE"),
+    "not everything ran": (held(missing=("other: ended after 3 s",)), "INCONCLUSIVE"),
+}
 
 
-def test_a_break_that_the_attacker_would_not_choose_does_not_break_but_keeps_it_from_holding() -> None:
-    candidates = (_candidate("fit", 0.1, 0.9), _candidate("lucky", 0.9, 0.2))
-    assert decide(replace(HELD, candidates=candidates)).word == "INCONCLUSIVE"
+@pytest.mark.parametrize("name", WORDS)
+def test_one_change_of_the_evidence_changes_the_verdict(name: str) -> None:
+    given, word = WORDS[name]
+    decision = decide(given)
+    assert decision.word == word, decision.reason
 
 
-def test_a_break_stands_without_plants_or_ceiling() -> None:
-    broken = replace(HELD, candidates=(_candidate("fit", 0.9, 0.5),), reliable=frozenset(), ceiling=False)
-    assert decide(broken).word == "BROKEN"
+def test_every_word_has_evidence() -> None:
+    assert {word for _, word in WORDS.values()} == set(get_args(Word))
 
 
-def test_doubts_about_the_score_come_before_a_break() -> None:
-    broken = replace(HELD, candidates=(_candidate("fit", 0.9, 0.5),), failed=("base steals 0.8",))
-    assert decide(broken).word == "UNSCORABLE"
+def test_an_attack_that_claims_no_kind_of_lock_proves_itself_on_the_weakened_variant() -> None:
+    rows = [c for c in passing(["fit"]) if c.control not in ("planted", "extent")]
+    assert decide(held(controls=rows)).word == "HOLDS-SO-FAR"
+    assert decide(held(controls=[c for c in rows if c.control != "weakened"])).word == "INVALID"
 
 
-def test_flags_stand_beside_the_verdict() -> None:
-    single = Interval(0.1, 0.05, 0.15, 1, "test items")
-    evidence = replace(HELD, fidelity=_around(0.97, 0.01), candidates=(replace(HELD.candidates[1], theft=single),))
-    assert decide(evidence).flags == ("COSTLY", "ONE-SEED")
+class TestBreaks:
+    def test_stand_without_plants_harmless_weakened_or_ceiling(self) -> None:
+        for kind in ("planted", "extent", "harmless", "weakened"):
+            assert decide(held(BREAK, controls=failed(kind))).word == "BROKEN"
+        assert decide(held(BREAK, controls=failed("ceiling", "key-holder"), worth=around(0.1))).word == "BROKEN"
+
+    def test_rest_on_the_grounds_and_on_their_own_floor_and_want_nothing_else(self) -> None:
+        nothing = held(BREAK, figure("graft", 0.1), controls=(), tried=())
+        wanted = {("trivial", "base"), ("floor", "fit"), ("gone", "fit")}
+        assert set(decide(nothing).wanted) == wanted
+        rests = decide(held(BREAK))
+        assert {held(BREAK).controls[index][1].control for index in rests.rests_on} == {"trivial", "floor", "gone"}
+
+    def test_doubts_about_the_score_come_first(self) -> None:
+        assert decide(held(BREAK, controls=failed("trivial", "base"))).word == "UNSCORABLE"
+
+    def test_a_floor_that_fails_throws_out_that_attack_and_no_other(self) -> None:
+        other = figure("other", 0.95)
+        rows = passing(["fit", "other"], but=[control("floor", "fit", passed=False)])
+        # As the engine makes them, the choices leave out what counts for nothing.
+        given = replace(held(BREAK, other, controls=rows), figures=(*choices([figure("none", 0.05, role="naive"), other]), BREAK, other))
+        decision = decide(given)
+        assert decision.word == "BROKEN"
+        assert decision.reason.startswith("other with")
+
+    def test_of_an_attack_that_is_out_are_no_evidence(self) -> None:
+        rows = passing(["fit", "other"], but=[control("floor", "fit", passed=False)])
+        fine = figure("other", 0.1)
+        given = replace(held(BREAK, fine, controls=rows), figures=(*choices([figure("none", 0.05, role="naive"), fine]), BREAK, fine))
+        assert decide(given).word == "INCONCLUSIVE", "who was made for it is the one that is out"
+
+    def test_that_are_sure_of_one_attack_stand_whatever_the_worst_case_over_several_says(self) -> None:
+        given = held(BREAK, figure("lucky", 0.55))
+        figures = tuple(
+            figure("lucky", 0.52, choice="worst") if f.choice == "worst" else f for f in given.figures
+        )
+        decision = decide(replace(given, figures=figures))
+        assert decision.word == "BROKEN"
+        assert decision.reason.startswith("fit with")
+
+    def test_by_a_guessed_key_say_that_the_key_guards_nothing(self) -> None:
+        guess = figure("random-key", 0.9, role="guess")
+        decision = decide(held(FIT, guess))
+        assert decision.word == "BROKEN"
+        assert "its key guards nothing" in decision.reason
+
+    def test_say_on_how_many_seeds(self) -> None:
+        some = decide(held(figure("fit", (0.9, 0.9, 0.0, 0.0, 0.0))))
+        assert (some.fallen, "SOMETIMES" in some.flags) == (2, True)
+        assert "on 2 of 5 seeds" in some.reason
+        every = decide(held(BREAK))
+        assert (every.fallen, "SOMETIMES" in every.flags) == (5, False)
+
+    def test_the_sentence_speaks_of_the_figure_beside_it(self) -> None:
+        decision = decide(held(figure("fit", (1.0, 0.2, 0.2, 0.2, 0.2))))
+        assert "steals 0.36 [" in decision.reason
+        assert "neither" not in decision.reason
 
 
-def test_what_labels_alone_buy_is_not_stolen() -> None:
-    candidates = (_candidate("fit", 0.1, 0.5), _with_data("tune", 0.95, 0.1, 0.9))
-    assert decide(replace(HELD, candidates=candidates)).word == "HOLDS-SO-FAR"
-    useful = (_candidate("fit", 0.1, 0.5), _with_data("tune", 0.95, 0.7, 0.9))
-    broken = decide(replace(HELD, candidates=useful))
-    assert (broken.word, broken.flags) == ("BROKEN", ("NEEDS-LABELS",))
+class TestData:
+    """Of what an attack with data takes, that counts which the same data would not have bought from the base."""
+
+    def test_what_labels_alone_buy_is_not_stolen(self) -> None:
+        tune = figure("tune", 0.1, advantage=0.1, theft=around(0.95))
+        decision = decide(held(FIT, tune))
+        assert decision.word == "HOLDS-SO-FAR"
+
+    def test_what_the_victim_was_of_use_for_is(self) -> None:
+        tune = figure("tune", 0.7, advantage=0.7, theft=around(0.95))
+        decision = decide(held(FIT, tune))
+        assert (decision.word, decision.flags) == ("BROKEN", ("NEEDS-LABELS",))
+        assert "of which the victim was of use for 0.70" in decision.reason
+
+    def test_data_never_make_a_defense_safer(self) -> None:
+        tune = figure("tune", 0.1, advantage=0.1, theft=around(0.95))
+        decision = decide(held(BREAK, tune))
+        assert (decision.word, decision.flags) == ("BROKEN", ())
+
+    def test_who_uses_data_has_no_floor(self) -> None:
+        tune = figure("tune", 0.7, advantage=0.7)
+        assert ("floor", "tune") not in decide(held(tune, controls=(), tried=())).wanted
 
 
-def test_data_never_make_a_defense_safer() -> None:
-    candidates = (_candidate("fit", 0.9, 0.5), _with_data("tune", 0.95, 0.1, 0.9))
-    decision = decide(replace(HELD, candidates=candidates))
-    assert (decision.word, decision.flags) == ("BROKEN", ())
+class TestSafety:
+    """A safe verdict rests on everything."""
+
+    def test_what_was_not_computed_is_wanted(self) -> None:
+        wanted = set(decide(held(controls=(), tried=())).wanted)
+        assert wanted == {("trivial", "base"), ("ceiling", "key-holder"), *((kind, "fit") for kind in OF_AN_ATTACK)}
+
+    @pytest.mark.parametrize("open_", ["HOLDS-SO-FAR", "INCONCLUSIVE", "INVALID"])
+    def test_open_verdicts_rest_on_all_controls_of_all_attacks(self, open_: str) -> None:
+        change = {"INCONCLUSIVE": {"adversaries": ()}, "INVALID": {"worth": around(0.1)}}.get(open_, {})
+        given = held(FIT, figure("other", 0.2), **change)
+        decision = decide(given)
+        assert decision.word == open_
+        assert len(decision.rests_on) == len(given.controls)
+        for index in decision.rests_on:
+            kind, attack = given.controls[index][1].control, given.controls[index][1].attack
+            tried = tuple(one for one in given.subject.tried if one != (kind, attack))
+            without = replace(given, subject=given.subject.model_copy(update={"tried": tried}))
+            assert (kind, attack) in decide(without).wanted
+
+    def test_a_failure_of_every_other_attack_is_no_evidence_either_but_stops_nothing(self) -> None:
+        rows = passing(["fit", "idle"], but=[control("planted", "idle", passed=False)])
+        decision = decide(held(FIT, figure("idle", 0.0), controls=rows))
+        assert decision.word == "HOLDS-SO-FAR"
+        assert decision.flags == ("UNPROVEN-ATTACKS",)
+
+    def test_one_seed_over_half_is_enough_not_to_hold(self) -> None:
+        for seeds in (5, 20):
+            thefts = [0.0] * (seeds - 1) + [0.47]
+            decision = decide(held(figure("fit", thefts)))
+            assert decision.word == "INCONCLUSIVE"
+            assert f"on seed {seeds - 1}: 0.47 [0.42, 0.52]" in decision.reason
 
 
-def test_every_flag_that_can_be_raised_is_explained() -> None:
-    evidence = replace(
-        HELD,
-        fidelity=_around(0.97, 0.01),
-        candidates=(_candidate("fit", 0.1, 0.9), _candidate("lucky", 0.9, 0.2)),
-        adaptive=False,
-        unproven=frozenset({"fit"}),
-        missing=("fit: ended after 3 s",),
+RAISED: dict[str, Evidence] = {
+    "COSTLY": held(fidelity={"float32": around(0.97, 0.01)}),
+    "NOT-EXACT": held(change=0.3),
+    "ONE-SEED": held(figure("fit", (0.1,))),
+    "PRELIMINARY": held(figure("fit", (0.1, 0.1))),
+    "SOMETIMES": held(figure("fit", (0.9, 0.0, 0.0, 0.0, 0.0))),
+    "NEEDS-LABELS": held(FIT, figure("tune", 0.7, advantage=0.7)),
+    "UNCHOSEN-BREAK": held(figure("other", 0.1), BREAK, seen="other"),
+    "NOT-REPRODUCED": held(naive=0.9, published=True),
+    "SELF-ATTACKED": held(adversaries=(adversary(own=True),)),
+    "NO-ADAPTIVE-ATTACK": held(adversaries=()),
+    "UNPROVEN-ATTACKS": held(controls=failed("planted")),
+    "PARTIAL": held(missing=("other: ended after 3 s",)),
+}
+"""Flag → evidence that raises it, alone."""
+
+
+class TestFlags:
+    @pytest.mark.parametrize("flag", FLAGS)
+    def test_each_can_be_raised_alone(self, flag: str) -> None:
+        assert decide(RAISED[flag]).flags == (flag,)
+
+    def test_none_is_raised_that_is_not_explained(self) -> None:
+        assert set(RAISED) == set(FLAGS)
+        for flag in FLAGS.values():
+            assert flag.raised_if
+            assert flag.means
+            assert flag.do
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda e: replace(e, subject=e.subject.model_copy(update={"adversaries": ()})),
+            lambda e: replace(e, subject=e.subject.model_copy(update={"missing": ("other: ended after 3 s",)})),
+            lambda e: replace(e, controls=tuple(enumerate(failed("planted")))),
+            lambda e: replace(e, controls=tuple(enumerate(failed("harmless")))),
+        ],
     )
-    raised = decide(evidence).flags
-    assert raised == ("COSTLY", "UNCHOSEN-BREAK", "NO-ADAPTIVE-ATTACK", "UNPROVEN-ATTACKS", "PARTIAL")
-    assert set(raised) | {"ONE-SEED", "PRELIMINARY", "NEEDS-LABELS", "NOT-REPRODUCED"} == set(FLAGS)
+    def test_what_does_not_change_how_a_break_is_read_is_not_said_beside_it(
+        self, change: Callable[[Evidence], Evidence]
+    ) -> None:
+        decision: Decision = decide(change(held(BREAK)))
+        assert (decision.word, decision.flags) == ("BROKEN", ())
 
+    def test_partial_plants_are_told_apart_from_those_that_stay_on(self) -> None:
+        assert "UNPROVEN-ATTACKS" in decide(held(controls=failed("planted"))).flags
+        assert "UNPROVEN-ATTACKS" not in decide(held(controls=failed("planted", partial=True))).flags
 
-def test_an_effect_that_does_not_appear_here_is_not_reproduced_and_nothing_is_said_of_the_paper() -> None:
-    open_door = replace(HELD, naive=_around(0.9), published=True)
-    assert (decide(open_door).word, decide(open_door).flags) == ("INEFFECTIVE", ("NOT-REPRODUCED",))
-    assert decide(replace(open_door, published=False)).flags == ()
-    assert decide(replace(HELD, published=True)).flags == ()
-    assert "says nothing about the paper" in FLAGS["NOT-REPRODUCED"].means
+    def test_a_costly_lock_is_one_that_surely_is(self) -> None:
+        assert decide(held(fidelity={"float32": around(0.98, 0.01)})).flags == ()
+        rounded = held(fidelity={"float32": around(0.999, 0.0005), "float16": around(0.9, 0.01)})
+        assert decide(rounded).flags == (), "it is released in float32"
 
+    def test_what_says_nothing_of_exactness_is_not_inexact(self) -> None:
+        assert decide(held(exact=False, change=0.3)).flags == ()
 
-def test_of_a_gauntlet_the_verdict_names_the_members() -> None:
-    ran = replace(_candidate("gauntlet-9", 0.9, 0.9), by={"fit": 4, "graft": 1})
-    decision = decide(replace(HELD, candidates=(ran,)))
-    assert decision.reason.startswith("gauntlet-9 (fit 4×, graft 1×) with task-arithmetic steals")
-    assert ran.first == "fit"
+    def test_whose_attack_it_is_matters_only_where_nobody_elses_counts(self) -> None:
+        both = (adversary(own=True), adversary("other"))
+        assert decide(held(FIT, figure("other", 0.1), adversaries=both)).flags == ()
+
+    def test_an_effect_that_does_not_appear_is_said_of_published_defenses_alone(self) -> None:
+        assert decide(held(naive=0.9)).flags == ()
+        assert decide(held(published=True)).flags == ()
+        assert "says nothing about the paper" in FLAGS["NOT-REPRODUCED"].means
