@@ -24,7 +24,9 @@ def right(share: float, n: int = N) -> Packed:
     return Packed.of(np.arange(n) < round(share * n))
 
 
-def merge(victim: float | Packed, left: float = 0.7, right_: float = 0.7, *, answers: Sequence[int] = (0, 0, 0, 0)) -> Merged:
+def merge(
+    victim: float | Packed, left: float = 0.7, right_: float = 0.7, *, answers: Sequence[int] = (0, 0, 0, 0)
+) -> Merged:
     """A merge with these accuracies."""
     made = {
         name: one if isinstance(one, Packed) else right(one)
@@ -98,7 +100,10 @@ class Bench:
         names = {what: f"{what} {tag}" for what in ("recovered", "merge")}
         lock, plain = f"lock {seed} {key}", f"naive {seed} {key} {merger}"
         if lock not in self.outcomes:
-            self.put(lock, Locked("digest", answers=[1, 1, 1, 1], changed=["w"], dtype="float32", stored={"float32": right(0.9)}))
+            self.put(
+                lock,
+                Locked("digest", answers=[1, 1, 1, 1], changed=["w"], dtype="float32", stored={"float32": right(0.9)}),
+            )
         if naive is not None or plain not in self.outcomes:
             self.put(plain, naive or merge(0.3))
         if isinstance(made, Merged):

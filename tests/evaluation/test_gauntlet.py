@@ -9,7 +9,7 @@ import pytest
 
 from redteam.errors import BadPlan, UnknownName
 from redteam.evaluation.gauntlet import Gauntlet
-from redteam.evaluation.run import preview
+from redteam.evaluation.preview import preview
 from redteam.plugins.registry import ATTACKS
 from redteam.plugins.shipped import shipped, shipped_file
 from redteam.plugins.source import locate

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from redteam.errors import RedteamError
-from redteam.evaluation import pool as pools
-from redteam.evaluation.pool import Ended, Pool
+from redteam.evaluation.runner import pool as pools
+from redteam.evaluation.runner.pool import Ended, Pool
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 

@@ -9,10 +9,7 @@ from typing import Any
 import pytest
 
 from redteam.errors import BadInput, BadPlan
-from redteam.evaluation.execute import execute, todo
-from redteam.evaluation.nodes import Node
 from redteam.evaluation.results import Results
-from redteam.evaluation.store import Store
 from redteam.key import Key
 
 LOCKS = ("permutation", "rotation", "mergelock")
@@ -122,7 +119,7 @@ class TestOutput:
         read = Results.read(honest.folder)
         assert toys.numbers(read) == toys.numbers(honest.results)
         assert read.exit_code == 0
-        assert json.loads((honest.folder / "results.json").read_text())["schema"] == 1
+        assert json.loads((honest.folder / "results.json").read_text())["schema"] == 2
 
     def test_they_hold_exactly_the_plans_cells(self, honest: Any) -> None:
         everywhere = {"none", "graft", "hungarian", "procrustes", "gauge-fit", "base", "train-anew"}
@@ -231,106 +228,3 @@ class TestRefused:
         with alone_in(tmp_path / "out"), pytest.raises(BadInput, match="Another run is writing"):
             toys.run(toys.small(), tmp_path / "out")
         assert list((tmp_path / "out" / "cells").iterdir()) == []
-
-
-class TestScheduling:
-    """`todo` and `execute` on cells made by hand; the stages are stood in for."""
-
-    @pytest.fixture
-    def stage(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        from redteam.evaluation import stages
-
-        ran: list[str] = []
-
-        def run_stage(node: Node, store: Store) -> dict[str, Any]:
-            ran.append(node.label)
-            if node.settings.get("fails"):
-                raise ValueError("by request")
-            if node.makes:
-                store.put_artefact(node.name, _checkpoint())
-            for need in node.inputs.values():
-                assert store.get(need) is not None
-            return {"value": node.label}
-
-        monkeypatch.setattr(stages, "run_stage", run_stage)
-        return ran
-
-    def test_inputs_first_and_checkpoints_dropped_when_nobody_waits(self, stage: list[str], tmp_path: Path) -> None:
-        store = Store(tmp_path)
-        lock = _node("lock", makes=True)
-        attack = _node("attack", {"lock": lock}, makes=True)
-        merge = _node("merge", {"victim": attack})
-        nodes, held = {n.name: n for n in (lock, attack, merge)}, []
-
-        def watch(node: Node, outcome: dict[str, Any]) -> None:
-            held.append([n.label for n in (lock, attack) if store.has_artefact(n.name)])
-
-        done: dict[str, Any] = {}
-        execute(nodes, done, store, workers=0, time_limit=1, watch=watch)
-        assert stage == ["lock", "attack", "merge"]
-        assert held == [["lock"], ["attack"], []]
-        assert {record["status"] for record in done.values()} == {"ok"}
-
-    def test_only_what_is_missing_and_what_it_needs(self, stage: list[str], tmp_path: Path) -> None:
-        store = Store(tmp_path)
-        lock, other = _node("lock", makes=True), _node("other lock", makes=True)
-        attack, spare = _node("attack", {"lock": lock}, makes=True), _node("spare", {"lock": other})
-        nodes = {n.name: n for n in (lock, other, attack, spare)}
-        done: dict[str, Any] = {}
-        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
-        merge = _node("merge", {"victim": attack})
-        nodes[merge.name] = merge
-        work = todo(nodes, done, store)
-        assert (work.missing, set(work.again)) == ((merge.name,), {attack.name, lock.name})
-        store.put_artefact(attack.name, _checkpoint())
-        assert todo(nodes, done, store).again == ()
-        store.drop_artefact(attack.name)
-        stage.clear()
-        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
-        assert stage == ["lock", "attack", "merge"]
-        assert todo(nodes, done, store).missing == ()
-
-    def test_failures_are_passed_on_however_long_the_chain(self, stage: list[str], tmp_path: Path) -> None:
-        chain = [_node("first", fails=True)]
-        for index in range(3000):
-            chain.append(_node(f"{index}", {"before": chain[-1]}))
-        nodes, done = {n.name: n for n in chain}, {}
-        execute(nodes, done, Store(tmp_path), workers=0, time_limit=1, watch=lambda *_: None)
-        assert stage == ["first"]
-        assert done[chain[0].name]["status"] == "error"
-        last = done[chain[-1].name]
-        assert last["status"] == "skipped"
-        assert last["reason"].startswith("first: ValueError: by request")
-        assert list((tmp_path / "cells").iterdir()) == []
-
-    def test_a_record_survives_the_failure_to_make_its_checkpoint_again(
-        self, stage: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        store, lock = Store(tmp_path), _node("lock", makes=True)
-        nodes, done = {lock.name: lock}, {}
-        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
-        merge = _node("merge", {"victim": lock})
-        nodes[merge.name] = merge
-
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Store, "put_artefact", full)
-        execute(nodes, done, store, workers=0, time_limit=1, watch=lambda *_: None)
-        assert done[lock.name]["status"] == "ok"
-        assert done[merge.name]["status"] == "skipped"
-        assert "No space left" in done[merge.name]["reason"]
-
-
-def _node(label: str, inputs: dict[str, Node] | None = None, *, makes: bool = False, fails: bool = False) -> Node:
-    settings = {"label": label, "fails": fails}
-    names = {role: node.name for role, node in (inputs or {}).items()}
-    return Node.of("test", label, settings=settings, inputs=names, makes=makes)
-
-
-def _checkpoint() -> Any:
-    import torch
-
-    from redteam.checkpoint import Checkpoint
-
-    return Checkpoint.of({"w": torch.ones(1)}, {})

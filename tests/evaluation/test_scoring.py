@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.scoring import accuracy
-from tests.evaluation.merges import N, Bench, baselines, coin, merge, right
+from tests.evaluation.merges import Bench, N, baselines, coin, merge, right
 
 
 def theft(victim: float, left: float = 0.7, right_: float = 0.7) -> float:

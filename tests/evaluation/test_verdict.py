@@ -107,7 +107,10 @@ class TestBreaks:
         other = figure("other", 0.95)
         rows = passing(["fit", "other"], but=[control("floor", "fit", passed=False)])
         # As the engine makes them, the choices leave out what counts for nothing.
-        given = replace(held(BREAK, other, controls=rows), figures=(*choices([figure("none", 0.05, role="naive"), other]), BREAK, other))
+        given = replace(
+            held(BREAK, other, controls=rows),
+            figures=(*choices([figure("none", 0.05, role="naive"), other]), BREAK, other),
+        )
         decision = decide(given)
         assert decision.word == "BROKEN"
         assert decision.reason.startswith("other with")
@@ -115,14 +118,15 @@ class TestBreaks:
     def test_of_an_attack_that_is_out_are_no_evidence(self) -> None:
         rows = passing(["fit", "other"], but=[control("floor", "fit", passed=False)])
         fine = figure("other", 0.1)
-        given = replace(held(BREAK, fine, controls=rows), figures=(*choices([figure("none", 0.05, role="naive"), fine]), BREAK, fine))
+        given = replace(
+            held(BREAK, fine, controls=rows),
+            figures=(*choices([figure("none", 0.05, role="naive"), fine]), BREAK, fine),
+        )
         assert decide(given).word == "INCONCLUSIVE", "who was made for it is the one that is out"
 
     def test_that_are_sure_of_one_attack_stand_whatever_the_worst_case_over_several_says(self) -> None:
         given = held(BREAK, figure("lucky", 0.55))
-        figures = tuple(
-            figure("lucky", 0.52, choice="worst") if f.choice == "worst" else f for f in given.figures
-        )
+        figures = tuple(figure("lucky", 0.52, choice="worst") if f.choice == "worst" else f for f in given.figures)
         decision = decide(replace(given, figures=figures))
         assert decision.word == "BROKEN"
         assert decision.reason.startswith("fit with")
