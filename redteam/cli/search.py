@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from redteam.search.found import Found
+    from redteam.search.results import SearchResults
 
 
 def search(
@@ -48,7 +48,7 @@ def search(
     again goes on where it stopped. Exit codes: 0, also where no strong attacker was found; 2 if nothing could be said.
     """
     from redteam.cli.outputs import writers
-    from redteam.cli.progress import FromGraph, Progress
+    from redteam.cli.progress import Progress
     from redteam.cli.run import absolute, cores
     from redteam.plugins.registry import SEARCH_REPORTS
     from redteam.search.run import Asked
@@ -78,7 +78,6 @@ def search(
             asked,
             home,
             observer=progress,
-            scoring=FromGraph(progress),
             workers=min(processes, 1),
             cores=processes,
             command=shlex.join(["redteam", *sys.argv[1:]]),
@@ -89,7 +88,7 @@ def search(
     raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
 
 
-def _tell(found: Found, home: Path, seconds: float) -> None:
+def _tell(found: SearchResults, home: Path, seconds: float) -> None:
     typer.echo("")
     for sentence in found.sentences:
         typer.echo(sentence)

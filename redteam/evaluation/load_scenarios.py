@@ -71,7 +71,7 @@ def try_out(scenario: Scenario) -> None:
     for name, task in scenario.tasks.items():
         if name not in scenario.experts:
             raise PluginFault(f"There is no expert for the task {name!r}; a scenario has one for each of its tasks")
-        inputs = {key: value[:2] for key, value in task.inputs_of("test").items()}
+        inputs = {key: value[:2] for key, value in task.inputs_of("validation").items()}
         for what, checkpoint in (("expert", scenario.experts[name]), ("base", scenario.dressed(scenario.base, name))):
             with torch.inference_mode():
                 output = checkpoint.module()(**inputs)

@@ -14,19 +14,18 @@ from typing import Any
 
 from redteam.errors import BadInput
 from redteam.evaluation.digest import engine_digest, versions
-from redteam.evaluation.loaded import Chain, Loaded
 from redteam.evaluation.plan import Plan
-from redteam.evaluation.run import Observer as RunObserver
+from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.run import alone_in
 from redteam.evaluation.run import run as evaluate
-from redteam.evaluation.store import Store, write_atomically
+from redteam.evaluation.runner.store import Store, write_atomically
 from redteam.events import Observer
 from redteam.plugins.reference import parse_chain
 from redteam.plugins.registry import ATTACKS
-from redteam.search.found import Found, Scored, front, winner
+from redteam.search.objective import SPLIT, STREAM, Objective
+from redteam.search.results import Scored, SearchResults, front, winner
 from redteam.search.space import Space
 from redteam.search.study import Study, default_storage
-from redteam.search.tuning import KEY, SPLIT, Tuning
 
 _TIME_LIMIT = 300.0  # of the plan that repeats the winner, unless the search was given more
 
@@ -82,18 +81,16 @@ def search(
     out: Path,
     *,
     observer: Observer,
-    scoring: RunObserver | None = None,
     workers: int = 1,
     cores: int = 1,
     command: str = "",
-) -> Found:
+) -> SearchResults:
     """Looks for the strongest attacker. The same call again goes on where it stopped.
 
     Args:
         asked: What to search for.
         out: The folder for the study, `search.json`, `winner.toml` and finished cells.
-        observer: Told of every trial.
-        scoring: Told of the run that scores the winner.
+        observer: Told of every trial, and of the run that scores the winner.
         workers: 1, or 0 to compute trials in this process, without time limits.
         cores: Processes for that run.
         command: The command that repeats the search, for the report.
@@ -102,48 +99,48 @@ def search(
         RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
     """
     started = time.monotonic()
-    loaded = Loaded.of(asked.plan(), Path())
-    space = _space(asked, loaded)
+    resolved = Resolved.of(asked.plan(), Path())
+    space = _space(asked, resolved)
     root = out / "tuning"
     Store(root)
     with alone_in(root):
-        tuning = Tuning(loaded, root, workers=workers, tell=observer.preparing)
+        objective = Objective(resolved, root, workers=workers, tell=observer.preparing)
         study = Study(
             asked.storage or default_storage(out),
             asked.study,
-            about=_about(asked, loaded, space, tuning),
+            about=_about(asked, resolved, space, objective),
             space=space,
             seed=asked.seed,
             wanted=asked.trials,
             owner=str(out.resolve()),
         )
         try:
-            observer.searching(space, tuning.naive, len(study.trials), asked.trials)
+            observer.searching(space, objective.naive, len(study.trials), asked.trials)
             while len(study.trials) < asked.trials and not _late(started, asked.seconds):
                 proposal = study.ask()
                 if proposal is None:
                     break
-                trial = study.tell(proposal, tuning.measure(proposal.pipeline))
+                trial = study.tell(proposal, objective.measure(proposal.pipeline))
                 trials = study.trials
                 best = winner(trials)
                 leads = f"{best.figures}, {best.pipeline}" if best is not None else ""
                 observer.tried(trial.pipeline, trial.figures, leads, len(trials), asked.trials)
-            found = _found(asked, loaded, space, study, tuning.naive, command)
+            found = _found(asked, resolved, space, study, objective.naive, command)
         finally:
             study.close()
-        tuning.store.clear_work()
+        objective.store.clear_work()
         found = _kept(found, asked, out)
         if found.best is not None:
             observer.scoring(found.best.pipeline)
             plan = asked.plan((found.best.pipeline,))
-            results = evaluate(plan, out=out / "winner", workers=cores, observer=scoring, folder=Path())
+            results = evaluate(plan, out=out / "winner", workers=cores, observer=observer, folder=Path())
             found = found.model_copy(update={"scored": _scored(results, found.best.pipeline)})
             write_atomically(out / "search.json", found.model_dump_json(indent=1, by_alias=True) + "\n")
     return found
 
 
-def _space(asked: Asked, loaded: Loaded) -> Space:
-    (part,) = loaded.parts
+def _space(asked: Asked, resolved: Resolved) -> Space:
+    (part,) = resolved.parts
     (defense,), (threat,) = part.defenses, part.threats
     return Space.of(
         threat,
@@ -155,18 +152,18 @@ def _space(asked: Asked, loaded: Loaded) -> Space:
     )
 
 
-def _about(asked: Asked, loaded: Loaded, space: Space, tuning: Tuning) -> dict[str, Any]:
+def _about(asked: Asked, resolved: Resolved, space: Space, objective: Objective) -> dict[str, Any]:
     """Everything on which a trial's figures depend: a study of anything else is not gone on with."""
-    (part,) = loaded.parts
+    (part,) = resolved.parts
     identities: Mapping[str, Any] = {"defense": part.defenses[0].identity, "merger": part.mergers[0].identity}
     about = {
-        "scenario": f"{part.scenarios[0].text} seed {asked.seed}, {tuning.identity[:16]}",
+        "scenario": f"{part.scenarios[0].text} seed {asked.seed}, {objective.identity[:16]}",
         "defense": part.defenses[0].text,
         "merger": part.mergers[0].text,
         "threat": part.threats[0].name,
         "space": space.plain(),
         "code": {**identities, "engine": engine_digest()[:16], **versions()},
-        "key": KEY,
+        "key": STREAM,
     }
     return dict(json.loads(json.dumps(about)))
 
@@ -175,10 +172,10 @@ def _late(started: float, seconds: float | None) -> bool:
     return seconds is not None and time.monotonic() - started >= seconds
 
 
-def _found(asked: Asked, loaded: Loaded, space: Space, study: Study, naive: float, command: str) -> Found:
-    (part,), trials = loaded.parts, study.trials
+def _found(asked: Asked, resolved: Resolved, space: Space, study: Study, naive: float, command: str) -> SearchResults:
+    (part,), trials = resolved.parts, study.trials
     best = winner(trials)
-    return Found(
+    return SearchResults(
         scenario=part.scenarios[0].text,
         seed=asked.seed,
         defense=part.defenses[0].text,
@@ -204,7 +201,7 @@ def _found(asked: Asked, loaded: Loaded, space: Space, study: Study, naive: floa
     )
 
 
-def _kept(found: Found, asked: Asked, out: Path) -> Found:
+def _kept(found: SearchResults, asked: Asked, out: Path) -> SearchResults:
     """Writes `search.json`, and the plan that repeats the winner on the scoring data."""
     if found.best is not None:
         path = out / "winner.toml"
@@ -234,8 +231,8 @@ def plan_text(plan: Plan) -> tuple[str, list[str]]:
 
 
 def _scored(results: Any, pipeline: str) -> Scored:
-    text = Chain.load(ATTACKS, pipeline, Path()).text
-    figure = next((one for one in results.figures if one.attack == text), None)
+    text = Pipeline.load(ATTACKS, pipeline, Path()).text
+    figure = next((one for one in results.figures if (one.choice, one.attack) == ("attack", text)), None)
     verdict = results.verdicts[0].verdict if results.verdicts else ""
     if figure is None:
         raise BadInput(f"The winner {pipeline} is not in the run that scores it.")

@@ -22,12 +22,12 @@ _LENGTH = "length"
 
 
 @dataclass(frozen=True)
-class Dial:
+class Parameter:
     """A setting that is tuned.
 
     Attributes:
         setting: What it is and where it is looked for.
-        default: Where it stands if nobody turns it.
+        default: Its default value.
     """
 
     setting: Setting
@@ -41,8 +41,8 @@ class Dial:
         return typing.get_args(self.setting.annotation)
 
     @classmethod
-    def of(cls, setting: Setting, default: Any) -> Dial | None:
-        """The dial of a setting, `None` where nothing says in which range to look, or the default lies elsewhere."""
+    def of(cls, setting: Setting, default: Any) -> Parameter | None:
+        """The parameter of a setting; `None` where nothing says in which range to look, or the default is outside."""
         kind, bounds = setting.annotation, setting.range
         if kind is bool or typing.get_origin(kind) is Literal:
             return cls(setting, default)
@@ -73,19 +73,20 @@ class Option:
 
     Attributes:
         plugin: The attack, with what the user fixed and otherwise its defaults.
-        dials: What of it is tuned.
+        parameters: What of it is tuned.
     """
 
     plugin: LoadedPlugin[AttackSpec]
-    dials: Mapping[str, Dial]
+    parameters: Mapping[str, Parameter]
 
     @classmethod
     def of(cls, plugin: LoadedPlugin[AttackSpec]) -> Option:
         """An attack whose settings are tuned, but for those that were written down."""
         free = {
-            name: dial
+            name: parameter
             for name, setting in settings_of(plugin.function).items()
-            if name not in plugin.reference.settings and (dial := Dial.of(setting, plugin.settings[name])) is not None
+            if name not in plugin.reference.settings
+            and (parameter := Parameter.of(setting, plugin.settings[name])) is not None
         }
         return cls(plugin, free)
 
@@ -162,22 +163,25 @@ class Space:
         links = []
         for place in range(1, length + 1):
             option = by_name[trial.suggest_categorical(f"{place}", names)]
-            values = {key: dial.suggest(trial, f"{place}/{option.name}/{key}") for key, dial in option.dials.items()}
+            values = {
+                key: parameter.suggest(trial, f"{place}/{option.name}/{key}")
+                for key, parameter in option.parameters.items()
+            }
             links.append(_link(option, values))
         return chain_text(tuple(links))
 
     def singles(self) -> Iterator[dict[str, Any]]:
         """Every attack alone with its defaults, as what optuna is told to try."""
         for option in self.options:
-            dials = {f"1/{option.name}/{key}": dial.default for key, dial in option.dials.items()}
-            yield {_LENGTH: 1, "1": option.name, **dials}
+            parameters = {f"1/{option.name}/{key}": parameter.default for key, parameter in option.parameters.items()}
+            yield {_LENGTH: 1, "1": option.name, **parameters}
 
     def plain(self) -> dict[str, Any]:
         """As plain values, with the digests of the attacks' sources: two that are equal are the same space."""
         attacks = {
             option.name: {
                 "source": option.plugin.source_digest,
-                "settings": {key: dial.plain() for key, dial in option.dials.items()},
+                "settings": {key: parameter.plain() for key, parameter in option.parameters.items()},
             }
             for option in self.options
         }
@@ -187,7 +191,7 @@ class Space:
 def _link(option: Option, values: Mapping[str, Any]) -> Reference:
     """Written as short as it can be: what stands at its default is left out."""
     given = option.plugin.reference
-    turned = {key: value for key, value in values.items() if value != option.dials[key].default}
+    turned = {key: value for key, value in values.items() if value != option.parameters[key].default}
     return Reference(given.name, {**given.settings, **turned})
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redteam.errors import BadInput
-from redteam.search.found import Trial, bounded
+from redteam.search.objective import Measured
+from redteam.search.results import Trial, bounded
 from redteam.search.space import Space
-from redteam.search.tuning import Measured
 
 if TYPE_CHECKING:
     import optuna

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from redteam.evaluation.runner.store import write_atomically
-from redteam.search.found import Found, Trial
+from redteam.search.results import SearchResults, Trial
 from redteam_reports import charts
 from redteam_reports.charts import Chart, Line, Point
 from redteam_reports.templating import asset, environment
@@ -16,7 +16,7 @@ _STYLES = (6, 1, 3)
 _LEAST = 1e-4  # seconds: where the axis begins at the latest
 
 
-def write(found: Found, path: Path) -> None:
+def write(found: SearchResults, path: Path) -> None:
     """Writes the page.
 
     Raises:
@@ -25,7 +25,7 @@ def write(found: Found, path: Path) -> None:
     write_atomically(path, render(found))
 
 
-def render(found: Found) -> str:
+def render(found: SearchResults) -> str:
     """The page. The same search gives the same text."""
     from markupsafe import Markup
 
@@ -39,7 +39,7 @@ def render(found: Found) -> str:
     )
 
 
-def plot(found: Found) -> Chart:
+def plot(found: SearchResults) -> Chart:
     """Theft over seconds of every trial that has both, the front joined by steps."""
     trials = [trial for trial in found.trials if trial.theft is not None and trial.seconds is not None]
     powers = {trial.number: math.log10(max(trial.seconds or 0.0, _LEAST)) for trial in trials}
@@ -70,7 +70,7 @@ def plot(found: Found) -> Chart:
     )
 
 
-def _kind(found: Found, trial: Trial) -> int:
+def _kind(found: SearchResults, trial: Trial) -> int:
     return 2 if trial.number == found.winner else int(trial.number in found.front)
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from redteam.evaluation.runner.store import write_atomically
-from redteam.search.found import Found
+from redteam.search.results import SearchResults
 
 
-def write(found: Found, path: Path) -> None:
+def write(found: SearchResults, path: Path) -> None:
     """Writes it whole or not at all.
 
     Raises:

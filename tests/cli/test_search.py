@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 import redteam.search.run as running
+from redteam.errors import PluginFault
 from redteam.evaluation.plan import Plan
-from redteam.evaluation.run import Silent
 from redteam.events import Observer
-from redteam.search.found import Found
+from redteam.search.objective import Measured, Objective
+from redteam.search.results import SearchResults
 from redteam.search.run import Asked, search
-from redteam.search.tuning import Measured, Tuning
 
 TESTS = Path(__file__).parent.parent
 PLUGINS = TESTS / "search" / "plugins.py"
@@ -63,17 +63,17 @@ def constant(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         figures: tuple[Any, ...] = ()
         verdicts: tuple[Any, ...] = ()
 
-    monkeypatch.setattr(Tuning, "measure", measure)
-    monkeypatch.setattr(Tuning, "__init__", bare)
+    monkeypatch.setattr(Objective, "measure", measure)
+    monkeypatch.setattr(Objective, "__init__", bare)
     monkeypatch.setattr(running, "evaluate", lambda *_, **__: Nothing())
     monkeypatch.setattr(running, "_scored", lambda *_: running.Scored(reason="not run"))
     return computed
 
 
-def look(what: Asked, out: Path, after: int = 10**6) -> tuple[Found | None, Watching]:
+def look(what: Asked, out: Path, after: int = 10**6) -> tuple[SearchResults | None, Watching]:
     watching = Watching(after)
     try:
-        return search(what, out, observer=watching, scoring=Silent(), workers=0), watching
+        return search(what, out, observer=watching, workers=0), watching
     except KeyboardInterrupt:
         return None, watching
 
@@ -99,16 +99,16 @@ def test_killed_in_a_trial_it_is_tried_again(
     look(asked(*PARTS, trials=12), tmp_path / "whole")
     straight = list(constant)
     constant.clear()
-    measure = Tuning.measure
+    measure = Objective.measure
 
     def killed(self: Any, pipeline: str) -> Measured:
         if len(constant) == 7:
             raise KeyboardInterrupt
         return measure(self, pipeline)
 
-    monkeypatch.setattr(Tuning, "measure", killed)
+    monkeypatch.setattr(Objective, "measure", killed)
     look(asked(*PARTS, trials=12), tmp_path / "parts")
-    monkeypatch.setattr(Tuning, "measure", measure)
+    monkeypatch.setattr(Objective, "measure", measure)
     look(asked(*PARTS, trials=12), tmp_path / "parts")
     assert constant == straight
 
@@ -231,7 +231,7 @@ def test_interrupted_it_says_how_to_go_on(
     def interrupted(self: Any, pipeline: str) -> Measured:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tuning, "measure", interrupted)
+    monkeypatch.setattr(Objective, "measure", interrupted)
     told = shell("search", "--defense", "mergelock", "--scenario", TOY, "--out", str(tmp_path))
     assert told.code == 130
     assert told.err.splitlines()[-1] == "Interrupted; the same command again goes on where it stopped."
@@ -263,8 +263,8 @@ def test_the_scoring_data_are_never_read_while_tuning(tmp_path: Path, monkeypatc
 
 def test_the_sealed_scenario_cannot_be_scored(tmp_path: Path) -> None:
     """So that the test above can fail."""
-    results = running.evaluate(asked(scenario=f"{PLUGINS}@sealed").plan(), out=tmp_path, workers=0)
-    assert any("scoring data were read" in cell.reason for cell in results.cells)
+    with pytest.raises(PluginFault, match="scoring data were read"):
+        running.evaluate(asked(scenario=f"{PLUGINS}@sealed").plan(), out=tmp_path, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, shell: Callable[..., Any]) ->
 def test_it_finds_the_pipeline_and_scores_it(done: tuple[Path, Any]) -> None:
     out, told = done
     assert told.code == 0, told.out + told.err
-    found = Found.model_validate_json((out / "search.json").read_text())
+    found = SearchResults.model_validate_json((out / "search.json").read_text())
     assert found.best is not None
     assert {"qk-part", "vo-part"} <= {
         link.rpartition("@")[2].partition(":")[0] for link in found.best.pipeline.split("+")
@@ -299,7 +299,7 @@ def test_it_finds_the_pipeline_and_scores_it(done: tuple[Path, Any]) -> None:
 
 def test_the_plan_repeats_the_winner_on_the_scoring_data(done: tuple[Path, Any]) -> None:
     out, _ = done
-    found = Found.model_validate_json((out / "search.json").read_text())
+    found = SearchResults.model_validate_json((out / "search.json").read_text())
     plan = Plan.read(out / "winner.toml")
     assert plan.defenses == ("mergelock",)
     assert plan.attacks == ()
@@ -330,9 +330,9 @@ def test_it_is_computed_on_a_key_of_its_own(done: tuple[Path, Any]) -> None:
 @pytest.mark.slow
 def test_killed_as_a_process_it_goes_on(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nimport redteam.search.tuning as home\nmeasure, count = home.Tuning.measure, [0]\n"
+        "import os, sys\nimport redteam.search.objective as home\nmeasure, count = home.Objective.measure, [0]\n"
         "def once(self, text):\n    count[0] += 1\n    if count[0] == 3: os.kill(os.getpid(), 9)\n"
-        "    return measure(self, text)\nhome.Tuning.measure = once\n"
+        "    return measure(self, text)\nhome.Objective.measure = once\n"
         "from redteam.cli.main import main\nmain(sys.argv[1:])\n"
     )
     words = ["search", "--defense", "mergelock", "--scenario", TOY, "--attack", f"{PLUGINS}@qk-part", "--attack"]

@@ -13,13 +13,13 @@ from redteam_reports.charts import svg
 from redteam_reports.search_html import plot, render, write
 
 from redteam.evaluation.statistics import Interval
-from redteam.search.found import Found, Scored, Trial, front, winner
+from redteam.search.results import Scored, SearchResults, Trial, front, winner
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("REDTEAM_REQUIRE_BROWSER") == "1"
 
 
-def made(*figures: tuple[float, float], **rest: Any) -> Found:
+def made(*figures: tuple[float, float], **rest: Any) -> SearchResults:
     trials = [
         Trial(number=n, pipeline=f"a:x={n}+b", status="ok", theft=t, seconds=s, labels=0, steps=n)
         for n, (t, s) in enumerate(figures)
@@ -30,7 +30,7 @@ def made(*figures: tuple[float, float], **rest: Any) -> Found:
         "x": {"low": 0.1, "high": 2.0, "log": True, "default": 1},
         "y": {"choices": [True, False], "default": True},
     }
-    return Found(
+    return SearchResults(
         scenario="digits",
         seed=0,
         defense="mergelock:scale=[0.1,10]",
@@ -53,12 +53,12 @@ def made(*figures: tuple[float, float], **rest: Any) -> Found:
 
 
 @pytest.fixture(scope="module")
-def found() -> Found:
+def found() -> SearchResults:
     scored = Scored(theft=Interval(0.9, 0.8, 0.97, 1, "test items"), seconds=0.3, verdict="BROKEN")
     return made((0.0, 0.01), (0.5, 0.02), (0.4, 3.0), (0.95, 0.2), (1.0, 40.0), (0.95, 0.9), scored=scored)
 
 
-def test_everything_is_on_it_and_escaped(found: Found) -> None:
+def test_everything_is_on_it_and_escaped(found: SearchResults) -> None:
     page = render(found)
     assert "<b>" not in page
     assert "1 &lt; 2 &amp; 3" in page
@@ -70,13 +70,13 @@ def test_everything_is_on_it_and_escaped(found: Found) -> None:
     assert page == render(found)
 
 
-def test_nothing_leads_away_from_it(found: Found) -> None:
+def test_nothing_leads_away_from_it(found: SearchResults) -> None:
     page = render(found)
     assert "default-src 'none'" in page
     assert not re.search(r"https?://|<script|<link|url\(", page)
 
 
-def test_every_trial_with_figures_is_a_mark_within_the_picture(found: Found) -> None:
+def test_every_trial_with_figures_is_a_mark_within_the_picture(found: SearchResults) -> None:
     drawn = svg(plot(found))
     marks = re.findall(r'<path class="m(\d)" d="M([\d.]+) ([\d.]+)[^"]*"><title>', drawn)
     assert len(marks) == 6
@@ -94,7 +94,7 @@ def test_little_and_nothing_can_be_shown(figures: tuple[tuple[float, float], ...
 @pytest.mark.skipif(
     CHROMIUM is None and not REQUIRED, reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip"
 )
-def test_in_a_browser(found: Found, tmp_path: Path) -> None:
+def test_in_a_browser(found: SearchResults, tmp_path: Path) -> None:
     """Silent, no wider than the window, and nothing for axe to complain of, in light and dark, wide and narrow."""
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import sync_playwright

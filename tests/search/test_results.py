@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redteam.evaluation.statistics import Interval
-from redteam.search.found import Found, Scored, Trial, bounded, front, winner
+from redteam.search.results import Scored, SearchResults, Trial, bounded, front, winner
 
 FIGURES = st.lists(st.tuples(st.floats(0, 1), st.floats(1e-3, 1e3)), max_size=12)
 
@@ -21,9 +21,9 @@ def trials(*figures: tuple[float, float]) -> list[Trial]:
     ]
 
 
-def found(made: list[Trial], **rest: Any) -> Found:
+def found(made: list[Trial], **rest: Any) -> SearchResults:
     best = winner(made)
-    return Found(
+    return SearchResults(
         scenario="toy",
         seed=0,
         defense="mergelock",

@@ -64,7 +64,7 @@ class Scored(_Model):
     reason: str = ""
 
 
-class Found(_Model):
+class SearchResults(_Model):
     """A search, as `search.json` holds it.
 
     Attributes:
@@ -160,7 +160,7 @@ def _measured(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.status == "ok" and trial.theft is not None]
 
 
-def _sentences(found: Found) -> list[str]:
+def _sentences(found: SearchResults) -> list[str]:
     best, tried = found.best, len(found.trials)
     against = f"against {found.defense} under {found.threat}"
     if best is None:
