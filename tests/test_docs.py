@@ -18,7 +18,8 @@ from redteam.errors import RedteamError, ThreatModelViolation
 from redteam.evaluation.results import Control
 from redteam.evaluation.run import run
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
-from redteam.evaluation.verdict import FLAGS, Word
+from redteam.evaluation.flags import FLAGS
+from redteam.evaluation.verdict import Word
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.plugins.reference import Reference

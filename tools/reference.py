@@ -1,125 +1,139 @@
-"""Takes a finished run over: its report to reports/reference, and the figures of the plan `paper` into the README.
+"""Takes finished runs over: their reports to reports/reference, and what the README says of them.
 
-python tools/reference.py runs/paper
-python tools/reference.py runs/tables
+python tools/reference.py runs/paper runs/tables
+python tools/reference.py                           # draws what is kept anew
+
+Of each run it keeps the results without single cells (`NAME.json.gz`: every figure seed by seed, every control, all
+that a verdict rests on), the page, the picture, and for a gauntlet the leaderboard. What stands in the README between
+the marks of that name is written anew.
 """
 
 from __future__ import annotations
 
-import shutil
+import gzip
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from redteam_reports import leaderboard
+from redteam_reports import bars, leaderboard, results_html, wording
 
-from redteam.evaluation.results import Figure, Results
-from redteam.evaluation.statistics import Interval
+from redteam import answer
+from redteam.evaluation.results import Results, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "reports" / "reference"
-BEGIN, END = "<!-- figures: tools/reference.py -->", "<!-- end -->"
-MERGER = "task-arithmetic"
-SWEPT = "mergelock:scale="
+README = ROOT / "README.md"
+NAMES = ("paper", "tables")
+HERO = "mergelock"  # the defense whose verdicts the README shows under every threat model
 
 
 def main() -> None:
-    """Copies, and rewrites what is drawn from it: the leaderboard, or what stands between the README's marks."""
-    folder = Path(sys.argv[1])
-    results = Results.read(folder)
-    name = results.plan["name"]
-    HOME.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "report.html", HOME / f"{name}.html")
+    """Writes everything that is drawn from the runs named on the command line, and says what."""
+    runs = map(Results.read, map(Path, sys.argv[1:])) if sys.argv[1:] else map(read, NAMES)
+    for results in runs:
+        for path in keep(results):
+            sys.stdout.write(f"{path.stat().st_size / 1000:8.0f} kB  {path.relative_to(ROOT)}\n")
+
+
+def keep(results: Results, home: Path = HOME, readme: Path = README) -> Iterable[Path]:
+    """Writes the files of one run, and the README's part on it; yields their paths.
+
+    Args:
+        results: Of a plan with one of `NAMES`.
+        home: Where the files go.
+        readme: What has the marks.
+    """
+    name = str(results.plan["name"])
+    if name not in NAMES:
+        raise SystemExit(f"Reports are kept of the plans {' and '.join(NAMES)}; this is a run of {name}.")
     kept = results.model_copy(update={"cells": ()})
-    (HOME / f"{name}.json").write_text(kept.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
-    if results.gauntlets:
-        (HOME / f"{name}.md").write_text(leaderboard.markdown(kept), encoding="utf-8")
-    if name != "paper":
-        return
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{BEGIN}\n{drawn(results)}\n{END}{after}", encoding="utf-8")
+    home.mkdir(parents=True, exist_ok=True)
+    written = {
+        f"{name}.json.gz": packed(kept),
+        f"{name}.html": results_html.render(kept).encode(),
+        f"{name}.svg": picture(kept).encode(),
+    }
+    if kept.gauntlets:
+        written[f"{name}.md"] = leaderboard.markdown(kept).encode()
+    for file, content in written.items():
+        (home / file).write_bytes(content)
+        yield home / file
+    before, rest = readme.read_text(encoding="utf-8").split(begin(name))
+    _, after = rest.split(END, 1)
+    readme.write_text(f"{before}{begin(name)}\n{drawn(kept)}\n{END}{after}", encoding="utf-8")
+    yield readme
 
 
-def drawn(results: Results) -> str:
-    """The README's tables."""
-    figures = [f for f in results.figures if f.merger == MERGER]
-    return "\n\n".join(
-        [
-            _baselines(results, [f for f in figures if (f.scenario, f.threat) == ("digits", "weights-only")]),
-            "Theft from `mergelock` by the range of its diagonal, which the paper leaves open:",
-            _swept(figures),
-            "Theft from `mergelock` once the victim was trained on until its task vector had grown so much (one seed):",
-            _grown(results, figures),
-        ]
+def read(name: str) -> Results:
+    """The results of a run that is kept."""
+    return Results.model_validate_json(gzip.decompress((HOME / f"{name}.json.gz").read_bytes()))
+
+
+def packed(kept: Results) -> bytes:
+    """The same results always give the same bytes."""
+    return gzip.compress(kept.model_dump_json(by_alias=True).encode(), 9, mtime=0)
+
+
+def begin(name: str) -> str:
+    """The mark in front of what the README says of a run."""
+    return f"<!-- {name}: tools/reference.py -->"
+
+
+END = "<!-- end -->"
+
+
+def picture(kept: Results) -> str:
+    """The bars of the first scenario and threat model."""
+    (place, rows), *_ = bars.bars(kept).items()
+    title = f"Of what the victim adds, from a plain merge (ring) to the worst case (disc): {', '.join(place)}"
+    return bars.figure(rows, float(kept.thresholds["stolen"]), title)
+
+
+def drawn(kept: Results) -> str:
+    """What the README says of a run."""
+    return "\n\n".join(_under_every_threat(kept) if kept.plan["name"] == "paper" else _every_defense(kept))
+
+
+def _every_defense(kept: Results) -> Iterable[str]:
+    """The picture, and which defenses got which word."""
+    (place, rows), *_ = bars.bars(kept).items()
+    name = kept.plan["name"]
+    yield f"![{len(rows)} defenses, from a plain merge to the worst case](reports/reference/{name}.svg)"
+    yield (
+        f"*Of what the victim adds to a merge, how much an attacker gets: ○ by a plain merge, ● in the worst case. "
+        f"{', '.join(place)}; {_run(kept)}*"
     )
+    by_word: dict[str, list[str]] = {}
+    for bar in rows:
+        if bar.verdict.gated:
+            by_word.setdefault(bar.verdict.verdict, []).append(f"`{bar.verdict.defense}`")
+    yield "\n".join(f"- **{word}** ({len(names)}): {', '.join(names)}." for word, names in by_word.items())
 
 
-def _baselines(results: Results, figures: Sequence[Figure]) -> str:
-    verdicts = [v for v in results.verdicts if (v.scenario, v.threat) == ("digits", "weights-only")]
-    verdicts = [v for v in verdicts if not v.defense.startswith(SWEPT)]
-    attacks = [a for a in dict.fromkeys(f.attack for f in figures if f.role == "recovery") if "+" not in a]
-    rows = []
-    for verdict in verdicts:
-        mine = {f.attack: f for f in figures if f.defense == verdict.defense}
-        fidelity = verdict.fidelity["float32"].mean
-        cells = [_cell(mine.get(attack)) for attack in ("none", *attacks)]
-        rows.append([f"`{verdict.defense}`", f"{fidelity:.3f}", *cells, verdict.verdict])
-    return _table(["defense", "fidelity", "no attack", *(f"`{a}`" for a in attacks), "verdict"], rows)
+def _under_every_threat(kept: Results) -> Iterable[str]:
+    """The verdicts on one defense, by what the attacker has."""
+    verdicts = [v for v in kept.verdicts if v.defense == HERO and v.scenario == kept.plan["scenarios"][0]]
+    named = answer.named(HERO, kept.about.get("defense", {}))
+    yield f"{named} by what the attacker has ({_run(kept)}):"
+    heads = ("the attacker has", "verdict", "plain merge", "worst case", "by")
+    lines: list[tuple[str, ...]] = [heads, ("---",) * len(heads), *map(_line, verdicts)]
+    yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _swept(figures: Sequence[Figure]) -> str:
-    swept = [f for f in figures if f.defense.startswith(SWEPT) and f.scenario == "digits"]
-    swept += [f for f in figures if (f.scenario, f.defense, f.threat) == ("digits", "mergelock", "weights-only")]
-    attacks = [a for a in dict.fromkeys(f.attack for f in swept if f.defense != "mergelock") if _shown(swept, a)]
-    names = sorted({f.defense for f in swept}, key=_upper)
-    rows = [
-        [f"`{name.removeprefix(SWEPT)}`" if "=" in name else "`[0.01,100]`, the default"]
-        + [_cell(next((f for f in swept if (f.defense, f.attack) == (name, a)), None)) for a in attacks]
-        for name in names
-    ]
-    return _table(["range", *(f"`{a}`" if a != "none" else "no attack" for a in attacks)], rows)
+def _line(verdict: Verdict) -> tuple[str, ...]:
+    naive = "–" if verdict.protection is None else f"{1 - verdict.protection.mean:.2f}"
+    attack = f"`{verdict.attack}`" if verdict.attack else "–"
+    return f"`{verdict.threat}`", verdict.verdict, naive, wording.interval(answer.stolen(verdict)), attack
 
 
-def _grown(results: Results, figures: Sequence[Figure]) -> str:
-    mine = [f for f in figures if f.defense == "mergelock" and f.threat == "weights-only"]
-    grown = list(dict.fromkeys(f.scenario for f in mine if f.scenario != "digits"))
-    attacks = [a for a in dict.fromkeys(f.attack for f in mine if f.scenario in grown) if _shown(mine, a)]
-    rows = [
-        [scenario.rpartition("=")[2], _gain(results, scenario)]
-        + [_cell(next((f for f in mine if (f.scenario, f.attack) == (scenario, a)), None)) for a in attacks]
-        for scenario in grown
-    ]
-    return _table(["growth", "gain", *(f"`{a}`" if a != "none" else "no attack" for a in attacks)], rows)
-
-
-def _shown(figures: Iterable[Figure], attack: str) -> bool:
-    return next(f.role for f in figures if f.attack == attack) in ("naive", "recovery")
-
-
-def _gain(results: Results, scenario: str) -> str:
-    return f"{next(g.gain for g in results.grounds if (g.scenario, g.merger) == (scenario, MERGER)):.2f}"
-
-
-def _upper(name: str) -> float:
-    return float(name.rstrip("]").rpartition(",")[2]) if "=" in name else 100.0
-
-
-def _cell(figure: Figure | None) -> str:
-    if figure is None:
-        return "–"
-    return _interval(figure.theft) if figure.theft is not None else figure.status
-
-
-def _interval(theft: Interval) -> str:
-    """The mean alone where both bounds read the same."""
-    mean, low, high = (f"{value:.2f}" for value in (theft.mean, theft.low, theft.high))
-    return mean if low == high else f"{mean} [{low}, {high}]"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows])
+def _run(kept: Results) -> str:
+    """How many seeds, when, on which version."""
+    told = [answer.plural(len(kept.plan["seeds"]), "seed")]
+    environment = kept.environment
+    told += [str(environment["date"])[:10]] if environment.get("date") else []
+    told += [f"commit {str(environment['commit'])[:12]}"] if environment.get("commit") else []
+    told += [f"{answer.duration(float(environment['duration']))} of computing"] if environment.get("duration") else []
+    return ", ".join(told) + "."
 
 
 if __name__ == "__main__":

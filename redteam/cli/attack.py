@@ -15,7 +15,6 @@ from redteam.cli.rewriting import (
     Out,
     laid_out_like,
     named,
-    named_alike,
     read_ahead,
     require_device,
     require_place,
@@ -75,10 +74,7 @@ def attack(
     require_place(out, force, [model, base, key])
     anchor = None if base is None else Checkpoint.open(base)
     protected = Checkpoint.open(model, base=anchor)
-    if anchor is None:
-        (protected,) = named_alike(protected)
-    else:
-        protected, anchor = named_alike(protected, anchor)
+    if anchor is not None:
         widened = chain.any(lambda spec: spec.changes_architecture)
         require_related(protected, anchor, f"The model {model}", shapes=not widened)
     secret: Secret | None = None if key is None else read_key(key)

@@ -20,7 +20,6 @@ from redteam.cli.rewriting import (
     Out,
     key_in,
     laid_out_like,
-    named_alike,
     require_device,
     require_place,
     require_related,
@@ -95,10 +94,7 @@ def protect(
     require_place(out, force, [model, base])
     given = None if base is None else Checkpoint.open(base)
     victim = Checkpoint.open(model, base=given)
-    if given is None:
-        (victim,) = named_alike(victim)
-    else:
-        victim, given = named_alike(victim, given)
+    if given is not None:
         require_related(victim, given, f"The model {model}")
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
     with threads(1), _key_for(chain, key, out) as (secret, made), Progress() as progress:

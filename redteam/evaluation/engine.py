@@ -82,7 +82,7 @@ class Engine:
             waiting = False
             for pairing in pairings:
                 left = self._left[index, pairing]
-                left.difference_update(self.scheduler.outcomes)
+                left -= self.scheduler.outcomes.keys()
                 waiting |= bool(left)
             if waiting:
                 return

@@ -11,7 +11,7 @@ from redteam.evaluation.results import Results, Verdict
 from redteam.evaluation.statistics import Interval
 from redteam_reports import leaderboard
 
-_WIDTH, _ROW, _HEAD = 760, 32, 30
+_WIDTH, _ROW, _HEAD = 760, 26, 30
 _LEFT, _RIGHT = 290, 170
 
 

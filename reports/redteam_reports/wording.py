@@ -210,10 +210,7 @@ def tested(results: Results) -> list[Fact]:
     ]
     if "date" in environment:
         took = f", took {answer.duration(float(environment['duration']))}" if "duration" in environment else ""
-        counts = ", ".join(f"{number} {what}" for what, number in results.computed.items())
-        made.append(
-            Fact("Run", f"{str(environment['date'])[:16].replace('T', ' ')}{took}{f' ({counts})' if counts else ''}")
-        )
+        made.append(Fact("Run", f"{str(environment['date'])[:16].replace('T', ' ')}{took}"))
     machine = [str(environment[key]) for key in ("system", "machine", "cpu") if environment.get(key)]
     if machine:
         made.append(Fact("Machine", f"{', '.join(machine)}, on {environment.get('device', 'cpu')}"))
