@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from redteam.adapters import Merged, is_adapter
+from redteam.errors import NotACheckpoint
 from redteam.folders import find
 from redteam.overlays import Cast, Computed, Outline, Recent, Replaced, Rewrite, StoredAs, Transformed
 from redteam.publish import write
@@ -148,6 +149,24 @@ class Checkpoint(Mapping[str, torch.Tensor]):
             BadInput: When a tensor is read that has numbers too large for its dtype.
         """
         return Checkpoint(StoredAs(self, other), self.config)
+
+    def renamed(self, names: Mapping[str, str]) -> Checkpoint:
+        """Some of the tensors under other names, new name → name found here; lazy."""
+        outline = {new: (self.shape(old), self.dtype(old)) for new, old in names.items()}
+        return Checkpoint.computed(outline, lambda n: self[names[n]], self.config, lambda n: self.rough(names[n]))
+
+    def canonical(self) -> Checkpoint:
+        """The tensors under the names by which transformers saves them, where it also loads the names found here.
+
+        The checkpoint itself where it has these names, where nobody knows its network, or where it doesn't fit it.
+        """
+        from redteam.networks import canonical_names
+
+        try:
+            names = canonical_names(self)
+        except NotACheckpoint:
+            return self
+        return self if names is None else self.renamed(names)
 
     def configured(self, changes: Mapping[str, Any]) -> Checkpoint:
         """The same tensors with some entries of the config exchanged or added."""

@@ -66,6 +66,40 @@ def parameter_names(checkpoint: Checkpoint) -> dict[str, str]:
     return found
 
 
+def canonical_names(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """Name that transformers saves a tensor of this network by → name in the checkpoint.
+
+    Loading also takes other names: with the prefix of the network without a head, or without it, or those of older
+    versions. `None` where nothing is to be renamed: all the saved names are there, or nobody knows the network; or
+    where tensors are stacked or split in another way than they are saved.
+
+    Raises:
+        NotACheckpoint: If the tensors do not fit the network.
+    """
+    if NETWORK in checkpoint.config or checkpoint.architecture == OPEN_CLIP or not checkpoint.config:
+        return None
+    saved = _saved(checkpoint)
+    if set(saved) <= set(checkpoint):
+        return None
+    alone = {place: s.names[0] for place, s in sources(checkpoint, _load).items() if s.index is None}
+    wanted = {s.names[0]: place for place, s in sources(saved, _load).items() if s.index is None}
+    names = {name: alone.get(wanted.get(name, "")) for name in saved}
+    return None if None in names.values() else names  # type: ignore[return-value]
+
+
+def _saved(checkpoint: Checkpoint) -> Checkpoint:
+    """Names and shapes as transformers saves a network of this config; without values."""
+    kind = json.dumps(dict(checkpoint.config), sort_keys=True, default=repr)
+    if kind not in _OUTLINES:
+        tensors = weights_of(initialised(checkpoint.config, 0))
+        _OUTLINES[kind] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    outline = _OUTLINES[kind]
+    return checkpoint.computed(outline, lambda name: torch.zeros(outline[name][0]), checkpoint.config)
+
+
+_OUTLINES: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
+
+
 def parameters_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """The parameters of the network, float32, by the network's own names."""
     return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}

@@ -135,6 +135,13 @@ class Scenario:
     victim: str
     summary: str = ""
 
+    def __post_init__(self) -> None:
+        """Gives all models the names that transformers saves them by, where they don't agree."""
+        if any(name not in expert for expert in self.experts.values() for name in self.base):
+            experts = {name: expert.canonical() for name, expert in self.experts.items()}
+            object.__setattr__(self, "base", self.base.canonical())
+            object.__setattr__(self, "experts", experts)
+
     @property
     def companions(self) -> tuple[str, ...]:
         """The tasks whose experts the free-rider owns."""

@@ -15,6 +15,7 @@ from redteam.cli.rewriting import (
     Out,
     laid_out_like,
     named,
+    named_alike,
     read_ahead,
     require_device,
     require_place,
@@ -74,7 +75,10 @@ def attack(
     require_place(out, force, [model, base, key])
     anchor = None if base is None else Checkpoint.open(base)
     protected = Checkpoint.open(model, base=anchor)
-    if anchor is not None:
+    if anchor is None:
+        (protected,) = named_alike(protected)
+    else:
+        protected, anchor = named_alike(protected, anchor)
         widened = chain.any(lambda spec: spec.changes_architecture)
         require_related(protected, anchor, f"The model {model}", shapes=not widened)
     secret: Secret | None = None if key is None else read_key(key)

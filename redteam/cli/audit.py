@@ -39,13 +39,14 @@ def audit(
     from redteam.audit import audit as look
     from redteam.checkpoint import Checkpoint
     from redteam.cli.outputs import writers
+    from redteam.cli.rewriting import named_alike
     from redteam.plugins.registry import AUDIT_REPORTS
 
     asked = writers(report or (), AUDIT_REPORTS)
     paths = (model, base) if other is None else (model, base, other)
     anchor = Checkpoint.open(base)
     # An adapter is audited merged into its base.
-    opened = [anchor if path is base else Checkpoint.open(path, base=anchor) for path in paths]
+    opened = named_alike(*(anchor if path is base else Checkpoint.open(path, base=anchor) for path in paths))
     names = (*map(str, paths), "") if other is None else tuple(map(str, paths))
     with Progress() as shown:
         found = look(*opened, device=_usable(device), names=names, progress=shown.advanced)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from redteam.cli.rewriting import (
     OnDevice,
     Out,
     named,
+    named_alike,
     read_ahead,
     require_device,
     require_place,
@@ -51,6 +52,8 @@ def merge(
     require_place(out, force, [base, *expert])
     origin = Checkpoint.open(base)
     opened = {name: Checkpoint.open(path, base=origin) for name, path in experts.items()}
+    origin, *alike = named_alike(origin, *opened.values())
+    opened = dict(zip(opened, alike, strict=True))
     for name, one in opened.items():
         require_related(one, origin, f"The expert {name}")
     with threads(1), Progress() as progress:

@@ -20,6 +20,7 @@ from redteam.cli.rewriting import (
     Out,
     key_in,
     laid_out_like,
+    named_alike,
     require_device,
     require_place,
     require_related,
@@ -94,7 +95,10 @@ def protect(
     require_place(out, force, [model, base])
     given = None if base is None else Checkpoint.open(base)
     victim = Checkpoint.open(model, base=given)
-    if given is not None:
+    if given is None:
+        (victim,) = named_alike(victim)
+    else:
+        victim, given = named_alike(victim, given)
         require_related(victim, given, f"The model {model}")
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
     with threads(1), _key_for(chain, key, out) as (secret, made), Progress() as progress:

@@ -134,6 +134,24 @@ def require_related(model: Checkpoint, base: Checkpoint, what: str, *, shapes: b
             )
 
 
+def named_alike(*checkpoints: Checkpoint) -> tuple[Checkpoint, ...]:
+    """Checkpoints under the names that transformers saves them by, unless all have names that are known and agree."""
+    names = _blocks({name for checkpoint in checkpoints for name in checkpoint})
+    alike = all({name for name in checkpoint if name in names} == names for checkpoint in checkpoints)
+    if alike and all(_recognised(checkpoint) for checkpoint in checkpoints):
+        return checkpoints
+    return tuple(checkpoint.canonical() for checkpoint in checkpoints)
+
+
+def _recognised(checkpoint: Checkpoint) -> bool:
+    from redteam.anatomy.recognition import architecture_of
+
+    try:
+        return architecture_of(checkpoint)[1].recognises(checkpoint) > 0
+    except BadInput:
+        return True  # as far as anybody knows
+
+
 def _blocks(names: set[str]) -> set[str]:
     """Names under a prefix that two numbers follow, as in `layers.0.…` and `layers.1.…`."""
     numbers: dict[str, set[str]] = {}

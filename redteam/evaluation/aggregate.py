@@ -11,9 +11,11 @@ import numpy as np
 from redteam.evaluation import results as r
 from redteam.evaluation.adversaries import author, own, targets
 from redteam.evaluation.controls.base import by_seed, interval
+from redteam.evaluation.controls.planted import claims_of
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.design import Asked, Pairing, weakened
 from redteam.evaluation.price import UNITS
+from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
 from redteam.evaluation.thresholds import THRESHOLDS
@@ -92,7 +94,7 @@ def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Shee
         released=next((lock.dtype for lock in records), ""),
         gains=gained,
         left_out=left_out(gained),
-        adversaries=tuple(_adversaries(table, asked, pairings)),
+        adversaries=tuple(_adversaries(table, asked, pairings, sheet)),
         missing=tuple(_missing(table, [*pairings, *(p for ps in sheet.pairings.values() for p in ps)])),
         ceilings=tuple(dict.fromkeys(p.attack for p in asked.later)),
         tried=sheet.tried(table),
@@ -100,7 +102,7 @@ def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Shee
     )
 
 
-def _adversaries(table: Table, asked: Asked, pairings: Sequence[Pairing]) -> Iterable[r.Adversary]:
+def _adversaries(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Sheet) -> Iterable[r.Adversary]:
     everywhere = {(p.seed, p.key) for p in asked.pairings}
     for text, attack in asked.attacks.items():
         if targets(attack, asked.defense):
@@ -110,8 +112,17 @@ def _adversaries(table: Table, asked: Asked, pairings: Sequence[Pairing]) -> Ite
                 author=author(attack),
                 own=own(attack, asked.defense),
                 ran=ran == everywhere,
+                covers=_covers(table, attack, sheet),
                 same_extent=_same_extent(table, asked),
             )
+
+
+def _covers(table: Table, attack: Pipeline, sheet: Sheet) -> bool:
+    """Whether the attack's claims reach every tensor that the defense changes."""
+    if not claims_of(attack):
+        return True
+    locks = [table.record(p.steps.lock) for p in sheet.pairings.get(("extent", attack.text), ())]
+    return bool(locks) and all(lock is not None and not lock.uncovered for lock in locks)
 
 
 def _same_extent(table: Table, asked: Asked) -> bool:

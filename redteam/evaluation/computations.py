@@ -31,6 +31,9 @@ from redteam.views import AttackerView, MergerView, Meter
 How = tuple[str, Mapping[str, Any], str]
 """Name, settings and source digest of a plugin."""
 
+Plants = Mapping[str, set[str]]
+"""Kind of site → the tensors at which a lock of it was planted."""
+
 _DROWNED = 2.0**0.5  # ‖noise‖ ÷ ‖W‖ where a lock is to leave nothing to find
 
 
@@ -130,7 +133,7 @@ def _lock(step: Step, bench: Bench) -> Locked:
         return _sibling(step, bench, scenario.companions[0])
     source = victim.fresh(_fresh_seed(bench)) if fresh and "prepared" not in step.inputs else victim
     with metrics.Memory() as memory, metrics.Clock() as clock:
-        protected, planted = _protected(step, bench, source, scenario.tasks[scenario.victim])
+        protected, plants = _protected(step, bench, source, scenario.tasks[scenario.victim])
     bench.store.put_artefact(step.name, protected)
     return Locked(
         digest=protected.digest(),
@@ -143,7 +146,8 @@ def _lock(step: Step, bench: Bench) -> Locked:
             for name in protected
             if name not in victim or protected.shape(name) != victim.shape(name)
         },
-        planted=planted,
+        planted=list(plants),
+        uncovered=_uncovered(bench, plants),
         tied_cost=metrics.tied_costs(protected, scenario.base),
         change=metrics.change(victim, protected, scenario) if "defense" in step.settings and not fresh else None,
         answers=metrics.answers(scenario, protected.module()),
@@ -253,18 +257,18 @@ def _loaded(registry: Registry[Any], how: How) -> LoadedPlugin[Any]:
     return plugin
 
 
-def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tuple[Checkpoint, list[str]]:
-    """The victim under what the step's settings ask for, and the kinds of sites at which a lock was planted."""
+def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tuple[Checkpoint, Plants]:
+    """The victim under what the step's settings ask for, and what was planted."""
     settings, base = step.settings, bench.scenario.base
     if "unused" in settings:
-        return source.replace({name: base[name] for name in shared_tensors(source, base)}), []
+        return source.replace({name: base[name] for name in shared_tensors(source, base)}), {}
     if "drowned" in settings:
-        return _drowned(source, base, bench.key.child("noise")), []
+        return _drowned(source, base, bench.key.child("noise")), {}
     if "plant" in settings:
         changed = set(bench.record("extent").changed) if "extent" in step.inputs else None
         return _planted(source, settings["plant"], bench.key, changed)
     if "defense" not in settings:
-        return source, []
+        return source, {}
     protected, _ = apply(
         bench.plugins(DEFENSES, "defense"),
         source,
@@ -274,12 +278,12 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
         task=task,
         prepared="prepared" in step.inputs,
     )
-    return protected, []
+    return protected, {}
 
 
 def _planted(
     source: Checkpoint, claims: Sequence[Sequence[str]], key: Key, changed: set[str] | None
-) -> tuple[Checkpoint, list[str]]:
+) -> tuple[Checkpoint, Plants]:
     """A lock from each claimed group at its kind of site, one after the other.
 
     Args:
@@ -291,7 +295,7 @@ def _planted(
     Raises:
         IllegalGauge: If none of the claims can be planted here.
     """
-    kinds: dict[str, None] = {}
+    plants: dict[str, set[str]] = {}
     refused: IllegalGauge | None = None
     for kind, name in claims:
         stream = key.child(f"plant {name} at {kind}")
@@ -304,10 +308,16 @@ def _planted(
             touched = tuple(site for site in lock.sites if changed is None or changed & set(site.names))
             if touched:
                 source = replace(lock, sites=touched).put_on(source)
-                kinds[kind] = None
-    if not kinds:
+                plants.setdefault(kind, set()).update(name for site in touched for name in site.names)
+    if not plants:
         raise refused or IllegalGauge("The defense changes no site that the attack claims to undo.")
-    return _in_memory(source), list(kinds)
+    return _in_memory(source), plants
+
+
+def _uncovered(bench: Bench, plants: Plants) -> list[str]:
+    if "extent" not in bench.step.inputs:
+        return []
+    return sorted(set(bench.record("extent").changed) - set().union(*plants.values()))
 
 
 def _drowned(victim: Checkpoint, base: Checkpoint, key: Key) -> Checkpoint:

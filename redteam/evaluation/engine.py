@@ -82,7 +82,7 @@ class Engine:
             waiting = False
             for pairing in pairings:
                 left = self._left[index, pairing]
-                left -= self.scheduler.outcomes.keys()
+                left.difference_update(self.scheduler.outcomes)
                 waiting |= bool(left)
             if waiting:
                 return

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from redteam.evaluation.results import Figure, Flag
-from redteam.evaluation.statistics import fallen
 from redteam.evaluation.thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ def raised(e: Evidence, word: str, judged: Figure | None, down: int) -> Iterator
         if judged.advantage is not None:
             yield "NEEDS-LABELS"
         seen = e.chosen("seen")
-        if seen is None or not fallen([seed.p for seed in seen.per_seed]):
+        if seen is None or not any(seed.sure >= THRESHOLDS.stolen for seed in seen.per_seed):
             yield "UNCHOSEN-BREAK"
     if word == "HOLDS-SO-FAR" and all(a.own for a in subject.adversaries if a.attack not in e.shortcomings):
         yield "SELF-ATTACKED"

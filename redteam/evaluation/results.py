@@ -142,8 +142,7 @@ class SeedFigure(Model):
         key, attack, merger: The pairing behind it; of a worst case the one that was best on more of the test items.
         theft: Of that pairing.
         counted: What verdicts count (see `Figure`), with its own 95 % interval over test items, `low` to `high`.
-        p: The one-sided p-value that half or more was stolen by chance alone.
-        sure: The lower bound of `counted` that is corrected for choosing the best of a hundred pairings.
+        sure: The lower bound of `counted`, corrected for a hundred pairings and seeds; from half on the seed has fallen.
     """
 
     seed: int
@@ -154,7 +153,6 @@ class SeedFigure(Model):
     counted: float
     low: float
     high: float
-    p: float
     sure: float
 
 
@@ -214,6 +212,8 @@ class Adversary(Model):
         author: The distribution or the file that it comes from.
         own: Whether that is where the defense comes from, too.
         ran: Whether it ran to its end on this defense under every seed and key.
+        covers: Whether every tensor that the defense changes lies at a site of a kind that the attack claims to undo; so
+            does one that claims none, and proves itself on the weakened variant alone.
         same_extent: Whether the weakened variant changed all tensors, in all shapes, that the defense itself changed.
     """
 
@@ -221,6 +221,7 @@ class Adversary(Model):
     author: str
     own: bool
     ran: bool
+    covers: bool
     same_extent: bool
 
 

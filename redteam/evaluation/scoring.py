@@ -16,7 +16,7 @@ import numpy as np
 from redteam.evaluation.design import Design, Ground, Pairing
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.results import SeedFigure, Status
-from redteam.evaluation.statistics import Vector, halves, quantiles, sure_bound, tail, unseen, weights
+from redteam.evaluation.statistics import Vector, halves, quantiles, sure_bound, unseen, weights
 from redteam.evaluation.steps import Merged, Outcome, Scored
 from redteam.evaluation.thresholds import THRESHOLDS
 
@@ -292,7 +292,6 @@ class Table:
             counted=point,
             low=float(np.clip(min(low, point - blur), 0.0, 1.0)),
             high=float(np.clip(max(high, point + blur), 0.0, 1.0)),
-            p=tail(counted, THRESHOLDS.stolen, baselines.items, scale),
             sure=float(np.clip(sure_bound(counted, baselines.items, scale), 0.0, 1.0)),
         )
 

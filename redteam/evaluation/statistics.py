@@ -81,27 +81,11 @@ def quantiles(figure: Vector) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def tail(figure: Vector, limit: float, items: int, scale: float) -> float:
-    """The one-sided p-value that a figure reaches a limit by chance alone.
-
-    The larger one of the bootstrap's, and of the chance that as many of the items as lie between figure and limit
-    differ and none of those seen did.
-
-    Args:
-        figure: As described above.
-        limit: What it is held against.
-        items: Number of test items.
-        scale: By how much the figure changes when all items do.
-    """
-    resampled = (1 + np.count_nonzero(figure[1:] < limit)) / len(figure)
-    share = (float(figure[0]) - limit) / scale if scale > 0 else 0.0
-    return float(min(1.0, max(resampled, (1.0 - min(max(share, 0.0), 1.0)) ** items)))
-
-
 def sure_bound(figure: Vector, items: int, scale: float) -> float:
     """A lower bound that stands although the figure is the best of as many as a hundred (Bonferroni).
 
-    By the normal approximation, since as many resamples do not reach so far into the tail.
+    The number is fixed, so that trying one more changes nothing for the others. By the normal approximation, since as
+    many resamples do not reach so far into the tail.
     """
     from scipy.stats import norm
 
@@ -171,8 +155,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = running
     return [float(value) for value in corrected]
-
-
-def fallen(p_values: Sequence[float]) -> int:
-    """On how many seeds half was surely stolen, Holm-corrected for how many seeds there are."""
-    return sum(p <= TAIL for p in holm(p_values))

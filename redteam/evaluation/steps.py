@@ -117,6 +117,7 @@ class Locked:
         changed: Names of the victim's tensors that it no longer has as they were, and of those that were added.
         shapes: Name → shape of each tensor that was added or has another shape than the victim's.
         planted: Kinds of sites at which a lock was planted.
+        uncovered: Of a plant of another lock's extent, the tensors which that one changed and no planted site holds.
         sibling: The companion's task, where it is one of the attacker's own experts that was locked.
         tied_cost: Kind of site → tied cost to the base.
         change: max |Δ logits| ÷ max |logits| against the unlocked victim, in float64.
@@ -129,6 +130,7 @@ class Locked:
     changed: list[str] = field(default_factory=list)
     shapes: dict[str, list[int]] = field(default_factory=dict)
     planted: list[str] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
     sibling: str = ""
     tied_cost: dict[str, float] = field(default_factory=dict)
     change: float | None = None

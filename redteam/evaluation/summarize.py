@@ -13,8 +13,9 @@ from redteam.evaluation.design import Design, Pairing
 from redteam.evaluation.price import Spent, price
 from redteam.evaluation.progress import Progress
 from redteam.evaluation.scoring import Table
-from redteam.evaluation.statistics import Interval, Vector, fallen
+from redteam.evaluation.statistics import Interval, Vector
 from redteam.evaluation.steps import Cost
+from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.evaluation.verdict import Evidence, about, decide, excluded
 
 
@@ -72,7 +73,7 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
     """The row of a verdict."""
     decision, subject = decide(evidence), evidence.subject
     worst, naive, seen = (evidence.chosen(choice) for choice in ("worst", "naive", "seen"))
-    breakers = [f for f in evidence.candidates if fallen([seed.p for seed in f.per_seed])]
+    breakers = [f for f in evidence.candidates if any(seed.sure >= THRESHOLDS.stolen for seed in f.per_seed)]
     judged = worst or naive
     return r.Verdict(
         **vars(subject.place),

@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from redteam.evaluation.flags import raised
-from redteam.evaluation.results import Control, ControlKind, Figure, Place, Subject
-from redteam.evaluation.statistics import fallen
+from redteam.evaluation.results import Control, ControlKind, Figure, Place, SeedFigure, Subject
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ class Evidence:
                 short[attack] = "did not run to its end on it under every seed and key"
             elif attack in self.excluded:
                 short[attack] = "takes something where nothing is"
+            elif not adversary.covers:
+                short[attack] = "claims to undo only a part of what the defense changes"
             elif self.undoes(attack) != "all":
                 short[attack] = "does not undo planted locks of the same extent"
             elif not any(c.passed for c in self.of_kind("weakened", attack)):
@@ -197,26 +198,27 @@ def _word(e: Evidence, limits: Thresholds) -> _Found:
 
 
 def _broken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wanted, ...]) -> _Found | None:
-    """A break stands by itself: it needs the score to be sound, and the attack to take nothing where nothing is."""
-    down = fallen([seed.p for seed in worst.per_seed])
-    figure, attacks = worst, {seed.attack for seed in sorted(worst.per_seed, key=lambda s: s.p)[:down]}
-    if not down:
-        alone = [f for f in e.candidates if any(seed.sure >= limits.stolen for seed in f.per_seed)]
-        if not alone:
-            return None
-        figure = max(alone, key=lambda f: max(seed.sure for seed in f.per_seed))
-        down, attacks = sum(seed.sure >= limits.stolen for seed in figure.per_seed), {figure.attack}
-    free = {f.attack for f in e.candidates if f.role == "recovery" and f.advantage is None}
-    floors: list[Wanted] = [("floor", a) for a in sorted(attacks & free)]
-    floors += [("gone", a) for a in sorted(attacks & free)]
-    guesses = {f.attack for f in e.figures if f.role == "guess"} & attacks
-    names = figure.attack if figure.choice == "attack" else ", ".join(figure.by) or figure.attack
-    use = f", of which the victim was of use for {figure.counted}" if figure.advantage is not None else ""
-    several = f" on {down} of {len(figure.per_seed)} seeds" if down < len(figure.per_seed) else ""
-    reason = f"{names} with {figure.merger} steals {figure.theft}{use}{several}"
-    if guesses:
+    """A break stands by itself: it needs the score to be sound, and the attack to take nothing where nothing is.
+
+    A seed has fallen where some attack's own lower bound says so, corrected for a fixed number of attacks: so that one
+    attack more never saves a lock, and trying many never breaks one by chance.
+    """
+    surest: dict[int, SeedFigure] = {}
+    for seed in (seed for figure in e.candidates for seed in figure.per_seed if seed.sure >= limits.stolen):
+        if seed.seed not in surest or seed.sure > surest[seed.seed].sure:
+            surest[seed.seed] = seed
+    if not surest:
+        return None
+    attacks = {seed.attack for seed in (*surest.values(), *worst.per_seed)}
+    free = sorted(attacks & {f.attack for f in e.candidates if f.role == "recovery" and f.advantage is None})
+    floors: list[Wanted] = [("floor", attack) for attack in free]
+    floors += [("gone", attack) for attack in free]
+    use = f", of which the victim was of use for {worst.counted}" if worst.advantage is not None else ""
+    several = f"; it falls on {len(surest)} of {len(worst.per_seed)} seeds" if len(surest) < len(worst.per_seed) else ""
+    reason = f"{', '.join(worst.by) or worst.attack} with {worst.merger} steals {worst.theft}{use}{several}"
+    if attacks & {f.attack for f in e.figures if f.role == "guess"}:
         reason += "; its key guards nothing: whoever guesses one takes the lock off"
-    return _Found("BROKEN", reason, (*trivial, *floors), figure, down)
+    return _Found("BROKEN", reason, (*trivial, *floors), worst, len(surest))
 
 
 def _unbroken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wanted, ...]) -> _Found:
@@ -247,7 +249,7 @@ def _unbroken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wan
     best = f"the worst case, {worst.attack} with {worst.merger}, steals {worst.counted}"
     if worst.advantage is not None:
         best += f" beyond what its labels alone are worth ({worst.theft} in all)"
-    open_ = [seed for f in (worst, *e.candidates) for seed in f.per_seed if seed.high >= stolen]
+    open_ = [seed for figure in e.candidates for seed in figure.per_seed if seed.high >= stolen]
     if open_:
         most = max(open_, key=lambda seed: seed.high)
         interval = f"{most.counted:.2f} [{most.low:.2f}, {most.high:.2f}]"

@@ -23,7 +23,7 @@ def check_returned(plugin: LoadedPlugin[Any], before: Checkpoint, after: object)
         after: What was returned.
 
     Returns:
-        `after`, unchanged.
+        `after`, under the names of `before` where it has others that transformers loads as the same.
 
     Raises:
         PluginFault: If it is no checkpoint, has other names, shapes or dtypes than `before` (a defense that declares
@@ -32,7 +32,8 @@ def check_returned(plugin: LoadedPlugin[Any], before: Checkpoint, after: object)
     checked = check_as_read(plugin, before, after)
     for name in checked:
         checked[name]
-    return cast("Checkpoint", after)
+    named = cast("Checkpoint", after)
+    return named if set(named) == set(checked) else named.canonical()
 
 
 def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) -> Checkpoint:
@@ -44,7 +45,7 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
         after: What was returned.
 
     Returns:
-        `after`, whose tensors raise PluginFault when they are read and are not finite.
+        `after`, named as `check_returned` says, whose tensors raise PluginFault when they are read and are not finite.
 
     Raises:
         PluginFault: As `check_returned`, where no tensor has to be read.
@@ -54,6 +55,9 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
         raise PluginFault(f"{who} returned {_article(type(after).__name__)}; expected a Checkpoint.")
     if not getattr(plugin.spec, "changes_architecture", False):
         _same_layout(who, before, after)
+    elif not set(before) <= set(after):
+        after = after.canonical()  # a loader takes more names than one, and merges go by names
+    returned = after
 
     def checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_floating_point() and not _finite(tensor):
@@ -64,12 +68,12 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
         return tensor
 
     def read(name: str) -> torch.Tensor:
-        return checked(name, after[name])
+        return checked(name, returned[name])
 
     def rough(name: str) -> torch.Tensor:
-        return checked(name, after.rough(name))
+        return checked(name, returned.rough(name))
 
-    return Checkpoint.computed(after.outline(), read, after.config, rough)
+    return Checkpoint.computed(returned.outline(), read, returned.config, rough)
 
 
 def _finite(tensor: torch.Tensor) -> bool:

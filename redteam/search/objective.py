@@ -16,6 +16,7 @@ from redteam.evaluation.design import Design, Layout, Pairing
 from redteam.evaluation.load_scenarios import load_scenarios
 from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.results import Place
+from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.scoring import Table
@@ -53,7 +54,7 @@ class Objective:
     Args:
         resolved: A plan of one of each.
         root: Where finished steps go; what lies there is not computed again.
-        workers: 1, or 0 to compute in this process, without time limits.
+        pool: Where it is computed; without one in this process, without time limits.
         tell: Told of the scenario before it is loaded.
 
     Raises:
@@ -61,11 +62,16 @@ class Objective:
     """
 
     def __init__(
-        self, resolved: Resolved, root: Path, *, workers: int = 1, tell: Callable[[str, int], None] = lambda *_: None
+        self,
+        resolved: Resolved,
+        root: Path,
+        *,
+        pool: Pool | None = None,
+        tell: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         self.store = Store(root)
         (part,) = resolved.parts
-        ((where, self.identity),) = load_scenarios(resolved, workers=0, tell=tell).items()
+        ((where, self.identity),) = load_scenarios(resolved, pool=None, tell=tell).items()
         self.design = Design()
         self.layout = _TuningLayout(self.design, part, part.scenarios[0], where[1], self.identity, split=SPLIT)
         self.layout.grounds()
@@ -79,7 +85,7 @@ class Objective:
             )
         self.merger = mergers[0]
         self.lock = self.layout.defend(self.defense, 0)
-        self.scheduler = Scheduler(self.store, workers=workers, time_limit=resolved.plan.time_limit, settled=_ignore)
+        self.scheduler = Scheduler(self.store, pool=pool, time_limit=resolved.plan.time_limit, settled=_ignore)
         self.table = Table(self.design, self.scheduler.outcomes)
         (naive,) = (attack for attack in part.attacks if attack.role == "naive")
         self.naive = self._ground(naive)

@@ -7,6 +7,7 @@ import platform
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.run import alone_in
 from redteam.evaluation.run import run as evaluate
+from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.store import Store, write_atomically
 from redteam.events import Observer
 from redteam.plugins.reference import parse_chain
@@ -103,8 +105,8 @@ def search(
     space = _space(asked, resolved)
     root = out / "tuning"
     Store(root)
-    with alone_in(root):
-        objective = Objective(resolved, root, workers=workers, tell=observer.preparing)
+    with alone_in(root), Pool(workers) if workers else nullcontext() as pool:
+        objective = Objective(resolved, root, pool=pool, tell=observer.preparing)
         study = Study(
             asked.storage or default_storage(out),
             asked.study,
@@ -129,13 +131,13 @@ def search(
         finally:
             study.close()
         objective.store.clear_work()
-        found = _kept(found, asked, out)
-        if found.best is not None:
-            observer.scoring(found.best.pipeline)
-            plan = asked.plan((found.best.pipeline,))
-            results = evaluate(plan, out=out / "winner", workers=cores, observer=observer, folder=Path())
-            found = found.model_copy(update={"scored": _scored(results, found.best.pipeline)})
-            write_atomically(out / "search.json", found.model_dump_json(indent=1, by_alias=True) + "\n")
+    found = _kept(found, asked, out)
+    if found.best is not None:
+        observer.scoring(found.best.pipeline)
+        plan = asked.plan((found.best.pipeline,))
+        results = evaluate(plan, out=out / "winner", workers=cores, observer=observer, folder=Path())
+        found = found.model_copy(update={"scored": _scored(results, found.best.pipeline)})
+        write_atomically(out / "search.json", found.model_dump_json(indent=1, by_alias=True) + "\n")
     return found
 
 

@@ -94,7 +94,7 @@ class Bench:
         seconds: float = 1.0,
         **rest: Any,
     ) -> Pairing:
-        """An attack on the lock, and the merge that came of it; a mapping says how it failed, `None` that it is open."""
+        """An attack on the lock and the merge that came of it; a mapping says how it failed, `None` that it is open."""
         self.ground(seed, merger)
         tag = f"{attack} {seed} {key} {merger} {rest.get('site', '')}"
         names = {what: f"{what} {tag}" for what in ("recovered", "merge")}

@@ -54,6 +54,10 @@ class Check(Protocol):
         """Reads the pairings of one row, all of which have a result."""
 
 
+_OWED: tuple[ControlKind, ...] = ("planted", "extent", "weakened")
+"""Controls on locks that an attack says it undoes: that it does not apply to one is no excuse."""
+
+
 def anywhere(asked: Asked) -> Place:
     """Where controls count that speak of an attack, whatever the defense."""
     return Place(asked.place.scenario, "", asked.place.threat)
@@ -87,9 +91,9 @@ def on_every_seed(
 def row(check: Check, table: Table, pairings: Sequence[Pairing]) -> r.Control | None:
     """One line about the pairings of one control; `None` where there is nothing to control."""
     first = pairings[0]
-    if all(table.inapplicable(p) or _unplantable(table, p) for p in pairings):
-        return None
     pairings = [p for p in pairings if not _unplantable(table, p)]
+    if not pairings or (check.kind not in _OWED and all(table.inapplicable(p) for p in pairings)):
+        return None
     failed = [found for p in pairings if (found := table.status(p))[0] != "ok"]
     status, reason = failed[0] if failed else ("ok", "")
     finding = Finding(False, None, 0.0, reason) if failed else check.find(table, pairings)

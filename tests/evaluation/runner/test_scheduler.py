@@ -41,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def scheduler(store: Store, settled: Settled = lambda step, outcome: None) -> Scheduler:
-    return Scheduler(store, workers=0, time_limit=1, settled=settled)
+    return Scheduler(store, pool=None, time_limit=1, settled=settled)
 
 
 def step(label: str, inputs: dict[str, Step] | None = None, *, makes: bool = False, **settings: Any) -> Step:
