@@ -142,7 +142,7 @@ class SeedFigure(Model):
         key, attack, merger: The pairing behind it; of a worst case the one that was best on more of the test items.
         theft: Of that pairing.
         counted: What verdicts count (see `Figure`), with its own 95 % interval over test items, `low` to `high`.
-        sure: The lower bound of `counted`, corrected for a hundred pairings and seeds; from half on the seed has fallen.
+        sure: The lower bound of `counted`, corrected for a hundred pairings and seeds; from half on, it has fallen.
     """
 
     seed: int
@@ -212,8 +212,8 @@ class Adversary(Model):
         author: The distribution or the file that it comes from.
         own: Whether that is where the defense comes from, too.
         ran: Whether it ran to its end on this defense under every seed and key.
-        covers: Whether every tensor that the defense changes lies at a site of a kind that the attack claims to undo; so
-            does one that claims none, and proves itself on the weakened variant alone.
+        covers: Whether every tensor that the defense changes lies at a site of a kind that the attack claims to undo.
+            True for one that claims none, and proves itself on the weakened variant alone.
         same_extent: Whether the weakened variant changed all tensors, in all shapes, that the defense itself changed.
     """
 

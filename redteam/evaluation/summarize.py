@@ -40,8 +40,8 @@ class Summary:
         self.subjects = tuple(place.subject(table) for place in places)
         self.figures = tuple(
             figure
-            for place in places
-            for figure in place.figures(table, excluded(c for _, c in about(place.asked.place, self.controls)))
+            for place, subject in zip(places, self.subjects, strict=True)
+            for figure in place.figures(table, excluded(c for _, c in about(subject, self.controls)))
         )
         self.cells = (
             *(cell(table, pairing) for pairing in dict.fromkeys(run)),
@@ -66,12 +66,14 @@ class Summary:
 
     def _evidence(self, subject: r.Subject) -> Evidence:
         figures = tuple(figure for figure in self.figures if figure.place == subject.place)
-        return Evidence(subject, figures, tuple(about(subject.place, self.controls)))
+        return Evidence(subject, figures, tuple(about(subject, self.controls)))
 
 
 def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
     """The row of a verdict."""
     decision, subject = decide(evidence), evidence.subject
+    if decision.wanted:
+        raise RuntimeError(f"{decision.word} of {subject.place} rests on controls that were not computed")
     worst, naive, seen = (evidence.chosen(choice) for choice in ("worst", "naive", "seen"))
     breakers = [f for f in evidence.candidates if any(seed.sure >= THRESHOLDS.stolen for seed in f.per_seed)]
     judged = worst or naive

@@ -43,7 +43,7 @@ class Evidence:
         """
         subject = next(s for s in results.subjects if s.place == place)
         figures = tuple(f for f in results.figures if f.place == place)
-        return cls(subject, figures, tuple(about(place, results.controls)))
+        return cls(subject, figures, tuple(about(subject, results.controls)))
 
     @cached_property
     def excluded(self) -> frozenset[str]:
@@ -145,11 +145,12 @@ class Decision:
     fallen: int = 0
 
 
-def about(place: Place, controls: Sequence[Control]) -> Iterator[tuple[int, Control]]:
-    """The controls that speak of a place, or of its attacks whatever the defense, with their positions."""
+def about(subject: Subject, controls: Sequence[Control]) -> Iterator[tuple[int, Control]]:
+    """The controls that were computed for a place, with their positions; some of them speak of an attack anywhere."""
+    tried = set(subject.tried)
     for index, control in enumerate(controls):
-        here = (control.scenario, control.threat) == (place.scenario, place.threat)
-        if here and control.defense in ("", place.defense):
+        here = (control.scenario, control.threat) == (subject.scenario, subject.threat)
+        if here and control.defense in ("", subject.defense) and (control.control, control.attack) in tried:
             yield index, control
 
 
