@@ -15,10 +15,10 @@ from redteam.anatomy import KINDS, KINDS_OF_SITES, anatomy_of, listed
 from redteam.audit.findings import SiteFinding
 from redteam.audit.words import MEANING, STATES
 from redteam.errors import RedteamError, ThreatModelViolation
+from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.results import Control
 from redteam.evaluation.run import run
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
-from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.verdict import Word
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
@@ -172,15 +172,18 @@ def test_the_limits_in_the_text_are_those_in_force(page: Callable[[str], Any]) -
     for sentence in (
         f"falls more than {t.companions} under",
         f"steals {t.priced} or more",
-        f"lower bound of the gain is under {t.gain}",
+        f"lower bound of the victim's gain is under {t.gain}",
         f"lower bound of theft without an attack is at least {t.stolen}",
-        f"attacker's choice is at least {t.stolen}",
-        f"counted theft reaches {t.stolen}",
+        f"surely steals at least {t.stolen}",
+        f"an upper bound reaches {t.stolen}",
         f"add at least {t.gain} to the merge",
-        f"steal at most {t.trivial},",
-        f"steal under {t.floor} (upper bound)",
+        f"gains less than {t.gain} are left out",
+        f"steal at most {t.trivial}?",
+        f"steal at most {t.floor} from a freshly",
+        f"steal less than {t.stolen} from a victim drowned",
         f"({t.planted_cost} times the tied cost",
         f"(theft {t.planted_theft} or more)",
+        f"came back (theft {t.stolen})",
         f"by more than −{-t.harmless} (lower bound)",
         f"key's holder get {t.ceiling} back",
         f"trained anew worth {t.anew}?",
