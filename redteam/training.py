@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint.modules import parameter_names, parameters_of
 from redteam.errors import BadInput
-from redteam.networks import parameter_names, parameters_of
 from redteam.tasks import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]

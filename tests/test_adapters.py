@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.save import write
 from redteam.errors import NotACheckpoint
-from redteam.publish import write
 
 Q, K, UP, HEAD = "model.layers.0.q", "model.layers.0.k", "model.layers.1.up", "score"
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
+from redteam.checkpoint.sources import DTYPES
 from redteam.errors import BadInput, NotACheckpoint, RedteamError, UnwritableOutput
-from redteam.storage import DTYPES
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.save import write
 from redteam.errors import NotACheckpoint
-from redteam.publish import write
 
 CLIP = {
     "embed_dim": 16,

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.save import write
+from redteam.checkpoint.sources import Memory
 from redteam.errors import BadInput, PluginFault, UnwritableOutput
 from redteam.key import write_key
-from redteam.publish import write
-from redteam.storage import Memory
 
 CONFIG = {"model_type": "toy", "dtype": "bfloat16", "text_config": {"torch_dtype": "bfloat16"}, "z": 1, "a": [0.5]}
 
@@ -108,7 +108,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path: Path) -> None:
     script = """
         import resource, sys, torch
         from redteam.checkpoint import Checkpoint
-        from redteam.publish import write
+        from redteam.checkpoint.save import write
         there = Checkpoint.open(sys.argv[1])
         first = next(iter(there))
         there[first]
@@ -326,7 +326,7 @@ def test_casts_are_lazy_and_leave_integers_alone() -> None:
 KILLED = """
     import os, sys, torch
     from redteam.checkpoint import Checkpoint
-    from redteam.publish import write
+    from redteam.checkpoint.save import write
     def stop(done, total, name):
         if done == 2:
             print("halfway", flush=True)

@@ -8,8 +8,8 @@ from torch import nn
 
 from redteam import networks
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.skeleton import sources
 from redteam.errors import BadInput, NotACheckpoint
-from redteam.skeleton import sources
 from tests.zoo import NETWORKS, network
 
 

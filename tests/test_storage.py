@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.safetensors_io import DTYPES
+from redteam.checkpoint.save import write
 from redteam.errors import NotACheckpoint
-from redteam.formats import DTYPES
-from redteam.publish import write
 
 W = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -295,7 +295,7 @@ def test_one_shard_of_several_is_no_checkpoint(tmp_path: Path) -> None:
 def test_reading_a_tensor_reads_no_header_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Checkpoint.of({str(i): torch.full((3,), i) for i in range(50)}, {}).save(tmp_path / "m")
     there = Checkpoint.open(tmp_path / "m")
-    for used in ("redteam.formats.json.loads", "redteam.storage.read_header"):
+    for used in ("redteam.checkpoint.safetensors_io.json.loads", "redteam.checkpoint.sources.read_header"):
         monkeypatch.setattr(used, lambda *_, **__: pytest.fail("the header is parsed again"))
     assert all(there[str(i)].tolist() == [i] * 3 for i in range(50))
 

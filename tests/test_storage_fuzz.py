@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.save import write
 from redteam.errors import RedteamError
-from redteam.publish import write
 
 HEADER = {
     "__metadata__": {"format": "pt"},

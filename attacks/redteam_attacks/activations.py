@@ -11,8 +11,8 @@ from torch import Tensor
 
 from redteam.anatomy import Side, Site
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint.modules import layer_paths, watched
 from redteam.errors import BadInput, Inapplicable
-from redteam.networks import layer_paths, watched
 from redteam.views import AttackerView
 
 _BATCH = 64

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint.modules import parameters_of
 from redteam.errors import BadInput, Inapplicable
-from redteam.networks import parameters_of
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.views import AttackerView

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from redteam.anatomy import Affine, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.networks import activation_of, layer_paths, watched
+from redteam.checkpoint.modules import activation_of, layer_paths, watched
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry.neurons import regressed

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from redteam.anatomy import ARCHITECTURES, Anatomy, Site, anatomy_of
 from redteam.anatomy.architecture import Shaped
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import NETWORK, parameter_names
+from redteam.checkpoint.modules import build as plain_network
 from redteam.errors import BadInput, NotACheckpoint
-from redteam.networks import NETWORK, parameter_names
-from redteam.networks import build as plain_network
 
 if TYPE_CHECKING:
     from redteam.anatomy import Linear
@@ -142,7 +142,7 @@ def stem_of(linear: Linear) -> str:
 
 
 def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
-    """The network, as `redteam.networks.build` gives others: polynomials in place of projections and activations.
+    """The network in evaluation mode, polynomials in place of projections and activations.
 
     Raises:
         NotACheckpoint: If the tensors do not fit, or the network has no activation of its own beside a projection.

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import activation_of, layer_paths, watched
 from redteam.errors import BadInput
-from redteam.networks import activation_of, layer_paths, watched
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
 from redteam.symmetry import Dense, Orthogonal, random_inputs

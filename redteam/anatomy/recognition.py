@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 from redteam.anatomy.architecture import Anatomy, Described
 from redteam.anatomy.known import ARCHITECTURES
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import NETWORK
 from redteam.errors import BadInput
-from redteam.networks import NETWORK
 
 _ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
 _ALSO |= {"siglip_vision_model": "siglip"}

@@ -57,13 +57,13 @@ def attack(
     import torch
 
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.save import write
     from redteam.evaluation.pipelines import remove
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
     from redteam.plugins.contracts import Needs
     from redteam.plugins.registry import ATTACKS, DEFENSES
     from redteam.plugins.returned import check_as_read
-    from redteam.publish import write
     from redteam.threat import OWNER
     from redteam.views import AttackerView
 

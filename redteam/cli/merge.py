@@ -40,10 +40,10 @@ def merge(
     lacks, or has in another shape, such as the heads of tasks, is not merged.
     """
     from redteam.checkpoint import Checkpoint, shared_tensors
+    from redteam.checkpoint.save import write
     from redteam.key import Key
     from redteam.plugins.registry import MERGERS
     from redteam.plugins.returned import check_as_read
-    from redteam.publish import write
     from redteam.views import MergerView
 
     plugin = MERGERS.load(merger)

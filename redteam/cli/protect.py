@@ -84,11 +84,11 @@ def protect(
     import torch
 
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.save import write
     from redteam.evaluation.pipelines import apply
     from redteam.evaluation.resolve import Pipeline
     from redteam.plugins.registry import DEFENSES
     from redteam.plugins.returned import check_as_read
-    from redteam.publish import write
 
     chain = Pipeline.load(DEFENSES, defense, Path())
     require_device(device)

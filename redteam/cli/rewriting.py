@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.save import Written
     from redteam.key import Key
-    from redteam.publish import Written
 
 
 class Device(StrEnum):
@@ -87,7 +87,7 @@ def require_device(device: Device) -> None:
 
 
 def require_place(out: Path, force: bool, sources: Iterable[Path | None]) -> None:
-    """Refuses, before anything is computed, what `redteam.publish.write` would refuse at its end.
+    """Refuses, before anything is computed, what `redteam.checkpoint.save.write` would refuse at its end.
 
     Args:
         out: The folder to write.
@@ -163,7 +163,7 @@ def _blocks(names: set[str]) -> set[str]:
 
 def laid_out_like(model: Path, base: Path | None) -> Path:
     """Whose files say how a rewritten model is laid out: its own; for a LoRA adapter, which is merged, its base's."""
-    from redteam.adapters import is_adapter
+    from redteam.checkpoint.adapters import is_adapter
 
     return base if base is not None and is_adapter(model) else model
 

@@ -26,7 +26,7 @@ WORDS: Mapping[str, str] = {
     "redteam.errors": "sentences for users",
     "redteam.events": "tells how far work is",
     "redteam.terminal": "prints how far work is",
-    "redteam.sidecars": "config, tokenizer, licence and model card beside weights; no tensor goes through it",
+    "redteam.checkpoint.companion_files": "config, tokenizer and card beside weights; no tensor goes through it",
     "redteam.plugins.reference": "reads what the user wrote; the settings that come of it stand in every cell's name",
     "redteam.plugins.settings": "fills in settings; their values stand in every cell's name",
     "redteam.plugins.registry": "finds plugins; the digest of what it finds stands in every cell's name",

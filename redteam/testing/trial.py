@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.sources import Memory
 from redteam.errors import RedteamError, ThreatModelViolation
 from redteam.evaluation import measures
-from redteam.storage import Memory
 from redteam.tasks import Scenario, Task
 from redteam.testing.outcome import DoesNotApply, Fails
 from redteam.testing.surroundings import watched

@@ -18,9 +18,9 @@ from redteam_defenses.mergebarrier import mergebarrier
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import NETWORK
 from redteam.errors import Inapplicable, RedteamError
 from redteam.key import Key
-from redteam.networks import NETWORK
 from redteam.plugins.registry import ATTACKS
 from redteam.plugins.returned import check_returned
 from redteam.tasks import Scenario

@@ -18,9 +18,9 @@ from torch import Tensor
 from redteam.anatomy import Site, anatomy_of
 from redteam.anatomy.recognition import architecture_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import NETWORK, activation_of, layer_paths
 from redteam.errors import BadInput, IllegalGauge, Inapplicable, NotACheckpoint
 from redteam.key import Key
-from redteam.networks import NETWORK, activation_of, layer_paths
 from redteam.testing import toy_scenario
 from redteam.views import AttackerView, DefenderView, unlocked
 from tests.zoo import network

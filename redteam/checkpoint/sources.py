@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from redteam.checkpoint.discover import Found, find
+from redteam.checkpoint.safetensors_io import DTYPES, Entry, Header, read_header, read_tensor, shown
 from redteam.errors import NotACheckpoint
-from redteam.folders import Found, find
-from redteam.formats import DTYPES, Entry, Header, read_header, read_tensor, shown
 
 __all__ = ["DTYPES", "Files", "Memory", "Source"]
 

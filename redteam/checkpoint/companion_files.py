@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from redteam.checkpoint.discover import CONFIGS, OPEN_CLIP, Found, own
+from redteam.checkpoint.safetensors_io import write_json
 from redteam.errors import NotACheckpoint
-from redteam.folders import CONFIGS, OPEN_CLIP, Found, own
-from redteam.formats import write_json
 
 _TEXTS = {".json", ".txt", ".md", ".jinja", ".yaml", ".yml"}
 _TOKENIZERS = {".model", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes"}

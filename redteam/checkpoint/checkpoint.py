@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from redteam.adapters import Merged, is_adapter
+from redteam.checkpoint.adapters import Merged, is_adapter
+from redteam.checkpoint.discover import find
+from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Replaced, Rewrite, StoredAs, Transformed
+from redteam.checkpoint.save import write
+from redteam.checkpoint.sources import Files, Memory, Source
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
-from redteam.folders import find
-from redteam.overlays import Cast, Computed, Outline, Recent, Replaced, Rewrite, StoredAs, Transformed
-from redteam.publish import write
-from redteam.storage import Files, Memory, Source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,18 +29,16 @@ if TYPE_CHECKING:
 G = TypeVar("G")
 
 
-class Checkpoint(Mapping[str, torch.Tensor]):
+class Checkpoint(Tensors):
     """An immutable mapping of tensors with a config.
 
     Attributes:
-        config: What `config.json` holds, `{}` where there is none.
-        architecture: `config["model_type"]`, or the empty string.
+        config: What `config.json` holds, `{}` where there is none; not to be changed.
     """
 
     def __init__(self, source: Source, config: Mapping[str, Any]) -> None:
         self._source = source
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
-        self.architecture = str(config.get("model_type", ""))
         self._digest = ""
 
     @classmethod
@@ -160,7 +159,7 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
         The checkpoint itself where it has these names, where nobody knows its network, or where it doesn't fit it.
         """
-        from redteam.networks import canonical_names
+        from redteam.checkpoint.modules import canonical_names
 
         try:
             names = canonical_names(self)
@@ -205,20 +204,20 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         Raises:
             NotACheckpoint: If neither knows such a network, or the tensors do not fit it.
         """
-        from redteam.networks import build
+        from redteam.checkpoint.modules import build
 
         return build(self, dtype)
 
     def fresh(self, seed: int) -> Checkpoint:
         """The same network, freshly initialised as transformers does before training, in the dtypes found here."""
-        from redteam.networks import initialised, weights_of
+        from redteam.checkpoint.modules import initialised, weights_of
 
         tensors = weights_of(initialised(self.config, seed))
         return Checkpoint.of({n: t.to(self.dtype(n)) if n in self else t for n, t in tensors.items()}, self.config)
 
     def trained(self, module: nn.Module) -> Checkpoint:
         """The weights of a network that `module()` gave, after training, under the names and dtypes found here."""
-        from redteam.networks import trained_weights
+        from redteam.checkpoint.modules import trained_weights
 
         return Checkpoint.of(trained_weights(module, self), self.config)
 

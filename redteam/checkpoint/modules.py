@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from redteam.checkpoint.discover import OPEN_CLIP
+from redteam.checkpoint.safetensors_io import shown
+from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
+from redteam.checkpoint.tensors import Held, Tensors
 from redteam.errors import BadInput, Inapplicable, NotACheckpoint
-from redteam.folders import OPEN_CLIP
-from redteam.formats import shown
-from redteam.skeleton import Loader, sources, tensors_of, with_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from redteam.checkpoint import Checkpoint
 
 NETWORK = "redteam_network"
 """Entry of a config that names a network which an installed package builds, by an entry point of the group
@@ -36,7 +36,7 @@ _BACKENDS = ("attn_implementation", "experts_implementation")
 """Settings that can name code on a server, which transformers would fetch and run."""
 
 
-def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     """The network in evaluation mode, with these weights.
 
     Args:
@@ -51,7 +51,7 @@ def build(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     return with_weights(checkpoint, dtype, _load)
 
 
-def parameter_names(checkpoint: Checkpoint) -> dict[str, str]:
+def parameter_names(checkpoint: Tensors) -> dict[str, str]:
     """Name of a tensor → the parameter (or buffer) of its network that holds it, alone or together with others.
 
     Libraries rename and stack tensors on the way in. Tied parameters have the name that `named_parameters` gives.
@@ -66,7 +66,7 @@ def parameter_names(checkpoint: Checkpoint) -> dict[str, str]:
     return found
 
 
-def canonical_names(checkpoint: Checkpoint) -> dict[str, str] | None:
+def canonical_names(checkpoint: Tensors) -> dict[str, str] | None:
     """Name that transformers saves a tensor of this network by → name in the checkpoint.
 
     Loading also takes other names: with the prefix of the network without a head, or without it, or those of older
@@ -87,25 +87,26 @@ def canonical_names(checkpoint: Checkpoint) -> dict[str, str] | None:
     return None if None in names.values() else names  # type: ignore[return-value]
 
 
-def _saved(checkpoint: Checkpoint) -> Checkpoint:
+def _saved(checkpoint: Tensors) -> Tensors:
     """Names and shapes as transformers saves a network of this config; without values."""
     kind = json.dumps(dict(checkpoint.config), sort_keys=True, default=repr)
     if kind not in _OUTLINES:
         tensors = weights_of(initialised(checkpoint.config, 0))
         _OUTLINES[kind] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    outline = _OUTLINES[kind]
-    return checkpoint.computed(outline, lambda name: torch.zeros(outline[name][0]), checkpoint.config)
+    outline = _OUTLINES[kind].items()
+    blank = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in outline}
+    return Held(blank, checkpoint.config)
 
 
 _OUTLINES: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
 
 
-def parameters_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def parameters_of(checkpoint: Tensors) -> dict[str, torch.Tensor]:
     """The parameters of the network, float32, by the network's own names."""
-    return {name: parameter.detach() for name, parameter in checkpoint.module(torch.float32).named_parameters()}
+    return {name: parameter.detach() for name, parameter in build(checkpoint, torch.float32).named_parameters()}
 
 
-def layer_paths(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+def layer_paths(checkpoint: Tensors, names: Iterable[str]) -> dict[str, str]:
     """Name of a weight → path of the submodule that has it, as it is in the checkpoint.
 
     Raises:
@@ -141,17 +142,17 @@ def watched(network: nn.Module, paths: Mapping[str, str], look: Look) -> Iterato
             one.remove()
 
 
-def _loader(checkpoint: Checkpoint) -> Loader:
+def _loader(checkpoint: Tensors) -> Loader:
     name = checkpoint.config.get(NETWORK)
     return _load if name is None else _installed(name)
 
 
-def _load(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+def _load(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     """The network, built and checked by the library that knows it."""
     return (_open_clip if checkpoint.architecture == OPEN_CLIP else _transformers)(checkpoint, dtype)
 
 
-def _transformers(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+def _transformers(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     cls, config = _known(checkpoint.config)
     _plausible(checkpoint, cls, config)
     layout = torch.contiguous_format  # other strides would change the last bits of what the network computes
@@ -192,7 +193,7 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
     _require_trainable(module)
     if not hasattr(module, "save_pretrained"):
         return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    from redteam.storage import Files
+    from redteam.checkpoint.sources import Files
 
     with quiet_transformers(), tempfile.TemporaryDirectory() as folder:
         module.save_pretrained(folder)  # type: ignore[operator]
@@ -200,7 +201,7 @@ def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
         return {name: files.load(name) for name in files.names()}
 
 
-def trained_weights(module: nn.Module, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def trained_weights(module: nn.Module, checkpoint: Tensors) -> dict[str, torch.Tensor]:
     """The weights of a network that `build` gave, under the names, in the shapes and dtypes that its checkpoint has."""
     _require_trainable(module)
     return tensors_of(module, checkpoint, _load)
@@ -214,7 +215,7 @@ def _require_trainable(module: nn.Module) -> None:
         )
 
 
-def activation_of(checkpoint: Checkpoint) -> Any:
+def activation_of(checkpoint: Tensors) -> Any:
     """The activation of the MLPs, a function of tensors: the config's, or transformers' default where it names none.
 
     Raises:
@@ -265,7 +266,7 @@ def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:
         return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
 
 
-def _plausible(checkpoint: Checkpoint, cls: Any, config: Any) -> None:
+def _plausible(checkpoint: Tensors, cls: Any, config: Any) -> None:
     """Refuses a config that would take far more memory than the weights have, before it does."""
     with torch.device("meta"), quiet_transformers(), _as_a_sentence(cls.__name__):
         claimed = sum(weight.numel() for weight in cls(config).parameters())
@@ -289,7 +290,7 @@ def _harmless(settings: Any) -> Any:
     return {key: _harmless(value) for key, value in kept.items()}
 
 
-def _open_clip(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+def _open_clip(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     try:
         import open_clip
     except ImportError:

@@ -9,10 +9,11 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint, PluginFault
 
 DTYPES: dict[str, torch.dtype] = {
@@ -175,19 +176,6 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 2**62
-
-
-class Tensors(Protocol):
-    """What can be written: a mapping that knows shapes and dtypes before it is read."""
-
-    def __getitem__(self, name: str, /) -> torch.Tensor:
-        """The tensor itself."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
-
-    def dtype(self, name: str) -> torch.dtype:
-        """The dtype of a tensor, without reading it."""
 
 
 def size_of(tensors: Tensors, name: str) -> int:

@@ -7,18 +7,16 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redteam.atomic import apart, new_folder
+from redteam.checkpoint.companion_files import add_card, copy_beside, write_config
+from redteam.checkpoint.discover import Found, find
+from redteam.checkpoint.lazy import usual_dtype
+from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, size_of, write_json, write_safetensors
+from redteam.checkpoint.sources import Files
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import UnwritableOutput
-from redteam.folders import Found, find
-from redteam.formats import LARGEST_INDEX, read_json, size_of, write_json, write_safetensors
-from redteam.overlays import usual_dtype
-from redteam.sidecars import add_card, copy_beside, write_config
-from redteam.storage import Files
-
-if TYPE_CHECKING:
-    from redteam.checkpoint import Checkpoint
 
 Progress = Callable[[int, int, str], None]
 
@@ -46,7 +44,7 @@ class _Layout:
 
 
 def write(
-    checkpoint: Checkpoint,
+    checkpoint: Tensors,
     out: str | os.PathLike[str],
     *,
     like: str | os.PathLike[str] | None = None,
@@ -97,7 +95,7 @@ def write(
     return Written(out, left_out)
 
 
-def _layout(checkpoint: Checkpoint, like: Path | None) -> tuple[_Layout, Any]:
+def _layout(checkpoint: Tensors, like: Path | None) -> tuple[_Layout, Any]:
     if like is None:
         return _Layout({"model.safetensors": tuple(checkpoint)}, {"model.safetensors": {"format": "pt"}}), None
     found = find(like)
@@ -114,7 +112,7 @@ def _layout(checkpoint: Checkpoint, like: Path | None) -> tuple[_Layout, Any]:
     return _Layout(shards, metadata, found), usual_dtype(files)
 
 
-def _weights(checkpoint: Checkpoint, layout: _Layout, folder: Path, progress: Progress | None) -> None:
+def _weights(checkpoint: Tensors, layout: _Layout, folder: Path, progress: Progress | None) -> None:
     done = 0
 
     def tell(name: str) -> None:
@@ -128,7 +126,7 @@ def _weights(checkpoint: Checkpoint, layout: _Layout, folder: Path, progress: Pr
             write_safetensors(file, checkpoint, tensors, metadata=layout.metadata[name], done=tell)
 
 
-def _index(checkpoint: Checkpoint, layout: _Layout, index: Path, folder: Path, total: int) -> None:
+def _index(checkpoint: Tensors, layout: _Layout, index: Path, folder: Path, total: int) -> None:
     """The index as it was, with what changed brought up to date."""
     said = read_json(index, largest=LARGEST_INDEX)
     place = {name: file for file, names in layout.shards.items() for name in names}

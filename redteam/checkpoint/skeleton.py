@@ -15,15 +15,14 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.tensors import Held, Tensors
 
-Loader = Callable[["Checkpoint", torch.dtype | None], nn.Module]
+Loader = Callable[["Tensors", torch.dtype | None], nn.Module]
 """Builds a network the slow way and checks that the tensors fit it."""
 
 _KEPT = 64  # skeletons, which hold no weights
@@ -65,7 +64,7 @@ class Skeleton:
     network: nn.Module
     sources: Mapping[str, Source]
 
-    def with_weights(self, checkpoint: Checkpoint) -> nn.Module:
+    def with_weights(self, checkpoint: Tensors) -> nn.Module:
         """A network of its own, with the checkpoint's weights, in the dtypes that the loader chose."""
         tensors = {name: checkpoint.rough(name) for name in checkpoint}
         memo: dict[int, Any] = {}
@@ -78,7 +77,7 @@ class Skeleton:
         return _copied(self.network, memo)
 
 
-def with_weights(checkpoint: Checkpoint, dtype: torch.dtype | None, load: Loader) -> nn.Module:
+def with_weights(checkpoint: Tensors, dtype: torch.dtype | None, load: Loader) -> nn.Module:
     """What `load` gives, at a fraction of its cost from the second checkpoint of a kind on.
 
     Args:
@@ -97,7 +96,7 @@ def with_weights(checkpoint: Checkpoint, dtype: torch.dtype | None, load: Loader
     return load(checkpoint, dtype) if skeleton is None else skeleton.with_weights(checkpoint)
 
 
-def sources(checkpoint: Checkpoint, load: Loader) -> dict[str, Source]:
+def sources(checkpoint: Tensors, load: Loader) -> dict[str, Source]:
     """Name of a parameter or persistent buffer → what it is made of, where it is taken from tensors as they are.
 
     Raises:
@@ -109,7 +108,7 @@ def sources(checkpoint: Checkpoint, load: Loader) -> dict[str, Source]:
     return _SOURCES[kind]
 
 
-def tensors_of(network: nn.Module, checkpoint: Checkpoint, load: Loader) -> dict[str, Tensor]:
+def tensors_of(network: nn.Module, checkpoint: Tensors, load: Loader) -> dict[str, Tensor]:
     """The weights of a network that `load` gave of a checkpoint, under the names and in the shapes found there.
 
     What the network does not hold is the checkpoint's.
@@ -136,7 +135,7 @@ def _keep(cache: OrderedDict[Any, Any], kind: Any, value: Any) -> None:
         cache.popitem(last=False)
 
 
-def _digest(checkpoint: Checkpoint, *, dtypes: bool) -> str:
+def _digest(checkpoint: Tensors, *, dtypes: bool) -> str:
     """Of all that loading depends on beside values."""
     outline = [
         (name, list(checkpoint.shape(name)), str(checkpoint.dtype(name)) if dtypes else "")
@@ -146,7 +145,7 @@ def _digest(checkpoint: Checkpoint, *, dtypes: bool) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _learned(checkpoint: Checkpoint, load: Loader) -> dict[str, Source]:
+def _learned(checkpoint: Tensors, load: Loader) -> dict[str, Source]:
     """Loads numbered elements, and reads off where they went."""
     outline = {name: checkpoint.shape(name) for name in checkpoint}
     starts, total = {}, 0
@@ -158,7 +157,7 @@ def _learned(checkpoint: Checkpoint, load: Loader) -> dict[str, Source]:
         for name, start in starts.items()
     }
     names, bounds = list(starts), torch.tensor(list(starts.values()), dtype=torch.int64)
-    network = load(type(checkpoint).of(numbered, checkpoint.config), dtype)
+    network = load(Held(numbered, checkpoint.config), dtype)
     found = {}
     for place, held in _weights(network).items():
         numbers = held.detach().reshape(-1)
@@ -180,7 +179,7 @@ def _learned(checkpoint: Checkpoint, load: Loader) -> dict[str, Source]:
     return found
 
 
-def _skeleton(network: nn.Module, checkpoint: Checkpoint, load: Loader) -> Skeleton | None:
+def _skeleton(network: nn.Module, checkpoint: Tensors, load: Loader) -> Skeleton | None:
     """The network without its weights; `None` if they may not come from the same places in another checkpoint."""
     found = sources(checkpoint, load)
     tensors = {name: checkpoint.rough(name) for name in checkpoint}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, shown
 from redteam.errors import NotACheckpoint
-from redteam.formats import LARGEST_INDEX, read_json, shown
 
 OPEN_CLIP = "open_clip"
 """The `model_type` that a checkpoint of open_clip gets, whose own config has none."""

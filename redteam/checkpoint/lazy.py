@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from redteam.checkpoint.safetensors_io import shown
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import BadInput
-from redteam.formats import shown
 
 if TYPE_CHECKING:
-    from redteam.checkpoint import Checkpoint
-    from redteam.storage import Source
+    from redteam.checkpoint.sources import Source
 
 Outline = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Name → shape and dtype."""
@@ -63,7 +63,7 @@ class Computed:
 class Replaced:
     """A source with some tensors exchanged."""
 
-    def __init__(self, below: Checkpoint, over: Checkpoint) -> None:
+    def __init__(self, below: Tensors, over: Tensors) -> None:
         self._below, self._over = below, over
         self._names = dict.fromkeys((*below, *over))
 
@@ -82,7 +82,7 @@ class Replaced:
     def dtype(self, name: str) -> torch.dtype:
         return self._holder(name).dtype(name)
 
-    def _holder(self, name: str) -> Checkpoint:
+    def _holder(self, name: str) -> Tensors:
         return self._over if name in self._over else self._below
 
 
@@ -91,7 +91,7 @@ class Transformed:
 
     KEPT = 2  # the places of one kind in a layer: names sorted within a layer alternate between them
 
-    def __init__(self, below: Checkpoint, rewrites: tuple[Rewrite, ...], fn: Callable[[Any], Any]) -> None:
+    def __init__(self, below: Tensors, rewrites: tuple[Rewrite, ...], fn: Callable[[Any], Any]) -> None:
         self._below, self._fn = below, fn
         self._place: dict[str, int] = {}
         self._rewrites = rewrites
@@ -104,7 +104,7 @@ class Transformed:
         self._latest: dict[int, dict[str, torch.Tensor] | None] = {}  # None where the gauge changes nothing
 
     def names(self) -> Any:
-        return self._below._source.names()
+        return self._below
 
     def load(self, name: str) -> torch.Tensor:
         rewritten = self._rewritten(name)
@@ -137,12 +137,12 @@ class Transformed:
 class Recent:
     """A source that keeps what was read last, for readers that come back to the same layer."""
 
-    def __init__(self, below: Checkpoint, limit: int) -> None:
+    def __init__(self, below: Tensors, limit: int) -> None:
         self._below, self._limit = below, limit
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def names(self) -> Any:
-        return self._below._source.names()
+        return self._below
 
     def load(self, name: str) -> torch.Tensor:
         return self.rough(name).clone()
@@ -165,11 +165,11 @@ class Recent:
 class Cast:
     """A source whose floating-point tensors come in another dtype, on another device."""
 
-    def __init__(self, below: Checkpoint, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+    def __init__(self, below: Tensors, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
         self._below, self._dtype, self._device = below, dtype, device
 
     def names(self) -> Any:
-        return self._below._source.names()
+        return self._below
 
     def load(self, name: str) -> torch.Tensor:
         if self._dtype is None or not self.dtype(name).is_floating_point:
@@ -191,12 +191,12 @@ class Cast:
 class StoredAs:
     """A source whose floating-point tensors are rounded to the dtypes of another checkpoint, on the CPU."""
 
-    def __init__(self, below: Checkpoint, other: Checkpoint) -> None:
+    def __init__(self, below: Tensors, other: Tensors) -> None:
         self._below, self._other = below, other
         self._usual = usual_dtype(other)
 
     def names(self) -> Any:
-        return self._below._source.names()
+        return self._below
 
     def load(self, name: str) -> torch.Tensor:
         tensor, dtype = self._below.rough(name), self.dtype(name)
@@ -221,7 +221,7 @@ class StoredAs:
         return wanted if wanted is not None and wanted.is_floating_point else found
 
 
-def usual_dtype(checkpoint: Checkpoint | Source) -> torch.dtype | None:
+def usual_dtype(checkpoint: Tensors | Source) -> torch.dtype | None:
     """The floating-point dtype that most of a checkpoint's numbers have, `None` if it has none."""
     counts: Counter[torch.dtype] = Counter()
     for name in checkpoint if isinstance(checkpoint, Mapping) else checkpoint.names():

@@ -11,17 +11,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from redteam.checkpoint.discover import Found, own
+from redteam.checkpoint.safetensors_io import read_json, shown
+from redteam.checkpoint.sources import Files
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
-from redteam.folders import Found, own
-from redteam.formats import read_json, shown
-from redteam.storage import Files
-
-if TYPE_CHECKING:
-    from redteam.checkpoint import Checkpoint
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -91,14 +89,14 @@ class Merged:
         NotACheckpoint: If the adapter is of another kind, is damaged, or does not fit the base.
     """
 
-    def __init__(self, path: Path, base: Checkpoint | None) -> None:
+    def __init__(self, path: Path, base: Tensors | None) -> None:
         folder = path if path.is_dir() else path.parent
         self._where = folder
         settings = read_json(own(folder, CONFIG))
         if base is None:
             raise NotACheckpoint(
                 f"{folder} holds an adapter of {shown(settings.get('base_model_name_or_path'))}, not a whole model; "
-                "name its base with --base (in Python: Checkpoint.open(path, base=…))."
+                "name its base with --base (in Python: Tensors.open(path, base=…))."
             )
         if not (folder / WEIGHTS).is_file():
             pickle = (folder / "adapter_model.bin").exists()

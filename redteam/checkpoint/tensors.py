@@ -1,0 +1,58 @@
+"""What every part of this package needs of a checkpoint: names → tensors with shapes, dtypes and a config."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """A mapping that knows shapes and dtypes before a tensor is read.
+
+    Attributes:
+        config: What `config.json` holds, `{}` where there is none.
+    """
+
+    config: Mapping[str, Any]
+
+    @property
+    def architecture(self) -> str:
+        """`config["model_type"]`, or the empty string."""
+        return str(self.config.get("model_type", ""))
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor, without reading it."""
+
+    def rough(self, name: str) -> torch.Tensor:
+        """The tensor in whatever dtype it is stored, before casts, to look at a part of it; not to be written to."""
+        return self[name]
+
+
+class Held(Tensors):
+    """Tensors in memory, as they are."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+        self._tensors, self.config = tensors, config
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._tensors[name].dtype
