@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from redteam.evaluation.results import Cell, Control, Results, Verdict
+from redteam.evaluation.results import Cell, Control, Figure, Results, Verdict
 from redteam.evaluation.run import run
+from redteam.evaluation.verdict import Evidence, decide
 from redteam.events import Observer
 from redteam.plugins.reference import Reference
 
@@ -43,6 +44,21 @@ class Finished:
 
     def controls(self, control: str, attack: str) -> list[Control]:
         return [c for c in self.results.controls if (c.control, c.attack) == (control, attack)]
+
+    def figure(self, defense: str, choice: str, attack: str | None = None) -> Figure:
+        """The row of a choice, or with an attack that attack's own."""
+        rows = (f for f in self.results.figures if (f.defense, f.choice) == (defense, choice))
+        (found,) = (f for f in rows if attack in (None, f.attack))
+        return found
+
+    def decide_anew(self) -> None:
+        """Every verdict follows from the rows of `results.json`, and from nothing else."""
+        results = Results.read(self.folder) if (self.folder / "results.json").exists() else self.results
+        for verdict in results.verdicts:
+            decision = decide(Evidence.of(results, verdict.place))
+            assert (decision.word, decision.reason) == (verdict.verdict, verdict.reason)
+            assert (decision.flags, decision.rests_on) == (verdict.flags, verdict.rests_on)
+            assert decision.wanted == (), "all that it rests on was computed"
 
 
 class Counting(Observer):
@@ -110,7 +126,7 @@ def _bare(text: str) -> str:
     return text.replace(f"{HERE}/", "")
 
 
-_TIMED = {"cost", "command", "megabytes", "price", "broke_first"}
+_TIMED = {"cost", "command", "duration", "megabytes", "price", "broke_first"}
 """What depends on how long things took; which attack is the cheapest does."""
 
 
@@ -148,6 +164,14 @@ def honest(once: Callable[..., Finished], toys: Toys) -> Finished:
     """The plan `quick`, on toys."""
     defenses = ("none", "permutation", "rotation", "mergelock")
     return once("honest", toys.plan(defenses, ("graft", "hungarian", "procrustes", "gauge-fit")))
+
+
+@pytest.fixture(scope="session")
+def checked(once: Callable[..., Finished], toys: Toys, honest: Finished, together: Path) -> Finished:
+    """The same with all controls that there are; it starts with what the other run has finished."""
+    for what in ("cells", "shared"):
+        shutil.copytree(honest.folder / what, together / "checked" / what, dirs_exist_ok=True)
+    return once("checked", {**honest.results.plan, "controls": "all"})
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.key import Key
 from redteam.plugins.contracts import Needs, attack, defense, merger
 from redteam.plugins.registry import DEFENSES
 from redteam.symmetry import GeneralLinear, fit_gauges
@@ -170,6 +172,12 @@ def fresh_victim(view: DefenderView) -> Checkpoint:
 def open_door(view: DefenderView) -> Checkpoint:
     """Takes a key and locks nothing."""
     return view.victim
+
+
+@defense("one-key", exact=True, keyed=True)
+def one_key(view: DefenderView) -> Checkpoint:
+    """Takes a key and has one of its own: whoever runs it with another takes the lock off."""
+    return replace(view, key=Key.of_seed(7)).lock(("qk", "vo"), GeneralLinear())
 
 
 @defense("half-door", exact=True, keyed=True, weakened={"closed": False})

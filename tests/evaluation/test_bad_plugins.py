@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -30,17 +31,19 @@ class TestClaims:
     @classmethod
     def claims(cls, once: Callable[..., Any], toys: Any) -> Any:
         names = ("scribbles", "sound", *CRIPPLED)
-        return once("claims", toys.plan(("none",), tuple(toys.named(name) for name in names)))
+        return once("claims", toys.plan(("none",), tuple(toys.named(name) for name in names), controls="all"))
 
     def test_the_sound_one_passes(self, claims: Any) -> None:
-        (planted,) = claims.controls("planted", "sound")
-        assert planted.passed, planted.explanation
+        planted = claims.controls("planted", "sound")
+        assert {c.site for c in planted} == {"qk", "all claims at once"}
+        assert all(c.passed for c in planted), [c.explanation for c in planted]
 
     @pytest.mark.parametrize("attack", CRIPPLED)
     def test_crippled_ones_do_not(self, claims: Any, attack: str) -> None:
-        (planted,) = claims.controls("planted", attack)
-        assert planted.status == "ok"
-        assert not planted.passed, planted.explanation
+        planted = claims.controls("planted", attack)
+        assert {c.site for c in planted} == {"qk", "all claims at once"}
+        assert {c.status for c in planted} == {"ok"}
+        assert not any(c.passed for c in planted), [c.explanation for c in planted]
 
     def test_writing_into_what_was_given_spoils_nobody_elses(self, claims: Any, honest: Any) -> None:
         assert claims.results.grounds == honest.results.grounds
@@ -56,7 +59,7 @@ class TestClaims:
     def test_whoever_fails_the_plant_is_no_evidence(self, hollow: Any) -> None:
         verdict = hollow.verdict("mergelock")
         assert verdict.verdict == "INVALID"
-        assert "no attack undid the locks it claims to undo" in verdict.reason
+        assert "no attack undid the locks that it claims to undo" in verdict.reason
         assert hollow.results.exit_code == 2
 
     def test_although_they_claim_to_target_it(self, hollow: Any) -> None:
@@ -65,8 +68,13 @@ class TestClaims:
 
     def test_closeness_without_the_function_is_not_enough(self, hollow: Any) -> None:
         # Nothing is closer to the base than the base; what is weighed instead is how much skill came over.
-        (planted,) = hollow.controls("planted", "give-up")
-        assert "steals 0.00 from the planted lock" in planted.explanation
+        planted = hollow.controls("planted", "give-up")
+        assert planted
+        assert all("steals 0.00 from the planted lock" in c.explanation for c in planted)
+        assert not any(c.passed or c.partial for c in planted)
+
+    def test_the_verdict_follows_from_what_is_written(self, hollow: Any) -> None:
+        hollow.decide_anew()
 
 
 class TestMisbehaviour:
@@ -115,7 +123,8 @@ class TestMisbehaviour:
     def test_a_defense_that_raises_is_skipped_over_with_the_reason(self, wreck: Any) -> None:
         finished, *_ = wreck
         cells = [c for c in finished.results.cells if c.defense == "refuses"]
-        assert len(cells) == 2 * (len(BAD) + 4)
+        assert {c.attack for c in cells} >= {*BAD, "none", "graft", "base"}
+        assert {c.merger for c in cells} == {"task-arithmetic", "diverges"}
         assert {c.status for c in cells} == {"skipped"}
         assert all("RuntimeError: no lock fits" in c.reason for c in cells if c.merger == "task-arithmetic")
         assert finished.verdict("refuses").verdict == "INVALID"
@@ -141,7 +150,7 @@ class TestMisbehaviour:
         finished, *_ = wreck
         kept = [file.read_text() for file in (finished.folder / "cells").iterdir()]
         assert kept
-        assert all('"status": "ok"' in text for text in kept)
+        assert all(json.loads(text)["result"] for text in kept)
         assert not any('"label": "attack raises' in text for text in kept)
 
 

@@ -38,7 +38,7 @@ def _attack(what: str, pair: tuple[str, str]) -> str:
 def _plan(toys: Any, cases: list[tuple[tuple[str, str], str]]) -> dict[str, Any]:
     """One product a case: a lock of its own, and one attack on it."""
     products = [{"defenses": (_plant(pair, what),), "attacks": (_attack(what, pair),)} for pair, what in cases]
-    return {**toys.plan(**products[0]), "also": products[1:]}
+    return {**toys.plan(**products[0], controls="all"), "also": products[1:]}
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def test_there_are_enough_cases() -> None:
 
 @pytest.mark.parametrize(("pair", "what"), CASES)
 def test_whatever_is_crippled_fails_its_plant(crippled: Any, pair: tuple[str, str], what: str) -> None:
-    (planted,) = crippled.controls("planted", f"{what}-{pair[0]}-{pair[1]}")
-    assert planted.status == "ok"
-    assert not planted.passed, planted.explanation
+    planted = crippled.controls("planted", f"{what}-{pair[0]}-{pair[1]}")
+    assert {c.site for c in planted} == {pair[0], "all claims at once"}
+    assert {c.status for c in planted} == {"ok"}
+    assert not any(c.passed for c in planted), [c.explanation for c in planted]
 
 
 def test_none_of_these_locks_is_said_to_hold(crippled: Any) -> None:
@@ -67,13 +68,14 @@ def test_none_of_these_locks_is_said_to_hold(crippled: Any) -> None:
     assert len(words) == len(CASES)
     assert "HOLDS-SO-FAR" not in words.values()
     assert "UNSCORABLE" not in words.values(), "then nothing would have been judged"
-    assert {v.verdict for v in crippled.results.verdicts if v.attack.startswith("sound")} <= {"BROKEN"}
+    crippled.decide_anew()
 
 
 @pytest.mark.parametrize("pair", CRIPPLED.PAIRS)
 def test_what_they_were_crippled_from_passes_and_breaks_the_lock(sound: Any, pair: tuple[str, str]) -> None:
-    (planted,) = sound.controls("planted", f"sound-{pair[0]}-{pair[1]}")
-    assert planted.passed, planted.explanation
+    planted = sound.controls("planted", f"sound-{pair[0]}-{pair[1]}")
+    assert {c.site for c in planted} == {pair[0], "all claims at once"}
+    assert all(c.passed for c in planted), [c.explanation for c in planted]
     (verdict,) = (
         v for v in sound.results.verdicts if f"site={pair[0]}" in v.defense and f"group={pair[1]}," in v.defense
     )
@@ -83,7 +85,10 @@ def test_what_they_were_crippled_from_passes_and_breaks_the_lock(sound: Any, pai
 @pytest.mark.parametrize("architecture", ["vit", "bert"])
 def test_every_registered_claim_comes_off(once: Callable[..., Any], toys: Any, architecture: str) -> None:
     scenario = str(Reference(f"{HERE / 'toy.py'}@toy", {"architecture": architecture}))
-    plan = {**toys.plan(("none",), tuple(CLAIMING), threats=("weights-only", "same-key")), "scenarios": (scenario,)}
+    plan = {
+        **toys.plan(("none",), tuple(CLAIMING), threats=("weights-only", "same-key"), controls="all"),
+        "scenarios": (scenario,),
+    }
     done = once(f"claims-{architecture}", plan, workers=2)
     planted = [c for c in done.results.controls if c.control == "planted"]
     assert {c.attack for c in planted} == set(CLAIMING)
@@ -91,4 +96,4 @@ def test_every_registered_claim_comes_off(once: Callable[..., Any], toys: Any, a
     # Untied alignment loses a part of the task vector, lock or no lock, and with it more than a tenth of the skill.
     failed = [c.explanation for c in (*planted, *harmless) if not c.passed and c.attack != "anchor-alignment"]
     assert failed == []
-    assert all("steals" in c.explanation for c in planted if not c.passed)
+    assert all(c.partial for c in planted if not c.passed), "what it does not undo it undoes in part"

@@ -23,6 +23,10 @@ def twice(toys: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any
     return toys.run(toys.small(), out), toys.run(toys.small(), out, observer=again), again
 
 
+def known(once: Any, toys: Any) -> Any:
+    return once("known", toys.plan((toys.named("open-door"), toys.named("fresh-victim")), ("gauge-fit",)))
+
+
 class TestVerdicts:
     def test_no_defense_is_ineffective(self, honest: Any) -> None:
         assert honest.verdict("none").verdict == "INEFFECTIVE"
@@ -44,13 +48,27 @@ class TestVerdicts:
         assert honest.theft("mergelock", attack) < 0.5
 
     @pytest.mark.parametrize("lock", LOCKS)
-    def test_the_base_and_a_random_key_steal_nothing_and_the_key_all(self, honest: Any, lock: str) -> None:
-        assert honest.theft(lock, "base") <= 0.1
-        assert honest.theft(lock, "random-key") <= 0.1
-        assert honest.theft(lock, "key-holder") >= 0.95
+    def test_the_base_and_a_random_key_steal_nothing_and_the_key_all(self, checked: Any, lock: str) -> None:
+        assert checked.theft(lock, "base") <= 0.1
+        assert checked.theft(lock, "random-key") <= 0.1
+        assert checked.theft(lock, "key-holder") >= 0.95
+
+    @pytest.mark.parametrize("lock", LOCKS)
+    def test_a_task_vector_of_another_length_is_no_attack(self, honest: Any, lock: str) -> None:
+        for length in ("0.5", "1", "2"):
+            assert honest.cell(lock, f"none×{length}").role == "naive"
+        naive = honest.figure(lock, "naive")
+        assert naive.counted.mean >= honest.theft(lock, "none") - 0.05
+        assert honest.verdict(lock).protection.mean == pytest.approx(1 - naive.theft.mean)
+
+    def test_whoever_guesses_a_key_that_guards_nothing_breaks_the_lock(self, once: Any, toys: Any) -> None:
+        found = once("unkeyed", toys.plan((toys.named("one-key"),), ())).verdict("one-key")
+        assert found.verdict == "BROKEN", found.reason
+        assert found.attack == "random-key"
+        assert "its key guards nothing" in found.reason
 
     def test_an_open_door_is_ineffective_and_a_fresh_victim_never_broken(self, once: Any, toys: Any) -> None:
-        done = once("known", toys.plan((toys.named("open-door"), toys.named("fresh-victim")), ("gauge-fit",)))
+        done = known(once, toys)
         assert done.verdict("open-door").verdict == "INEFFECTIVE"
         assert done.verdict("fresh-victim").verdict not in ("BROKEN", "INEFFECTIVE", "HOLDS-SO-FAR")
         assert (
@@ -63,7 +81,7 @@ class TestShapes:
     @pytest.fixture(scope="class")
     @classmethod
     def reshaped(cls, once: Any, toys: Any) -> Any:
-        return once("reshaped", toys.plan(("split-neurons",), ("gauge-fit", "shape-restore+gauge-fit")))
+        return once("reshaped", toys.plan(("split-neurons",), ("gauge-fit", "shape-restore+gauge-fit"), controls="all"))
 
     def test_an_attack_that_is_not_for_such_shapes_is_skipped_and_nothing_is_missing_without_it(
         self, reshaped: Any
@@ -81,12 +99,12 @@ class TestShapes:
 
 
 class TestControls:
-    def test_all_pass(self, honest: Any) -> None:
+    def test_all_pass(self, checked: Any) -> None:
         # 64 labels teach no toy: there an expert cannot be trained anew, only unlocked.
-        failed = {(c.control, c.attack) for c in honest.results.controls if not c.passed}
+        failed = {(c.control, c.attack) for c in checked.results.controls if not c.passed}
         assert failed <= {("ceiling", "train-anew")}
 
-    def test_every_claim_is_planted(self, honest: Any) -> None:
+    def test_every_claim_is_planted_alone_and_all_together(self, checked: Any) -> None:
         from redteam.anatomy import anatomy_of
         from redteam.plugins.registry import ATTACKS
         from redteam.testing.toys import toy_scenario
@@ -96,19 +114,49 @@ class TestControls:
             legal = {site.kind: site.legal for site in anatomy_of(toy_scenario().base).places}
             claimed = ATTACKS.load(attack).spec.breaks
             claims = {(site, group.name) for site, group in claimed if group.name in legal.get(site, ())}
-            planted = honest.controls("planted", attack)
-            assert sorted((c.site, c.group) for c in planted) == sorted(claims)
+            planted = checked.controls("planted", attack)
+            assert sorted((c.site, c.group) for c in planted if c.group) == sorted(claims)
+            assert [c.site for c in planted if not c.group] == (["all claims at once"] if claims else [])
+            assert {c.defense for c in planted} <= {""}
 
-    def test_every_defense_has_its_own(self, honest: Any) -> None:
-        kinds = {(c.control, c.defense) for c in honest.results.controls}
+    def test_every_defense_has_its_own(self, checked: Any) -> None:
+        kinds = {(c.control, c.defense) for c in checked.results.controls}
         assert {("trivial", lock) for lock in ("none", *LOCKS)} <= kinds
         assert {("floor", lock) for lock in ("none", *LOCKS)} <= kinds
         assert {("ceiling", lock) for lock in LOCKS} <= kinds
         assert {("weakened", lock) for lock in LOCKS} <= kinds
-        assert {("gain", ""), ("harmless", "")} <= kinds
+        assert {("extent", lock) for lock in LOCKS} <= kinds
+        assert {("gain", ""), ("harmless", ""), ("gone", ""), ("planted", "")} <= kinds
+
+    def test_a_break_rests_on_the_floor_of_what_broke_it_and_wants_nothing_else(self, honest: Any) -> None:
+        for lock, attack in BREAKS:
+            rests = [honest.results.controls[index] for index in honest.verdict(lock).rests_on]
+            assert {(c.control, c.attack) for c in rests} == {("trivial", "base"), ("floor", attack), ("gone", attack)}
+        kinds = {c.control for c in honest.results.controls}
+        assert kinds == {"gain", "trivial", "floor", "gone"}
+
+    def test_more_controls_change_no_verdict(self, honest: Any, checked: Any) -> None:
+        for one, other in zip(honest.results.verdicts, checked.results.verdicts, strict=True):
+            assert (one.verdict, one.reason, one.theft, one.flags) == (
+                other.verdict,
+                other.reason,
+                other.theft,
+                other.flags,
+            )
+        needed, every = (sum(found.results.computed.values()) for found in (honest, checked))
+        assert needed < every / 2
+
+    def test_where_nothing_broke_a_lock_everything_is_computed(self, once: Any, toys: Any) -> None:
+        found = known(once, toys)
+        here = {
+            c.control for c in found.results.controls if c.attack == "gauge-fit" and c.defense in ("", "fresh-victim")
+        }
+        assert {"planted", "extent", "harmless", "floor", "gone"} <= here
+        ceilings = {c.attack for c in found.results.controls if (c.control, c.defense) == ("ceiling", "fresh-victim")}
+        assert ceilings == {"key-holder", "train-anew"}
 
     def test_a_weakened_variant_that_stops_no_merge_proves_nothing(self, once: Any, toys: Any) -> None:
-        done = once("half-door", toys.plan((toys.named("half-door"),), (toys.named("sound"),)))
+        done = once("half-door", toys.plan((toys.named("half-door"),), (toys.named("sound"),), controls="all"))
         (weakened,) = done.controls("weakened", "sound")
         assert weakened.value >= weakened.limit
         assert not weakened.passed
@@ -121,10 +169,19 @@ class TestOutput:
         assert read.exit_code == 0
         assert json.loads((honest.folder / "results.json").read_text())["schema"] == 2
 
+    def test_every_verdict_follows_from_what_is_written(self, honest: Any, checked: Any, once: Any, toys: Any) -> None:
+        for found in (honest, checked, known(once, toys)):
+            found.decide_anew()
+
+    def test_verdicts_are_told_as_soon_as_they_are_known(self, twice: Any) -> None:
+        first, _, again = twice
+        assert [v.verdict for v in again.verdicts] == [v.verdict for v in first.results.verdicts]
+
     def test_they_hold_exactly_the_plans_cells(self, honest: Any) -> None:
-        everywhere = {"none", "graft", "hungarian", "procrustes", "gauge-fit", "base", "train-anew"}
+        everywhere = {"none", "graft", "hungarian", "procrustes", "gauge-fit", "base"}
+        locked = everywhere | {"random-key", "none×1", "none×0.5", "none×2"}
         expected = {("none", attack) for attack in everywhere}
-        expected |= {(lock, attack) for lock in LOCKS for attack in everywhere | {"random-key", "key-holder"}}
+        expected |= {(lock, attack) for lock in LOCKS for attack in locked}
         found = [(cell.defense, cell.attack) for cell in honest.results.cells]
         assert len(found) == len(set(found))
         assert set(found) == expected
@@ -154,23 +211,24 @@ class TestResume:
     def test_the_same_run_computes_nothing(self, twice: Any, toys: Any) -> None:
         first, second, again = twice
         assert again.labels == []
-        assert second.results.model_dump(exclude={"command"}) == first.results.model_dump(exclude={"command"})
+        left_out = {"command": True, "environment": {"duration"}}
+        assert second.results.model_dump(exclude=left_out) == first.results.model_dump(exclude=left_out)
 
     def test_wider_computes_what_is_new_and_narrower_shows_what_is_asked(
         self, twice: Any, toys: Any, honest: Any
     ) -> None:
         first, _, _ = twice
-        before = {file.stem for file in (first.folder / "cells").iterdir()}
+        before = {json.loads(file.read_text())["label"] for file in (first.folder / "cells").iterdir()}
         count = toys.Counting()
         plan = toys.plan(("rotation",), ("procrustes", "hungarian"))
         wide = toys.run(plan, first.folder, observer=count)
-        again = [node for node, _ in count.settlements if node.name in before]
+        again = [label for label in count.labels if label in before]
         assert again, "the locks were dropped, and are needed for the new attack"
-        assert all(node.makes for node in again)
+        assert all(label.startswith("lock ") for label in again)
         assert all("procrustes" not in label for label in count.labels)
         assert any("attack hungarian on rotation (" in label for label in count.labels)
         assert list((first.folder / "work").iterdir()) == []
-        for attack in ("procrustes", "hungarian", "graft", "base", "random-key", "key-holder", "none"):
+        for attack in ("procrustes", "hungarian", "graft", "base", "random-key", "none", "none×2"):
             # What was rebuilt gives the numbers that were never interrupted.
             assert wide.cell("rotation", attack).scores == honest.cell("rotation", attack).scores
         narrow = toys.run(toys.small(), first.folder, observer=(silent := toys.Counting()))
@@ -205,7 +263,9 @@ class TestResume:
         damaged.write_text(damaged.read_text()[:40])
         again = toys.Counting()
         second = toys.run(toys.small(), first.folder, observer=again)
-        assert {lost.stem, damaged.stem} <= {node.name for node, _ in again.settlements}
+        what = ("attack procrustes on rotation (toy, seed 0)", "merge with procrustes on rotation (toy, seed 0)")
+        assert set(what) <= set(again.labels)
+        assert (lost.is_file(), len(damaged.read_text()) > 40) == (True, True)
         assert toys.numbers(second.results) == toys.numbers(first.results)
 
 

@@ -68,7 +68,9 @@ class TestData:
         assert all("from 4 to 64 labels" in c.explanation for c in warnings)
 
     def test_figures_hold_what_cells_hold(self, data: Any) -> None:
-        for figure in data.results.figures:
+        rows = [f for f in data.results.figures if f.choice == "attack"]
+        assert rows
+        for figure in rows:
             mine = cells(
                 data,
                 attack=figure.attack,
@@ -76,14 +78,29 @@ class TestData:
                 threat=figure.threat,
                 merger=figure.merger,
             )
-            assert figure.cells == len(mine) == 1
+            assert figure.cells == len(mine) == len(figure.per_seed) == 1
             assert figure.theft.mean == pytest.approx(mine[0].scores["theft"])
+            assert figure.counted.mean == pytest.approx(mine[0].scores["counted"])
             assert figure.theft.low <= figure.theft.mean <= figure.theft.high
             assert (figure.advantage is None) == (figure.attack != "train")
 
+    def test_choices_are_made_among_them(self, data: Any) -> None:
+        for verdict in data.results.verdicts:
+            rows = [f for f in data.results.figures if f.place == verdict.place]
+            (worst,) = (f for f in rows if f.choice == "worst")
+            (naive,) = (f for f in rows if f.choice == "naive")
+            named = {f.attack: f for f in rows if f.choice == "attack"}
+            assert set(worst.by) <= {a for a, f in named.items() if f.role in ("naive", "guess", "recovery")}
+            assert {named[a].role for a in naive.by} == {"naive"}
+            if worst.advantage is None:
+                assert worst.theft == worst.counted
+        data.decide_anew()
+
     def test_an_interval_is_never_narrower_than_the_test_items_allow(self, data: Any) -> None:
         (figure,) = [
-            f for f in data.results.figures if (f.attack, f.defense, f.threat) == ("none", "none", "weights-only")
+            f
+            for f in data.results.figures
+            if (f.choice, f.attack, f.defense, f.threat) == ("attack", "none", "none", "weights-only")
         ]
         assert figure.theft.mean == 1.0
         assert 0.9 < figure.theft.low < 1.0
