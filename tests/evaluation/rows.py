@@ -31,7 +31,6 @@ def seed_figure(counted: float, seed: int = 0, *, half: float = 0.05, attack: st
         "theft": counted,
         "low": max(0.0, counted - half),
         "high": min(1.0, counted + half),
-        "p": float(norm.sf((counted - 0.5) / spread)),
         "sure": min(1.0, max(0.0, counted - float(norm.isf(0.00025)) * spread)),
         **rest,
     }
@@ -103,7 +102,9 @@ def control(kind: ControlKind, attack: str, *, passed: bool = True, **rest: Any)
 
 def adversary(attack: str = "fit", **rest: Any) -> Adversary:
     """An attack that was made for the lock, by somebody else, and was run on it to its end."""
-    return Adversary(attack=attack, **{"author": "elsewhere", "own": False, "ran": True, "same_extent": True, **rest})
+    return Adversary(
+        attack=attack, **{"author": "elsewhere", "own": False, "ran": True, "covers": True, "same_extent": True, **rest}
+    )
 
 
 def subject(attacks: Iterable[str] = ("fit",), **rest: Any) -> Subject:
