@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -90,6 +90,13 @@ class Classification:
         inputs, labels = batch
         return torch.nn.functional.cross_entropy(module(**inputs).logits, labels)
 
+    def part(self, split: Split, chosen: slice) -> Classification:
+        """The same with some of a split's samples."""
+        inputs = {key: value[chosen] for key, value in self.inputs[split].items()}
+        return replace(
+            self, inputs={**self.inputs, split: inputs}, labels={**self.labels, split: self.labels[split][chosen]}
+        )
+
     def digest(self) -> str:
         """SHA-256 of every split's inputs and labels, in hexadecimal."""
         digest = hashlib.sha256(f"{self.name}\0{self.chance}".encode())
@@ -98,6 +105,17 @@ class Classification:
                 digest.update(f"{split}\0{key}\0{tuple(value.shape)}\0".encode())
                 digest.update(value.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def halves(task: Task) -> tuple[Task, Task]:
+    """A task with either half of its validation samples: one for attacks to use, one to look at what came of them.
+
+    What an attack was tuned on says nothing of it any more. A task of another kind is used whole for both.
+    """
+    if not isinstance(task, Classification):
+        return task, task
+    middle = len(task.labels["validation"]) // 2
+    return task.part("validation", slice(middle)), task.part("validation", slice(middle, None))
 
 
 def predict(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -238,7 +238,7 @@ class AttackerView:
         return self._siblings
 
     def own_batches(self, task: str, size: int) -> Iterator[Batch]:
-        """Labelled validation data of one of the attacker's own tasks."""
+        """Labelled validation data of one of the attacker's own tasks: the half that results are not chosen by."""
         self._require(Needs.COMPANIONS, "data of the attacker's own tasks", "own_batches")
         return self._own[task].batches("validation", size, self.generator(f"own/{task}"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,9 +24,12 @@ from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, Load
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import GROUPS
 from redteam.symmetry.fitting import sampled_locks
-from redteam.tasks import Scenario, Split, Task
+from redteam.tasks import Scenario, Split, Task, halves
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView, MergerView, Meter
+
+if TYPE_CHECKING:
+    from torch import nn
 
 How = tuple[str, Mapping[str, Any], str]
 """Name, settings and source digest of a plugin."""
@@ -104,6 +107,7 @@ def _alone(step: Step, bench: Bench) -> Scored:
             name: float(scenario.tasks[name].correct(experts[name], "validation").mean())
             for name in scenario.companions
         },
+        watched={name: _watched(scenario.tasks[name], experts[name]) for name in scenario.companions},
         base={
             name: Packed.of(task.correct(scenario.dressed(base, name).module(), bench.split))
             for name, task in scenario.tasks.items()
@@ -201,7 +205,7 @@ def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged
     with metrics.Clock() as clock:
         merged = _merged(bench, victim, tuned)
     tasks: dict[str, Packed] = {}
-    validation: dict[str, float] = {}
+    watched: dict[str, float] = {}
     answers: list[int] = []
     for name, task in scenario.tasks.items():
         module = scenario.dressed(merged, name).module()
@@ -209,8 +213,8 @@ def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged
         if name == scenario.victim:
             answers = metrics.answers(scenario, module)
         else:
-            validation[name] = float(task.correct(module, "validation").mean())
-    return Merged(tasks, validation, answers, Cost(clock.seconds))
+            watched[name] = _watched(task, module)
+    return Merged(tasks, watched, answers, Cost(clock.seconds))
 
 
 _COMPUTATIONS: Mapping[str, Callable[[Step, Bench], Record]] = {
@@ -358,7 +362,7 @@ def _attacker_view(
         meter=meter,
         _anchor=_anchor(threat, bench),
         _companions={name: scenario.experts[name] for name in scenario.companions},
-        _own={name: scenario.tasks[name] for name in scenario.companions},
+        _own={name: halves(scenario.tasks[name])[0] for name in scenario.companions},
         _key=bench.key,
         _unlock=lambda checkpoint, key: remove(defenses, checkpoint, scenario.base, key, owner=bench.key, task=task),
         _releases=(bench.input("release"),) if "release" in step.inputs else (),
@@ -399,6 +403,10 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
         # It has never seen the base; what it leaves out no expert shares, and no task wears.
         merged = base.replace({name: merged[name] for name in shared_tensors(base, merged)})
     return check_returned(merger, base, merged)
+
+
+def _watched(task: Task, module: nn.Module) -> float:
+    return float(halves(task)[1].correct(module, "validation").mean())
 
 
 def _mean_score(accuracies: Mapping[str, float], alone: Scored) -> float:

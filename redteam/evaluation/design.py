@@ -26,8 +26,8 @@ class Steps:
     """Names of the steps behind a pairing.
 
     Attributes:
-        lock, recovered, merge: The protected model, what the attack made of it, and the merge of that.
-        naive: The merge of the protected model as it is.
+        lock, recovered, merge: The protected model, what the attack made of it, and the merge of that, where it counts.
+        naive: The merge of the protected model as it is, where it counts.
         twin: The same attack on the unlocked victim, for planted locks.
         unused: The merge of the same attack from the base, for attacks with data of the victim's task.
         reference: The merge of the victim as it was prepared for the lock, where a pipeline trains it before it locks
@@ -36,8 +36,8 @@ class Steps:
 
     lock: str
     recovered: str
-    merge: str
-    naive: str
+    merge: str = ""
+    naive: str = ""
     twin: str = ""
     unused: str = ""
     reference: str = ""
@@ -318,6 +318,8 @@ class Layout:
         label: str = "",
         reference: bool = True,
         twin: str = "",
+        merged: bool = True,
+        naive: bool = True,
         **control: Any,
     ) -> Pairing:
         """An attack on a lock, and the merge of what comes of it.
@@ -334,6 +336,8 @@ class Layout:
             label: What progress lines call the lock.
             reference: Whether a victim that was prepared for its lock is what the pairing is measured against.
             twin: The same attack on the unlocked victim.
+            merged: Whether what the attack returns is merged.
+            naive: Whether the lock is merged as it is.
             control: Fields of the pairing that say which control it serves.
         """
         label = label or place.defense
@@ -342,15 +346,15 @@ class Layout:
             recovered, label = self.attack(threat, attack, self.unused(), "the base", 0), "the base"
         else:
             recovered = self.attack(threat, attack, lock, label, key)
-        if attack.role == "recovery" and attack.needs & DATA:
+        if merged and attack.role == "recovery" and attack.needs & DATA:
             from_base = self.attack(threat, attack, self.unused(), "the base", 0)
             unused = self.merge(f"{attack.text} from the base", from_base, merger)
         prepared = self.reference(defense, merger) if defense is not None and reference else ""
         # Without an attack the lock itself is merged.
-        merged = (label, lock) if attack.role == "naive" else (f"{attack.text} on {label}", recovered)
-        merge = self.merge(*merged, merger, length=length)
+        victim = (label, lock) if attack.role == "naive" else (f"{attack.text} on {label}", recovered)
+        merge = self.merge(*victim, merger, length=length) if merged else ""
         text = attack.text if length is None else f"{attack.text}×{length:g}"
-        steps = Steps(lock, recovered, merge, self.merge(label, lock, merger), twin, unused, prepared)
+        steps = Steps(lock, recovered, merge, self.merge(label, lock, merger) if naive else "", twin, unused, prepared)
         return Pairing(
             place,
             self.seed,

@@ -15,13 +15,13 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput
 from redteam.evaluation.packing import Packed
 from redteam.symmetry import tied_cost
-from redteam.tasks import Scenario, Split, Task, predict
+from redteam.tasks import Scenario, Split, Task, halves, predict
 
 if TYPE_CHECKING:
     from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SEEN = 200  # of each own task, the inputs on which an attacker compares a merge with the protected model
+_SEEN = 100  # of each own task, the inputs on which an attacker compares a merge with the protected model
 _PROBES = 22  # of each own task, the inputs on which the function is compared
 
 
@@ -122,8 +122,9 @@ class Memory:
 
 
 def _own_inputs(scenario: Scenario, count: int) -> list[dict[str, torch.Tensor]]:
+    """Of each own task some inputs that no attack has been given."""
     return [
-        {key: value[:count] for key, value in scenario.tasks[name].inputs_of("validation").items()}
+        {key: value[:count] for key, value in halves(scenario.tasks[name])[1].inputs_of("validation").items()}
         for name in scenario.companions
     ]
 

@@ -45,6 +45,9 @@ class Progress:
         """What to compute next, and why; nothing while there is something to wait for, or once the verdict is known."""
         if not self.run:
             return self._entered([*self.asked.pairings, *(self.asked.later if self.everything else ())]), ""
+        more = self._entered(self.sheet.further(table), control=True)
+        if more:
+            return more, f"controls of {self.asked.place.defense}: merges of what the weights leave open"
         rows = self.sheet.rows(table)
         out = excluded(rows)
         turns = self._turns(table, out)
@@ -60,6 +63,7 @@ class Progress:
         while True:
             self.decision = decide(self.evidence(table, self.sheet.rows(table)))
             controls = self._controlled(self.decision.wanted)
+            list(self.sheet.further(table))  # of controls that compare nothing new
             if controls or not self.decision.wanted:
                 return controls, self._why(self.decision)
 

@@ -166,7 +166,8 @@ class Table:
     def status(self, pairing: Pairing) -> tuple[Status, str]:
         """The pairing's own failure if it has one, else that of what it waited for."""
         steps = pairing.steps
-        for name in (steps.recovered, steps.merge, steps.naive, steps.unused, steps.reference, *self.ground(pairing)):
+        names = (steps.recovered, steps.merge, steps.naive, steps.twin, steps.unused, steps.reference)
+        for name in (*names, *self.ground(pairing)):
             outcome = self.outcomes.get(name) if name else None
             if outcome is not None and outcome.status != "ok":
                 return outcome.status, outcome.reason
@@ -306,8 +307,8 @@ class Table:
         merge, without, lock, alone = (self.record(name) for name in names)
         if merge is None or without is None or lock is None or alone is None:
             return None
-        own = {t: alone.validation[t] - alone.chance[t] for t in alone.validation}
-        change = [(merge.validation[t] - without.validation[t]) / own[t] for t in own]
+        own = {t: alone.watched[t] - alone.chance[t] for t in alone.watched}
+        change = [(merge.watched[t] - without.watched[t]) / own[t] for t in own]
         agree, start = (_agreement(record.answers, lock.answers) for record in (merge, without))
         kept = float(np.mean(change)) if change else 0.0
         return (agree - start) / (1.0 - start) + kept if start < 1.0 else kept

@@ -82,6 +82,7 @@ class Scored:
         chance: Task → accuracy of guessing.
         experts, base: Task → one result per test item.
         validation: Own task → accuracy of its expert on the attacker's validation data.
+        watched: The same on the half of it that no attack is given.
         stored: Dtype → one result per test item of the victim, rounded to that dtype.
         length: The companions' mean ‖τ‖ over the tensors that are shared with the base.
     """
@@ -91,6 +92,7 @@ class Scored:
     experts: dict[str, Packed]
     base: dict[str, Packed]
     validation: dict[str, float]
+    watched: dict[str, float]
     stored: dict[str, Packed]
     length: float
 
@@ -164,12 +166,12 @@ class Merged:
 
     Attributes:
         tasks: Task → one result per test item.
-        validation: Own task → accuracy on the attacker's validation data.
+        watched: Own task → accuracy on the half of the attacker's validation data that no attack is given.
         answers: Under the victim's head, on the attacker's own inputs.
     """
 
     tasks: dict[str, Packed]
-    validation: dict[str, float]
+    watched: dict[str, float]
     answers: list[int]
     cost: Cost
 

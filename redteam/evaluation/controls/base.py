@@ -50,6 +50,10 @@ class Check(Protocol):
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
         """What has to be compared to say whether an attack on one place passes; nothing where it does not apply."""
 
+    def further(self, asked: Asked, attack: Pipeline, table: Table, pairings: Sequence[Pairing]) -> Iterator[Pairing]:
+        """What has to be compared beside, once the first pairings have ended; nothing for most."""
+        yield from ()
+
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         """Reads the pairings of one row, all of which have a result."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from redteam.evaluation.controls.base import Finding, anywhere, by_seed, interval, on_every_seed, over_by_chance
+from redteam.evaluation.controls.base import Check, Finding, anywhere, by_seed, interval, on_every_seed, over_by_chance
 from redteam.evaluation.design import Asked, Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.results import ControlKind
@@ -15,7 +15,7 @@ from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.threat import DATA
 
 
-class Floor:
+class Floor(Check):
     """An attack without data on a victim that was never trained, under the defense: there is nothing to steal."""
 
     kind: ClassVar[ControlKind] = "floor"
@@ -30,6 +30,7 @@ class Floor:
                 place=asked.place,
                 defense=asked.defense,
                 label=f"{asked.defense.text} on a fresh victim",
+                naive=False,
                 control=self.kind,
             )
 
@@ -38,7 +39,7 @@ class Floor:
         return _held_to_mean(table, pairings, THRESHOLDS.floor, "from a fresh victim ")
 
 
-class Trivial:
+class Trivial(Check):
     """The base in the victim's place: a score that rewards it rewards throwing the victim away."""
 
     kind: ClassVar[ControlKind] = "trivial"
@@ -51,7 +52,7 @@ class Trivial:
         return _held_to_mean(table, pairings, THRESHOLDS.trivial, "")
 
 
-class Gone:
+class Gone(Check):
     """An attack without data on a victim drowned in noise: whoever takes half has seen what they should not have."""
 
     kind: ClassVar[ControlKind] = "gone"
@@ -66,6 +67,7 @@ class Gone:
                 place=anywhere(asked),
                 defense=None,
                 label="the victim drowned in noise",
+                naive=False,
                 control=self.kind,
             )
 
@@ -75,7 +77,7 @@ class Gone:
         return Finding(theft.mean < limit, theft.mean, limit, told)
 
 
-class Harmless:
+class Harmless(Check):
     """An attack without data on a victim that nobody locked."""
 
     kind: ClassVar[ControlKind] = "harmless"
@@ -89,6 +91,7 @@ class Harmless:
                 place=anywhere(asked),
                 defense=None,
                 label="the unlocked victim",
+                naive=False,
                 control=self.kind,
             )
 

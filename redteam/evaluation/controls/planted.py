@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 
-from redteam.evaluation.controls.base import Finding, anywhere
+from redteam.evaluation.controls.base import Check, Finding, anywhere
 from redteam.evaluation.design import Asked, Layout, Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.results import ControlKind, Place
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.symmetry import GROUPS, contains_group
+from redteam.threat import DATA
 
 _KEYS = (0, 1)  # of plants of several sites at once
 _TOGETHER = "all claims at once"
+_LIMIT = THRESHOLDS.planted_cost
 
 
-class Planted:
+class Planted(Check):
     """A lock from each claimed group at its kind of site, and from all of them at once."""
 
     kind: ClassVar[ControlKind] = "planted"
@@ -38,9 +41,28 @@ class Planted:
                     lock = layout.plant(_TOGETHER, claims, key)
                     yield _pairing(layout, asked, attack, lock, anywhere(asked), key, self.kind, _TOGETHER, "")
 
+    def further(self, asked: Asked, attack: Pipeline, table: Table, pairings: Sequence[Pairing]) -> Iterator[Pairing]:
+        """The merges, where the weights alone do not show that the lock is off."""
+        for pairing in pairings:
+            if not pairing.steps.merge and table.status(pairing)[0] == "ok" and _by_weights(table, pairing) is None:
+                layout = asked.layouts[pairing.seed]
+                yield _pairing(
+                    layout,
+                    asked,
+                    attack,
+                    pairing.steps.lock,
+                    pairing.place,
+                    pairing.key,
+                    self.kind,
+                    pairing.site,
+                    pairing.group,
+                    merged=True,
+                )
+
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         """The worst seed and key decide."""
-        return min((_undone(table, p) for p in pairings), key=lambda found: (found.passed, found.partial))
+        found = [_by_weights(table, p) if not p.steps.merge else _undone(table, p) for p in pairings]
+        return min((one for one in found if one is not None), key=lambda finding: (finding.passed, finding.partial))
 
 
 class Extent(Planted):
@@ -95,7 +117,10 @@ def _pairing(
     kind: ControlKind,
     site: str,
     group: str,
+    *,
+    merged: bool = False,
 ) -> Pairing:
+    merged = merged or bool(attack.needs & DATA)
     merger = layout.mergers(asked.threat)[0]
     twin = layout.attack(asked.threat, attack, layout.unlocked(), "unlocked victim", 0)
     return layout.pairing(
@@ -108,48 +133,53 @@ def _pairing(
         None,
         label=f"{group} planted at {site}".strip() if group else f"a planted lock ({site})",
         twin=twin,
+        merged=merged,
+        naive=merged,
         control=kind,
         site=site,
         group=group,
     )
 
 
-def _undone(table: Table, pairing: Pairing) -> Finding:
-    """Whether one planted lock came off.
+def _by_weights(table: Table, pairing: Pairing) -> Finding | None:
+    """That a planted lock is off, where the weights show it alone.
 
-    The weights are as close to the base as they come without the lock (tied cost), and where the function is not kept
-    it changes as on the unlocked victim, and the skill is back (theft). Theft alone would not see a forgotten bias, and
-    closeness alone not that the victim was thrown away; attacks with data are held to what the victim was of use for.
+    They are as close to the base as they come without the lock (tied cost), at every kind of site at which the lock
+    shows in it, and the function is that of the protected model, so that the victim was not thrown away.
     """
-    lock, attacked, twin = (
-        table.record(name) for name in (pairing.steps.lock, pairing.steps.recovered, pairing.steps.twin)
-    )
-    if twin is None:
-        reason = "the same attack on the unlocked victim could not be computed"
-        return Finding(False, 0.0, THRESHOLDS.planted_cost, reason)
+    attacked = table.record(pairing.steps.recovered)
+    ratios = _closeness(table, pairing)
+    kept = attacked.change is not None and attacked.change <= THRESHOLDS.function
+    if not kept or len(ratios) < len(table.record(pairing.steps.lock).planted) or _farthest(ratios)[1] > _LIMIT:
+        return None
+    return _close(pairing, ratios)
+
+
+def _undone(table: Table, pairing: Pairing) -> Finding:
+    """Whether one planted lock came off, its merges included.
+
+    Where the weights do not show it alone: the function changes as it does on the unlocked victim, and the skill is
+    back (theft). Theft alone would not see a forgotten bias, and closeness alone not that the victim was thrown away;
+    attacks with data are held to what the victim was of use for.
+    """
+    shown = None if pairing.data else _by_weights(table, pairing)
+    if shown is not None:
+        return shown
+    attacked, twin = table.record(pairing.steps.recovered), table.record(pairing.steps.twin)
     naive, stolen = table.theft(pairing, pairing.steps.naive), table.counted(pairing)
     assert naive is not None
     assert stolen is not None
     protection, theft = 1.0 - float(naive[0]), float(stolen[0])
     partial = protection >= THRESHOLDS.planted_protection and theft >= THRESHOLDS.stolen
-    strong = [kind for kind in lock.planted if _is_strong(lock.tied_cost.get(kind, 0.0), twin.tied_cost.get(kind, 0.0))]
-    if strong:
-        ratios = {kind: attacked.tied_cost.get(kind, np.inf) / twin.tied_cost[kind] for kind in strong}
-        worst = max(ratios, key=ratios.__getitem__)
-        closeness, locked = ratios[worst], lock.tied_cost[worst] / twin.tied_cost[worst]
-        close = closeness <= THRESHOLDS.planted_cost
-        told = (
-            f"{pairing.attack} leaves {closeness:.4g} times the tied cost at {worst} that it leaves on the unlocked "
-            f"victim (the lock: {locked:.3g}); at most {THRESHOLDS.planted_cost}"
-        )
-        kept = attacked.change is not None and attacked.change <= THRESHOLDS.function
-        if (not close and not pairing.data) or (kept and len(strong) == len(lock.planted)) or (kept and not close):
-            value = closeness if np.isfinite(closeness) else None
-            return Finding(close, value, THRESHOLDS.planted_cost, told, partial=partial and not close)
+    ratios = _closeness(table, pairing)
+    if ratios and not pairing.data and _farthest(ratios)[1] > _LIMIT:
+        return replace(_close(pairing, ratios), partial=partial)
     changes = [attacked.change, twin.change]
     if not pairing.data and (None in changes or abs(changes[0] - changes[1]) > THRESHOLDS.function):
-        shown = " and ".join("beyond measure" if change is None else f"by {change:.2g}" for change in changes)
-        told = f"{pairing.attack} changes the function {shown}, with the planted lock and without; the same is expected"
+        shown_by = " and ".join("beyond measure" if change is None else f"by {change:.2g}" for change in changes)
+        told = (
+            f"{pairing.attack} changes the function {shown_by}, with the planted lock and without; the same is expected"
+        )
         return Finding(False, None, THRESHOLDS.function, told, partial=partial)
     if protection < THRESHOLDS.planted_protection:
         told = f"the planted lock is too weak to prove anything: its protection is {protection:.2f}"
@@ -159,6 +189,30 @@ def _undone(table: Table, pairing: Pairing) -> Finding:
     return Finding(passed, theft, THRESHOLDS.planted_theft, told, partial=partial and not passed)
 
 
-def _is_strong(locked: float, unlocked: float) -> bool:
-    """Whether the lock shows in the tied cost, so that its coming off does, too."""
-    return unlocked > 0 and locked >= THRESHOLDS.planted_strength * unlocked
+def _closeness(table: Table, pairing: Pairing) -> dict[str, tuple[float, float]]:
+    """Kind of site → tied cost after the attack, and under the lock, over what the attack leaves on an unlocked victim.
+
+    Of the kinds at which the lock shows in the tied cost, so that its coming off does, too.
+    """
+    names = (pairing.steps.lock, pairing.steps.recovered, pairing.steps.twin)
+    lock, attacked, twin = (table.record(name).tied_cost for name in names)
+    return {
+        kind: (attacked.get(kind, np.inf) / twin[kind], lock[kind] / twin[kind])
+        for kind in table.record(pairing.steps.lock).planted
+        if twin.get(kind, 0.0) > 0 and lock.get(kind, 0.0) >= THRESHOLDS.planted_strength * twin[kind]
+    }
+
+
+def _farthest(ratios: Mapping[str, tuple[float, float]]) -> tuple[str, float, float]:
+    """The kind of site at which an attack stays farthest from the base, and both ratios there."""
+    kind = max(ratios, key=lambda kind: ratios[kind][0])
+    return kind, *ratios[kind]
+
+
+def _close(pairing: Pairing, ratios: Mapping[str, tuple[float, float]]) -> Finding:
+    kind, left, locked = _farthest(ratios)
+    told = (
+        f"{pairing.attack} leaves {left:.4g} times the tied cost at {kind} that it leaves on the unlocked victim (the "
+        f"lock: {locked:.3g}); at most {_LIMIT}"
+    )
+    return Finding(left <= _LIMIT, left if np.isfinite(left) else None, _LIMIT, told)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from redteam.evaluation.adversaries import targets
-from redteam.evaluation.controls.base import Finding, interval, on_every_seed
+from redteam.evaluation.controls.base import Check, Finding, interval, on_every_seed
 from redteam.evaluation.design import Asked, Pairing, weakened
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.results import ControlKind
@@ -14,7 +14,7 @@ from redteam.evaluation.scoring import Table
 from redteam.evaluation.thresholds import THRESHOLDS
 
 
-class Weakened:
+class Weakened(Check):
     """The weakened variant that a defense ships, which every attack that was made for the defense must break."""
 
     kind: ClassVar[ControlKind] = "weakened"
@@ -44,7 +44,7 @@ class Weakened:
         return Finding(theft.low >= limit > naive.mean, theft.low, limit, told)
 
 
-class Ceiling:
+class Ceiling(Check):
     """Whoever has everything: the key's holder, and an expert that is trained anew. If they fail, so does everybody."""
 
     kind: ClassVar[ControlKind] = "ceiling"

@@ -37,6 +37,7 @@ class Sheet:
     asked: Asked
     attacks: Mapping[str, Pipeline]
     pairings: dict[Wanted, tuple[Pairing, ...]] = field(default_factory=dict)
+    complete: set[Wanted] = field(default_factory=set)
 
     def want(self, wanted: Iterable[Wanted]) -> Iterator[Pairing]:
         """Lays out further controls, each once."""
@@ -46,9 +47,19 @@ class Sheet:
                 self.pairings[kind, attack] = found
                 yield from found
 
+    def further(self, table: Table) -> Iterator[Pairing]:
+        """Lays out what controls need beside, once their first pairings have ended."""
+        for one, pairings in self.pairings.items():
+            if one not in self.complete and all(table.ended(pairing) for pairing in pairings):
+                self.complete.add(one)
+                more = tuple(CHECKS[one[0]].further(self.asked, self.attacks[one[1]], table, pairings))
+                self.pairings[one] += more
+                yield from more
+
     def tried(self, table: Table) -> tuple[Wanted, ...]:
         """Those whose pairings have all ended."""
-        return tuple(one for one, pairings in self.pairings.items() if all(table.ended(p) for p in pairings))
+        ended = (one for one in self.pairings if all(table.ended(pairing) for pairing in self.pairings[one]))
+        return tuple(one for one in ended if one in self.complete)
 
     def rows(self, table: Table) -> tuple[r.Control, ...]:
         """One row for each control that has ended; floors and trivial attackers corrected together (Holm)."""
