@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +105,26 @@ class Network:
         self.inputs = _inputs(name)
         self.outputs = self.computed(checkpoint)
 
-    def computed(self, checkpoint: Checkpoint) -> list[Tensor]:
+    @cached_property
+    def without_eps(self) -> list[Tensor]:
+        """Its outputs where norms divide by the size of what they read and by nothing more."""
+        return self.computed(self.checkpoint, eps=False)
+
+    def computed(self, checkpoint: Checkpoint, *, eps: bool = True) -> list[Tensor]:
         """Its logits, or all that it gives where there are none."""
         module = checkpoint.module(torch.float64)
+        for part in module.modules() if not eps else ():
+            for name in {"eps", "variance_epsilon"} & vars(part).keys():
+                setattr(part, name, 0.0)
         with torch.no_grad(), lifted():
             found = module(**self.inputs)
         logits = getattr(found, "logits", None)
         given = [logits] if logits is not None else list(found if isinstance(found, tuple) else found.to_tuple())
         return [x for x in given if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1]
 
-    def change(self, other: Checkpoint) -> float:
-        """`max|Δ| / max|output|`, of the output that changes most."""
-        pairs = zip(self.computed(other), self.outputs, strict=True)
+    def change(self, other: Checkpoint, *, eps: bool = True) -> float:
+        """`max|Δ| / max|output|`, of the output that changes most; with the norms' eps or without it on both sides."""
+        pairs = zip(self.computed(other, eps=eps), self.outputs if eps else self.without_eps, strict=True)
         return max(float((here - there).abs().max() / there.abs().max()) for here, there in pairs)
 
 

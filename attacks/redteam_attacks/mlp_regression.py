@@ -54,7 +54,7 @@ def mlp_regression(
     if not gone:
         return start
     network = view.protected.module(torch.float32)
-    linears: Any = [(site.left.linear, site.right.linear) for site in gone]
+    linears: Any = [tuple(side.linear for side in site.pair) for site in gone]
     where = layer_paths(start, [linear.weight for pair in linears for linear in pair])
     seen = _inputs_of(view, network, where, samples)
     activation = activation_of(view.anchor)

@@ -52,6 +52,7 @@ CLAIMS: frozenset[tuple[str, type]] = frozenset(
         ("queries", Permutation),
         ("experts", Permutation),
         ("norm", Scaling),
+        ("norm-scale", PositiveScaling),
     }
 )
 """What the largest legal group of every site undoes: pairs of a kind of sites and a group."""
@@ -99,6 +100,9 @@ def rounds(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> l
     if not all(in_common(site, protected, anchor) for site in anatomy.sites(("residual",))):
         there = [kind for kind in there if kind != "residual"]
     mixed = any(
-        side.shared for site in anatomy.sites(there) for side in site.sides if not told(site, protected, anchor)
+        side.shared
+        for site in anatomy.sites(there)
+        for side in site.sides
+        if site.kind != "norm-scale" and not told(site, protected, anchor)
     )
     return [(there, again) for again in ((False, True) if mixed else (False,))]

@@ -13,14 +13,14 @@ from redteam.anatomy.legality import Layout
 from redteam.anatomy.site import Site
 from redteam.errors import UnknownName
 
-Kind = Literal["qk", "vo", "mlp", "heads", "queries", "norm", "qk-norm", "experts", "residual"]
+Kind = Literal["qk", "vo", "mlp", "heads", "queries", "norm", "qk-norm", "experts", "residual", "norm-scale"]
 Sites = tuple[Kind, ...]
 """The type of a plugin's setting that names kinds of sites."""
 KINDS: Sites = ("qk", "vo", "mlp")
 """The kinds of sites taken by default: pairs of maps, no two of which share a row or column."""
 KINDS_OF_SITES: Sites = get_args(Kind)
 """All of them."""
-ORDER: Sites = ("residual", "experts", "heads", "queries", "qk", "vo", "mlp", "qk-norm", "norm")
+ORDER: Sites = ("residual", "experts", "heads", "queries", "norm-scale", "qk", "vo", "mlp", "qk-norm", "norm")
 """All of them in the order in which they are fitted: what is recognised in any basis first, and gains last, since a
 norm's columns can be compared only when the heads and neurons that read it are in order."""
 
@@ -105,6 +105,9 @@ class Stream:
         writes: Maps whose output is added to the stream, weight and bias.
         norms: Norms outside the blocks, gain and shift.
         heads: Maps that read the stream.
+        projections: Tensors, [width, out], that do.
+        entry_norm: The norm that embeddings go through before the first block, where it writes the stream anew.
+        tied_classes: Parts of the names of classes whose last map is the embedding, where the config ties the two.
         vectors: Tensors of the stream's width that are added to it.
         others: Names of tensors that have nothing to do with the stream; `*` stands for anything.
     """
@@ -113,6 +116,9 @@ class Stream:
     writes: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    projections: tuple[str, ...] = ()
+    entry_norm: str | None = None
+    tied_classes: tuple[str, ...] = ("LMHead", "CausalLM", "ConditionalGeneration")
     vectors: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
 
@@ -136,6 +142,7 @@ class Architecture:
         first_norm: What the first layer's attention reads in place of `attention_norm`, where that is another.
         memory_norm: The norm that keys and values read where they attend to another stack's output.
         post_norms: Templates of norms inside a block that projections write to.
+        post_norm: Whether norms stand after the addition, so that what they write is the stream (BERT).
         final_norm, readout: Templates of the last norm and of the map that alone reads it, unless it is the embedding.
         tied: Whether it is the embedding where the config does not say so.
         query_norm, key_norm: Templates of the norms of queries and keys.
@@ -178,6 +185,7 @@ class Architecture:
     first_norm: str | None = None
     memory_norm: str | None = None
     post_norms: tuple[str, ...] = ()
+    post_norm: bool = False
     final_norm: str | None = None
     readout: str | None = None
     tied: bool = False

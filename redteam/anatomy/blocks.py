@@ -10,6 +10,7 @@ from typing import Any
 from redteam.anatomy.architecture import Architecture, Shaped, named
 from redteam.anatomy.legality import within
 from redteam.anatomy.linear import Gathered, Linear, Norm, Rows
+from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
 
@@ -25,6 +26,7 @@ class Blocks:
         used: Names of all tensors that belong to the blocks found so far.
         reads, writes: The maps that read and write the residual stream.
         norms: The norms in the blocks.
+        output_norms: Those that stand on a block's output, before it is added to the stream.
 
     Raises:
         BadInput: If the config lacks a number, or a tensor is missing or has another shape than the config says.
@@ -48,6 +50,7 @@ class Blocks:
         self.reads: list[Linear] = []
         self.writes: list[Linear] = []
         self.norms: list[Norm] = []
+        self.output_norms: list[Norm] = []
         self.layers = self.number(architecture.layers, self._counted())
         self.width = self.number(architecture.width, self._model_width())
         self._size_heads()
@@ -122,29 +125,59 @@ class Blocks:
         return (shape[1], shape[0]) if self.arch.transposed else (shape[0], shape[1])
 
     def places(self) -> Iterator[Site]:
-        """All sites inside the blocks, and the last norm."""
+        """All sites inside the blocks."""
         for layer in range(self.layers):
-            before = len(self.reads)
+            read, written = len(self.reads), len(self.writes)
             yield from self._attention(layer)
-            between = len(self.reads)
+            attention, outputs = self.reads[read:], self.writes[written:]
+            read, written = len(self.reads), len(self.writes)
             if self.arch.down is not None:
                 yield from self._mlp(layer)
-            yield from self._norms(layer, self.reads[before:between], self.reads[between:])
+            mlp, downs = self.reads[read:], self.writes[written:]
+            yield from self._norms(layer, attention, mlp)
             for template in self.arch.post_norms:
-                self.norm(template, layer)
-        yield from self._last_norm()
+                self._post_norm(template, layer)
+            yield from self._scales(layer, {"attention": (attention, outputs), "mlp": (mlp, downs)})
 
-    def _last_norm(self) -> Iterator[Site]:
+    def _post_norm(self, template: str, layer: int) -> None:
+        norm = self.norm(template, layer)
+        if norm is not None and not self.arch.post_norm:
+            self.output_norms.append(norm)
+
+    def _scales(self, layer: int, maps: Mapping[str, tuple[list[Linear], list[Linear]]]) -> Iterator[Site]:
+        """Factors that norms inside a layer take out, given what each part of the layer reads and writes."""
+        for part, (reads, writes) in maps.items():
+            label = "/".join(filter(None, (self.arch.part, part)))
+            if self.arch.post_norm and reads and reads[0].norm is not None:
+                yield scale_site(layer, label, self.width, [gain_of(reads[0].norm)], writes, reads)
+            elif self.arch.post_norms and not self.arch.post_norm and writes:
+                yield scale_site(layer, f"{label}-output", self.width, writes)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the config says that a language model's head is the embedding."""
+        given = (config.get("tie_word_embeddings") for config in (self.config, self.checkpoint.config))
+        return bool(next((value for value in given if value is not None), self.arch.tied))
+
+    def last_norm(self) -> Iterator[Site]:
+        """The gain of the last norm, where the description says what alone reads it."""
         arch = self.arch
-        told = self.config.get("tie_word_embeddings", self.checkpoint.config.get("tie_word_embeddings", arch.tied))
-        if told or not arch.final_norm or not arch.readout or "norm" not in arch.legal:
+        if self.tied or not arch.final_norm or not arch.readout:
             return
         weight, bias = named(arch.readout, "weight"), named(arch.readout, "bias")
         norm = self.norm(arch.final_norm, 0) if weight in self.checkpoint else None
         if norm is not None:
-            yield self._gain(
-                norm, [Linear(weight, bias if bias in self.checkpoint else None, norm)], self.layers, "final"
-            )
+            yield from self.gain_read_by([Linear(weight, bias if bias in self.checkpoint else None, norm)], "final")
+
+    def memory(self) -> list[Linear]:
+        """The maps that read another stack's output."""
+        norm = self.arch.memory_norm and self.norm(self.arch.memory_norm, 0)
+        return [linear for linear in self.reads if norm and linear.norm == norm]
+
+    def gain_read_by(self, readers: list[Linear], part: str) -> Iterator[Site]:
+        """The gain of a norm behind the last layer, given the maps that read it, if such gains are free here."""
+        if readers and readers[0].norm is not None and "norm" in self.arch.legal:
+            yield self._gain(readers[0].norm, readers, self.layers, part)
 
     def _attention(self, layer: int) -> Iterator[Site]:
         arch, n, groups, share = self.arch, self.n, self.groups, self.heads // self.groups
@@ -170,6 +203,8 @@ class Blocks:
             legal["qk"] = within("plane-signs")
         if self.normed != "none" and arch.centred:  # a LayerNorm of queries and keys sees signs, and its gains move
             legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
+        if self.normed != "none":
+            yield from self._head_scales(layer, query, key)
         site = partial(Site, layer=layer, part=arch.part)
         rotary = partial(site, planes=arch.planes, turned=self.turned)
         if "qk" in legal:
@@ -193,6 +228,14 @@ class Blocks:
             also = [Side(gain, unit=n) for gain in moving[:1]]
             of_group = partial(site, heads=groups, width=share, legal=legal["queries"])
             yield of_group("queries", left=left, right=right, left_too=tuple(also))
+
+    def _head_scales(self, layer: int, query: Linear, key: Linear) -> Iterator[Site]:
+        """Factors that the norms of queries and keys take out: of each head, or of all that one norm spans."""
+        by_head = self.normed == "head" or len(self.checkpoint.shape(self._name(self.arch.query_norm))) > 1
+        for part, linear, number in (("query", query, self.heads), ("key", key, self.groups)):
+            heads, rows = (number, self.n) if by_head else (1, number * self.n)
+            label = "/".join(filter(None, (self.arch.part, part)))
+            yield scale_site(layer, label, rows, [linear], heads=heads)
 
     def _mlp(self, layer: int) -> Iterator[Site]:
         arch, model = self.arch, self.width

@@ -49,6 +49,7 @@ _BERT = Architecture(
     first_norm="embeddings.LayerNorm",
     mlp_norm="encoder.layer.{layer}.attention.output.LayerNorm",
     post_norms=("encoder.layer.{layer}.output.LayerNorm",),
+    post_norm=True,
     prefixes=("bert.", ""),
     fixed_head_width=True,
     stream=_BERT_STREAM,
@@ -107,6 +108,7 @@ _TEXT_STREAM = Stream(
     embeddings=("{prefix}embeddings.token_embedding.weight", "{prefix}embeddings.position_embedding.weight"),
     norms=("{prefix}final_layer_norm",),
     heads=("text_projection", "{prefix}head"),
+    tied_classes=(),
     others=("logit_scale", "logit_bias", "{prefix}embeddings.position_ids"),
 )
 _VISION_STREAM = Stream(
@@ -114,6 +116,7 @@ _VISION_STREAM = Stream(
     vectors=("{prefix}embeddings.class_embedding",),
     writes=("{prefix}embeddings.patch_embedding",),
     norms=("{prefix}pre_layrnorm", "{prefix}post_layernorm"),
+    entry_norm="{prefix}pre_layrnorm",
     heads=("visual_projection",),
     others=("{prefix}embeddings.position_ids",),
 )
@@ -153,6 +156,7 @@ _T5_ENCODER = Architecture(
     head_width="d_kv",
     neurons="d_ff",
     part="encoder",
+    tied=True,
     centred=False,
     legal={kind: group for kind, group in PRE_NORM.items() if kind != "heads"},  # all layers share a bias by head
 )
@@ -219,6 +223,7 @@ ARCHITECTURES: MutableMapping[str, Described] = {
         width="n_embd",
         heads="n_head",
         neurons="n_inner",
+        tied=True,
         fixed_head_width=True,
         transposed=True,
         stream=Stream(
@@ -291,8 +296,7 @@ ARCHITECTURES: MutableMapping[str, Described] = {
         mlp_norm="layers.{layer}.input_layernorm",
         centred=True,
         planes="interleaved",
-        final_norm=None,
-        readout=None,
+        tied=True,
         query_norm=_Q_NORM,
         key_norm=_K_NORM,
     ),
@@ -349,8 +353,9 @@ ARCHITECTURES: MutableMapping[str, Described] = {
             (
                 Stream(
                     embeddings=("{prefix}token_embedding.weight", "{prefix}positional_embedding"),
-                    vectors=("{prefix}text_projection",),
+                    projections=("{prefix}text_projection",),
                     norms=("{prefix}ln_final",),
+                    tied_classes=(),
                     others=("logit_scale", "logit_bias", "{prefix}attn_mask"),
                 ),
                 ("text",),
@@ -358,9 +363,11 @@ ARCHITECTURES: MutableMapping[str, Described] = {
             (
                 Stream(
                     embeddings=("{prefix}positional_embedding",),
-                    vectors=("{prefix}class_embedding", "{prefix}proj"),
+                    vectors=("{prefix}class_embedding",),
+                    projections=("{prefix}proj",),
                     writes=("{prefix}conv1",),
                     norms=("{prefix}ln_pre", "{prefix}ln_post"),
+                    entry_norm="{prefix}ln_pre",
                 ),
                 ("vision",),
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -130,8 +131,15 @@ class Linear:
     def _own(self, weight: Tensor) -> Tensor:
         """The part of a stored weight that is this map's, rows first: a view."""
         if weight.ndim != 2:
-            return self._rows(weight.reshape(-1, weight.shape[-1]) if weight.ndim == 3 else weight.flatten(1))
+            weight = weight.reshape(-1, weight.shape[-1]) if weight.ndim == 3 else weight.flatten(1)
         return self._rows(weight.T if self.transposed else weight)
+
+    def inputs(self, shape: tuple[int, ...]) -> int:
+        """How many columns it has, given the shape of the tensor that it lies in."""
+        if len(shape) < 3:
+            return 1 if len(shape) == 1 else shape[0 if self.transposed else 1]
+        columns = shape[-1] if len(shape) == 3 else math.prod(shape[1:])
+        return math.prod(shape) // columns if self.transposed else columns
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> Affine:
         """The map, in float64.

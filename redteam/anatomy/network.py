@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -12,6 +12,7 @@ from redteam.anatomy.architecture import Anatomy, Architecture, Shaped, Stream, 
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import within
 from redteam.anatomy.linear import Linear, Norm
+from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
 
 
@@ -31,15 +32,23 @@ class Network:
         """As `Architecture.anatomy`."""
         there = [stack for stack in self.stacks if stack.prefix(checkpoint) is not None] or list(self.stacks[:1])
         blocks = [Blocks(stack, checkpoint) for stack in there]
-        places = tuple(site for block in blocks for site in block.places())
-        return Anatomy(places, lambda: tuple(self._residuals(blocks, checkpoint)))
+        places = [site for block in blocks for site in block.places()]
+        streams = self._streams(blocks, checkpoint)
+        for block in blocks:
+            if all(block not in mine for mine, _ in streams):
+                places += block.last_norm()
+        for mine, outside in streams:
+            places += _last_gains(mine, outside)
+            places = [*_scales(mine, outside), *places]
+        return Anatomy(tuple(places), lambda: tuple(_residual(mine, outside, checkpoint) for mine, outside in streams))
 
     def recognises(self, checkpoint: Shaped) -> int:
         """As `Architecture.recognises`, of all stacks of which the checkpoint has something."""
         found = [stack.recognises(checkpoint) for stack in self.stacks if stack.prefix(checkpoint) is not None]
         return sum(found) if all(found) else 0
 
-    def _residuals(self, blocks: list[Blocks], checkpoint: Shaped) -> Iterable[Site]:
+    def _streams(self, blocks: list[Blocks], checkpoint: Shaped) -> list[tuple[list[Blocks], _Outside]]:
+        """Each stream's blocks and what lies outside of them; none if a tensor is not described."""
         known = {name for block in blocks for name in block.used}
         found = []
         others: tuple[str, ...] = ()
@@ -50,8 +59,8 @@ class Network:
                 known |= outside.used
                 others += outside.others
                 found.append((mine, outside))
-        if all(name in known or any(fnmatchcase(name, other) for other in others) for name in checkpoint):
-            yield from (_residual(mine, outside, checkpoint) for mine, outside in found)
+        told = all(name in known or any(fnmatchcase(name, other) for other in others) for name in checkpoint)
+        return found if told else []
 
 
 class _Outside:
@@ -67,19 +76,38 @@ class _Outside:
             self.used |= {name for group in found for name in group}
             return found
 
-        plain = [t.format(prefix=block.prefix) for t in (*stream.embeddings, *stream.vectors)]
-        self.used |= {name for name in plain if name in checkpoint}
-        embeddings = [t.format(prefix=block.prefix) for t in stream.embeddings]
-        self.embeddings = [Linear(name, None) for name in embeddings if name in checkpoint]
-        vectors = [t.format(prefix=block.prefix) for t in stream.vectors]
-        self.vectors = [Linear(name, None) for name in vectors if name in checkpoint]
-        maps = there(stream.writes, "weight", "bias")
-        self.writes = [Linear(weight, bias if bias in checkpoint else None) for weight, bias in maps]
-        self.heads = [Linear(weight, None) for weight, _ in there(stream.heads, "weight", "bias")]
-        self.norms = [
-            Norm(weight, bias if bias in checkpoint else None, block.arch.centred, block.arch.offset)
-            for weight, bias in there(stream.norms, "weight", "bias")
-        ]
+        def plain(templates: tuple[str, ...], *, transposed: bool = False) -> list[Linear]:
+            names = [t.format(prefix=block.prefix) for t in templates]
+            self.used |= {name for name in names if name in checkpoint}
+            return [Linear(name, None, transposed=transposed) for name in names if name in checkpoint]
+
+        def norms(templates: tuple[str, ...]) -> list[Norm]:
+            return [
+                Norm(weight, bias if bias in checkpoint else None, block.arch.centred, block.arch.offset)
+                for weight, bias in there(templates, "weight", "bias")
+            ]
+
+        def maps(templates: tuple[str, ...]) -> list[Linear]:
+            names = there(templates, "weight", "bias")
+            return [Linear(weight, bias if bias in checkpoint else None) for weight, bias in names]
+
+        self.embeddings = plain(stream.embeddings)
+        self.vectors = plain(stream.vectors)
+        self.writes = maps(stream.writes)
+        self.projections = plain(stream.projections, transposed=True)
+        self.heads = maps(stream.heads)
+        self.norms = norms(stream.norms)
+        self.entry = next(iter(norms(() if stream.entry_norm is None else (stream.entry_norm,))), None)
+        classes = [str(name) for name in checkpoint.config.get("architectures") or ()]
+        language = any(part in name for part in stream.tied_classes for name in classes)
+        self.tied = block.tied and language
+        self.tells = not block.tied or bool(classes)
+        """Whether it can be told what reads the stream last: a tied head is no tensor."""
+
+    @property
+    def readers(self) -> list[Linear]:
+        """The heads of the network, without biases, which no gauge of the stream moves."""
+        return [*(replace(head, bias=None) for head in self.heads), *self.projections]
 
 
 def _residual(blocks: list[Blocks], outside: _Outside, checkpoint: Shaped) -> Site:
@@ -90,7 +118,7 @@ def _residual(blocks: list[Blocks], outside: _Outside, checkpoint: Shaped) -> Si
     lefts += [Side(linear) for linear in outside.vectors + outside.writes]
     lefts += [Side(Linear(norm.bias, None), shared=True) for norm in norms if norm.bias is not None]
     lefts += [Side(linear, shared=True) for linear in _whole(x for block in blocks for x in block.writes)]
-    rights = [Side(linear, columns=True, shared=True) for linear in outside.heads]
+    rights = [Side(linear, columns=True, shared=True) for linear in outside.readers]
     rights += [Side(x, columns=True, shared=True) for x in _whole(x for block in blocks for x in block.reads)]
     gains = [Side(Linear(norm.weight, None, offset=norm.offset), shared=True) for norm in norms]
     legal = within("mirrored-permutation" if arch.centred else "signed-permutation")
@@ -109,7 +137,42 @@ def _residual(blocks: list[Blocks], outside: _Outside, checkpoint: Shaped) -> Si
         tuple(rights[1:]),
         tuple(gains),
         part=part,
+        spanning=True,
     )
+
+
+def _last_gains(blocks: list[Blocks], outside: _Outside) -> Iterable[Site]:
+    """The gains of norms behind the last layer that maps alone read."""
+    if outside.norms and not outside.tied and outside.tells:
+        norm = outside.norms[-1]
+        readers = [replace(linear, norm=norm) for linear in (*outside.heads, *outside.projections)]
+        yield from blocks[-1].gain_read_by(readers, "final")
+    for block in blocks:
+        yield from block.gain_read_by(block.memory(), "memory")
+
+
+def _scales(blocks: list[Blocks], outside: _Outside) -> Iterable[Site]:
+    """The factors of a stream, and of the embeddings where a norm writes the stream anew."""
+    arch, width, last = blocks[0].arch, blocks[0].width, blocks[-1]
+    part = arch.part if len(blocks) == 1 else ""
+    named = {name: "/".join(filter(None, (part, name))) for name in ("embeddings", "stream", "final")}
+    centred = blocks[0].centred_writes
+    embeddings = [replace(x, transposed=True, writes_centred=centred) for x in outside.embeddings]
+    embeddings += [replace(x, writes_centred=centred) for x in (*outside.vectors, *outside.writes)]
+    if arch.post_norm or outside.entry is not None:
+        yield scale_site(0, named["embeddings"], width, embeddings)
+    if arch.post_norm:
+        if outside.heads and last.norms:
+            yield scale_site(last.layers, named["final"], width, [gain_of(last.norms[-1])], (), outside.readers)
+        return
+    if not outside.tells:
+        return
+    own = embeddings if outside.entry is None else [gain_of(outside.entry)]
+    writes = _whole(x for block in blocks if not block.output_norms for x in block.writes)
+    gains = [gain_of(norm) for block in blocks for norm in block.output_norms]
+    readers = _whole(x for block in blocks for x in block.reads if x.norm is None)
+    last_norm = outside.norms[-1:] if outside.tied else []
+    yield scale_site(0, named["stream"], width, [*own, *gains], writes, readers, gains=last_norm, spanning=True)
 
 
 def _whole(linears: Iterable[Linear]) -> list[Linear]:

@@ -8,6 +8,7 @@ A site is a pair of stacks, `left` [B, n, a] and `right` [B, n, c], and the func
     mlp      left = up, with its bias; right = down, transposed; one batch entry, n neurons; carried = the gate
     heads    left = query, key and value, a row for all of a group; right = the output's columns; n groups
     queries  left = query, a row for each head of a group; right = the output's columns; n = r heads to a group
+    norm-scale  left = all that writes what norms alone read; right = all that reads it without a norm; one factor
     norm     left = gain γ and shift β; right = the columns of every projection that reads them; n = the model's width
     qk-norm  left = the gains of the queries' norm, right = those of the keys'; n = the head's width
     experts  left = the router's rows and every expert's gate and up, right = their downs; n experts
@@ -82,7 +83,7 @@ class Site:
         heads: Batch size B of the stacks: key/value heads; 1 where there is one gauge for all.
         width: n, what a gauge mixes: the dimensions of a head, the neurons of an MLP, heads, the dimensions of a norm.
         left: The map that G multiplies.
-        right: The map that G⁻ᵀ multiplies.
+        right: The map that G⁻ᵀ multiplies; None where G multiplies alone, since a norm takes it out again.
         legal: Names of the groups that keep the function here.
         left_too: Further maps that G multiplies.
         right_too: Further maps that G⁻ᵀ multiplies.
@@ -90,6 +91,7 @@ class Site:
         planes: Layout of the rotary planes, if a rotary embedding follows; a planar gauge must have the same.
         turned: How many dimensions of a head the planes cover; all of them by default.
         part: Tells two sites of one kind in a layer apart.
+        spanning: Whether it spans all layers; then its tensors are rewritten one by one.
     """
 
     kind: str
@@ -97,7 +99,7 @@ class Site:
     heads: int
     width: int
     left: Side
-    right: Side
+    right: Side | None
     legal: frozenset[str]
     left_too: tuple[Side, ...] = ()
     right_too: tuple[Side, ...] = ()
@@ -105,6 +107,7 @@ class Site:
     planes: Layout | None = None
     turned: int | None = None
     part: str = ""
+    spanning: bool = False
     still: ClassVar[bool] = True
     """That a neutral gauge leaves its tensors as they are."""
 
@@ -121,7 +124,13 @@ class Site:
     @property
     def rights(self) -> tuple[Side, ...]:
         """All that G⁻ᵀ multiplies."""
-        return (self.right, *self.right_too)
+        return (*(() if self.right is None else (self.right,)), *self.right_too)
+
+    @property
+    def pair(self) -> tuple[Side, Side]:
+        """`left` and `right`, of a site that has both."""
+        assert self.right is not None, "asked of sites that are pairs"
+        return self.left, self.right
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -140,13 +149,14 @@ class Site:
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> tuple[Affine, Affine]:
         """The two maps `left` and `right`, in float64."""
-        return self.left.linear.read(checkpoint), self.right.linear.read(checkpoint)
+        left, right = self.pair
+        return left.linear.read(checkpoint), right.linear.read(checkpoint)
 
     def write(
         self, checkpoint: Mapping[str, Tensor], left: Affine, right: Affine, carried: Sequence[Affine] = ()
     ) -> dict[str, Tensor]:
         """The tensors of both maps, and of what is carried where it is given, in their own dtype."""
-        sides = (self.left, self.right, *(self.carried if carried else ()))
+        sides = (*self.pair, *(self.carried if carried else ()))
         return _written(checkpoint, zip(sides, (left, right, *carried), strict=True))
 
     def stacks(self, checkpoint: Mapping[str, Tensor]) -> Stacks:
@@ -161,8 +171,9 @@ class Site:
         """The stacks of some maps, one for each of `sides`; further maps are more columns."""
         cut = [side.stack(affine, self.heads) for side, affine in zip(self.sides, maps, strict=True)]
         lefts, rights = len(self.lefts), len(self.rights)
-        carried = cut[lefts + rights :]
-        return Stacks(_beside(cut[:lefts]), _beside(cut[lefts : lefts + rights]), _beside(carried) if carried else None)
+        left, right, carried = cut[:lefts], cut[lefts : lefts + rights], cut[lefts + rights :]
+        right = right or [left[0][:, :, :0]]
+        return Stacks(_beside(left), _beside(right), _beside(carried) if carried else None)
 
     def moved(self, maps: Sequence[Affine], gauge: GaugeLike) -> list[Affine]:
         """The maps of all `sides` under a gauge.
@@ -192,7 +203,7 @@ class Site:
     @property
     def pieces(self) -> tuple[Rewrite, ...]:
         """What can be rewritten on its own, given the gauge: the site, or its single tensors where they are many."""
-        if self.kind != "residual":
+        if not self.spanning:
             return (self,)
         return tuple(Piece(self, place) for place in range(len(self.sides)))
 

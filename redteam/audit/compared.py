@@ -10,8 +10,10 @@ from redteam.checkpoint import Checkpoint
 from redteam.symmetry import Comparison
 from redteam.symmetry.canonicals import canonical_side
 from redteam.symmetry.comparison import in_common
+from redteam.symmetry.fitting import HEADED
+from redteam.symmetry.norm_scales import DEVIATIONS, Scales, middle
 
-FIRST = ORDER[:4]
+FIRST = ORDER[: ORDER.index("qk")]
 """Kinds that are looked at first, since what they move hides other locks."""
 LAST = ("norm",)
 """And those that others hide: a norm's columns can be compared when the heads and neurons that read it are in order."""
@@ -28,7 +30,7 @@ def in_order(model: Checkpoint) -> tuple[Site, ...]:
 
     def rank(site: Site) -> tuple[bool, int, int]:
         turn = FIRST.index(site.kind) if site.kind in FIRST else len(FIRST) + (site.kind in LAST)
-        return site.kind != "residual", site.layer, turn
+        return not site.spanning, site.layer, turn
 
     return tuple(sorted(anatomy_of(model).places, key=rank))
 
@@ -36,12 +38,14 @@ def in_order(model: Checkpoint) -> tuple[Site, ...]:
 def compared(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[Stacks, Stacks]:
     """The stacks of a site in two checkpoints, whose distance means something before and after a fit.
 
-    They are those of `redteam.symmetry.Comparison`, except at a stream: there a sample of the embeddings' rows, which
-    no other site moves.
+    They are those of `redteam.symmetry.Comparison`, except at a stream, where they are a sample of the embeddings'
+    rows, which no other site moves but for a factor, and at a factor, where they are all that tells it.
 
     Raises:
         BadInput: If a tensor holds NaN or infinity.
     """
+    if site.kind == "norm-scale":
+        return Scales(model, anchor).stacks(site)
     if site.kind != "residual":
         return Comparison(model, anchor)(site)
     sides = [side for side in in_common(site, model, anchor) if not side.shared]
@@ -50,7 +54,15 @@ def compared(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[Stacks,
         left = torch.cat([_sample(side, checkpoint, _TOKENS * site.width) for side in sides], -1)
         return Stacks(left, left[:, :, :0])
 
-    return sampled(model), sampled(anchor)
+    here, there = sampled(model), sampled(anchor)
+    return Stacks(here.left / _growth(here.left, there.left), here.right), there
+
+
+def _growth(here: Tensor, there: Tensor) -> Tensor:
+    """By how much a stream was multiplied, which the lengths of tokens tell in any basis; 1 where training may have."""
+    lengths = there.norm(dim=1)
+    factor, spread = middle(here.norm(dim=1) * lengths, lengths.square())
+    return torch.where((factor - 1).abs() > DEVIATIONS * spread * factor.clamp(max=1.0), factor, 1.0)[:, None, None]
 
 
 def _sample(side: Side, checkpoint: Checkpoint, count: int) -> Tensor:
@@ -67,7 +79,7 @@ def _sample(side: Side, checkpoint: Checkpoint, count: int) -> Tensor:
 def tensors_of(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[str, ...]:
     """All tensors that are compared at a site, those of the norms that are read there included."""
     sides = site.sides
-    if site.kind == "residual":
+    if site.kind in HEADED:
         sides = tuple(side for side in in_common(site, model, anchor) if not side.shared) or sides
     names: list[str] = []
     for linear in (side.linear for side in sides):

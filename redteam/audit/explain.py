@@ -30,7 +30,11 @@ HALVED = 2.0
 STRANGER = 0.5
 """Squared distance to the base, in units of its squared norm, from which on nothing is explained. Independent networks
 of one size stand at 2, those that share one of the two maps at 1, and a fit takes a quarter off; zero is at 1."""
+ALONE = 0.1
+"""Distance to the base, in units of its norm, up to which gains are taken for trained where what reads them is the
+task's own: a factor for each of them explains any change. Those of the experts of digits moved by 0.005."""
 
+_ENOUGH = 16  # weights to a factor, from which on a fit is no mere renaming
 _FLOOR = 1e-9  # relative distances below this, or below the rounding of what is stored, are rounding
 _NOISE = 1e-2  # size of the noise whose fit is tried, in units of the base's norm
 
@@ -75,6 +79,8 @@ class Explainer:
         floor = max(_FLOOR, precision) ** 2 * square(target)
         plain = _Fitted(None, _apart(moving, target))
         if plain.cost <= floor:
+            return Explained(None, None, plain.cost, plain.cost)
+        if not target.right.numel() and target.left.shape[-1] < _ENOUGH and plain.cost <= ALONE**2 * square(target):
             return Explained(None, None, plain.cost, plain.cost)
         largest = widest(site)
         best = _Fitted.of(largest, moving, target)

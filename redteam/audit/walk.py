@@ -60,7 +60,7 @@ class Walk:
 
     def __iter__(self) -> Iterator[Looked]:
         view = self._view
-        for layer, sites in groupby(self.sites, key=lambda site: None if site.kind == "residual" else site.layer):
+        for layer, sites in groupby(self.sites, key=lambda site: None if site.spanning else site.layer):
             here = view
             looked: list[Looked] = []
             for site in sites:

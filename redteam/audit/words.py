@@ -219,9 +219,9 @@ def _places(some: Sequence[F], everything: Sequence[F]) -> str:
         whole = {part: layers_in_words(layers, every[kind][part]) for part, layers in parts.items()}
         alike = len(whole) == len(every[kind]) and len(set(whole.values())) == 1
         for part, layers in whole.items():
-            name = "the residual stream" if kind == "residual" else kind
+            name = _of_the_stream(kind, part) or kind
             named = name if alike or not part else f"{name} ({part})"
-            names = by_layers.setdefault("" if kind == "residual" else f" of {layers}", [])
+            names = by_layers.setdefault("" if name != kind else f" of {layers}", [])
             if named not in names:
                 names.append(named)
     return ", and ".join(_and(kinds) + where for where, kinds in by_layers.items())
@@ -233,6 +233,13 @@ def _parts(sites: Iterable[F]) -> dict[str, dict[str, set[int]]]:
     for site in sites:
         found.setdefault(site.kind, {}).setdefault(site.part, set()).add(site.layer)
     return found
+
+
+def _of_the_stream(kind: str, part: str) -> str | None:
+    """The name of a site that belongs to no layer, None for the others."""
+    if kind == "norm-scale" and part.rpartition("/")[2] == "stream":
+        return "the scale of the residual stream"
+    return "the residual stream" if kind == "residual" else None
 
 
 def _and(words: Sequence[str]) -> str:
@@ -257,6 +264,6 @@ def _row(kind: str, found: str, shared: str, sites: Sequence[SiteFinding]) -> Ro
         for shift in site.shifts:
             name = _freedom(shift.kind, shift.side)
             sizes[name] = max(sizes.get(name, 0.0), shift.size)
-    layers = "all" if sites[0].kind == "residual" else _ranges(sorted({site.layer for site in sites}))
+    layers = "all" if _of_the_stream(sites[0].kind, sites[0].part) else _ranges(sorted({site.layer for site in sites}))
     before, after, comes_off = (middle(name) for name in ("before", "after", "comes_off"))
     return Row(kind, layers, len(sites), found, before, after, comes_off, tuple(sizes.items()), shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,19 +12,32 @@ from redteam.anatomy import Affine, Gathered, Linear, Side, Site, Stacks
 _VANISHING = 1e-6  # a LayerNorm gain below this share of the largest leaves no usable 1/γ
 
 
-def canonical(site: Site, checkpoint: Mapping[str, Tensor]) -> Stacks:
+def canonical(site: Site, checkpoint: Mapping[str, Tensor], sides: Collection[Side] | None = None) -> Stacks:
     """The stacks of a site without their additive freedoms, float64; gauges act on them as on the plain ones.
 
     γ and β are folded into what reads them, the mean of each read row and of each written column is taken off, and free
     biases are left out. Where γ and β are themselves the site, they stay as they are, and what reads them loses its
     part along 1/γ. Two checkpoints that differ by shifts alone have the same canonical stacks.
 
+    Args:
+        site: Whose stacks.
+        checkpoint: Where they lie.
+        sides: Which of its sides to stack, all by default; at least one that G multiplies.
+
     Raises:
         BadInput: If a tensor holds NaN or infinity.
     """
     take_off = _without_null if site.kind == "norm" else without_freedom
-    linears = [side.linear for side in site.sides]
-    return site.stacked(*(take_off(linear, linear.read(checkpoint), checkpoint) for linear in linears))
+
+    def stack(some: Iterable[Side]) -> list[Tensor]:
+        kept = (side for side in some if sides is None or side in sides)
+        return [
+            side.stack(take_off(side.linear, side.linear.read(checkpoint), checkpoint), site.heads) for side in kept
+        ]
+
+    lefts, rights, carried = stack(site.lefts), stack(site.rights), stack(site.carried)
+    none = lefts[0][:, :, :0]
+    return Stacks(_beside(lefts), _beside(rights or [none]), _beside(carried) if carried else None)
 
 
 def canonical_side(side: Side, checkpoint: Mapping[str, Tensor], heads: int) -> Tensor:
@@ -55,6 +68,10 @@ def null_direction(linear: Linear | Gathered, checkpoint: Mapping[str, Tensor]) 
     if bool((gain.abs() <= _VANISHING * gain.abs().max()).any()):
         return None
     return torch.cat([1 / gain, -(offset / gain).sum()[None]])
+
+
+def _beside(stacks: list[Tensor]) -> Tensor:
+    return stacks[0] if len(stacks) == 1 else torch.cat(stacks, dim=-1)
 
 
 def _without_null(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:

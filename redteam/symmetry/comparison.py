@@ -14,6 +14,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical, canonical_side
 from redteam.symmetry.heads import Heads, matched, paired_features
 from redteam.symmetry.looks import sampled
+from redteam.symmetry.norm_scales import Scales
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
@@ -49,21 +50,20 @@ class Comparison:
             return Stacks(left, left[:, :, :0]), Stacks(left0, left0[:, :, :0])
         if site.kind == "residual":
             return self._streams(site)
-        if self.again or not any(side.shared for side in site.sides):
-            return canonical(site, self.protected), canonical(site, self.anchor)
-        return self._own(site, self.protected), self._own(site, self.anchor)
+        if site.kind == "norm-scale":
+            return self.scales.reduced(site)
+        common = {*in_common(site, self.protected, self.anchor), *site.carried}
+        sides = [side for side in site.sides if side in common and (self.again or not side.shared)]
+        return canonical(site, self.protected, sides), canonical(site, self.anchor, sides)
+
+    @cached_property
+    def scales(self) -> Scales:
+        """What tells how much of what norms read was multiplied."""
+        return Scales(self.protected, self.anchor)
 
     @cached_property
     def _attention(self) -> Mapping[tuple[int, str], Site]:
         return {(site.layer, site.part): site for site in anatomy_of(self.protected).sites(("heads",))}
-
-    def _own(self, site: Site, checkpoint: Checkpoint) -> Stacks:
-        left, right, carried = (
-            [canonical_side(side, checkpoint, site.heads) for side in sides if not side.shared]
-            for sides in (site.lefts, site.rights, site.carried)
-        )
-        none = left[0][:, :, :0]
-        return Stacks(torch.cat(left, -1), torch.cat([none, *right], -1), torch.cat([none, *carried], -1))
 
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
         """Stacks of the width of the stream alone whose product is that of all that is compared.
@@ -90,13 +90,13 @@ class Comparison:
 
 
 def in_common(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
-    """The sides that two checkpoints both have, in one shape, but for what is carried; () if none is a site's own."""
+    """The sides that two checkpoints both have, in one shape, carried ones left out; () if none is moved by G alone."""
     found = tuple(
         side
         for side in (*site.lefts, *site.rights)
         if all(name in anchor and anchor.shape(name) == checkpoint.shape(name) for name in side.linear.names)
     )
-    return found if any(not side.shared for side in found) else ()
+    return found if any(not side.shared and side in site.lefts for side in found) else ()
 
 
 def told(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
@@ -116,8 +116,9 @@ def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:
     Raises:
         BadInput: If a tensor holds NaN or infinity.
     """
-    if site.kind != "residual":
-        return canonical(site, checkpoint).distance(canonical(site, anchor))
     common = in_common(site, checkpoint, anchor)
-    sides = ((canonical_side(side, x, 1) for x in (checkpoint, anchor)) for side in common)  # one at a time
-    return sum(float((here - there).square().sum()) for here, there in sides)
+    if not site.spanning:
+        sides = (*common, *site.carried)
+        return canonical(site, checkpoint, sides).distance(canonical(site, anchor, sides))
+    pairs = ((canonical_side(side, x, 1) for x in (checkpoint, anchor)) for side in common)  # one at a time
+    return sum(float((here - there).square().sum()) for here, there in pairs)

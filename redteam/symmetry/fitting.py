@@ -20,6 +20,9 @@ from redteam.symmetry.rotary import PlaneScaling
 from redteam.symmetry.scalings import Monomial, PositiveMonomial, Scaling
 from redteam.symmetry.shifts import Parts, Whole, shifts_of, toward
 
+HEADED = ("residual", "norm", "norm-scale")
+"""Kinds of sites to which heads of the network can belong, which the anchor need not have."""
+
 
 class Named(Protocol):
     """What says whether a group is legal somewhere."""
@@ -176,6 +179,8 @@ def _fitted(
 def _quickly(site: Site, compare: Comparison) -> Permuted | None:
     """The gauge that a look at samples shows, with fitted factors; None where only the whole fit will do."""
     both, largest = (compare.protected, compare.anchor), widest(site)
+    if site.kind == "norm-scale":
+        return Permuted.still(site.heads, site.width) if compare.scales.unscaled(site) else None
     if isinstance(largest, Scaling | PlaneScaling):
         return Permuted.still(site.heads, site.width) if of_its_size(site, *both) else None
     if not isinstance(largest, Permutation | PositiveMonomial | Monomial):
@@ -224,12 +229,18 @@ def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named | N
 
 
 def apart(sites: Iterable[Site]) -> list[tuple[Site, ...]]:
-    """Sites in batches that follow one another: those that share a tensor with an earlier one come in a later batch."""
+    """Sites in batches that follow one another: those that share a tensor with an earlier one come in a later batch.
+
+    What spans all layers has a batch to itself, since it bears on what others are compared by.
+    """
     batches: list[list[Site]] = []
     last: dict[str, int] = {}
+    least = 0
     for site in sites:
-        batch = 1 + max((last.get(name, -1) for name in site.names), default=-1)
+        least = len(batches) if site.spanning else least
+        batch = max(least, 1 + max((last.get(name, -1) for name in site.names), default=-1))
         last |= dict.fromkeys(site.names, batch)
+        least = batch + 1 if site.spanning else least
         if batch == len(batches):
             batches.append([])
         batches[batch].append(site)
@@ -239,10 +250,11 @@ def apart(sites: Iterable[Site]) -> list[tuple[Site, ...]]:
 def require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoint) -> None:
     """Raises Inapplicable if the anchor lacks a tensor of a site, or has it in another shape.
 
-    Of a stream one embedding must be there; heads of the network and further tokens may be the expert's own.
+    Where heads of the network or further tokens belong to a site, they may be the expert's own, as long as the anchor
+    has something that nothing else moves.
     """
     for site in sites:
-        if site.kind == "residual" and in_common(site, checkpoint, anchor):
+        if site.kind in HEADED and in_common(site, checkpoint, anchor):
             continue
         for linear in (side.linear for side in site.sides):
             norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)

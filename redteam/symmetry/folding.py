@@ -35,7 +35,7 @@ def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> C
         parts = settled(site, Parts.read(site, checkpoint))
         stacks = site.stacked(parts.left, parts.right)
         kept, right = _folded(stacks.left[0], stacks.right[0], site.width - neurons, tolerance, site.label)
-        return site.left.unstack(stacks.left[:, kept], parts.left), site.right.unstack(right[kept][None], parts.right)
+        return site.left.unstack(stacks.left[:, kept], parts.left), site.pair[1].unstack(right[kept][None], parts.right)
 
     return reshaped(checkpoint, ("mlp",), change, neurons=neurons)
 
@@ -66,7 +66,7 @@ def narrow_heads(checkpoint: Checkpoint, width: int, *, tolerance: float) -> Che
             )
         if site.kind == "qk":
             left = left * math.sqrt(width / site.width)
-        return site.left.unstack(left, parts.left), site.right.unstack(right, parts.right)
+        return site.left.unstack(left, parts.left), site.pair[1].unstack(right, parts.right)
 
     return reshaped(checkpoint, ("qk", "vo"), change, head_width=width)
 

@@ -55,7 +55,7 @@ class Heads:
             flat(attention.left).unflatten(0, (groups, -1, n)),
             flat(key).unflatten(0, (groups, n)),
             flat(value).unflatten(0, (groups, n)),
-            flat(attention.right).unflatten(0, (groups, -1, n)),
+            flat(attention.pair[1]).unflatten(0, (groups, -1, n)),
         )
 
     def likeness(self, other: Heads) -> tuple[Tensor, Tensor]:

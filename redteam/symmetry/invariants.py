@@ -120,13 +120,13 @@ def to_anchor(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -
 
     def change(site: Site, parts: Parts, amount: None) -> Parts:
         theirs = Parts.read(site, target)
-        sides = (site.left, site.right)
+        sides = site.pair
         ours, base = (
             [side.stack(affine, site.heads) for side, affine in zip(sides, (x.left, x.right), strict=True)]
             for x in (parts, theirs)
         )
         near = nearest_factors(*ours, *base)
-        left, right = site.left.unstack(near.left, parts.left), site.right.unstack(near.right, parts.right)
+        left, right = sides[0].unstack(near.left, parts.left), sides[1].unstack(near.right, parts.right)
         return replace(parts, left=left, right=right)
 
     for sites in sites_by_kind(protected, kinds, GeneralLinear()):

@@ -66,7 +66,10 @@ def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
         return False
     looked = False
     for sides in (site.lefts, site.rights):
-        here, there = (_beside(sides, x, site) for x in (protected, anchor))
+        there_too = tuple(side for side in sides if all(name in anchor for name in side.linear.names))
+        if not there_too:
+            continue
+        here, there = (_beside(there_too, x, site) for x in (protected, anchor))
         if here.shape[1] >= _ENOUGH:  # a gain is one number, of which nobody can tell what training did to it
             looked = True
             size = there.square().sum(1).clamp(min=1e-300)  # training added to these, and not the other way round
@@ -104,10 +107,11 @@ def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: 
         if linear.writes_centred:
             weight = weight - weight.mean(0, keepdim=True)
         return weight.mT
-    inputs = 1 if stored.ndim == 1 else stored.shape[0 if linear.transposed else -1]
-    chosen = _spread(inputs, count).to(stored.device)
+    chosen = _spread(linear.inputs(tuple(stored.shape)), count).to(stored.device)
     weight = linear.sampled(stored, columns=chosen)
     weight = weight if gain is None else weight * gain[chosen]
+    if linear.writes_centred:
+        weight = weight - weight.mean(0, keepdim=True)
     return weight - weight.mean(1, keepdim=True) if folded and linear.reads_centred else weight
 
 

@@ -151,7 +151,7 @@ class Pad:
         if self.rotated:
             gauge = Orthogonal().sample(site.heads, site.width + self.extra, draws)
             left, right = gauge.left(left), gauge.right(right)
-        return site.left.unstack(left, maps[0]), site.right.unstack(right, maps[1])
+        return site.left.unstack(left, maps[0]), site.pair[1].unstack(right, maps[1])
 
     def _narrowed(self, site: Site, maps: Maps, width: int) -> Maps:
         stacks, draws = site.stacked(*maps), self.generators(site.label)
@@ -162,7 +162,7 @@ class Pad:
             gauge = Orthogonal().sample(site.heads, site.width, draws).inverse()
             left, right = gauge.left(left), gauge.right(right)
         left = left[:, :width] / _temperature(site.kind, width, site.width)
-        return site.left.unstack(left, maps[0]), site.right.unstack(right[:, :width], maps[1])
+        return site.left.unstack(left, maps[0]), site.pair[1].unstack(right[:, :width], maps[1])
 
 
 def reshaped(
@@ -191,7 +191,7 @@ def reshaped(
             raise IllegalGauge(f"Heads cannot be padded at {site.label}, since no rotation is legal there.")
         if site.carried:
             raise BadInput(f"The MLP at {site.label} has a gate; expected one without, so leave this defense out.")
-        for side, affine in zip((site.left, site.right), change(site, site.read(checkpoint)), strict=True):
+        for side, affine in zip(site.pair, change(site, site.read(checkpoint)), strict=True):
             tensors |= _written(side.linear, affine, checkpoint)
     architecture = _described(checkpoint)
     sizes = {architecture.neurons: neurons, architecture.head_width: head_width}

@@ -48,7 +48,7 @@ class Parts:
     def read(cls, site: Site, checkpoint: Mapping[str, Tensor]) -> Parts:
         """The parts of a site as they are in a checkpoint."""
         left, right = site.read(checkpoint)
-        nulls = _null(site.left.linear, left, checkpoint), _null(site.right.linear, right, checkpoint)
+        nulls = _null(site.left.linear, left, checkpoint), _null(site.pair[1].linear, right, checkpoint)
         carried = tuple(side.linear.read(checkpoint) for side in site.carried)
         gate = _null(site.carried[0].linear, carried[0], checkpoint) if carried else None
         return cls(left, right, *nulls, carried, gate)
@@ -191,7 +191,7 @@ def shifts_of(site: Site) -> tuple[Shift, ...]:
     """
     if not site.paired:
         return ()
-    left, right = site.left.linear, site.right.linear
+    left, right = (side.linear for side in site.pair)
     found: list[Shift] = []
     if left.reads_centred:
         found.append(ReadShift("left", left))
@@ -202,7 +202,7 @@ def shifts_of(site: Site) -> tuple[Shift, ...]:
     if right.bias is not None and (right.bias_free or right.bias_bound is not None):
         found.append(KeyBiasShift(right))
     if left.bias_free and left.bias is not None:
-        found.append(ExchangeShift(site.heads, site.right.share))
+        found.append(ExchangeShift(site.heads, site.pair[1].share))
     if right.writes_centred:
         found.append(WriteShift())
     return tuple(found)
@@ -223,7 +223,7 @@ class Whole:
     @property
     def names(self) -> tuple[str, ...]:
         """The tensors of the maps, each once."""
-        linears = [side.linear for side in (self.site.left, self.site.right, *self.site.carried)]
+        linears = [side.linear for side in (*self.site.pair, *self.site.carried)]
         return tuple(dict.fromkeys(name for linear in linears for name in linear.names))
 
     def apply(self, checkpoint: Mapping[str, Tensor], amount: Any) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ def _factors(protected: Checkpoint, anchor: Checkpoint) -> Callable[[Whole], Pai
         ours, theirs = site.read(protected), site.read(anchor)
         left, right = (
             least_squares(_weights(side, moving, site.heads), _weights(side, target, site.heads))
-            for side, moving, target in zip((site.left, site.right), ours, theirs, strict=True)
+            for side, moving, target in zip(site.pair, ours, theirs, strict=True)
         )
         return left, right
 
@@ -73,7 +73,7 @@ def _factors(protected: Checkpoint, anchor: Checkpoint) -> Callable[[Whole], Pai
 def _multiplied(site: Site, parts: Parts, factors: Pair) -> Parts:
     left, right = (
         side.unstack(factor @ side.stack(affine, site.heads), affine)
-        for side, affine, factor in zip((site.left, site.right), (parts.left, parts.right), factors, strict=True)
+        for side, affine, factor in zip(site.pair, (parts.left, parts.right), factors, strict=True)
     )
     return replace(parts, left=left, right=right)
 
