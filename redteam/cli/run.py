@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,13 @@ import typer
 from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
 from redteam.cli.progress import Progress
 from redteam.terminal import say
+
+
+class Controls(StrEnum):
+    """Which controls a run computes."""
+
+    needed = "needed"
+    all = "all"
 
 
 def run(
@@ -27,6 +35,9 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
+    controls: Annotated[
+        Controls | None, typer.Option(help="Which controls to compute: those that a verdict rests on, or all.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and leave.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results and finished cells [default: runs/PLAN].")
@@ -61,6 +72,7 @@ def run(
         "keys": keys,
         "seeds": seeds,
         "time_limit": time_limit,
+        "controls": controls and controls.value,
     }
     changed = {key: value for key, value in given.items() if value is not None}
     if changed:

@@ -26,8 +26,23 @@ def show(
         str,
         typer.Argument(metavar="NAME", help="A plugin, a plan, a gauntlet, a threat model, or path/to/file.py@name."),
     ],
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="DEFENSE", help="NAME is a run's folder: why its verdict on this defense is what it is."),
+    ] = None,
 ) -> None:
-    """Show a plugin, a plan, a gauntlet or a threat model: what it does, claims and needs, and its settings."""
+    """Show a plugin, a plan, a gauntlet or a threat model: what it does, claims and needs, and its settings.
+
+    With --why DEFENSE, NAME is the folder of a run, or its results.json: the way from the verdict on that defense back
+    to the merges.
+    """
+    if why is not None:
+        from redteam.cli.why import why as reasons
+        from redteam.evaluation.results import Results
+
+        path = Path(name)
+        typer.echo(reasons(Results.read(path.parent if path.name == "results.json" else path), why))
+        return
     typer.echo("\n\n".join(described(name)))
 
 
