@@ -42,6 +42,7 @@ UNITS = {"seconds": "CPU seconds", "labels": "labels", "steps": "steps"}
 ROLES = {
     "naive": "no attack",
     "recovery": "",
+    "guess": "a guessed key",
     "trivial": "must steal nothing",
     "ceiling": "must get everything",
     "anew": "training anew",

@@ -46,7 +46,7 @@ def finished(tmp_path: Path) -> Path:
         for defense, word, theft in (("weak", "BROKEN", 0.8), ("strong", "HOLDS-SO-FAR", 0.2))
     ]
     results = Results(
-        schema=1,
+        schema=2,
         plan={"name": "small", "defenses": ["weak", "strong"]},
         command="redteam run small.toml",
         environment={"redteam": "0.1.0", "engine": "0" * 64},

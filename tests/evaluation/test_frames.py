@@ -47,9 +47,7 @@ FIGURE = r.Figure(
     status="ok",
     theft=THEFT,
     per_seed=(
-        r.SeedFigure(
-            seed=0, key=0, attack="fit", merger="ties", theft=0.5, counted=0.5, low=0.4, high=0.6, p=0.5, sure=0.3
-        ),
+        r.SeedFigure(seed=0, key=0, attack="fit", merger="ties", theft=0.5, counted=0.5, low=0.4, high=0.6, sure=0.3),
     ),
 )
 CONTROL = r.Control(control="floor", scenario="digits", passed=True, limit=0.1, explanation="nothing", p=0.9)

@@ -75,7 +75,7 @@ def by_seed(defense: str, mean: float, attack: str, merger: str, seeds: int) -> 
     values = [0.0] * (seeds - 1) + [min(mean * seeds, 1.0)] if lucky else [mean] * seeds
     return tuple(
         r.SeedFigure(seed=seed, key=seed % 2, attack=attack, merger=merger, theft=value, counted=value,
-                     low=max(value - 0.06, 0.0), high=min(value + 0.06, 1.0), p=0.001 if value > 0.6 else 0.9,
+                     low=max(value - 0.06, 0.0), high=min(value + 0.06, 1.0),
                      sure=max(value - 0.1, 0.0))
         for seed, value in enumerate(values)
     )  # fmt: skip
@@ -138,7 +138,11 @@ def subject(place: r.Place, seeds: int) -> r.Subject:
         fidelity={dtype: around(value * worth, 0.004, seeds) for dtype, value in shape.items()},
         released="float32",
         gains={"task-arithmetic": around(0.4, seeds=seeds)},
-        adversaries=(r.Adversary(attack="gauge-fit", author="redteam-attacks", own=False, ran=True, same_extent=True),),
+        adversaries=(
+            r.Adversary(
+                attack="gauge-fit", author="redteam-attacks", own=False, ran=True, covers=True, same_extent=True
+            ),
+        ),
         missing=("`hungarian`: shapes differ",) if place.defense == "split-neurons" else (),
         keys=2,
     )
