@@ -89,7 +89,7 @@ def gated(results: Results, expressions: Sequence[str] | None) -> Results:
 
     if not expressions:
         return results
-    return results.model_copy(update={"gate": gate(results.verdicts, expressions)})
+    return results.model_copy(update={"gate": gate(results.verdicts, expressions, results.figures)})
 
 
 def tell(results: Results, *, verbose: bool) -> None:

@@ -2,7 +2,7 @@
 
     verdict!=HOLDS-SO-FAR   fails unless the defense held against everything that was tried
     verdict==BROKEN         fails where an attack took the protection off
-    theft>=0.5              fails where the mean of theft, in the worst case, reaches one half
+    theft>=0.5              fails where theft, in the worst case over attacks and seeds, reaches one half
     theft.high>=0.5         fails where not even the upper bound of its interval stays under one half
     fidelity<0.985          fails where the protected model alone loses accuracy, in the dtype where it loses most
 
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from redteam.errors import BadInput, UnknownName
-from redteam.evaluation.results import Gate, Verdict
+from redteam.evaluation.results import Figure, Gate, Verdict
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.verdict import Word
 
@@ -97,16 +97,36 @@ class Condition:
         _require_open(text, metric, comparison, limit)
         return cls(text.strip(), metric, comparison, limit, rest[0] if rest else "", part)
 
-    def value(self, verdict: Verdict) -> float | None:
-        """The figure that it compares, `None` where the verdict has none."""
+    def value(self, verdict: Verdict, figures: Iterable[Figure] = ()) -> float | None:
+        """The figure that it compares, `None` where the verdict has none.
+
+        Args:
+            verdict: What is asked about.
+            figures: Of the run. What is stolen on the worst seed counts, since an owner publishes one model.
+        """
         if self.metric != "fidelity":
             interval: Interval | None = getattr(verdict, self.metric)
-            return None if interval is None else float(getattr(interval, self.part))
+            if interval is None:
+                return None
+            value = float(getattr(interval, self.part))
+            if self.metric == "protection":
+                return min([value, *(1 - seed for seed in self._seeds(verdict, figures, "naive"))])
+            return max([value, *self._seeds(verdict, figures, "worst")])
         wanted = (self.dtype,) if self.dtype else tuple(verdict.fidelity)
         values = [float(getattr(verdict.fidelity[dtype], self.part)) for dtype in wanted if dtype in verdict.fidelity]
         return min(values, default=None)
 
-    def fails(self, verdict: Verdict) -> bool | None:
+    def _seeds(self, verdict: Verdict, figures: Iterable[Figure], choice: str) -> list[float]:
+        """What was stolen on each seed, where the metric says so seed by seed."""
+        if self.metric == "advantage" or (self.metric == "theft" and verdict.advantage is not None):
+            return []  # their rows hold what counts, beyond what the labels alone are worth
+        part = {"mean": "counted", "low": "low", "high": "high"}[self.part]
+        if self.metric == "protection":  # the more is stolen, the less is protected
+            part = {"low": "high", "high": "low"}.get(part, part)
+        rows = (figure for figure in figures if figure.place == verdict.place and figure.choice == choice)
+        return [float(getattr(seed, part)) for figure in rows for seed in figure.per_seed]
+
+    def fails(self, verdict: Verdict, figures: Iterable[Figure] = ()) -> bool | None:
         """Whether the verdict fails it; `None` where that is undefined.
 
         The word of a verdict is always defined. Its figures are not where it is UNSCORABLE or INVALID, since that says
@@ -114,11 +134,11 @@ class Condition:
         """
         if isinstance(self.limit, str):
             return (verdict.verdict == self.limit) == (self.comparison == "==")
-        value = None if verdict.verdict in ("UNSCORABLE", "INVALID") else self.value(verdict)
+        value = None if verdict.verdict in ("UNSCORABLE", "INVALID") else self.value(verdict, figures)
         return None if value is None or math.isnan(value) else _ORDERINGS[self.comparison](value, self.limit)
 
 
-def gate(verdicts: Iterable[Verdict], expressions: Sequence[str]) -> Gate:
+def gate(verdicts: Iterable[Verdict], expressions: Sequence[str], figures: Sequence[Figure] = ()) -> Gate:
     """The gate's answer for the verdicts that it speaks of (`Verdict.gated`).
 
     It is undefined where it is for one of them, or where there is none; else it failed where one of them fails one of
@@ -127,6 +147,7 @@ def gate(verdicts: Iterable[Verdict], expressions: Sequence[str]) -> Gate:
     Args:
         verdicts: All verdicts of a run.
         expressions: At least one.
+        figures: All figures of the run, which say what was stolen seed by seed.
 
     Raises:
         BadInput: If an expression cannot be read.
@@ -136,7 +157,7 @@ def gate(verdicts: Iterable[Verdict], expressions: Sequence[str]) -> Gate:
     spoken = [verdict for verdict in verdicts if verdict.gated]
     for verdict in spoken:
         where = (verdict.scenario, verdict.defense, verdict.threat)
-        answers = [condition.fails(verdict) for condition in conditions]
+        answers = [condition.fails(verdict, figures) for condition in conditions]
         if True in answers:
             failed.append(where)
         if None in answers:

@@ -9,7 +9,7 @@ import pytest
 
 from redteam.errors import BadInput
 from redteam.evaluation.gate import Condition, gate, told
-from redteam.evaluation.results import Verdict
+from redteam.evaluation.results import Figure, SeedFigure, Verdict
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.verdict import Word
 
@@ -185,3 +185,37 @@ def test_told_in_words() -> None:
     assert say[2] == "The gate theft>=0.5 failed for bad on toy under weights-only."
     assert say[3].startswith("The gate theft>=0.5 is undefined for lost on toy under weights-only, and failed for bad")
     assert told(None) == "No gate was asked for."
+
+
+def test_the_worst_seed_counts() -> None:
+    """One retraining in five on which everything is stolen: the mean is 0.2, and an owner publishes one model."""
+    place = {"scenario": "toy", "defense": "lock", "threat": "weights-only"}
+
+    def figure(choice: str, thefts: list[float]) -> Figure:
+        rows = tuple(
+            SeedFigure(
+                seed=k,
+                key=0,
+                attack="fit",
+                merger="linear",
+                theft=x,
+                counted=x,
+                low=0.9 * x,
+                high=1.0 * x,
+                sure=0.8 * x,
+            )
+            for k, x in enumerate(thefts)
+        )
+        given: dict[str, Any] = {**place, "choice": choice, "attack": "fit", "role": "recovery", "merger": "linear"}
+        return Figure(**given, status="ok", per_seed=rows)
+
+    rows = [figure("worst", [0.0, 0.0, 1.0, 0.0, 0.0]), figure("naive", [0.0, 0.7, 0.0, 0.0, 0.0])]
+    one = verdict(theft=0.2, counted=even(0.2), protection=even(0.9))
+    other = verdict("other", theft=0.2)
+    for text in ("theft>=0.5", "theft.low>=0.9", "counted>=0.5", "protection<0.5", "protection.low<0.31"):
+        assert gate([one], [text]).outcome == "held"
+        assert gate([one], [text], rows).outcome == "failed"
+    assert gate([one], ["protection.high<0.3"], rows).outcome == "held"
+    assert gate([other], ["theft>=0.5"], rows).outcome == "held", "rows of another place say nothing about it"
+    labelled = verdict(theft=0.2, advantage=even(0.1))
+    assert gate([labelled], ["advantage>=0.5"], rows).outcome == "held"
