@@ -1,24 +1,44 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import AttackSpec
 from redteam.plugins.registry import Registry
 from redteam.plugins.returned import check_returned
+from redteam.testing import checks_for
 from redteam.views import AttackerView
 
 
 def test_the_plugin_in_the_guide_works_as_it_is(page: Callable[[str], Any], tmp_path: Path) -> None:
-    (tmp_path / "negate.py").write_text(page("CONTRIBUTING.md").indented("# negate.py"))
-    plugin = Registry("redteam.attacks", AttackSpec).load("negate.py@negate:strength=0.5", folder=tmp_path)
+    (tmp_path / "shorten.py").write_text(page("CONTRIBUTING.md").indented("# shorten.py"))
+    plugin = Registry("redteam.attacks", AttackSpec).load("shorten.py@shorten:share=0.25", folder=tmp_path)
     base = Checkpoint.of({"body": torch.ones(2), "head": torch.ones(3)}, {})
     expert = Checkpoint.of({"body": torch.tensor([2.0, 0.0]), "head": torch.ones(5)}, {})
     view = AttackerView.by_hand(expert, anchor=base)
     after = check_returned(plugin, expert, plugin(view))
-    assert after["body"].tolist() == [0.5, 1.5]
+    assert after["body"].tolist() == [1.25, 0.75]
     assert after["head"].tolist() == [1.0] * 5
+
+
+def test_the_plugins_in_the_guides_keep_their_contracts(
+    page: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {"shorten.py": page("CONTRIBUTING.md").indented("# shorten.py")}
+    for text in page("docs/write-an-attack.md").fenced("python"):
+        if named := re.match(r"# (\w+\.py)\n", text):
+            shown[named[1]] = text
+    names = ["shorten.py@shorten", "my.py@mine", "lock.py@shuffle", "total.py@total"]
+    assert [name.partition("@")[0] for name in names] == list(shown)
+    monkeypatch.chdir(tmp_path)
+    for file, text in shown.items():
+        (tmp_path / file).write_text(text)
+    for name in names:
+        outcomes = [check.run() for check in checks_for(name)]
+        assert {outcome.status for outcome in outcomes} <= {"passed", "not applicable"}, outcomes

@@ -16,13 +16,14 @@ from redteam.plugins.returned import check_returned
 from redteam.testing import elsewhere
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.surroundings import other_random_states
+from redteam.testing.toys import toy_architectures, toy_scenario
 from redteam.testing.trial import Trial, not_finite, told
 
 S = TypeVar("S", bound=Spec)
 
 
-class Subject(ABC, Generic[S]):
-    """One plugin that is tried on toys. Trials are made when a check first looks at them, and kept.
+class Tried(ABC, Generic[S]):
+    """One plugin that is tried out. Trials are made when a check first looks at them, and kept.
 
     Args:
         plugin: With its settings bound.
@@ -37,14 +38,46 @@ class Subject(ABC, Generic[S]):
         """What the plugin says about itself."""
         return self.plugin.spec
 
+    @abstractmethod
+    def first(self) -> Trial:
+        """An ordinary call, anew."""
+
+    @abstractmethod
+    def checks(self) -> Iterator[Check]:
+        """All clauses, in the order in which they are examined."""
+
+    def prepare(self) -> None:
+        """Makes what the plugin is tried on, so that no time of the plugin's goes into that."""
+
+    def kept(self, what: Hashable, make: Callable[[], Trial]) -> Trial:
+        """A trial, made once."""
+        if what not in self._trials:
+            self._trials[what] = make()
+        return self._trials[what]
+
+    @property
+    def main(self) -> Trial:
+        """The ordinary call."""
+        return self.kept("main", self.first)
+
+    @property
+    def again(self) -> Trial:
+        """The same a second time, while the global random states are others."""
+
+        def repeat() -> Trial:
+            with other_random_states(9):
+                return self.first()
+
+        return self.kept("again", repeat)
+
+
+class Subject(Tried[S]):
+    """An attack, a defense or a merger, tried on toys."""
+
     @property
     @abstractmethod
     def before(self) -> Checkpoint:
         """What the result of the first trial stands in for."""
-
-    @abstractmethod
-    def first(self) -> Trial:
-        """An ordinary call, anew."""
 
     @abstractmethod
     def rounded(self, dtype: torch.dtype) -> tuple[Checkpoint, Trial]:
@@ -69,49 +102,32 @@ class Subject(ABC, Generic[S]):
         """What it has asked its view for, in words; raises `Fails` if that is more than was granted."""
         return "asks for nothing that its view does not give"
 
-    def kept(self, what: Hashable, make: Callable[[], Trial]) -> Trial:
-        """A trial, made once."""
-        if what not in self._trials:
-            self._trials[what] = make()
-        return self._trials[what]
-
-    @property
-    def main(self) -> Trial:
-        """The ordinary call."""
-        return self.kept("main", self.first)
-
-    @property
-    def again(self) -> Trial:
-        """The same a second time, while the global random states are others."""
-
-        def repeat() -> Trial:
-            with other_random_states(9):
-                return self.first()
-
-        return self.kept("again", repeat)
+    def prepare(self) -> None:
+        for architecture in toy_architectures():
+            toy_scenario(architecture)
 
     def checks(self) -> Iterator[Check]:
-        """All clauses, in the order in which they are examined."""
-        yield Check("runs", lambda: _runs(self))
+        yield Check("runs", lambda: runs(self))
         yield Check("needs", lambda: _needs(self))
         yield Check("layout", lambda: _layout(self))
         yield Check("finite", lambda: _finite(self))
         yield Check("inputs", lambda: _inputs(self))
-        yield Check("global state", lambda: _global_state(self))
-        yield Check("deterministic", lambda: _deterministic(self))
+        yield Check("global state", lambda: global_state(self))
+        yield Check("deterministic", lambda: deterministic(self))
         yield from self.own_checks()
         yield Check("bfloat16", lambda: _bfloat16(self))
         yield Check("errors", lambda: _errors(self))
-        yield Check("elsewhere", lambda: _elsewhere(self))
+        yield Check("elsewhere", lambda: same_elsewhere(self))
 
 
-def _runs(subject: Subject[Any]) -> str:
+def runs(subject: Tried[Any]) -> str:
+    """It returns."""
     trial = subject.main
     if isinstance(trial.error, ThreatModelViolation):
         raise DoesNotApply("it asks for what it does not declare; the check 'needs' says what")
     if trial.error is not None:
         raise Fails(f"it raised {told(trial.error)}")
-    return "returns on a toy"
+    return "returns"
 
 
 def _needs(subject: Subject[Any]) -> str:
@@ -158,22 +174,22 @@ def _inputs(subject: Subject[Any]) -> str:
     return "nothing that it was given has changed"
 
 
-def _global_state(subject: Subject[Any]) -> str:
+def global_state(subject: Tried[Any]) -> str:
+    """It leaves no global state changed."""
     # Of two calls the second one counts: the first may import libraries that set things up for themselves.
     first, second = subject.main, subject.again
     if second.changed:
         raise Fails(
-            f"it leaves {', '.join(second.changed)} changed; use view.generator(…) for random numbers, and put back "
-            "whatever else has to be set"
+            f"it leaves {', '.join(second.changed)} changed; draw from a generator of your own (view.generator(…)), "
+            "and put back whatever else has to be set"
         )
     return "left as it was" if not first.changed else f"only its first call changed {', '.join(first.changed)}"
 
 
-def _deterministic(subject: Subject[Any]) -> str:
+def deterministic(subject: Tried[Any]) -> str:
+    """Two calls give the same bits."""
     if subject.main.digest != subject.again.digest:
-        raise Fails(
-            "two calls with the same views gave different bits; draw random numbers from view.generator(…) alone"
-        )
+        raise Fails("two calls gave different bits; draw from a generator of your own alone (view.generator(…))")
     return "the same bits twice"
 
 
@@ -200,7 +216,8 @@ def _errors(subject: Subject[Any]) -> str:
     return f"one sentence {' and '.join(raised)}" if raised else "nothing made it fail"
 
 
-def _elsewhere(subject: Subject[Any]) -> str:
+def same_elsewhere(subject: Tried[Any]) -> str:
+    """It gives the same bits in another process."""
     here = subject.main.digest
     if not subject.plugin.origin:
         raise DoesNotApply("it was given as a function; name it by its file or entry point")

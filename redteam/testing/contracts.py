@@ -41,6 +41,22 @@ class Contract:
         """It returns on an ordinary view."""
         self.holds(plugin, "runs")
 
+    def test_global_state(self, plugin: Any) -> None:
+        """It leaves no global state changed."""
+        self.holds(plugin, "global state")
+
+    def test_deterministic(self, plugin: Any) -> None:
+        """Two calls give the same bits."""
+        self.holds(plugin, "deterministic")
+
+    def test_elsewhere(self, plugin: Any) -> None:
+        """It gives the same bits in another process."""
+        self.holds(plugin, "elsewhere")
+
+
+class ViewContract(Contract):
+    """What attacks, defenses and mergers have in common."""
+
     def test_needs(self, plugin: Any) -> None:
         """It asks for nothing beyond what it declares, and takes no more labels than granted."""
         self.holds(plugin, "needs")
@@ -57,14 +73,6 @@ class Contract:
         """It writes into nothing that it was given."""
         self.holds(plugin, "inputs")
 
-    def test_global_state(self, plugin: Any) -> None:
-        """It leaves no global state changed."""
-        self.holds(plugin, "global state")
-
-    def test_deterministic(self, plugin: Any) -> None:
-        """Two calls give the same bits."""
-        self.holds(plugin, "deterministic")
-
     def test_bfloat16(self, plugin: Any) -> None:
         """It works on weights in bfloat16."""
         self.holds(plugin, "bfloat16")
@@ -73,12 +81,8 @@ class Contract:
         """Where it fails it raises one sentence."""
         self.holds(plugin, "errors")
 
-    def test_elsewhere(self, plugin: Any) -> None:
-        """It gives the same bits in another process."""
-        self.holds(plugin, "elsewhere")
 
-
-class AttackContract(Contract):
+class AttackContract(ViewContract):
     """The contract of attacks; see `Contract`."""
 
     kind = "attack"
@@ -100,7 +104,7 @@ class AttackContract(Contract):
         self.holds(plugin, "ceiling")
 
 
-class DefenseContract(Contract):
+class DefenseContract(ViewContract):
     """The contract of defenses; see `Contract`."""
 
     kind = "defense"
@@ -122,7 +126,7 @@ class DefenseContract(Contract):
         self.holds(plugin, "weakened")
 
 
-class MergerContract(Contract):
+class MergerContract(ViewContract):
     """The contract of mergers; see `Contract`."""
 
     kind = "merger"
@@ -142,3 +146,45 @@ class MergerContract(Contract):
     def test_tunable(self, plugin: Any) -> None:
         """The setting that is tuned has a range whose ends work."""
         self.holds(plugin, "tunable")
+
+
+class ScenarioContract(Contract):
+    """The contract of scenarios; see `Contract`."""
+
+    kind = "scenario"
+
+    def test_seed(self, plugin: Any) -> None:
+        """It takes a seed."""
+        self.holds(plugin, "seed")
+
+    def test_parts(self, plugin: Any) -> None:
+        """Experts and tasks have the same names, and the victim is one of them."""
+        self.holds(plugin, "parts")
+
+    def test_layout(self, plugin: Any) -> None:
+        """Every expert holds the base's tensors, and has moved away from it."""
+        self.holds(plugin, "layout")
+
+    def test_networks(self, plugin: Any) -> None:
+        """Base and experts build networks that take their inputs and give logits."""
+        self.holds(plugin, "networks")
+
+    def test_answers(self, plugin: Any) -> None:
+        """Scoring gives one truth value a sample."""
+        self.holds(plugin, "answers")
+
+    def test_training(self, plugin: Any) -> None:
+        """Every task has batches to train on and a loss."""
+        self.holds(plugin, "training")
+
+    def test_chance(self, plugin: Any) -> None:
+        """Guessing is right some of the time."""
+        self.holds(plugin, "chance")
+
+    def test_skill(self, plugin: Any) -> None:
+        """Every expert is surely better than guessing and than the base."""
+        self.holds(plugin, "skill")
+
+    def test_other_seed(self, plugin: Any) -> None:
+        """Another seed retrains every expert."""
+        self.holds(plugin, "other seed")

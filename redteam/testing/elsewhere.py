@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import pickle
 import queue
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import LoadedPlugin
+from redteam.testing.clock import Clock, OutOfTime, current
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,14 @@ class There:
     Attributes:
         digest: The bits that it returned.
         error: What went wrong instead, in words.
+        seconds: CPU seconds that it took, imports left out.
+        late: Whether it was stopped because they were too many.
     """
 
     digest: str = ""
     error: str = ""
+    seconds: float = 0.0
+    late: bool = False
 
 
 def start() -> None:
@@ -43,20 +50,33 @@ def start() -> None:
 
 
 def digest(plugin: LoadedPlugin[Any]) -> There:
-    """Makes the plugin's ordinary call there, after loading it by name with the same settings."""
+    """Makes the plugin's ordinary call there, after loading it by name with the same settings.
+
+    Raises:
+        OutOfTime: If the clock that is running here has too little left for it.
+    """
+    clock = current()
     start()
     assert _process is not None
     assert _process.stdin is not None
     assert _process.stdout is not None
     name = f"{plugin.origin}@{plugin.spec.name}" if plugin.reference.file else plugin.name
     try:
-        pickle.dump((sys.path, plugin.spec.kind, name, dict(plugin.settings)), _process.stdin)
+        limit = clock.left if clock is not None else None
+        pickle.dump((sys.path, plugin.spec.kind, name, dict(plugin.settings), limit), _process.stdin)
         _process.stdin.flush()
         answer: There = pickle.load(_process.stdout)
     except (OSError, EOFError):
         return There(error=f"it ended the process (exit code {_process.wait()})")
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         return There(error=f"its settings cannot be sent ({error}); they must be plain values")
+    except OutOfTime:
+        _stop(_process)  # its answer would be taken for that to the next question
+        raise
+    if clock is not None:
+        clock.used += answer.seconds
+    if answer.late:
+        raise OutOfTime
     return answer
 
 
@@ -74,11 +94,21 @@ def serve() -> None:
     requests: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_read, args=(requests,), daemon=True).start()
     while True:
-        path, kind, name, settings = requests.get()
+        path, kind, name, settings, limit = requests.get()
         sys.path[:] = path
+        clock = Clock(limit if limit is not None else math.inf)
         try:
-            trial = subject_of(REGISTRIES[kind].load(Reference(name, settings))).main
-            answer = There(trial.digest) if trial.error is None else There(error=f"it raised {told(trial.error)}")
+            subject = subject_of(REGISTRIES[kind].load(Reference(name, settings)))
+            subject.prepare()
+            with clock.running() if limit is not None else nullcontext():
+                trial = subject.main
+            answer = (
+                There(trial.digest, seconds=clock.used)
+                if trial.error is None
+                else There(error=f"it raised {told(trial.error)}", seconds=clock.used)
+            )
+        except OutOfTime:
+            answer = There(late=True, seconds=clock.used)
         except Exception as error:
             answer = There(error=told(error))
         pickle.dump(answer, private)

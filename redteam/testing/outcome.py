@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-Status = Literal["passed", "failed", "not applicable"]
+from redteam.testing.clock import Clock, OutOfTime
+
+Status = Literal["passed", "failed", "not applicable", "not done"]
 
 
 class Fails(Exception):
@@ -25,7 +28,7 @@ class Outcome:
 
     Attributes:
         check: The check's name.
-        status: `"passed"`, `"failed"` or `"not applicable"`.
+        status: `"passed"`, `"failed"`, `"not applicable"`, or `"not done"` where the time was up.
         reason: One sentence; what was found, also where it passed.
     """
 
@@ -51,15 +54,23 @@ class Check:
         """The name without its particulars: checks of one clause are one test of a contract class."""
         return self.name.partition(":")[0]
 
-    def run(self) -> Outcome:
+    def run(self, clock: Clock | None = None) -> Outcome:
         """Examines the plugin, on one thread as every cell of a run.
 
         What a plugin raises is a finding; an error of the suite itself is not caught.
+
+        Args:
+            clock: What the plugin may use; without one, as much as it likes.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return Outcome(self.name, "passed", self.examine())
+            with clock.running() if clock is not None else nullcontext():
+                found = self.examine()
+            return Outcome(self.name, "passed", found)
+        except OutOfTime:
+            assert clock is not None
+            return Outcome(self.name, "not done", f"its {clock.limit:g} s of CPU time were up")
         except Fails as found:
             return Outcome(self.name, "failed", str(found))
         except DoesNotApply as found:

@@ -12,22 +12,24 @@ from redteam.errors import BadInput, UnknownName
 from redteam.plugins.contracts import spec_of
 from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, LoadedPlugin, Registry
+from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.settings import bind
 from redteam.testing import elsewhere
 from redteam.testing.attacks import AttackSubject
-from redteam.testing.common import Subject
+from redteam.testing.common import Tried
 from redteam.testing.defenses import DefenseSubject
 from redteam.testing.mergers import MergerSubject
 from redteam.testing.outcome import Check
+from redteam.testing.scenarios import ScenarioSubject
 
-KINDS: dict[str, Registry[Any]] = {registry.kind: registry for registry in (ATTACKS, DEFENSES, MERGERS)}
+KINDS: dict[str, Registry[Any]] = {registry.kind: registry for registry in (ATTACKS, DEFENSES, MERGERS, SCENARIOS)}
 """The kinds of plugins that have a contract."""
 
-_SUBJECTS: dict[str, type[Subject[Any]]] = {
+_SUBJECTS: dict[str, type[Tried[Any]]] = {
     "attack": AttackSubject,
     "defense": DefenseSubject,
     "merger": MergerSubject,
+    "scenario": ScenarioSubject,
 }
 
 Plugin = str | Reference | LoadedPlugin[Any] | Callable[..., Any]
@@ -39,7 +41,7 @@ def checks_for(plugin: Plugin, *, kind: str | None = None) -> tuple[Check, ...]:
 
     Args:
         plugin: As it is written on the shell (`path/to/file.py@name:setting=value`), loaded, or the function.
-        kind: `"attack"`, `"defense"` or `"merger"`, where a registered name is taken by several.
+        kind: `"attack"`, `"defense"`, `"merger"` or `"scenario"`, where a registered name is taken by several.
 
     Raises:
         UnknownName: If there is no such plugin.
@@ -73,14 +75,19 @@ def plugins(plugin: Plugin, *, kind: str | None = None) -> tuple[LoadedPlugin[An
     return (LoadedPlugin(spec.name, plugin, spec, bind(plugin, {}), "", origin, reference),)
 
 
-def subject_of(plugin: LoadedPlugin[Any]) -> Subject[Any]:
+def prepare(plugin: LoadedPlugin[Any]) -> None:
+    """Makes what a plugin is tried on, and imports what that takes, so that no time of the plugin's goes into it."""
+    subject_of(plugin).prepare()
+
+
+def subject_of(plugin: LoadedPlugin[Any]) -> Tried[Any]:
     """The plugin on what it is tried on.
 
     Raises:
         BadInput: If its kind has no contract.
     """
     if plugin.spec.kind not in _SUBJECTS:
-        raise BadInput(f"A {plugin.spec.kind} has no contract to check; attacks, defenses and mergers have one.")
+        raise BadInput(f"A {plugin.spec.kind} has no contract to check; expected an {_either()}.")
     return _SUBJECTS[plugin.spec.kind](plugin)
 
 
@@ -89,15 +96,20 @@ def _kinds(reference: Reference) -> tuple[str, ...]:
         specs = [spec for value in vars(module_from(Path(reference.file))).values() if (spec := spec_of(value))]
         found = [spec.kind for spec in specs if spec.name == reference.plugin]
         known = {spec.name for spec in specs if spec.kind in KINDS}
-        where = f"attack, defense or merger in {reference.file}"
+        where = f"{_either()} in {reference.file}"
     else:
         found = [kind for kind, registry in KINDS.items() if reference.name in registry]
         known = {name for registry in KINDS.values() for name in registry}
-        where = "attack, defense or merger"
+        where = _either()
     kinds = tuple(kind for kind in dict.fromkeys(found) if kind in KINDS)
     if not kinds:
         raise UnknownName.among(where, reference.plugin, known)
     return kinds
+
+
+def _either() -> str:
+    *most, last = KINDS
+    return f"{', '.join(most)} or {last}"
 
 
 def _at() -> tuple[str, ...]:

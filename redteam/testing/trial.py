@@ -86,7 +86,7 @@ class Trial:
     @cached_property
     def digest(self) -> str:
         """The bits of what was returned."""
-        return self.checkpoint.digest()
+        return self.returned.digest() if isinstance(self.returned, Scenario) else self.checkpoint.digest()
 
     def usable(self, like: Checkpoint) -> Checkpoint:
         """What was returned, if it has the names and shapes of `like` and every value is finite.

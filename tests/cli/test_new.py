@@ -11,7 +11,7 @@ from redteam.cli import main as cli
 from redteam.plugins.source import first_line
 from redteam.testing import checks_for
 
-KINDS = ("attack", "defense", "merger")
+KINDS = ("attack", "defense", "merger", "scenario")
 Invoke = Callable[..., tuple[int, str, str]]
 
 pytest_plugins = ("pytester",)
@@ -33,7 +33,7 @@ def test_what_it_writes_passes_the_check(redteam: Invoke, tmp_path: Path, kind: 
     code, out, _ = redteam("new", kind, "my-own", "--out", str(tmp_path / "new"))
     assert code == 0
     file = tmp_path / "new" / "my_own.py"
-    assert len(file.read_text().splitlines()) <= 30
+    assert len(file.read_text().splitlines()) <= (60 if kind == "scenario" else 30)
     assert first_line(file).startswith("MyOwn: ")
     assert f"redteam check {file}@my-own" in out
     outcomes = [check.run() for check in checks_for(f"{file}@my-own")]
@@ -47,6 +47,7 @@ def test_its_test_runs(redteam: Invoke, pytester: pytest.Pytester, kind: str) ->
     done = pytester.runpytest_inprocess("-p", "no:cacheprovider", "test_my_own.py")
     outcomes = done.parseoutcomes()
     assert outcomes["passed"] >= 13
+    assert "failed" not in outcomes
     assert set(outcomes) <= {"passed", "skipped"}
 
 
@@ -77,7 +78,7 @@ def test_nothing_is_overwritten(redteam: Invoke, tmp_path: Path) -> None:
         ("attack", "random", "the name of a Python module already"),
         ("attack", "redteam", "the name of a Python module already"),
         ("atack", "mine", "did you mean 'attack'?"),
-        ("scenario", "mine", "no kind of plugin to write called 'scenario'"),
+        ("report", "mine", "no kind of plugin to write called 'report'"),
     ],
 )
 def test_a_bad_name_is_one_sentence(redteam: Invoke, tmp_path: Path, kind: str, name: str, sentence: str) -> None:

@@ -20,6 +20,7 @@ from redteam.testing import (
     AttackContract,
     DefenseContract,
     MergerContract,
+    ScenarioContract,
     checks_for,
     plugins,
     toy_architectures,
@@ -54,7 +55,7 @@ class TestNames:
         ("text", "sentence"),
         [
             ("hungarain", "did you mean 'hungarian'"),
-            ("digits", "There is no attack, defense or merger called 'digits'"),
+            ("html", "There is no attack, defense, merger or scenario called 'html'"),
             (f"{FILE}@soun", "did you mean 'sound"),
             ("nowhere.py@x", "Cannot read the plugin file"),
             ("none+none", "chains 2"),
@@ -66,7 +67,7 @@ class TestNames:
             checks_for(text)
 
     def test_a_plain_function_has_no_contract(self) -> None:
-        with pytest.raises(BadInput, match="expected a function under @attack or @defense or @merger"):
+        with pytest.raises(BadInput, match="expected a function under @attack or @defense or @merger or @scenario"):
             checks_for(len)
 
     def test_making_checks_runs_nothing(self) -> None:
@@ -110,7 +111,12 @@ class TestToys:
 class TestClasses:
     @pytest.mark.parametrize(
         ("contract", "name"),
-        [(AttackContract, "sound"), (DefenseContract, "sound-lock"), (MergerContract, "sound-merge")],
+        [
+            (AttackContract, "sound"),
+            (DefenseContract, "sound-lock"),
+            (MergerContract, "sound-merge"),
+            (ScenarioContract, "sound-toy"),
+        ],
     )
     def test_every_clause_is_a_test(self, contract: Any, name: str) -> None:
         clauses = {check.clause.replace(" ", "_").replace("-", "_") for check in checks_for(crippled(name))}
