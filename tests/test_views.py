@@ -13,7 +13,7 @@ import torch
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge, ThreatModelViolation
-from redteam.evaluation.chains import put_on, take_off
+from redteam.evaluation.pipelines import apply, remove
 from redteam.key import Key
 from redteam.plugins.contracts import DefenseSpec, Needs
 from redteam.plugins.reference import Reference
@@ -289,12 +289,12 @@ class TestSeeded:
 
         chain = [self.link("fixed", lambda view: self.fixed(view)), self.link("drawn", drawn)]
         twice = [self.link("fixed", lambda view: self.fixed(view)) for _ in range(2)]
-        locked, views = put_on(chain, victim, victim, KEY, check=lambda link, before, after: after)
+        locked, views = apply(chain, victim, victim, KEY, check=lambda link, before, after: after)
         assert [len(view.locks) for view in views] == [2, 1], "what is drawn from a seed is told to the owner's view"
-        assert near(take_off(chain, locked, victim, KEY, owner=KEY), victim)
-        assert not near(take_off(chain, locked, victim, Key.of_seed(3), owner=KEY), victim), "a real key in the chain"
-        assert not near(take_off(chain, locked, victim, OTHER, owner=KEY), victim)
+        assert near(remove(chain, locked, victim, KEY, owner=KEY), victim)
+        assert not near(remove(chain, locked, victim, Key.of_seed(3), owner=KEY), victim), "a real key in the chain"
+        assert not near(remove(chain, locked, victim, OTHER, owner=KEY), victim)
 
-        locked, _ = put_on(twice, victim, victim, KEY, check=lambda link, before, after: after)
+        locked, _ = apply(twice, victim, victim, KEY, check=lambda link, before, after: after)
         for key, found in ((KEY, True), (Key.of_seed(3), True), (Key.of_seed(0), False), (OTHER, False)):
-            assert near(take_off(twice, locked, victim, key, owner=KEY), victim) == found
+            assert near(remove(twice, locked, victim, key, owner=KEY), victim) == found

@@ -108,7 +108,7 @@ def run(
     if mlflow or mlflow_uri is not None:
         from redteam.tracking import export_mlflow
 
-        export_mlflow(results, mlflow_uri)
+        export_mlflow(results, mlflow_uri, folder=home)
     tell(results, verbose=verbose)
     typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)

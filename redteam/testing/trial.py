@@ -15,7 +15,7 @@ import torch
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.sources import Memory
 from redteam.errors import RedteamError, ThreatModelViolation
-from redteam.evaluation import measures
+from redteam.evaluation import metrics
 from redteam.tasks import Scenario, Task
 from redteam.testing.outcome import DoesNotApply, Fails
 from redteam.testing.surroundings import watched
@@ -121,7 +121,7 @@ def output_change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> 
         Fails: If what was returned builds no network.
     """
     try:
-        found = measures.change(before, after, scenario)
+        found = metrics.change(before, after, scenario)
     except (RedteamError, RuntimeError) as error:  # transformers raises the latter where shapes don't fit the config
         raise Fails(f"what it returned builds no network: {told(error)}") from None
     return math.inf if found is None else found

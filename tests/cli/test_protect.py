@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint
-from redteam.evaluation.chains import put_on
+from redteam.evaluation.pipelines import apply
 from redteam.key import read_key
 from redteam.plugins.registry import DEFENSES
 from redteam.plugins.returned import check_as_read
@@ -68,7 +68,7 @@ def test_the_function_stays_and_the_weights_do_not(shell: Shell, here: Path, mod
 def test_it_is_what_the_plugin_makes_rounded_once(shell: Shell, here: Path) -> None:
     assert shell("protect", "mergelock", "vit", "--key", "key", "--out", "locked").code == 0
     victim = Checkpoint.open("vit")
-    made, _ = put_on(
+    made, _ = apply(
         [DEFENSES.load("mergelock")], victim.cast(torch.float64), None, read_key("key"), check=check_as_read
     )
     assert made.stored_as(victim).digest() == Checkpoint.open("locked").digest()

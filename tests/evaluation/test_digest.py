@@ -56,7 +56,7 @@ def changed_by_editing(folder: Path, names: list[str]) -> dict[str, bool]:
 
 def test_every_module_that_computes_a_cell_counts_or_is_left_out_by_name(tmp_path: Path) -> None:
     closure = engine_modules([ROOT])
-    assert {"redteam.evaluation.chains", "redteam.plugins.returned", ROOT} <= set(closure)
+    assert {"redteam.evaluation.pipelines", "redteam.plugins.returned", ROOT} <= set(closure)
     files = {f"redteam/{file.relative_to(PACKAGE).as_posix()}": name for name, file in closure.items()}
     others = ["redteam/cli/run.py", "redteam/evaluation/verdict.py", "redteam/anatomy/new.json", "redteam/cli/x.toml"]
     changed = changed_by_editing(tmp_path, [*files, *others])

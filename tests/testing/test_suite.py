@@ -13,7 +13,7 @@ import torch
 
 from redteam.anatomy import ARCHITECTURES, anatomy_of
 from redteam.errors import BadInput, PluginFault, UnknownName
-from redteam.evaluation import measures
+from redteam.evaluation import metrics
 from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
 from redteam.testing import (
@@ -105,7 +105,7 @@ class TestToys:
     def test_its_function_can_be_compared(self) -> None:
         scenario = toy_scenario("vit")
         victim = scenario.experts["victim"]
-        assert measures.change(victim, victim.to(torch.bfloat16), scenario) == pytest.approx(1e-2, rel=5)
+        assert metrics.change(victim, victim.to(torch.bfloat16), scenario) == pytest.approx(1e-2, rel=5)
 
 
 class TestClasses:
