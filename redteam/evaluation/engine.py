@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from redteam.errors import PluginFault
+from redteam.errors import BadInput, PluginFault
 from redteam.evaluation.progress import Progress
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.scoring import Table
+from redteam.evaluation.statistics import enough
 from redteam.evaluation.summarize import provisional
+from redteam.evaluation.thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
     from redteam.evaluation.design import Design, Pairing
@@ -95,6 +97,8 @@ class Engine:
         self.observer.settled(step.label, outcome.status, outcome.reason, done, total)
         if outcome.status in ("error", "timeout"):
             self._require_some_ground(outcome)
+        elif step.kind == "merge":
+            self._require_enough_items(step)
         touched: dict[int, None] = {}
         for index, pairing in self._waiting.pop(step.name, ()):
             left = self._left[index, pairing]
@@ -103,6 +107,24 @@ class Engine:
                 touched[index] = None
         for index in touched:
             self._advance(index)
+
+    def _require_enough_items(self, step: Step) -> None:
+        """Stops the run where so few test items can tell nothing: that is known as soon as the unlocked merges are.
+
+        Raises:
+            BadInput: With how many items there are, and how many it takes.
+        """
+        for where, ground in self.design.grounds.items():
+            baselines = self.table.ground_baselines(where) if step.name in (ground.without, ground.reference) else None
+            if baselines is None or baselines.gain[0] < THRESHOLDS.gain:
+                continue  # a merger that gains too little is left out anyway
+            needed = enough(THRESHOLDS.stolen / baselines.theft_of_all)
+            if baselines.items < needed:
+                raise BadInput(
+                    f"The victim's task {baselines.victim!r} of {ground.scenario} has {baselines.items} test items, too "
+                    f"few to tell a lock that falls from one that holds: with a gain of {baselines.gain[0]:.2f} by "
+                    f"{ground.merger} it takes {needed}; bring more test items."
+                )
 
     def _require_some_ground(self, outcome: Outcome) -> None:
         """Stops the run where nothing of a scenario can be measured: all else would fail alike.

@@ -186,7 +186,7 @@ def _results(
             for text, pipeline in pipelines["defenses"].items()
             if (claims := [link.spec.claim for link in pipeline.links if link.spec.claim])
         },
-        untested=(*design.same_seeds, *limitations(resolved)),
+        untested=(*design.same_seeds, *found.left_out, *limitations(resolved)),
         coverage=found.coverage,
         computed=engine.counts,
     )

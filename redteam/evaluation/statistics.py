@@ -7,6 +7,7 @@ resample serves every model of that seed, so that numerators and denominators mo
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -73,6 +74,11 @@ def unseen(count: int, level: float = TAIL) -> float:
     interval of no width.
     """
     return float(1.0 - level ** (1.0 / count))
+
+
+def enough(share: float) -> int:
+    """How many test items it takes for `sure_bound` to tell a figure from what lies this share of all items below it."""
+    return math.ceil(math.log(TAIL / 100) / math.log(1.0 - min(share, 0.999)))
 
 
 def quantiles(figure: Vector) -> tuple[float, float]:

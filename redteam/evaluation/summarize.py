@@ -53,6 +53,17 @@ class Summary:
         )
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """Sentences on mergers of which no verdict was drawn."""
+        told = {
+            f"The merger {merger} on {subject.scenario}: what the unlocked victim adds to its merge is "
+            f"{subject.gains[merger]}, too little to be stolen."
+            for subject in self.subjects
+            for merger in subject.left_out
+        }
+        return tuple(sorted(told))
+
+    @property
     def coverage(self) -> r.Coverage:
         """How many of the planned pairings have a result."""
         counts = Counter(cell.status for cell in self.cells)
