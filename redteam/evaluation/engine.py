@@ -121,8 +121,8 @@ class Engine:
             needed = enough(THRESHOLDS.stolen / baselines.theft_of_all)
             if baselines.items < needed:
                 raise BadInput(
-                    f"The victim's task {baselines.victim!r} of {ground.scenario} has {baselines.items} test items, too "
-                    f"few to tell a lock that falls from one that holds: with a gain of {baselines.gain[0]:.2f} by "
+                    f"The victim's task {baselines.victim!r} of {ground.scenario} has {baselines.items} test items, "
+                    f"too few to tell a lock that falls from one that holds: with a gain of {baselines.gain[0]:.2f} by "
                     f"{ground.merger} it takes {needed}; bring more test items."
                 )
 

@@ -77,7 +77,7 @@ def unseen(count: int, level: float = TAIL) -> float:
 
 
 def enough(share: float) -> int:
-    """How many test items it takes for `sure_bound` to tell a figure from what lies this share of all items below it."""
+    """How many test items it takes for `sure_bound` to see a difference of this share of all items."""
     return math.ceil(math.log(TAIL / 100) / math.log(1.0 - min(share, 0.999)))
 
 
