@@ -59,10 +59,10 @@ def fits() -> Iterator[Line]:
     """The batched tied fit against the same one looped over heads, and against untied alignment."""
     import numpy as np
     import torch
+    from redteam_attacks.untied import least_squares
 
     from redteam.symmetry import GeneralLinear, Stacks
     from redteam.symmetry.solvers import general_linear
-    from redteam.symmetry.untied import least_squares
 
     torch.set_num_threads(1)
     draws = np.random.default_rng(0)
@@ -114,11 +114,11 @@ def encoder() -> Iterator[Line]:
     """Closeness on real task vectors, those of the scenario `digits`, and on isotropic ones of the same norms."""
     import numpy as np
     import torch
+    from redteam_attacks.untied import align_untied
 
     from redteam import DefenderView, Key
     from redteam.plugins.registry import SCENARIOS
     from redteam.symmetry import GeneralLinear, fit_gauges
-    from redteam.symmetry.untied import align_untied
 
     torch.set_num_threads(1)
     scenario = SCENARIOS.load("digits")()

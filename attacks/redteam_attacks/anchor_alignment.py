@@ -6,8 +6,8 @@ from redteam.anatomy import Sites, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, fit_gauges, restore, settle
-from redteam.symmetry.untied import align_untied
 from redteam.views import AttackerView
+from redteam_attacks.untied import align_untied
 
 _GROUPS = (Scaling, Orthogonal, GeneralLinear)  # the last contains all others
 

@@ -7,8 +7,8 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import restore
-from redteam.symmetry.carrying import carried_over
 from redteam.views import AttackerView
+from redteam_attacks.carrying import carried_over
 from redteam_attacks.tied import CLAIMS, LOCKS, rounds
 
 _SAME = 1e-9  # of ‖expert‖²; more is left by shifts, noise and training, not by rounding

@@ -3,8 +3,8 @@
 from redteam.anatomy import Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry.invariants import to_anchor
 from redteam.views import AttackerView
+from redteam_attacks.invariants import to_anchor
 from redteam_attacks.tied import HEADS
 
 

@@ -7,8 +7,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry import GeneralLinear, Orthogonal, Scaling
-from redteam.symmetry.learned import LearnedLinear, fit_learned
 from redteam.views import AttackerView
+from redteam_attacks.learned import LearnedLinear, fit_learned
 
 _GROUPS = (Scaling, Orthogonal, GeneralLinear)  # the last contains all others
 

@@ -7,8 +7,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry import Orthogonal, SignedPermutation
-from redteam.symmetry.learned import LearnedRotation, fit_learned
 from redteam.views import AttackerView
+from redteam_attacks.learned import LearnedRotation, fit_learned
 
 
 @attack(

@@ -13,8 +13,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import activation_of, layer_paths, watched
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
-from redteam.symmetry.neurons import regressed
 from redteam.views import AttackerView
+from redteam_attacks.neurons import regressed
 from redteam_attacks.reformed import reformed
 
 _BATCH = 100

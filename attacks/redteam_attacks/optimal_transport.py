@@ -7,8 +7,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry import Permutation, fit_gauges
-from redteam.symmetry.transport import Transport, map_softly
 from redteam.views import AttackerView
+from redteam_attacks.transport import Transport, map_softly
 
 
 @attack(

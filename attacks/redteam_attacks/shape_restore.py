@@ -7,8 +7,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
-from redteam.symmetry.folding import fold_neurons, narrow_heads
 from redteam.views import AttackerView
+from redteam_attacks.folding import fold_neurons, narrow_heads
 
 
 @attack(

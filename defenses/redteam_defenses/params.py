@@ -12,8 +12,10 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadSetting
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
-from redteam.symmetry import Composed, FarPermutation, Group, UniformScaling, sampled_locks
+from redteam.symmetry import Group, sampled_locks
 from redteam.views import DefenderView
+from redteam_defenses.composed import Composed, UniformScaling
+from redteam_defenses.far import FarPermutation
 
 Form = Literal["diagonal", "symmetric", "nonsymmetric"]
 Ends = Annotated[tuple[float, float], Range(1e-6, 1e6, log=True, rising=True)]

@@ -4,8 +4,6 @@ from redteam.anatomy import Stacks
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.certificate import Certificate, certify
 from redteam.symmetry.comparison import Comparison
-from redteam.symmetry.composed import Composed, UniformScaling
-from redteam.symmetry.far import FarPermutation
 from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
 from redteam.symmetry.gauges import Dense, Gauge, Partial, Permuted, Turned
 from redteam.symmetry.groups import GROUPS, Group, adapted, at, contains_group, widest
@@ -21,9 +19,7 @@ __all__ = [
     "GROUPS",
     "Certificate",
     "Comparison",
-    "Composed",
     "Dense",
-    "FarPermutation",
     "Gauge",
     "GeneralLinear",
     "Group",
@@ -46,7 +42,6 @@ __all__ = [
     "SignedPermutation",
     "Stacks",
     "Turned",
-    "UniformScaling",
     "adapted",
     "at",
     "canonical",

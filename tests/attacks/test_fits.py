@@ -12,11 +12,14 @@ from redteam_attacks.gauge_fit import gauge_fit
 from redteam_attacks.head_matching import head_matching
 from redteam_attacks.hungarian import hungarian
 from redteam_attacks.invariant_space import invariant_space
+from redteam_attacks.learned import LearnedLinear, LearnedRotation, fit_learned
 from redteam_attacks.learned_linear import learned_linear
 from redteam_attacks.learned_rotation import learned_rotation
 from redteam_attacks.optimal_transport import optimal_transport
 from redteam_attacks.procrustes import procrustes
 from redteam_attacks.residual_alignment import residual_alignment
+from redteam_attacks.transport import Transport
+from redteam_attacks.untied import align_untied
 
 from redteam.anatomy import anatomy_of
 from redteam.errors import BadInput, IllegalGauge, Inapplicable
@@ -33,10 +36,7 @@ from redteam.symmetry import (
     sample_gauges,
     tied_cost,
 )
-from redteam.symmetry.learned import LearnedLinear, LearnedRotation, fit_learned
-from redteam.symmetry.norms import fold_norms
-from redteam.symmetry.transport import Transport
-from redteam.symmetry.untied import align_untied
+from redteam.testing.norms import fold_norms
 from redteam.threat import threat_model
 from redteam.views import AttackerView
 from tests.zoo import Network, network

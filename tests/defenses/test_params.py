@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from redteam_defenses.composed import Composed, UniformScaling
 from redteam_defenses.params import params
 from scipy.optimize import linear_sum_assignment
 
 from redteam.anatomy import anatomy_of
 from redteam.errors import BadSetting, IllegalGauge
 from redteam.key import Key
-from redteam.symmetry import Composed, UniformScaling
 from redteam.testing import toy_scenario
 from redteam.views import DefenderView, unlocked
 from tests.zoo import network

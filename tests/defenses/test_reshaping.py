@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from redteam_attacks.folding import fold_neurons, narrow_heads
 from redteam_attacks.gauge_fit import gauge_fit
 from redteam_attacks.hungarian import hungarian
 from redteam_attacks.shape_restore import shape_restore
@@ -18,7 +19,6 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Permutation, fit_gauges, tied_cost
-from redteam.symmetry.folding import fold_neurons, narrow_heads
 from redteam.views import AttackerView, DefenderView, unlocked
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))

@@ -99,6 +99,6 @@ def acts(file: Path) -> list[str]:
 
 
 def test_what_one_plugin_needs_is_no_part_of_every_cell() -> None:
-    assert not {"redteam.training", "redteam.symmetry.far"} & set(engine_files())
+    assert not {"redteam.training", "redteam.symmetry.reshaping"} & set(engine_files())
     assert len(engine_digest()) == 64
     assert set(versions()) == {"torch", "transformers", "numpy", "scipy"}

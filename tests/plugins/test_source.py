@@ -81,7 +81,7 @@ def test_a_name_leads_to_the_module_that_defines_it() -> None:
     """So that what one attack uses is no part of what every other one rests on."""
     linear = set(engine_modules(["redteam.symmetry.linear"]))
     assert "redteam.symmetry.gauges" in linear
-    assert not {"redteam.symmetry.certificate", "redteam.symmetry.far"} & linear
+    assert not {"redteam.symmetry.certificate", "redteam.symmetry.reshaping"} & linear
 
 
 def test_what_only_type_checkers_import_does_not_count() -> None:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from redteam_attacks.neurons import regressed
 from torch import Tensor
-
-from redteam.symmetry.neurons import regressed
 
 WIDTH, NEURONS, SAMPLES = 6, 9, 400
 Activation = Callable[[Tensor], Tensor]

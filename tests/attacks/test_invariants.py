@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from redteam_attacks.invariants import Factors, nearest_factors, to_anchor
 from torch import Tensor
 
 from redteam.anatomy import anatomy_of
@@ -13,7 +14,6 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, Inapplicable
 from redteam.key import Key
 from redteam.symmetry import GROUPS, GeneralLinear, fit_gauges, random_shifts, sample_gauges, tied_cost
-from redteam.symmetry.invariants import Factors, nearest_factors, to_anchor
 from redteam.symmetry.solvers import general_linear
 from redteam.testing import toy_scenario
 from redteam.testing.toys import in_dtype
