@@ -169,9 +169,9 @@ def starts() -> Iterator[Line]:
 
 
 def _dense(matrix: object) -> object:
-    from redteam.symmetry import Dense
+    from redteam.symmetry import MatrixGauge
 
-    return Dense(matrix)  # type: ignore[arg-type]
+    return MatrixGauge(matrix)  # type: ignore[arg-type]
 
 
 def _tied(fit: Callable[..., object]) -> Callable[..., object]:

@@ -13,7 +13,7 @@ from redteam.symmetry import Orthogonal, Permutation, SignedPermutation
 from redteam.symmetry.canonicals import canonical_side
 from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.shifts import Parts, Whole, toward
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.views import AttackerView
 from redteam_attacks.activations import Moment, cut, dressed, moments
 from redteam_attacks.training import Size
@@ -74,11 +74,13 @@ def activation_procrustes(
     read = moments(view, (base,) if shared else (base, protected), sides, samples)
     gauges = {site.label: _fit(site, protected, anchor, read) for site in found}
 
-    def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
-        return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
+    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
+        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
 
     for batch in batches:
-        protected = protected.transform([Whole(site, change) for site in batch], lambda place: gauges[place.site.label])
+        protected = protected.transform(
+            [SiteRewrite(site, change) for site in batch], lambda place: gauges[place.site.label]
+        )
     return protected
 
 

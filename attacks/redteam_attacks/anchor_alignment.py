@@ -5,7 +5,7 @@ from typing import Literal
 from redteam.anatomy import Sites, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, fit_gauges, restore, settle
+from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, fit_gauges, remove_shifts, restore
 from redteam.views import AttackerView
 from redteam_attacks.untied import align_untied
 
@@ -45,7 +45,7 @@ def anchor_alignment(
     heads = [kind for kind in sites if kind in ("qk", "vo")]
     aligned = view.protected
     if shifts == "settled":
-        aligned = align_untied(settle(aligned, heads), settle(view.anchor, heads), heads)
+        aligned = align_untied(remove_shifts(aligned, heads), remove_shifts(view.anchor, heads), heads)
         aligned = restore(aligned, view.anchor, heads)
     else:
         aligned = align_untied(aligned, view.anchor, heads)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.comparison import Comparison
+from redteam.symmetry.alignment import Comparison
 from redteam.symmetry.fitting import moved, require_same, sites_by_kind
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.groups import widest
+from redteam.symmetry.groups import largest_legal_group
 
 
 def carried_over(
@@ -40,7 +40,7 @@ def carried_over(
         compare = Comparison(locked, plain, again=again)
         found: dict[str, Gauge] = {}
         for site in sites:
-            gauge = widest(site).fit(*compare(site))
+            gauge = largest_legal_group(site).fit(*compare(site))
             found[site.label] = gauge
 
         def gauge_of(site: Site, found: dict[str, Gauge] = found) -> Gauge:

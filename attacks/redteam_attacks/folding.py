@@ -14,7 +14,7 @@ from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.reshaping import Maps, reshaped
-from redteam.symmetry.shifts import Parts, settled
+from redteam.symmetry.shifts import SiteMaps, settled
 
 
 def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> Checkpoint:
@@ -32,7 +32,7 @@ def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> C
     """
 
     def change(site: Site, maps: Maps) -> Maps:
-        parts = settled(site, Parts.read(site, checkpoint))
+        parts = settled(site, SiteMaps.read(site, checkpoint))
         stacks = site.stacked(parts.left, parts.right)
         kept, right = _folded(stacks.left[0], stacks.right[0], site.width - neurons, tolerance, site.label)
         return site.left.unstack(stacks.left[:, kept], parts.left), site.pair[1].unstack(right[kept][None], parts.right)
@@ -56,7 +56,7 @@ def narrow_heads(checkpoint: Checkpoint, width: int, *, tolerance: float) -> Che
     """
 
     def change(site: Site, maps: Maps) -> Maps:
-        parts = settled(site, Parts.read(site, checkpoint))
+        parts = settled(site, SiteMaps.read(site, checkpoint))
         stacks = site.stacked(parts.left, parts.right)
         left, right, rest = _truncated(stacks.left, stacks.right, width)
         if rest > tolerance:

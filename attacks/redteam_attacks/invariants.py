@@ -21,8 +21,8 @@ from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import Inapplicable
 from redteam.symmetry.fitting import require_same, sites_by_kind
-from redteam.symmetry.linear import GeneralLinear
-from redteam.symmetry.shifts import Parts, Whole, restore, settle
+from redteam.symmetry.matrix_groups import GeneralLinear
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite, remove_shifts, restore
 from redteam.symmetry.solvers import require_finite
 
 _RANK = 1e-12  # singular values below this share of the largest count as zero
@@ -116,10 +116,10 @@ def to_anchor(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -
     kinds = tuple(kind for kind in kinds if anatomy_of(protected).sites((kind,)))
     if not kinds:
         raise Inapplicable("The architecture has no pair of maps whose product could be compared.")
-    found, target = settle(protected, kinds), settle(anchor, kinds)
+    found, target = remove_shifts(protected, kinds), remove_shifts(anchor, kinds)
 
-    def change(site: Site, parts: Parts, amount: None) -> Parts:
-        theirs = Parts.read(site, target)
+    def change(site: Site, parts: SiteMaps, amount: None) -> SiteMaps:
+        theirs = SiteMaps.read(site, target)
         sides = site.pair
         ours, base = (
             [side.stack(affine, site.heads) for side, affine in zip(sides, (x.left, x.right), strict=True)]
@@ -131,7 +131,7 @@ def to_anchor(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -
 
     for sites in sites_by_kind(protected, kinds, GeneralLinear()):
         require_same(sites, protected, anchor)
-        found = found.transform([Whole(site, change) for site in sites], lambda place: None)
+        found = found.transform([SiteRewrite(site, change) for site in sites], lambda place: None)
     return restore(found, anchor, kinds)
 
 

@@ -20,10 +20,10 @@ from redteam.anatomy import Site, Stacks
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.fitting import require_same, sites_by_kind
-from redteam.symmetry.gauges import Dense
-from redteam.symmetry.shifts import Parts, Whole, toward
+from redteam.symmetry.gauges import MatrixGauge
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.symmetry.solvers import procrustes, require_finite, tied_costs
-from redteam.symmetry.tied import balance
+from redteam.symmetry.tied_robust import balance
 
 Steps = Callable[[int], Iterable[int]]
 """Counts optimizer steps, as `AttackerView.steps` does."""
@@ -171,8 +171,8 @@ def fit_learned(
         IllegalGauge: If the group is not legal at a kind.
     """
 
-    def change(site: Site, parts: Parts, gauge: Dense) -> Parts:
-        return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
+    def change(site: Site, parts: SiteMaps, gauge: MatrixGauge) -> SiteMaps:
+        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
 
     for sites in sites_by_kind(protected, kinds, learned):
         require_same(sites, protected, anchor)
@@ -182,12 +182,12 @@ def fit_learned(
             for side in pairs
         )
         found = learned.matrices(moving, target, steps).split([site.heads for site in sites])
-        gauges = {site.label: Dense(matrix) for site, matrix in zip(sites, found, strict=True)}
-        protected = protected.transform([Whole(site, change) for site in sites], _looked_up(gauges))
+        gauges = {site.label: MatrixGauge(matrix) for site, matrix in zip(sites, found, strict=True)}
+        protected = protected.transform([SiteRewrite(site, change) for site in sites], _looked_up(gauges))
     return protected
 
 
-def _looked_up(gauges: Mapping[str, Dense]) -> Callable[[Whole], Dense]:
+def _looked_up(gauges: Mapping[str, MatrixGauge]) -> Callable[[SiteRewrite], MatrixGauge]:
     return lambda place: gauges[place.site.label]
 
 

@@ -13,8 +13,8 @@ from redteam.plugins.settings import Range
 from redteam.symmetry.canonicals import without_freedom
 from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.groups import widest
-from redteam.symmetry.shifts import Parts, Whole, toward
+from redteam.symmetry.groups import largest_legal_group
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.views import AttackerView
 from redteam_attacks.activations import Moment, dressed, moments, weighed
 from redteam_attacks.tied import CLAIMS, LOCKS
@@ -64,16 +64,16 @@ def regmean_regression(
         require_same(batch, protected, anchor)
     read = moments(view, (dressed(anchor, protected),), weighed(site for batch in batches for site in batch), samples)
 
-    def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
-        return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
+    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
+        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
 
     for batch in batches:
         gauges = {site.label: _fit(site, protected, anchor, read, alpha) for site in batch}
-        protected = protected.transform([Whole(site, change) for site in batch], _looked_up(gauges))
+        protected = protected.transform([SiteRewrite(site, change) for site in batch], _looked_up(gauges))
     return protected
 
 
-def _looked_up(gauges: Mapping[str, Gauge]) -> Callable[[Whole], Gauge]:
+def _looked_up(gauges: Mapping[str, Gauge]) -> Callable[[SiteRewrite], Gauge]:
     return lambda place: gauges[place.site.label]
 
 
@@ -83,7 +83,7 @@ def _fit(site: Site, protected: Checkpoint, anchor: Checkpoint, read: Mapping[st
         site.stacked(*(_weighed(side, one, root) for side, root in zip(site.sides, roots, strict=True)))
         for one in (protected, anchor)
     )
-    return widest(site).fit(moving, target)
+    return largest_legal_group(site).fit(moving, target)
 
 
 def _weighed(side: Side, checkpoint: Checkpoint, root: Tensor | None) -> Affine:

@@ -23,7 +23,7 @@ from redteam.symmetry import (
     fit_gauges,
     restore,
 )
-from redteam.symmetry.comparison import in_common, told
+from redteam.symmetry.alignment import is_unambiguous, shared_sides
 
 HEADS = (
     Permutation,
@@ -97,12 +97,12 @@ def rounds(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> l
     wanted = set(kinds)
     anatomy = anatomy_of(protected)
     there: list[str] = [kind for kind in ORDER if kind in wanted and anatomy.sites((kind,))]
-    if not all(in_common(site, protected, anchor) for site in anatomy.sites(("residual",))):
+    if not all(shared_sides(site, protected, anchor) for site in anatomy.sites(("residual",))):
         there = [kind for kind in there if kind != "residual"]
     mixed = any(
         side.shared
         for site in anatomy.sites(there)
         for side in site.sides
-        if site.kind != "norm-scale" and not told(site, protected, anchor)
+        if site.kind != "norm-scale" and not is_unambiguous(site, protected, anchor)
     )
     return [(there, again) for again in ((False, True) if mixed else (False,))]

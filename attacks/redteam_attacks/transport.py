@@ -15,9 +15,9 @@ from redteam.anatomy import Site, Stacks
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.fitting import require_same, sites_by_kind
-from redteam.symmetry.gauges import Permuted
+from redteam.symmetry.gauges import MonomialGauge
 from redteam.symmetry.permutations import Permutation
-from redteam.symmetry.shifts import Parts, Whole, toward
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.symmetry.solvers import assign, carried_cosines, cosines, require_finite
 
 Method = Literal["emd", "sinkhorn"]
@@ -38,17 +38,17 @@ class Transport:
     reg: float = 0.05
     name: ClassVar[str] = "permutation"
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations."""
         return Permutation().sample(batch, width, generator)
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """The permutation closest to the plan.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return Permuted(assign(self.plan(moving, target)))
+        return MonomialGauge(assign(self.plan(moving, target)))
 
     def plan(self, moving: Stacks, target: Stacks) -> Tensor:
         """[B, n, n], target rows × moving rows; rows and columns sum to 1 (sinkhorn: rows exactly, columns nearly).
@@ -117,14 +117,14 @@ def map_softly(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str], 
 
 
 def _mapped(protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], transport: Transport) -> Checkpoint:
-    def fit(place: Whole) -> Tensor:
+    def fit(place: SiteRewrite) -> Tensor:
         return transport.plan(canonical(place.site, protected), canonical(place.site, anchor))
 
-    def change(site: Site, parts: Parts, plan: Tensor) -> Parts:
+    def change(site: Site, parts: SiteMaps, plan: Tensor) -> SiteMaps:
         left, right, *carried = (
             side.unstack(plan @ side.stack(affine, site.heads), affine)
             for side, affine in zip(site.sides, (parts.left, parts.right, *parts.carried), strict=True)
         )
-        return toward(site, replace(parts, left=left, right=right, carried=tuple(carried)), Parts.read(site, anchor))
+        return toward(site, replace(parts, left=left, right=right, carried=tuple(carried)), SiteMaps.read(site, anchor))
 
-    return protected.transform([Whole(site, change) for site in sites], fit)
+    return protected.transform([SiteRewrite(site, change) for site in sites], fit)

@@ -17,8 +17,8 @@ from torch import Tensor
 from redteam.anatomy import Affine, Side, Site
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.fitting import require_same, sites_by_kind
-from redteam.symmetry.linear import GeneralLinear
-from redteam.symmetry.shifts import Parts, Whole
+from redteam.symmetry.matrix_groups import GeneralLinear
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite
 
 _RANK = 1e-10  # singular values below this share of the largest count as zero
 
@@ -42,7 +42,7 @@ def align_untied(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]
     """
     for sites in sites_by_kind(protected, kinds, GeneralLinear()):
         require_same(sites, protected, anchor)
-        protected = protected.transform([Whole(site, _multiplied) for site in sites], _factors(protected, anchor))
+        protected = protected.transform([SiteRewrite(site, _multiplied) for site in sites], _factors(protected, anchor))
     return protected
 
 
@@ -57,8 +57,8 @@ def least_squares(moving: Tensor, target: Tensor) -> Tensor:
     return target @ inverse
 
 
-def _factors(protected: Checkpoint, anchor: Checkpoint) -> Callable[[Whole], Pair]:
-    def fit(place: Whole) -> Pair:
+def _factors(protected: Checkpoint, anchor: Checkpoint) -> Callable[[SiteRewrite], Pair]:
+    def fit(place: SiteRewrite) -> Pair:
         site = place.site
         ours, theirs = site.read(protected), site.read(anchor)
         left, right = (
@@ -70,7 +70,7 @@ def _factors(protected: Checkpoint, anchor: Checkpoint) -> Callable[[Whole], Pai
     return fit
 
 
-def _multiplied(site: Site, parts: Parts, factors: Pair) -> Parts:
+def _multiplied(site: Site, parts: SiteMaps, factors: Pair) -> SiteMaps:
     left, right = (
         side.unstack(factor @ side.stack(affine, site.heads), affine)
         for side, affine, factor in zip(site.pair, (parts.left, parts.right), factors, strict=True)

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from redteam.symmetry.gauges import Dense, Permuted
-from redteam.symmetry.linear import GeneralLinear
+from redteam.symmetry.gauges import MatrixGauge, MonomialGauge
+from redteam.symmetry.matrix_groups import GeneralLinear
 from redteam.symmetry.sampling import magnitudes, rotations
 from redteam.symmetry.scalings import PositiveScaling
 
@@ -20,9 +20,9 @@ _RIDGE = 1e-3  # added to the Gaussian's diagonal in the release
 class UniformScaling(PositiveScaling):
     """One positive factor per dimension, uniform in its range, so that small ones are rare."""
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Independent factors."""
-        return Permuted.scaled(torch.from_numpy(generator.uniform(*self.scale, (batch, width))))
+        return MonomialGauge.scaled(torch.from_numpy(generator.uniform(*self.scale, (batch, width))))
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Composed(GeneralLinear):
 
     form: Literal["symmetric", "nonsymmetric"] = "nonsymmetric"
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Dense:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MatrixGauge:
         """One matrix per head; s is log-uniform in the range."""
         if self.form == "symmetric":
             turn = rotations(batch, width, generator)
-            return Dense((turn * magnitudes(self.scale, batch, width, generator)[:, None, :]) @ turn.mT)
+            return MatrixGauge((turn * magnitudes(self.scale, batch, width, generator)[:, None, :]) @ turn.mT)
         normal = torch.from_numpy(generator.standard_normal((batch, width, width)))
         ridged = normal + _RIDGE * torch.eye(width, dtype=torch.float64)
-        return Dense(ridged * magnitudes(self.scale, batch, width, generator)[:, None, :])
+        return MatrixGauge(ridged * magnitudes(self.scale, batch, width, generator)[:, None, :])

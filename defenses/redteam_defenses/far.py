@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.fitting import moved, require_same, sites_by_kind
-from redteam.symmetry.gauges import Permuted
+from redteam.symmetry.gauges import MonomialGauge
 from redteam.symmetry.permutations import Permutation
 from redteam.symmetry.solvers import assign, carried_crossed, crossed
 
@@ -36,9 +36,9 @@ class FarPermutation:
             Inapplicable: If the anchor lacks a tensor of a site, or has it in another shape.
         """
 
-        def far(site: Site) -> Permuted:
+        def far(site: Site) -> MonomialGauge:
             here, there = site.stacks(checkpoint), site.stacks(self.anchor)
-            return Permuted(assign(-(crossed(here, there) + carried_crossed(here, there))))
+            return MonomialGauge(assign(-(crossed(here, there) + carried_crossed(here, there))))
 
         return self._moved(checkpoint, far)
 
@@ -48,7 +48,7 @@ class FarPermutation:
             checkpoint, lambda site: Permutation().fit(site.stacks(checkpoint), site.stacks(self.anchor))
         )
 
-    def _moved(self, checkpoint: Checkpoint, gauge: Callable[[Site], Permuted]) -> Checkpoint:
+    def _moved(self, checkpoint: Checkpoint, gauge: Callable[[Site], MonomialGauge]) -> Checkpoint:
         for sites in sites_by_kind(checkpoint, self.kinds, Permutation()):
             require_same(sites, checkpoint, self.anchor)
             checkpoint = moved(checkpoint, sites, gauge)

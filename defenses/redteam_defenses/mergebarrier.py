@@ -15,7 +15,7 @@ from redteam.checkpoint.modules import activation_of, layer_paths, watched
 from redteam.errors import BadInput
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
-from redteam.symmetry import Dense, Orthogonal, random_inputs
+from redteam.symmetry import MatrixGauge, Orthogonal, random_inputs
 from redteam.symmetry.fitting import moved
 from redteam.views import DefenderView
 from redteam_defenses.expanded import Polynomial, expanded
@@ -53,13 +53,13 @@ class Reflection:
 
     take_off = put_on
 
-    def gauge(self, site: Site, checkpoint: Checkpoint) -> Dense:
+    def gauge(self, site: Site, checkpoint: Checkpoint) -> MatrixGauge:
         """P of every head, symmetric and orthogonal."""
         stacks = site.stacks(checkpoint)
         _, directions = torch.linalg.eigh(stacks.left @ stacks.left.mT + stacks.right @ stacks.right.mT)
         count = min(max(1, round(self.share * site.width)), max(1, site.width - 1))
         main = directions[..., -count:]
-        return Dense(torch.eye(site.width, dtype=main.dtype) - 2 * main @ main.mT)
+        return MatrixGauge(torch.eye(site.width, dtype=main.dtype) - 2 * main @ main.mT)
 
 
 @defense(

@@ -1,11 +1,11 @@
 """Where the heads, neurons and norms of a network are in its checkpoint, and which groups are legal there."""
 
 from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, ORDER, Anatomy, Architecture, Sites, Stream
-from redteam.anatomy.known import ARCHITECTURES
-from redteam.anatomy.legality import GROUPS, Layout, containing, listed, smallest, within
+from redteam.anatomy.auto import anatomy_of, architecture_of
+from redteam.anatomy.catalog import ARCHITECTURES
+from redteam.anatomy.legality import GROUPS, Layout, listed, smallest, subgroups, supergroups
 from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Rows
 from redteam.anatomy.network import Network
-from redteam.anatomy.recognition import anatomy_of, architecture_of
 from redteam.anatomy.site import Piece, Side, Site
 from redteam.anatomy.stacks import GaugeLike, Stacks
 
@@ -33,8 +33,8 @@ __all__ = [
     "Stream",
     "anatomy_of",
     "architecture_of",
-    "containing",
     "listed",
     "smallest",
-    "within",
+    "subgroups",
+    "supergroups",
 ]

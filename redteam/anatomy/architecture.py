@@ -72,7 +72,7 @@ class Anatomy:
         return tuple(site for site in places if site.kind in wanted)
 
 
-class Described(Protocol):
+class ArchitectureLike(Protocol):
     """What stands for a model type; `Architecture` and `Network` are some."""
 
     def anatomy(self, checkpoint: Shaped, /) -> Anatomy:

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from redteam.anatomy.architecture import Architecture, Shaped, named
-from redteam.anatomy.legality import within
+from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Gathered, Linear, Norm, Rows
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
@@ -195,12 +195,12 @@ class Blocks:
         self.reads += [query, key, value]
         self.writes.append(output)
 
-        legal = {kind: within(largest) for kind, largest in arch.legal.items()}
+        legal = {kind: subgroups(largest) for kind, largest in arch.legal.items()}
         if arch.planes is not None:
-            legal["qk"] = within("planar" if self.turned is None else "partial-planar")
+            legal["qk"] = subgroups("planar" if self.turned is None else "partial-planar")
         gains = self._gains(layer) if self.normed != "none" else ()
         if gains:
-            legal["qk"] = within("plane-signs")
+            legal["qk"] = subgroups("plane-signs")
         if self.normed != "none" and arch.centred:  # a LayerNorm of queries and keys sees signs, and its gains move
             legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
         if self.normed != "none":
@@ -215,7 +215,7 @@ class Blocks:
         if gains and "qk" in legal:
             heads, shares = (1, 1) if self.normed == "head" else (groups, share)
             left, right = Side(gains[0], shares), Side(gains[1])
-            yield rotary("qk-norm", heads=heads, width=n, left=left, right=right, legal=within("plane-scaling"))
+            yield rotary("qk-norm", heads=heads, width=n, left=left, right=right, legal=subgroups("plane-scaling"))
         moving = gains if self.normed == "all" else ()
         if "heads" in legal:
             left, right = Side(query, unit=share * n), Side(output, columns=True, unit=share * n)
@@ -266,7 +266,7 @@ class Blocks:
             also = [Side(Gathered(tuple(maps)), unit=self.neurons) for maps in (ups, gates) if maps]
             down_side = Side(Gathered(tuple(downs)), unit=model)
             sides = Side(router), down_side
-            order = within("permutation")
+            order = subgroups("permutation")
             yield Site("experts", layer, 1, self.experts, *sides, order, left_too=tuple(also), part=arch.part)
 
     def _mlp_legal(self) -> frozenset[str]:
@@ -275,7 +275,7 @@ class Blocks:
             names = [self._given(key) for key in self.arch.activation]
             relu = next((name for name in names if name is not None), None) == "relu"
             largest = "scaled-permutation" if self.gated else "positive-scaled-permutation" if relu else largest
-        return within(largest) if largest else frozenset()
+        return subgroups(largest) if largest else frozenset()
 
     def _norms(self, layer: int, attention: list[Linear], mlp: list[Linear]) -> Iterator[Site]:
         """The gains of a block, given the maps that read what they scale."""
@@ -294,7 +294,7 @@ class Blocks:
         columns, *others = (Side(linear, columns=True) for linear in readers)
         gain = Side(Linear(norm.weight, norm.bias, offset=norm.offset))
         label = "/".join(filter(None, (self.arch.part, part)))
-        legal = within(self.arch.legal["norm"])
+        legal = subgroups(self.arch.legal["norm"])
         return Site("norm", layer, 1, self.width, gain, columns, legal, (), tuple(others), part=label)
 
     def _gains(self, layer: int) -> tuple[Linear, ...]:

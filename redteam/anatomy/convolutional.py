@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from redteam.anatomy.architecture import Anatomy, Shaped
-from redteam.anatomy.legality import within
+from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear
 from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
@@ -61,7 +61,7 @@ class Convolutional:
         if prefix is None:
             raise BadInput("The checkpoint lacks its first convolution; expected the names of its model type.")
         relu = checkpoint.config.get(self.activation, "relu") == "relu"
-        legal = within("positive-scaled-permutation" if relu else "permutation")
+        legal = subgroups("positive-scaled-permutation" if relu else "permutation")
         for layer in range(depth):
             place = 0
             while (weight := self._weight(prefix, stage, layer, place + 1)) in checkpoint:

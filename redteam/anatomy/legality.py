@@ -32,7 +32,7 @@ GROUPS = tuple(_NEXT)
 
 
 @cache
-def containing(name: str) -> frozenset[str]:
+def supergroups(name: str) -> frozenset[str]:
     """The groups that an element of a group belongs to: the group itself, and all that contain it.
 
     Raises:
@@ -40,18 +40,18 @@ def containing(name: str) -> frozenset[str]:
     """
     if name not in _NEXT:
         raise UnknownName.among("group", name, GROUPS)
-    return frozenset({name}).union(*(containing(above) for above in _NEXT[name]))
+    return frozenset({name}).union(*(supergroups(above) for above in _NEXT[name]))
 
 
 @cache
-def within(name: str) -> frozenset[str]:
+def subgroups(name: str) -> frozenset[str]:
     """The group itself, and all that it contains: what is legal where its elements are.
 
     Raises:
         UnknownName: If there is no such group.
     """
-    containing(name)
-    return frozenset(each for each in GROUPS if name in containing(each))
+    supergroups(name)
+    return frozenset(each for each in GROUPS if name in supergroups(each))
 
 
 def smallest(names: Collection[str]) -> str:
@@ -61,4 +61,4 @@ def smallest(names: Collection[str]) -> str:
 
 def listed(names: Collection[str]) -> str:
     """The largest of some groups in words: those that no other of them contains."""
-    return ", ".join(name for name in GROUPS if name in names and containing(name).isdisjoint(set(names) - {name}))
+    return ", ".join(name for name in GROUPS if name in names and supergroups(name).isdisjoint(set(names) - {name}))

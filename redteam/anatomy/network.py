@@ -10,7 +10,7 @@ import torch
 
 from redteam.anatomy.architecture import Anatomy, Architecture, Shaped, Stream, named
 from redteam.anatomy.blocks import Blocks
-from redteam.anatomy.legality import within
+from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
@@ -121,9 +121,9 @@ def _residual(blocks: list[Blocks], outside: _Outside, checkpoint: Shaped) -> Si
     rights = [Side(linear, columns=True, shared=True) for linear in outside.readers]
     rights += [Side(x, columns=True, shared=True) for x in _whole(x for block in blocks for x in block.reads)]
     gains = [Side(Linear(norm.weight, None, offset=norm.offset), shared=True) for norm in norms]
-    legal = within("mirrored-permutation" if arch.centred else "signed-permutation")
+    legal = subgroups("mirrored-permutation" if arch.centred else "signed-permutation")
     if not arch.centred and all(_constant(checkpoint[norm.weight]) for norm in norms):
-        legal |= within("orthogonal")
+        legal |= subgroups("orthogonal")
     part = "" if len(blocks) > 1 else arch.part
     return Site(
         "residual",
@@ -159,7 +159,7 @@ def _scales(blocks: list[Blocks], outside: _Outside) -> Iterable[Site]:
     centred = blocks[0].centred_writes
     embeddings = [replace(x, transposed=True, writes_centred=centred) for x in outside.embeddings]
     embeddings += [replace(x, writes_centred=centred) for x in (*outside.vectors, *outside.writes)]
-    if arch.post_norm or outside.entry is not None:
+    if embeddings and (arch.post_norm or outside.entry is not None):
         yield scale_site(0, named["embeddings"], width, embeddings)
     if arch.post_norm:
         if outside.heads and last.norms:
@@ -172,7 +172,8 @@ def _scales(blocks: list[Blocks], outside: _Outside) -> Iterable[Site]:
     gains = [gain_of(norm) for block in blocks for norm in block.output_norms]
     readers = _whole(x for block in blocks for x in block.reads if x.norm is None)
     last_norm = outside.norms[-1:] if outside.tied else []
-    yield scale_site(0, named["stream"], width, [*own, *gains], writes, readers, gains=last_norm, spanning=True)
+    if own or gains:  # of a part of a network, nothing tells the factor
+        yield scale_site(0, named["stream"], width, [*own, *gains], writes, readers, gains=last_norm, spanning=True)
 
 
 def _whole(linears: Iterable[Linear]) -> list[Linear]:

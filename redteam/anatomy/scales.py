@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from redteam.anatomy.legality import within
+from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.site import Side, Site
 
@@ -57,7 +57,7 @@ def scale_site(
         1,
         left,
         rights[0] if rights else None,
-        within("positive-scaling"),
+        subgroups("positive-scaling"),
         tuple(left_too),
         tuple(rights[1:]),
         part=part,

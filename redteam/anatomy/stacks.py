@@ -11,7 +11,7 @@ from redteam.anatomy.legality import Layout
 
 
 class GaugeLike(Protocol):
-    """What a site needs of a gauge (`redteam.symmetry.Dense`, `Permuted` and `Turned` are some)."""
+    """What a site needs of a gauge (`redteam.symmetry.MatrixGauge`, `MonomialGauge` and `PlanarGauge` are some)."""
 
     @property
     def group(self) -> str:

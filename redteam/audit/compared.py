@@ -8,8 +8,8 @@ from torch import Tensor
 from redteam.anatomy import ORDER, Linear, Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry import Comparison
+from redteam.symmetry.alignment import shared_sides
 from redteam.symmetry.canonicals import canonical_side
-from redteam.symmetry.comparison import in_common
 from redteam.symmetry.fitting import HEADED
 from redteam.symmetry.norm_scales import DEVIATIONS, Scales, middle
 
@@ -48,7 +48,7 @@ def compared(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[Stacks,
         return Scales(model, anchor).stacks(site)
     if site.kind != "residual":
         return Comparison(model, anchor)(site)
-    sides = [side for side in in_common(site, model, anchor) if not side.shared]
+    sides = [side for side in shared_sides(site, model, anchor) if not side.shared]
 
     def sampled(checkpoint: Checkpoint) -> Stacks:
         left = torch.cat([_sample(side, checkpoint, _TOKENS * site.width) for side in sides], -1)
@@ -80,7 +80,7 @@ def tensors_of(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[str, 
     """All tensors that are compared at a site, those of the norms that are read there included."""
     sides = site.sides
     if site.kind in HEADED:
-        sides = tuple(side for side in in_common(site, model, anchor) if not side.shared) or sides
+        sides = tuple(side for side in shared_sides(site, model, anchor) if not side.shared) or sides
     names: list[str] = []
     for linear in (side.linear for side in sides):
         norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)

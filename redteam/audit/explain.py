@@ -23,7 +23,7 @@ from torch import Tensor
 
 from redteam.anatomy import GROUPS as NAMES
 from redteam.anatomy import Site, Stacks
-from redteam.symmetry import GROUPS, Gauge, Group, at, widest
+from redteam.symmetry import GROUPS, Gauge, Group, at, largest_legal_group
 
 HALVED = 2.0
 """How many times as far from the base a smaller group must leave the site (squared) before a larger one is believed."""
@@ -82,7 +82,7 @@ class Explainer:
             return Explained(None, None, plain.cost, plain.cost)
         if not target.right.numel() and target.left.shape[-1] < _ENOUGH and plain.cost <= ALONE**2 * square(target):
             return Explained(None, None, plain.cost, plain.cost)
-        largest = widest(site)
+        largest = largest_legal_group(site)
         best = _Fitted.of(largest, moving, target)
         if plain.cost <= HALVED * best.cost:  # the quick look: what follows only makes the fit less convincing
             return Explained(None, None, plain.cost, min(best.cost, plain.cost))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from redteam.anatomy import Site
 from redteam.audit.findings import ShiftFinding
-from redteam.symmetry.shifts import Parts, Shift, shifts_of
+from redteam.symmetry.shifts import Shift, SiteMaps, shifts_of
 
 LEAST = 0.05
 """The smallest shift that is reported, in standard deviations of the weights."""
@@ -35,7 +35,7 @@ def shifts_found(
     freedoms = shifts_of(site)
     if not freedoms:
         return ()
-    parts, anchor = Parts.read(site, view), Parts.read(site, base)
+    parts, anchor = SiteMaps.read(site, view), SiteMaps.read(site, base)
     found = []
     for shift in freedoms:
         amount, unit = shift.toward(parts, anchor), shift.unit(parts)

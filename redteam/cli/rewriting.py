@@ -144,7 +144,7 @@ def named_alike(*checkpoints: Checkpoint) -> tuple[Checkpoint, ...]:
 
 
 def _recognised(checkpoint: Checkpoint) -> bool:
-    from redteam.anatomy.recognition import architecture_of
+    from redteam.anatomy.auto import architecture_of
 
     try:
         return architecture_of(checkpoint)[1].recognises(checkpoint) > 0

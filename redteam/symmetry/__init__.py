@@ -1,37 +1,38 @@
 """Symmetries: groups that defenses sample and attacks fit, and the additive freedoms beside them."""
 
 from redteam.anatomy import Stacks
+from redteam.symmetry.alignment import Comparison
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.certificate import Certificate, certify
-from redteam.symmetry.comparison import Comparison
 from redteam.symmetry.fitting import Lock, fit_gauges, sample_gauges, sampled_locks, tied_cost
-from redteam.symmetry.gauges import Dense, Gauge, Partial, Permuted, Turned
-from redteam.symmetry.groups import GROUPS, Group, adapted, at, contains_group, widest
+from redteam.symmetry.gauges import BlockGauge, Gauge, MatrixGauge, MonomialGauge, PlanarGauge
+from redteam.symmetry.groups import GROUPS, Group, adapted, at, contains_group, largest_legal_group
 from redteam.symmetry.inputs import random_inputs
-from redteam.symmetry.linear import GeneralLinear, Orthogonal
+from redteam.symmetry.matrix_groups import GeneralLinear, Orthogonal
 from redteam.symmetry.permutations import MirroredPermutation, Permutation, SignedPermutation
 from redteam.symmetry.rotary import PartialPlanar, Planar, PlaneScaling, PlaneSigns
 from redteam.symmetry.scalings import Monomial, PositiveMonomial, PositiveScaling, Scaling
 from redteam.symmetry.shift_lock import Reversible, ShiftLock, random_shifts
-from redteam.symmetry.shifts import restore, settle
+from redteam.symmetry.shifts import remove_shifts, restore
 
 __all__ = [
     "GROUPS",
+    "BlockGauge",
     "Certificate",
     "Comparison",
-    "Dense",
     "Gauge",
     "GeneralLinear",
     "Group",
     "Lock",
+    "MatrixGauge",
     "MirroredPermutation",
     "Monomial",
+    "MonomialGauge",
     "Orthogonal",
-    "Partial",
     "PartialPlanar",
     "Permutation",
-    "Permuted",
     "Planar",
+    "PlanarGauge",
     "PlaneScaling",
     "PlaneSigns",
     "PositiveMonomial",
@@ -41,19 +42,18 @@ __all__ = [
     "ShiftLock",
     "SignedPermutation",
     "Stacks",
-    "Turned",
     "adapted",
     "at",
     "canonical",
     "certify",
     "contains_group",
     "fit_gauges",
+    "largest_legal_group",
     "random_inputs",
     "random_shifts",
+    "remove_shifts",
     "restore",
     "sample_gauges",
     "sampled_locks",
-    "settle",
     "tied_cost",
-    "widest",
 ]

@@ -18,10 +18,10 @@ from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.lifted import lifted
-from redteam.symmetry.comparison import Comparison
+from redteam.symmetry.alignment import Comparison
 from redteam.symmetry.fitting import moved
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.groups import widest
+from redteam.symmetry.groups import largest_legal_group
 from redteam.symmetry.inputs import random_inputs
 
 STORED = (torch.float32, torch.bfloat16, torch.float16)
@@ -233,7 +233,7 @@ def _gauge(site: Site, before: Checkpoint, after: Checkpoint) -> Gauge | None:
     if any(name not in after or before.shape(name) != after.shape(name) for name in site.names):
         return None
     old, new = Comparison(before, after)(site)
-    gauge = widest(site).fit(old, new)
+    gauge = largest_legal_group(site).fit(old, new)
     size = float(new.left.square().sum() + new.right.square().sum())
     return gauge if old.moved(gauge).distance(new) <= _NO_GAUGE**2 * size else None
 

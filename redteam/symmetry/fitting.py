@@ -11,14 +11,14 @@ import numpy as np
 from redteam.anatomy import Piece, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import IllegalGauge, Inapplicable
-from redteam.symmetry.comparison import Comparison, distance, in_common
-from redteam.symmetry.gauges import Gauge, Permuted
-from redteam.symmetry.groups import Group, adapted, at, widest
-from redteam.symmetry.looks import of_its_size, shown_order
+from redteam.symmetry.alignment import Comparison, distance, shared_sides
+from redteam.symmetry.gauges import Gauge, MonomialGauge
+from redteam.symmetry.groups import Group, adapted, at, largest_legal_group
 from redteam.symmetry.permutations import Permutation
 from redteam.symmetry.rotary import PlaneScaling
 from redteam.symmetry.scalings import Monomial, PositiveMonomial, Scaling
-from redteam.symmetry.shifts import Parts, Whole, shifts_of, toward
+from redteam.symmetry.screening import of_its_size, shown_order
+from redteam.symmetry.shifts import SiteMaps, SiteRewrite, shifts_of, toward
 
 HEADED = ("residual", "norm", "norm-scale")
 """Kinds of sites to which heads of the network can belong, which the anchor need not have."""
@@ -139,7 +139,7 @@ def fit_gauges(
         anchor: The public base, or another relative.
         kinds: Kinds of sites, fitted in this order.
         group: Where the gauge is looked for; legal at all of them. None for the largest legal one of every site, and
-            for leaving alone what shows no lock (`redteam.symmetry.looks`).
+            for leaving alone what shows no lock (`redteam.symmetry.screening`).
         again: Whether all other sites have been fitted, so that what they share with one is compared too: where gauges
             lie on one another, fits alternate.
 
@@ -163,32 +163,32 @@ def _fitted(
     def gauge(site: Site) -> Gauge:
         if group is not None:
             return at(group, site).fit(*compare(site))
-        return _quickly(site, compare) or widest(site).fit(*compare(site))
+        return _quickly(site, compare) or largest_legal_group(site).fit(*compare(site))
 
-    def change(site: Site, parts: Parts, gauge: Gauge) -> Parts:
-        return toward(site, parts.moved(site, gauge), Parts.read(site, anchor))
+    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
+        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
 
-    def place(site: Site) -> Site | Whole:
-        return Whole(site, change) if shifts_of(site) else site
+    def place(site: Site) -> Site | SiteRewrite:
+        return SiteRewrite(site, change) if shifts_of(site) else site
 
     if not sites[0].paired:
         return moved(protected, sites, gauge)
     return protected.transform([place(site) for site in sites], lambda place: gauge(getattr(place, "site", place)))
 
 
-def _quickly(site: Site, compare: Comparison) -> Permuted | None:
+def _quickly(site: Site, compare: Comparison) -> MonomialGauge | None:
     """The gauge that a look at samples shows, with fitted factors; None where only the whole fit will do."""
-    both, largest = (compare.protected, compare.anchor), widest(site)
+    both, largest = (compare.protected, compare.anchor), largest_legal_group(site)
     if site.kind == "norm-scale":
-        return Permuted.still(site.heads, site.width) if compare.scales.unscaled(site) else None
+        return MonomialGauge.still(site.heads, site.width) if compare.scales.unscaled(site) else None
     if isinstance(largest, Scaling | PlaneScaling):
-        return Permuted.still(site.heads, site.width) if of_its_size(site, *both) else None
+        return MonomialGauge.still(site.heads, site.width) if of_its_size(site, *both) else None
     if not isinstance(largest, Permutation | PositiveMonomial | Monomial):
         return None
     order = shown_order(site, *both)
     if order is None:
         return None
-    gauge = Permuted(order[None])
+    gauge = MonomialGauge(order[None])
     if isinstance(largest, Permutation) or (gauge.stays and of_its_size(site, *both)):
         return gauge
     return largest.scaled(gauge, *compare(site))
@@ -254,7 +254,7 @@ def require_same(sites: Iterable[Site], checkpoint: Checkpoint, anchor: Checkpoi
     has something that nothing else moves.
     """
     for site in sites:
-        if site.kind in HEADED and in_common(site, checkpoint, anchor):
+        if site.kind in HEADED and shared_sides(site, checkpoint, anchor):
             continue
         for linear in (side.linear for side in site.sides):
             norm = () if linear.norm is None else (linear.norm.weight, linear.norm.bias)

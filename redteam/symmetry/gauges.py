@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Layout, containing, smallest
+from redteam.anatomy import Layout, smallest, supergroups
 from redteam.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class MatrixGauge:
     """A gauge given by its matrices.
 
     Attributes:
@@ -41,7 +41,7 @@ class Dense:
         """The groups it belongs to; whether the matrices are orthogonal is looked at, and nothing finer."""
         eye = torch.eye(self.width, dtype=self.matrix.dtype, device=self.matrix.device)
         orthogonal = bool(((self.matrix @ self.matrix.mT - eye).abs() < 1e-9).all())
-        return containing("orthogonal" if orthogonal else "general-linear")
+        return supergroups("orthogonal" if orthogonal else "general-linear")
 
     @property
     def group(self) -> str:
@@ -61,9 +61,9 @@ class Dense:
         """What is carried stays: a site allows matrices only where it is the same in every row."""
         return stack
 
-    def inverse(self) -> Dense:
+    def inverse(self) -> MatrixGauge:
         """The gauge that undoes this one."""
-        return Dense(torch.linalg.inv(self.matrix))
+        return MatrixGauge(torch.linalg.inv(self.matrix))
 
     def condition(self) -> Tensor:
         """[B], largest over smallest singular value."""
@@ -72,7 +72,7 @@ class Dense:
 
 
 @dataclass(frozen=True, eq=False)
-class Permuted:
+class MonomialGauge:
     """A permutation, perhaps with a factor for each row: by index, so that a wide MLP needs no matrix.
 
     Attributes:
@@ -86,12 +86,12 @@ class Permuted:
     turned: ClassVar[None] = None
 
     @classmethod
-    def scaled(cls, scale: Tensor) -> Permuted:
+    def scaled(cls, scale: Tensor) -> MonomialGauge:
         """A diagonal gauge: every row stays where it is and is multiplied by its factor, [B, n]."""
         return cls(torch.arange(scale.shape[1], device=scale.device).expand(scale.shape), scale)
 
     @classmethod
-    def still(cls, batch: int, width: int) -> Permuted:
+    def still(cls, batch: int, width: int) -> MonomialGauge:
         """The gauge that changes nothing."""
         return cls(torch.arange(width).expand(batch, width))
 
@@ -109,14 +109,14 @@ class Permuted:
     def groups(self) -> frozenset[str]:
         """The groups it belongs to, by its numbers: the identity is a scaling and a permutation."""
         positive = self.scale is None or bool((self.scale > 0).all())
-        found = containing("positive-scaled-permutation" if positive else "scaled-permutation")
+        found = supergroups("positive-scaled-permutation" if positive else "scaled-permutation")
         if self.scale is None or bool((self.scale == 1).all()):
-            found |= containing("permutation")
+            found |= supergroups("permutation")
         elif bool((self.scale.abs() == 1).all()):
             whole = bool((self.scale == self.scale[:, :1]).all())
-            found |= containing("mirrored-permutation" if whole else "signed-permutation")
+            found |= supergroups("mirrored-permutation" if whole else "signed-permutation")
         if self.stays:
-            found |= containing("positive-scaling" if positive else "scaling")
+            found |= supergroups("positive-scaling" if positive else "scaling")
         return found
 
     @cached_property
@@ -148,10 +148,10 @@ class Permuted:
         """The rows in the same order, and not multiplied."""
         return self._ordered(stack)
 
-    def inverse(self) -> Permuted:
+    def inverse(self) -> MonomialGauge:
         """The gauge that undoes this one."""
         back = self.index.argsort(dim=-1)
-        return Permuted(back, None if self.scale is None else 1 / self.scale.gather(-1, back))
+        return MonomialGauge(back, None if self.scale is None else 1 / self.scale.gather(-1, back))
 
     def condition(self) -> Tensor:
         """[B], the largest factor's size over the smallest's."""
@@ -165,7 +165,7 @@ class Permuted:
 
 
 @dataclass(frozen=True, eq=False)
-class Turned:
+class PlanarGauge:
     """One complex number per rotary plane: `u ← s u` on the left and `w ← w / s̄` on the right.
 
     With s = a + jb, the two rows of a plane become `a q − b q′` and `b q + a q′`; on the right they do too, divided by
@@ -193,11 +193,11 @@ class Turned:
     @cached_property
     def groups(self) -> frozenset[str]:
         """The groups it belongs to: orthogonal too if every number has modulus 1, smaller ones if all are real."""
-        found = containing("planar")
+        found = supergroups("planar")
         if bool((self.number.imag == 0).all()):
-            found |= containing("plane-signs" if bool((self.number.real.abs() == 1).all()) else "plane-scaling")
+            found |= supergroups("plane-signs" if bool((self.number.real.abs() == 1).all()) else "plane-scaling")
         if bool(((self.number.abs() - 1).abs() < 1e-9).all()):
-            found |= containing("orthogonal")
+            found |= supergroups("orthogonal")
         return found
 
     @property
@@ -224,9 +224,9 @@ class Turned:
         """What is carried stays: no rows change places."""
         return stack
 
-    def inverse(self) -> Turned:
+    def inverse(self) -> PlanarGauge:
         """The gauge that undoes this one."""
-        return Turned(1 / self.number, self.layout)
+        return PlanarGauge(1 / self.number, self.layout)
 
     def condition(self) -> Tensor:
         """[B], the largest modulus over the smallest."""
@@ -235,7 +235,7 @@ class Turned:
 
 
 @dataclass(frozen=True, eq=False)
-class Partial:
+class BlockGauge:
     """Planes in the first dimensions of a head, a matrix on the rest: what a partial rotary embedding leaves.
 
     Attributes:
@@ -243,9 +243,9 @@ class Partial:
         rest: Of those that are not.
     """
 
-    planes: Turned
-    rest: Dense
-    groups: ClassVar[frozenset[str]] = containing("partial-planar")
+    planes: PlanarGauge
+    rest: MatrixGauge
+    groups: ClassVar[frozenset[str]] = supergroups("partial-planar")
     group: ClassVar[str] = "partial-planar"
     neutral: ClassVar[bool] = False
 
@@ -281,9 +281,9 @@ class Partial:
         """What is carried stays: no rows change places."""
         return stack
 
-    def inverse(self) -> Partial:
+    def inverse(self) -> BlockGauge:
         """The gauge that undoes this one."""
-        return Partial(self.planes.inverse(), self.rest.inverse())
+        return BlockGauge(self.planes.inverse(), self.rest.inverse())
 
     def condition(self) -> Tensor:
         """[B], largest over smallest singular value."""
@@ -291,7 +291,7 @@ class Partial:
         return sizes.amax(-1) / sizes.amin(-1)
 
 
-Gauge = Dense | Permuted | Turned | Partial
+Gauge = MatrixGauge | MonomialGauge | PlanarGauge | BlockGauge
 
 
 def planes_of(stack: Tensor, layout: Layout) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from redteam.anatomy import GROUPS as NAMES
-from redteam.anatomy import Site, Stacks, containing, within
+from redteam.anatomy import Site, Stacks, subgroups, supergroups
 from redteam.errors import IllegalGauge
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.linear import GeneralLinear, Orthogonal
+from redteam.symmetry.matrix_groups import GeneralLinear, Orthogonal
 from redteam.symmetry.permutations import MirroredPermutation, Permutation, SignedPermutation
 from redteam.symmetry.rotary import PartialPlanar, Planar, PlaneScaling, PlaneSigns
 from redteam.symmetry.scalings import Monomial, PositiveMonomial, PositiveScaling, Scaling
@@ -50,7 +50,7 @@ GROUPS: Mapping[str, type[Group]] = {
         GeneralLinear,
     )
 }
-"""Name → group; `redteam.anatomy.containing` says which is contained in which."""
+"""Name → group; `redteam.anatomy.supergroups` says which is contained in which."""
 
 
 def contains_group(larger: type[Group], smaller: type[Group]) -> bool:
@@ -61,7 +61,7 @@ def contains_group(larger: type[Group], smaller: type[Group]) -> bool:
     Raises:
         UnknownName: If `smaller` names none of `GROUPS`.
     """
-    return larger().name in containing(smaller().name)
+    return larger().name in supergroups(smaller().name)
 
 
 def at(group: Group, site: Site) -> Group:
@@ -72,7 +72,7 @@ def at(group: Group, site: Site) -> Group:
     return replace(group, **told) if told else group  # type: ignore[type-var]
 
 
-def widest(site: Site) -> Group:
+def largest_legal_group(site: Site) -> Group:
     """The largest group that is legal at a site, with its default settings."""
     return at(GROUPS[max(site.legal, key=NAMES.index)](), site)
 
@@ -85,7 +85,7 @@ def adapted(group: Group, site: Site) -> Group:
     """
     if group.name in site.legal:
         return at(group, site)
-    legal = within(group.name) & site.legal
+    legal = subgroups(group.name) & site.legal
     if not legal:
         site.require_group(group.name, frozenset({group.name}), None)
         raise IllegalGauge(f"No part of the {group.name} group is legal at {site.label}.")

@@ -15,7 +15,7 @@ from torch import Tensor
 from redteam.anatomy import Affine, Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import without_freedom
-from redteam.symmetry.looks import sampled
+from redteam.symmetry.screening import sampled
 
 _COLUMNS = 1024  # of a map, evenly spread: enough for one factor
 _OUTLIER = 3  # deviations from the median

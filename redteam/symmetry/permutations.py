@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from redteam.anatomy import Stacks
-from redteam.symmetry.gauges import Permuted
+from redteam.symmetry.gauges import MonomialGauge
 from redteam.symmetry.sampling import permutations, signs
 from redteam.symmetry.solvers import assign, carried_cosines, carried_crossed, cosines, crossed
 
@@ -25,19 +25,19 @@ class Permutation:
     scale_free: bool = False
     name: ClassVar[str] = "permutation"
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations."""
-        return Permuted(permutations(batch, width, generator))
+        return MonomialGauge(permutations(batch, width, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """Linear assignment on `left0 leftᵀ + right0 rightᵀ`, exact.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
         if self.scale_free:
-            return Permuted(assign(cosines(moving, target) + carried_cosines(moving, target)))
-        return Permuted(assign(crossed(moving, target) + carried_crossed(moving, target)))
+            return MonomialGauge(assign(cosines(moving, target) + carried_cosines(moving, target)))
+        return MonomialGauge(assign(crossed(moving, target) + carried_crossed(moving, target)))
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class SignedPermutation:
 
     name: ClassVar[str] = "signed-permutation"
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations, each sign as likely."""
-        return Permuted(permutations(batch, width, generator), signs(batch, width, generator))
+        return MonomialGauge(permutations(batch, width, generator), signs(batch, width, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """Linear assignment on `|left0 leftᵀ + right0 rightᵀ|`, then the signs found there; exact.
 
         Raises:
@@ -59,7 +59,7 @@ class SignedPermutation:
         cross = crossed(moving, target)
         index = assign(cross.abs() + carried_crossed(moving, target))
         sign = cross.gather(-1, index[:, :, None])[:, :, 0].sign()
-        return Permuted(index, torch.where(sign == 0, 1.0, sign))
+        return MonomialGauge(index, torch.where(sign == 0, 1.0, sign))
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class MirroredPermutation:
 
     name: ClassVar[str] = "mirrored-permutation"
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations, both signs as likely; where it is plus, the element is a permutation."""
-        return Permuted(permutations(batch, width, generator), signs(batch, 1, generator).repeat(1, width))
+        return MonomialGauge(permutations(batch, width, generator), signs(batch, 1, generator).repeat(1, width))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """Linear assignment with either sign, and the better of the two; exact.
 
         Raises:
@@ -85,6 +85,6 @@ class MirroredPermutation:
             profit.gather(-1, order[:, :, None]).sum((-2, -1)) for profit, order in zip(profits, orders, strict=True)
         ]
         plus = (gains[0] >= gains[1])[:, None]
-        return Permuted(
+        return MonomialGauge(
             torch.where(plus, orders[0], orders[1]), torch.where(plus, 1.0, -1.0).to(cross).repeat(1, cross.shape[-1])
         )

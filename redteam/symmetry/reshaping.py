@@ -20,7 +20,7 @@ from torch import Tensor
 from redteam.anatomy import Affine, Architecture, Gathered, Linear, Site, anatomy_of, architecture_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
-from redteam.symmetry.linear import Orthogonal
+from redteam.symmetry.matrix_groups import Orthogonal
 
 _HEADS = ("qk", "vo")
 Maps = tuple[Affine, Affine]

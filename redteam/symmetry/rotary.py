@@ -11,11 +11,11 @@ import torch
 
 from redteam.anatomy import Layout, Stacks
 from redteam.errors import BadInput, BadSetting
-from redteam.symmetry.gauges import Partial, Turned, planes_of
-from redteam.symmetry.linear import GeneralLinear
+from redteam.symmetry.gauges import BlockGauge, PlanarGauge, planes_of
+from redteam.symmetry.matrix_groups import GeneralLinear
 from redteam.symmetry.sampling import Range, magnitudes, require_range, signs
-from redteam.symmetry.scalars import scalars
 from redteam.symmetry.solvers import require_finite
+from redteam.symmetry.tied_scalar import scalars
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Planar:
         require_range(self.scale, "the modulus", "[0.1, 10]")
         _require_layout(self.layout)
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Turned:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge:
         """Independent numbers.
 
         Raises:
@@ -47,16 +47,16 @@ class Planar:
         _require_even(width)
         modulus = magnitudes(self.scale, batch, width // 2, generator)
         angle = torch.from_numpy(generator.uniform(0, 2 * math.pi, (batch, width // 2)))
-        return Turned(torch.polar(modulus, angle), self.layout)
+        return PlanarGauge(torch.polar(modulus, angle), self.layout)
 
-    def fit(self, moving: Stacks, target: Stacks) -> Turned:
-        """The tied fit plane by plane (`redteam.symmetry.scalars`), the global minimum; `scale` plays no part.
+    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge:
+        """The tied fit plane by plane (`redteam.symmetry.tied_scalar`), the global minimum; `scale` plays no part.
 
         Raises:
             BadInput: If a stack holds NaN or infinity, or the width is odd.
         """
         planes = (planes_of(x, self.layout) for x in (moving.left, moving.right, target.left, target.right))
-        return Turned(scalars(*planes), self.layout)
+        return PlanarGauge(scalars(*planes), self.layout)
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class PlaneScaling:
         require_range(self.scale, "the factors", "[0.1, 10]")
         _require_layout(self.layout)
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Turned:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge:
         """Independent numbers; raises BadInput if the width is odd."""
         _require_even(width)
         sizes = magnitudes(self.scale, batch, width // 2, generator)
         return _real(sizes * signs(batch, width // 2, generator), self.layout)
 
-    def fit(self, moving: Stacks, target: Stacks) -> Turned:
+    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge:
         """The tied fit plane by plane, the global minimum; `scale` plays no part.
 
         Raises:
@@ -112,12 +112,12 @@ class PlaneSigns:
     def __post_init__(self) -> None:
         _require_layout(self.layout)
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Turned:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge:
         """Each sign as likely; raises BadInput if the width is odd."""
         _require_even(width)
         return _real(signs(batch, width // 2, generator), self.layout)
 
-    def fit(self, moving: Stacks, target: Stacks) -> Turned:
+    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge:
         """The signs of `⟨left, left0⟩ + ⟨right, right0⟩` over the rows of a plane; exact.
 
         Raises:
@@ -155,13 +155,13 @@ class PartialPlanar:
         if self.turned < 2 or self.turned % 2:
             raise BadSetting(f"{self.turned} dimensions are turned; expected an even number of at least 2.")
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Partial:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> BlockGauge:
         """Planar and general linear elements, independently; raises BadInput if no dimension is left to be mixed."""
         self._require_rest(width)
         planes = Planar(self.scale, self.layout).sample(batch, self.turned, generator)
-        return Partial(planes, GeneralLinear(self.scale).sample(batch, width - self.turned, generator))
+        return BlockGauge(planes, GeneralLinear(self.scale).sample(batch, width - self.turned, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Partial:
+    def fit(self, moving: Stacks, target: Stacks) -> BlockGauge:
         """The tied fits of both parts, which the tied objective keeps apart.
 
         Raises:
@@ -172,15 +172,15 @@ class PartialPlanar:
             tuple(Stacks(x.left[:, part], x.right[:, part]) for part in (slice(self.turned), slice(self.turned, None)))
             for x in (moving, target)
         )
-        return Partial(Planar(layout=self.layout).fit(first, first0), GeneralLinear().fit(last, last0))
+        return BlockGauge(Planar(layout=self.layout).fit(first, first0), GeneralLinear().fit(last, last0))
 
     def _require_rest(self, width: int) -> None:
         if width <= self.turned:
             raise BadInput(f"A head of {width} dimensions is turned whole by {self.turned}; a planar group fits it.")
 
 
-def _real(number: torch.Tensor, layout: Layout) -> Turned:
-    return Turned(torch.complex(number, torch.zeros_like(number)), layout)
+def _real(number: torch.Tensor, layout: Layout) -> PlanarGauge:
+    return PlanarGauge(torch.complex(number, torch.zeros_like(number)), layout)
 
 
 def _flat(stack: torch.Tensor, layout: Layout) -> torch.Tensor:

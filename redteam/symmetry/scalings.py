@@ -8,10 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from redteam.anatomy import Stacks
-from redteam.symmetry.gauges import Permuted
+from redteam.symmetry.gauges import MonomialGauge
 from redteam.symmetry.sampling import Range, magnitudes, permutations, require_range, signs
-from redteam.symmetry.scalars import scalars
 from redteam.symmetry.solvers import assign, carried_cosines, cosines
+from redteam.symmetry.tied_scalar import scalars
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Scaling:
     def __post_init__(self) -> None:
         require_range(self.scale, "the factors", "[0.1, 10]")
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Independent factors."""
         factors = magnitudes(self.scale, batch, width, generator)
-        return Permuted.scaled(factors * signs(batch, width, generator))
+        return MonomialGauge.scaled(factors * signs(batch, width, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
-        """The tied fit row by row (`redteam.symmetry.scalars`), the global minimum; `scale` plays no part.
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
+        """The tied fit row by row (`redteam.symmetry.tied_scalar`), the global minimum; `scale` plays no part.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return Permuted.scaled(scalars(moving.left, moving.right, target.left, target.right))
+        return MonomialGauge.scaled(scalars(moving.left, moving.right, target.left, target.right))
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Monomial:
     def __post_init__(self) -> None:
         require_range(self.scale, "the factors", "[0.1, 10]")
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations with independent factors."""
         order = permutations(batch, width, generator)
-        return Permuted(order, Scaling(self.scale).sample(batch, width, generator).scale)
+        return MonomialGauge(order, Scaling(self.scale).sample(batch, width, generator).scale)
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """Linear assignment on the sizes of the rows' cosines, those of a gate with their signs, then the tied factors.
 
         The factors are the best for the order found; the order is the best by the cosines, on which no factor has a
@@ -76,12 +76,12 @@ class Monomial:
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        order = Permuted(assign(cosines(moving, target).abs() + carried_cosines(moving, target)))
+        order = MonomialGauge(assign(cosines(moving, target).abs() + carried_cosines(moving, target)))
         return self.scaled(order, moving, target)
 
-    def scaled(self, order: Permuted, moving: Stacks, target: Stacks) -> Permuted:
+    def scaled(self, order: MonomialGauge, moving: Stacks, target: Stacks) -> MonomialGauge:
         """A permutation with the factors that fit best once it is applied."""
-        return Permuted(order.index, Scaling().fit(moving.moved(order), target).scale)
+        return MonomialGauge(order.index, Scaling().fit(moving.moved(order), target).scale)
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,17 @@ class PositiveScaling:
     def __post_init__(self) -> None:
         require_range(self.scale, "the factors", "[0.1, 10]")
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Independent factors."""
-        return Permuted.scaled(magnitudes(self.scale, batch, width, generator))
+        return MonomialGauge.scaled(magnitudes(self.scale, batch, width, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """The tied fit row by row, the global minimum among positive factors; `scale` plays no part.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return Permuted.scaled(scalars(moving.left, moving.right, target.left, target.right, positive=True))
+        return MonomialGauge.scaled(scalars(moving.left, moving.right, target.left, target.right, positive=True))
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,20 @@ class PositiveMonomial:
     def __post_init__(self) -> None:
         require_range(self.scale, "the factors", "[0.1, 10]")
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Permuted:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations with independent factors."""
         order = permutations(batch, width, generator)
-        return Permuted(order, magnitudes(self.scale, batch, width, generator))
+        return MonomialGauge(order, magnitudes(self.scale, batch, width, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Permuted:
+    def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """As `Monomial.fit`, on cosines with their signs, which no positive factor changes.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        order = Permuted(assign(cosines(moving, target) + carried_cosines(moving, target)))
+        order = MonomialGauge(assign(cosines(moving, target) + carried_cosines(moving, target)))
         return self.scaled(order, moving, target)
 
-    def scaled(self, order: Permuted, moving: Stacks, target: Stacks) -> Permuted:
+    def scaled(self, order: MonomialGauge, moving: Stacks, target: Stacks) -> MonomialGauge:
         """As `Monomial.scaled`, with positive factors."""
-        return Permuted(order.index, PositiveScaling().fit(moving.moved(order), target).scale)
+        return MonomialGauge(order.index, PositiveScaling().fit(moving.moved(order), target).scale)

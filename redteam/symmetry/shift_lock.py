@@ -11,7 +11,7 @@ import torch
 
 from redteam.anatomy import KINDS, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.shifts import Parts, each_kind, shifts_of
+from redteam.symmetry.shifts import SiteMaps, each_kind, shifts_of
 
 
 class Reversible(Protocol):
@@ -49,14 +49,14 @@ class ShiftLock:
         """Every shift taken back, the last one first; lazy."""
         return each_kind(checkpoint, self.kinds[::-1], self._unshifted)
 
-    def _shifted(self, site: Site, parts: Parts, amount: None) -> Parts:
+    def _shifted(self, site: Site, parts: SiteMaps, amount: None) -> SiteMaps:
         draws = self.generators(site.label)
         for shift in shifts_of(site):
             unit = shift.unit(parts)
             parts = shift.move(parts, self.size * unit * _normal(draws, unit))
         return parts
 
-    def _unshifted(self, site: Site, parts: Parts, amount: None) -> Parts:
+    def _unshifted(self, site: Site, parts: SiteMaps, amount: None) -> SiteMaps:
         draws = self.generators(site.label)
         drawn = [(shift, _normal(draws, shift.unit(parts))) for shift in shifts_of(site)]
         for shift, normal in reversed(drawn):

@@ -27,7 +27,7 @@ Where = Literal["left", "right", "gate"]
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class SiteMaps:
     """The maps of a site in float64, with the null directions that their norms leave them.
 
     Attributes:
@@ -45,7 +45,7 @@ class Parts:
     null_gate: Tensor | None = None
 
     @classmethod
-    def read(cls, site: Site, checkpoint: Mapping[str, Tensor]) -> Parts:
+    def read(cls, site: Site, checkpoint: Mapping[str, Tensor]) -> SiteMaps:
         """The parts of a site as they are in a checkpoint."""
         left, right = site.read(checkpoint)
         nulls = _null(site.left.linear, left, checkpoint), _null(site.pair[1].linear, right, checkpoint)
@@ -53,7 +53,7 @@ class Parts:
         gate = _null(site.carried[0].linear, carried[0], checkpoint) if carried else None
         return cls(left, right, *nulls, carried, gate)
 
-    def moved(self, site: Site, gauge: Gauge) -> Parts:
+    def moved(self, site: Site, gauge: Gauge) -> SiteMaps:
         """The parts under a gauge; raises IllegalGauge if it would change the function."""
         left, right, *carried = site.moved((self.left, self.right, *self.carried), gauge)
         return replace(self, left=left, right=right, carried=tuple(carried))
@@ -68,7 +68,7 @@ class Parts:
         assert found is not None, "asked for only where there is one"
         return found
 
-    def having(self, where: Where, affine: Affine) -> Parts:
+    def having(self, where: Where, affine: Affine) -> SiteMaps:
         """The same with another map in one place."""
         if where == "gate":
             return replace(self, carried=(affine, *self.carried[1:]))
@@ -78,13 +78,13 @@ class Parts:
 class Shift(Protocol):
     """One additive freedom of a site."""
 
-    def unit(self, parts: Parts) -> Tensor:
+    def unit(self, parts: SiteMaps) -> Tensor:
         """The amount that moves a unit's weights or bias by the deviation of its weights, which no amount changes."""
 
-    def toward(self, parts: Parts, anchor: Parts) -> Tensor:
+    def toward(self, parts: SiteMaps, anchor: SiteMaps) -> Tensor:
         """The amount that brings `parts` closest to `anchor`."""
 
-    def move(self, parts: Parts, amount: Tensor) -> Parts:
+    def move(self, parts: SiteMaps, amount: Tensor) -> SiteMaps:
         """`parts` shifted; the function stays, whatever the amount."""
 
 
@@ -95,7 +95,7 @@ class ReadShift:
     side: Where
     linear: Linear | Gathered
 
-    def unit(self, parts: Parts) -> Tensor:
+    def unit(self, parts: SiteMaps) -> Tensor:
         weight, null = parts.of(self.side).weight, parts.null(self.side)[:-1]
         size = null.square().mean().sqrt()
         if not size > 0:
@@ -104,7 +104,7 @@ class ReadShift:
         spread: Tensor = across.square().mean(1).sqrt()
         return spread / size
 
-    def toward(self, parts: Parts, anchor: Parts) -> Tensor:
+    def toward(self, parts: SiteMaps, anchor: SiteMaps) -> Tensor:
         here, there, null = parts.of(self.side), anchor.of(self.side), parts.null(self.side)
         gap = (there.weight - here.weight) @ null[:-1]
         square = null[:-1].square().sum()
@@ -114,7 +114,7 @@ class ReadShift:
             square = square + seen * null[-1].square()
         return torch.where(square > 0, gap / square, 0.0)
 
-    def move(self, parts: Parts, amount: Tensor) -> Parts:
+    def move(self, parts: SiteMaps, amount: Tensor) -> SiteMaps:
         here, null = parts.of(self.side), parts.null(self.side)
         bias = None if here.bias is None else here.bias + amount * null[-1]
         return parts.having(self.side, Affine(here.weight + amount[:, None] * null[None, :-1], bias))
@@ -126,17 +126,17 @@ class KeyBiasShift:
 
     linear: Linear | Gathered
 
-    def unit(self, parts: Parts) -> Tensor:
+    def unit(self, parts: SiteMaps) -> Tensor:
         return parts.right.weight.std(1) * self._free(parts)
 
-    def toward(self, parts: Parts, anchor: Parts) -> Tensor:
+    def toward(self, parts: SiteMaps, anchor: SiteMaps) -> Tensor:
         return (_bias(anchor.right) - _bias(parts.right)) * self._free(parts)
 
-    def move(self, parts: Parts, amount: Tensor) -> Parts:
+    def move(self, parts: SiteMaps, amount: Tensor) -> SiteMaps:
         shifted = _bias(parts.right) + amount * self._free(parts)
         return parts.having("right", Affine(parts.right.weight, shifted))
 
-    def _free(self, parts: Parts) -> Tensor:
+    def _free(self, parts: SiteMaps) -> Tensor:
         return 1 - self.linear.bound(_bias(parts.right))
 
 
@@ -150,13 +150,13 @@ class ExchangeShift:
     heads: int
     share: int
 
-    def unit(self, parts: Parts) -> Tensor:
+    def unit(self, parts: SiteMaps) -> Tensor:
         return parts.left.weight.std(1)
 
-    def toward(self, parts: Parts, anchor: Parts) -> Tensor:
+    def toward(self, parts: SiteMaps, anchor: SiteMaps) -> Tensor:
         return _bias(anchor.left) - _bias(parts.left)
 
-    def move(self, parts: Parts, amount: Tensor) -> Parts:
+    def move(self, parts: SiteMaps, amount: Tensor) -> SiteMaps:
         spread = amount.reshape(self.heads, 1, -1).expand(-1, self.share, -1).reshape(-1)
         taken = _bias(parts.right) - parts.right.weight @ spread
         moved = parts.having("left", Affine(parts.left.weight, _bias(parts.left) + amount))
@@ -167,19 +167,19 @@ class ExchangeShift:
 class WriteShift:
     """`W ← W + 1 uᵀ, b ← b + α 1` on the right; the amount is (u, α), [in + 1], [in] where there is no bias."""
 
-    def unit(self, parts: Parts) -> Tensor:
+    def unit(self, parts: SiteMaps) -> Tensor:
         spread = parts.right.weight.std(0)
         return spread if parts.right.bias is None else torch.cat([spread, spread.square().mean().sqrt()[None]])
 
-    def toward(self, parts: Parts, anchor: Parts) -> Tensor:
+    def toward(self, parts: SiteMaps, anchor: SiteMaps) -> Tensor:
         return self._means(anchor) - self._means(parts)
 
-    def move(self, parts: Parts, amount: Tensor) -> Parts:
+    def move(self, parts: SiteMaps, amount: Tensor) -> SiteMaps:
         here, inputs = parts.right, parts.right.weight.shape[1]
         bias = None if here.bias is None else here.bias + amount[inputs]
         return parts.having("right", Affine(here.weight + amount[None, :inputs], bias))
 
-    def _means(self, parts: Parts) -> Tensor:
+    def _means(self, parts: SiteMaps) -> Tensor:
         means = parts.right.weight.mean(0)
         return means if parts.right.bias is None else torch.cat([means, parts.right.bias.mean()[None]])
 
@@ -209,7 +209,7 @@ def shifts_of(site: Site) -> tuple[Shift, ...]:
 
 
 @dataclass(frozen=True)
-class Whole:
+class SiteRewrite:
     """A site with all tensors of its two maps, the biases that a gauge leaves alone included (a `Rewrite`).
 
     Attributes:
@@ -218,7 +218,7 @@ class Whole:
     """
 
     site: Site
-    change: Callable[[Site, Parts, Any], Parts]
+    change: Callable[[Site, SiteMaps, Any], SiteMaps]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ class Whole:
 
     def apply(self, checkpoint: Mapping[str, Tensor], amount: Any) -> dict[str, Tensor]:
         """Those tensors, changed, in their own dtype: rounded once."""
-        parts = self.change(self.site, Parts.read(self.site, checkpoint), amount)
+        parts = self.change(self.site, SiteMaps.read(self.site, checkpoint), amount)
         return self.site.write(checkpoint, parts.left, parts.right, parts.carried)
 
 
@@ -244,13 +244,13 @@ def restore(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str] = K
         BadInput: If the architecture is not known, or, when a tensor is read, if one holds NaN or infinity.
     """
 
-    def change(site: Site, parts: Parts, amount: None) -> Parts:
-        return toward(site, parts, Parts.read(site, anchor))
+    def change(site: Site, parts: SiteMaps, amount: None) -> SiteMaps:
+        return toward(site, parts, SiteMaps.read(site, anchor))
 
     return each_kind(checkpoint, kinds, change)
 
 
-def settle(checkpoint: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
+def remove_shifts(checkpoint: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
     """Moves a checkpoint along its additive freedoms to the point closest to zero; lazy, and the function stays.
 
     Checkpoints that differ by such shifts alone come out the same.
@@ -263,13 +263,13 @@ def settle(checkpoint: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
         BadInput: As `restore`.
     """
 
-    def change(site: Site, parts: Parts, amount: None) -> Parts:
+    def change(site: Site, parts: SiteMaps, amount: None) -> SiteMaps:
         return settled(site, parts)
 
     return each_kind(checkpoint, kinds, change)
 
 
-def settled(site: Site, parts: Parts) -> Parts:
+def settled(site: Site, parts: SiteMaps) -> SiteMaps:
     """`parts` moved as close to zero as the additive freedoms of the site allow."""
     left, right, *carried = (
         Affine(torch.zeros_like(x.weight), None if x.bias is None else torch.zeros_like(x.bias))
@@ -278,23 +278,25 @@ def settled(site: Site, parts: Parts) -> Parts:
     return toward(site, parts, replace(parts, left=left, right=right, carried=tuple(carried)))
 
 
-def toward(site: Site, parts: Parts, anchor: Parts) -> Parts:
+def toward(site: Site, parts: SiteMaps, anchor: SiteMaps) -> SiteMaps:
     """`parts` moved to `anchor` along every additive freedom of the site."""
     for shift in shifts_of(site):
         parts = shift.move(parts, shift.toward(parts, anchor))
     return parts
 
 
-def each_kind(checkpoint: Checkpoint, kinds: Iterable[str], change: Callable[[Site, Parts, None], Parts]) -> Checkpoint:
+def each_kind(
+    checkpoint: Checkpoint, kinds: Iterable[str], change: Callable[[Site, SiteMaps, None], SiteMaps]
+) -> Checkpoint:
     """Rewrites whole sites, one kind after the other since two kinds can lie in one fused tensor."""
     anatomy = anatomy_of(checkpoint)
     for kind in dict.fromkeys(kinds):
         sites = [site for site in anatomy.sites((kind,)) if shifts_of(site)]
-        checkpoint = checkpoint.transform([Whole(site, change) for site in sites], _nothing)
+        checkpoint = checkpoint.transform([SiteRewrite(site, change) for site in sites], _nothing)
     return checkpoint
 
 
-def _nothing(place: Whole) -> None:
+def _nothing(place: SiteRewrite) -> None:
     return None
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from redteam.anatomy import Stacks
 from redteam.errors import BadInput
 from redteam.symmetry.algebra import closest_rotation
-from redteam.symmetry.quick import quick
-from redteam.symmetry.tied import Fit, careful, tied_costs
+from redteam.symmetry.tied_fast import quick
+from redteam.symmetry.tied_robust import Fit, careful, tied_costs
 
 __all__ = ["Fit", "assign", "cosines", "crossed", "general_linear", "procrustes", "require_finite", "tied_costs"]
 
@@ -99,7 +99,7 @@ def general_linear(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *
     number nor the key matters to what follows. From a closed form Gauss–Newton goes on by steps `G ← (I + tX) G`, where
     X solves the Sylvester equation `B X + X A = R_l leftᵀ − right R_rᵀ` with `A = left leftᵀ`, `B = right rightᵀ` and R
     the residuals; only n × n Gram matrices are needed. Well-conditioned heads whose start is close to what no G could
-    better take a short way (`redteam.symmetry.quick`), all others a careful one (`redteam.symmetry.tied`).
+    better take a short way (`redteam.symmetry.tied_fast`), all others a careful one (`redteam.symmetry.tied_robust`).
 
     Args:
         left: Moving, [B, n, a].

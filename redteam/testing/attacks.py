@@ -14,7 +14,7 @@ from redteam.errors import BadInput, ThreatModelViolation
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.contracts import AttackSpec, Needs
 from redteam.symmetry import GROUPS, tied_cost
-from redteam.symmetry.groups import widest
+from redteam.symmetry.groups import largest_legal_group
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_architectures, toy_scenario
@@ -185,7 +185,7 @@ def _locked(architecture: str, dtype: torch.dtype = torch.float32) -> Stand:
     """Every site locked from the largest group that is legal there."""
     scenario = toy_scenario(architecture)
     first = {site.kind: site for site in reversed(anatomy_of(scenario.base).places)}
-    return Stand(in_dtype(scenario, dtype), tuple((kind, widest(site)) for kind, site in first.items()))
+    return Stand(in_dtype(scenario, dtype), tuple((kind, largest_legal_group(site)) for kind, site in first.items()))
 
 
 @lru_cache(maxsize=64)

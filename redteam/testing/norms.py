@@ -8,7 +8,7 @@ from redteam.anatomy import Affine, Architecture, Site, anatomy_of, architecture
 from redteam.checkpoint import Checkpoint
 from redteam.errors import Inapplicable
 from redteam.symmetry.fitting import moved
-from redteam.symmetry.gauges import Permuted
+from redteam.symmetry.gauges import MonomialGauge
 
 
 def fold_norms(checkpoint: Checkpoint) -> Checkpoint:
@@ -29,11 +29,11 @@ def fold_norms(checkpoint: Checkpoint) -> Checkpoint:
     if not sites:
         raise Inapplicable("The architecture has no norm whose gain can be folded into what reads it.")
 
-    def ones(site: Site) -> Permuted:
+    def ones(site: Site) -> MonomialGauge:
         gain = site.left.linear.read(checkpoint).weight[:, 0]
         if bool((gain == 0).any()):
             raise Inapplicable(f"A gain at {site.label} is zero, so that it can't be folded.")
-        return Permuted.scaled((1 / gain)[None])
+        return MonomialGauge.scaled((1 / gain)[None])
 
     folded = moved(checkpoint, sites, ones)
     exactly: dict[str, torch.Tensor] = {}

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from redteam.anatomy import ARCHITECTURES, GROUPS, anatomy_of, within
+from redteam.anatomy import ARCHITECTURES, GROUPS, anatomy_of, subgroups
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, UnknownName
 
@@ -81,7 +81,7 @@ def test_an_architecture_may_allow_less(vit, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "vit", dataclasses.replace(ARCHITECTURES["vit"], legal=less))
     qk, vo, _ = anatomy_of(vit.checkpoint).sites()[:3]
     assert qk.legal == {"permutation"}
-    assert vo.legal == within("orthogonal")
+    assert vo.legal == subgroups("orthogonal")
 
 
 def test_every_kind_of_site(vit, bert, grouped):
@@ -94,7 +94,7 @@ def test_every_kind_of_site(vit, bert, grouped):
     heads, queries, attention, mlp = anatomy_of(grouped.checkpoint).sites(("heads", "queries", "norm"))[:4]
     assert [(site.heads, site.width) for site in (heads, queries, attention, mlp)] == [(1, 2), (2, 2), (1, 24), (1, 24)]
     assert heads.legal == queries.legal == {"permutation"}
-    assert attention.legal == within("scaling")
+    assert attention.legal == subgroups("scaling")
     for site in (heads, queries, attention, mlp):
         stacks = site.stacks(grouped.checkpoint)
         assert stacks.left.shape[:2] == stacks.right.shape[:2] == (site.heads, site.width)
@@ -120,7 +120,7 @@ def test_every_encoder_matrix_of_a_bert_belongs_to_exactly_one_site(bert):
 
 def test_rotary_embeddings_leave_planar_gauges_of_their_layout(rotary):
     qk, vo = anatomy_of(rotary.checkpoint).sites()[:2]
-    assert qk.legal == within("planar")
+    assert qk.legal == subgroups("planar")
     assert qk.planes in ("half", "interleaved")
     assert vo.legal == set(GROUPS)
     assert not qk.right.linear.bias_free

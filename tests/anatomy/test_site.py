@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from redteam.anatomy import Affine, Linear, Side, anatomy_of
 from redteam.errors import BadInput, IllegalGauge
-from redteam.symmetry import Dense, GeneralLinear, Orthogonal, Permutation, Permuted
+from redteam.symmetry import GeneralLinear, MatrixGauge, MonomialGauge, Orthogonal, Permutation
 
 
 @settings(deadline=None, max_examples=40)
@@ -44,7 +44,7 @@ def test_head_h_belongs_to_group_h_over_r():
 def test_the_identity_gives_every_tensor_back_in_its_dtype(grouped, dtype):
     checkpoint = grouped.checkpoint.to(dtype)
     for site in anatomy_of(checkpoint).sites():
-        tensors = site.apply(checkpoint, Permuted(torch.arange(site.width).repeat(site.heads, 1)))
+        tensors = site.apply(checkpoint, MonomialGauge(torch.arange(site.width).repeat(site.heads, 1)))
         assert set(tensors) == set(site.names)
         for name, tensor in tensors.items():
             assert tensor.dtype == dtype
@@ -74,7 +74,7 @@ def test_illegal_gauges_are_refused(vit):
         mlp.apply(vit.checkpoint, Orthogonal().sample(1, 20, draws))
     for heads, width in ((1, 8), (3, 4)):
         with pytest.raises(IllegalGauge, match="qk/0"):
-            qk.apply(vit.checkpoint, Dense(torch.eye(width, dtype=torch.float64).repeat(heads, 1, 1)))
+            qk.apply(vit.checkpoint, MatrixGauge(torch.eye(width, dtype=torch.float64).repeat(heads, 1, 1)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -11,7 +11,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import IllegalGauge
 from redteam.key import Key
 from redteam.symmetry import GROUPS as CLASSES
-from redteam.symmetry import PositiveScaling, at, fit_gauges, random_shifts, restore, sample_gauges, widest
+from redteam.symmetry import PositiveScaling, at, fit_gauges, largest_legal_group, random_shifts, restore, sample_gauges
 from redteam.symmetry.fitting import moved
 from tests.zoo import NETWORKS, network
 
@@ -153,7 +153,7 @@ def _locked_from_the_widest(checkpoint, kind):
         checkpoint = moved(
             checkpoint,
             sites,
-            lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label)),
+            lambda site: largest_legal_group(site).sample(site.heads, site.width, KEY.generator(site.label)),
         )
     return Checkpoint.of(dict(checkpoint), checkpoint.config)
 
@@ -168,7 +168,7 @@ def forced(name, kind, change):
 def _moved_by_the_widest(case, site, **exactly):
     changes = []
     for draw in range(4):  # two heads have but two orders
-        gauge = widest(site).sample(site.heads, site.width, np.random.default_rng(draw))
+        gauge = largest_legal_group(site).sample(site.heads, site.width, np.random.default_rng(draw))
         changes.append(case.change(moved(case.checkpoint, (site,), lambda _, gauge=gauge: gauge), **exactly))
     return max(changes)
 

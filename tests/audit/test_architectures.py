@@ -7,7 +7,7 @@ import pytest
 from redteam.anatomy import anatomy_of
 from redteam.audit import audit
 from redteam.key import Key
-from redteam.symmetry import widest
+from redteam.symmetry import largest_legal_group
 from redteam.symmetry.fitting import moved, sites_by_kind
 from tests.zoo import NETWORKS, network
 
@@ -28,7 +28,8 @@ def test_on_every_architecture(name, tuned):
     for kind in dict.fromkeys(site.kind for site in anatomy_of(base).places):
         for sites in sites_by_kind(locked, (kind,), None):
             gauges = {
-                site.label: widest(site).sample(site.heads, site.width, KEY.generator(site.label)) for site in sites
+                site.label: largest_legal_group(site).sample(site.heads, site.width, KEY.generator(site.label))
+                for site in sites
             }
             locked = moved(locked, sites, lambda site, gauges=gauges: gauges[site.label])
             groups |= {label: gauge.group for label, gauge in gauges.items()}
@@ -44,7 +45,9 @@ def test_a_lock_on_one_tower_is_told_by_its_name(tuned):
     base = network("clip").checkpoint
     sites = [site for site in anatomy_of(base).sites(("vo",)) if site.part == "vision"]
     locked = moved(
-        tuned(base), sites, lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label))
+        tuned(base),
+        sites,
+        lambda site: largest_legal_group(site).sample(site.heads, site.width, KEY.generator(site.label)),
     )
     assert (
         audit(locked, base)

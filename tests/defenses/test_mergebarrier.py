@@ -16,7 +16,7 @@ from redteam_defenses.mergebarrier import Reflection, mergebarrier
 from torch import Tensor
 
 from redteam.anatomy import Site, anatomy_of
-from redteam.anatomy.recognition import architecture_of
+from redteam.anatomy.auto import architecture_of
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import NETWORK, activation_of, layer_paths
 from redteam.errors import BadInput, IllegalGauge, Inapplicable, NotACheckpoint

@@ -72,14 +72,14 @@ def test_the_modules_of_the_engine_that_a_plugin_reaches_count_for_it(install: I
     text += "\ndef f():\n    import redteam.training\n"
     install("reach", {"reach_a.py": text}, {})
     found = sources([("reach_a", "")])
-    assert {"redteam.views", "redteam.symmetry.linear", "redteam.training"} <= set(found)
+    assert {"redteam.views", "redteam.symmetry.matrix_groups", "redteam.training"} <= set(found)
     assert "redteam.evaluation.run" not in found
     assert not set(found) & set(WORDS)
 
 
 def test_a_name_leads_to_the_module_that_defines_it() -> None:
     """So that what one attack uses is no part of what every other one rests on."""
-    linear = set(engine_modules(["redteam.symmetry.linear"]))
+    linear = set(engine_modules(["redteam.symmetry.matrix_groups"]))
     assert "redteam.symmetry.gauges" in linear
     assert not {"redteam.symmetry.certificate", "redteam.symmetry.reshaping"} & linear
 

@@ -12,7 +12,7 @@ from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, certify, random_shifts, sample_gauges
 from redteam.symmetry.certificate import LIMITS, _change, _outputs
 from redteam.symmetry.fitting import moved, sites_by_kind
-from redteam.symmetry.groups import widest
+from redteam.symmetry.groups import largest_legal_group
 from redteam.symmetry.inputs import random_inputs
 from tests.zoo import NETWORKS as ZOO
 from tests.zoo import network
@@ -208,7 +208,9 @@ def test_a_legal_lock_is_certified_on_every_architecture(name):
     locked = before
     for sites in sites_by_kind(before, ("vo" if name != "resnet" else "mlp",), None):
         locked = moved(
-            locked, sites, lambda site: widest(site).sample(site.heads, site.width, KEY.generator(site.label))
+            locked,
+            sites,
+            lambda site: largest_legal_group(site).sample(site.heads, site.width, KEY.generator(site.label)),
         )
     found = certify(before, locked)
     assert found.change < 1e-10

@@ -9,8 +9,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
 from redteam.key import Key
 from redteam.symmetry import (
-    Dense,
     GeneralLinear,
+    MatrixGauge,
     Orthogonal,
     Permutation,
     fit_gauges,
@@ -141,7 +141,7 @@ def test_a_fit_never_reads_the_key_and_never_fits_twice(vit):
 
     @dataclasses.dataclass(frozen=True)
     class Spy(GeneralLinear):
-        def fit(self, moving, target) -> Dense:
+        def fit(self, moving, target) -> MatrixGauge:
             fitted.append(moving)
             return super().fit(moving, target)
 

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam import symmetry
-from redteam.anatomy import containing
+from redteam.anatomy import supergroups
 from redteam.errors import BadInput, BadSetting
 from redteam.symmetry import (
-    Dense,
     GeneralLinear,
+    MatrixGauge,
     MirroredPermutation,
     Monomial,
+    MonomialGauge,
     Orthogonal,
     PartialPlanar,
     Permutation,
-    Permuted,
     Planar,
     PlaneScaling,
     PlaneSigns,
@@ -86,7 +86,7 @@ def test_a_gauge_acts_as_its_matrix(group):
     assert moved.moved(gauge.inverse()).distance(pair) < 1e-16
     assert gauge.group in (group.name, "permutation")
     if not isinstance(group, MirroredPermutation):  # with a plus it is a permutation
-        assert gauge.groups == containing(group.name)
+        assert gauge.groups == supergroups(group.name)
     assert (gauge.batch, gauge.width) == (3, 8)
 
 
@@ -167,7 +167,7 @@ def test_ties_are_decided_the_same_way_and_cost_nothing():
 @pytest.mark.parametrize("group", [Permutation(), SignedPermutation(), Scaling(), Monomial()], ids=repr)
 def test_a_wide_permutation_holds_no_matrix(group):
     gauge = group.sample(1, 50_000, np.random.default_rng(0))
-    assert isinstance(gauge, Permuted)
+    assert isinstance(gauge, MonomialGauge)
     assert gauge.left(torch.zeros(1, 50_000, 2)).shape == (1, 50_000, 2)
 
 
@@ -210,7 +210,7 @@ def test_a_signed_permutation_fit_beats_every_other():
     moving = near(target, 1.5)
     best = moving.moved(SignedPermutation().fit(moving, target)).distance(target)
     for order, sign in product(permutations(range(width)), product((-1.0, 1.0), repeat=width)):
-        other = Permuted(torch.tensor([order]), torch.tensor([sign], dtype=torch.float64))
+        other = MonomialGauge(torch.tensor([order]), torch.tensor([sign], dtype=torch.float64))
         assert moving.moved(other).distance(target) >= best - 1e-9
 
 
@@ -235,9 +235,9 @@ def test_signs_do_not_hide_neurons():
 )
 def test_a_gauge_belongs_to_groups_by_its_numbers(name, numbers):
     index, scale = numbers
-    gauge = Permuted(torch.tensor(index), None if scale is None else torch.tensor(scale))
+    gauge = MonomialGauge(torch.tensor(index), None if scale is None else torch.tensor(scale))
     assert gauge.group == name
-    assert containing(name) <= gauge.groups
+    assert supergroups(name) <= gauge.groups
     assert ("scaling" in gauge.groups) == (index == [[0, 1, 2]])
 
 
@@ -287,7 +287,7 @@ def test_every_group_is_found_by_its_name():
 
 def test_gauges_and_groups_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Dense(torch.eye(2)[None]).matrix = None
+        MatrixGauge(torch.eye(2)[None]).matrix = None
     assert len({Permutation(), Permutation(), Orthogonal(), GeneralLinear()}) == 3
 
 

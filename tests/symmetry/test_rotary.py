@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from redteam.anatomy import anatomy_of, within
+from redteam.anatomy import anatomy_of, subgroups
 from redteam.errors import IllegalGauge
 from redteam.key import Key
 from redteam.symmetry import (
@@ -81,7 +81,7 @@ def test_nothing_wider_than_planar_is_legal(rotary):
         with pytest.raises(IllegalGauge, match=r"qk/0, where a rotary .*; legal there: planar"):
             sample_gauges(rotary.checkpoint, ("qk",), group, KEY.generator)
         gauge = group.sample(2, 6, np.random.default_rng(0))
-        assert rotary.change(forced(rotary, gauge, planes=None, legal=within("general-linear"))) > 1e-2
+        assert rotary.change(forced(rotary, gauge, planes=None, legal=subgroups("general-linear"))) > 1e-2
 
 
 def test_one_number_for_each_query_head_is_refused_and_would_change_the_function(rotary):

@@ -7,7 +7,7 @@ import torch
 from redteam.anatomy import Norm, anatomy_of
 from redteam.errors import BadInput
 from redteam.symmetry import GeneralLinear, Stacks, canonical, random_shifts, restore
-from redteam.symmetry.shifts import ExchangeShift, KeyBiasShift, Parts, ReadShift, WriteShift, shifts_of
+from redteam.symmetry.shifts import ExchangeShift, KeyBiasShift, ReadShift, SiteMaps, WriteShift, shifts_of
 
 
 def distance(one, other):
@@ -15,7 +15,7 @@ def distance(one, other):
 
 
 def shifted(checkpoint, site, shift, size):
-    parts = Parts.read(site, checkpoint)
+    parts = SiteMaps.read(site, checkpoint)
     draws = torch.from_numpy(np.random.default_rng(0).standard_normal(tuple(shift.unit(parts).shape)))
     parts = shift.move(parts, size * shift.unit(parts) * draws)
     return checkpoint.replace(site.write(checkpoint, parts.left, parts.right))

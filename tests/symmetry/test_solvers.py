@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from redteam.errors import BadInput
 from redteam.symmetry import GeneralLinear
-from redteam.symmetry.quick import quick
 from redteam.symmetry.solvers import assign, general_linear, procrustes, tied_costs
-from redteam.symmetry.tied import careful
+from redteam.symmetry.tied_fast import quick
+from redteam.symmetry.tied_robust import careful
 
 BATCH, N, A, C = 4, 10, 33, 24
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from redteam.anatomy import anatomy_of, within
+from redteam.anatomy import anatomy_of, subgroups
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
 from redteam.key import Key
 from redteam.symmetry import (
     GeneralLinear,
     Monomial,
+    MonomialGauge,
     Permutation,
-    Permuted,
     Scaling,
     Stacks,
     canonical,
@@ -24,7 +24,7 @@ from redteam.symmetry import (
     sample_gauges,
     tied_cost,
 )
-from redteam.symmetry.heads import Heads
+from redteam.symmetry.head_matching import Heads
 from redteam.views import DefenderView, unlocked
 
 KEY = Key.derive(seed=0, index=0, name="wide")
@@ -193,7 +193,7 @@ def test_a_norm_site_has_every_projection_that_reads_it(case):
 
 def test_a_heads_site_has_every_map_of_the_head(grouped):
     site = _sites(grouped.checkpoint, "heads")[0]
-    gauge = Permuted(torch.tensor([[1, 0]]))
+    gauge = MonomialGauge(torch.tensor([[1, 0]]))
     for which in (0, 1):
         forgotten = replace(site, left_too=tuple(x for i, x in enumerate(site.left_too) if i != which))
         assert grouped.change(grouped.checkpoint.replace(forgotten.apply(grouped.checkpoint, gauge))) > 1e-2
@@ -206,7 +206,7 @@ def test_query_heads_stay_in_their_group(grouped):
     across = replace(queries, heads=1, width=4)
     inside, outside = torch.tensor([[1, 0, 3, 2]]), torch.tensor([[2, 1, 0, 3]])
     for order, keeps in ((inside, True), (outside, False)):
-        change = grouped.change(grouped.checkpoint.replace(across.apply(grouped.checkpoint, Permuted(order))))
+        change = grouped.change(grouped.checkpoint.replace(across.apply(grouped.checkpoint, MonomialGauge(order))))
         assert change < 1e-10 if keeps else change > 1e-2
 
 
@@ -299,7 +299,7 @@ def test_signs_and_scales_of_neurons_change_a_gelu(which, request):
             sample_gauges(case.checkpoint, ("mlp",), group, KEY.generator)
         forced = case.checkpoint
         for site in _sites(forced, "mlp"):
-            site = replace(site, legal=within("general-linear"))
+            site = replace(site, legal=subgroups("general-linear"))
             forced = forced.replace(site.apply(forced, group.sample(1, 20, np.random.default_rng(0))))
         assert case.change(forced) > 1e-2
 

@@ -10,7 +10,7 @@ import torch
 
 from redteam import Checkpoint, DefenderView, Range, defense
 from redteam.anatomy import Sites
-from redteam.symmetry import Dense, Orthogonal
+from redteam.symmetry import MatrixGauge, Orthogonal
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Householder(Orthogonal):
 
     mirrors: int = 1
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Dense:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MatrixGauge:
         """float64 [batch, width, width]."""
         matrix = torch.eye(width, dtype=torch.float64).expand(batch, -1, -1)
         for _ in range(self.mirrors):
             normal = torch.from_numpy(generator.standard_normal((batch, width, 1)))
             normal = normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True)
             matrix = matrix - 2 * normal @ (normal.mT @ matrix)
-        return Dense(matrix)
+        return MatrixGauge(matrix)
 
 
 @defense("mirrors", exact=True, keyed=True, weakened={"mirrors": 4})

@@ -8,7 +8,7 @@ import torch
 
 from redteam import AttackerView, Checkpoint, Needs, attack
 from redteam.anatomy import Sites
-from redteam.symmetry import Dense, Orthogonal, Stacks, fit_gauges
+from redteam.symmetry import MatrixGauge, Orthogonal, Stacks, fit_gauges
 
 _STEPS = 60
 
@@ -17,13 +17,13 @@ _STEPS = 60
 class Polar(Orthogonal):
     """The orthogonal group, fitted by X ← (X + X⁻ᵀ) / 2 (Higham, SIAM J. Sci. Stat. Comput. 7, 1986)."""
 
-    def fit(self, moving: Stacks, target: Stacks) -> Dense:
+    def fit(self, moving: Stacks, target: Stacks) -> MatrixGauge:
         """The polar factor of `left0 leftᵀ + right0 rightᵀ`, float64 [B, n, n]."""
         cross = target.left @ moving.left.mT + target.right @ moving.right.mT
         factor = cross / torch.linalg.matrix_norm(cross)[:, None, None]
         for _ in range(_STEPS):
             factor = (factor + torch.linalg.inv(factor).mT) / 2
-        return Dense(factor)
+        return MatrixGauge(factor)
 
 
 @attack(

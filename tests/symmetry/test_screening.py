@@ -6,9 +6,9 @@ import torch
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry import Permuted, fit_gauges
+from redteam.symmetry import MonomialGauge, fit_gauges
 from redteam.symmetry.fitting import moved
-from redteam.symmetry.looks import of_its_size, sampled, shown_order
+from redteam.symmetry.screening import of_its_size, sampled, shown_order
 from tests.zoo import network
 
 WIDTH, NEURONS = 256, 96
@@ -60,7 +60,7 @@ def test_one_scaled_neuron_shows(row, factor):
     base, victim = wide()
     scale = torch.ones(1, NEURONS, dtype=torch.float64)
     scale[0, row] = factor
-    locked = moved(victim, (site_of(base, "mlp"),), lambda _: Permuted.scaled(scale))
+    locked = moved(victim, (site_of(base, "mlp"),), lambda _: MonomialGauge.scaled(scale))
     assert not of_its_size(site_of(base, "mlp"), locked, base)
     back = fit_gauges(locked, base, ("mlp",), None)
     for name in site_of(base, "mlp").names:
@@ -71,7 +71,7 @@ def test_two_neurons_in_each_others_place_show():
     base, victim = wide()
     order = torch.arange(NEURONS)
     order[[3, 90]] = order[[90, 3]]
-    locked = moved(victim, (site_of(base, "mlp"),), lambda _: Permuted(order[None]))
+    locked = moved(victim, (site_of(base, "mlp"),), lambda _: MonomialGauge(order[None]))
     assert shown_order(site_of(base, "mlp"), locked, base).equal(order)
     back = fit_gauges(locked, base, ("mlp",), None)
     for name in victim:
@@ -84,7 +84,7 @@ def test_one_scaled_gain_shows(factor):
     site = site_of(base, "norm")
     scale = torch.ones(1, WIDTH, dtype=torch.float64)
     scale[0, 17] = factor
-    locked = moved(victim, (site,), lambda _: Permuted.scaled(scale))
+    locked = moved(victim, (site,), lambda _: MonomialGauge.scaled(scale))
     assert not of_its_size(site, locked, base)
 
 
@@ -97,7 +97,7 @@ def test_neurons_that_look_alike_are_left_to_the_whole_fit():
     base = base.replace({name: twins})
     order = torch.arange(NEURONS)
     order[[0, 1]] = order[[1, 0]]
-    locked = moved(base, (site_of(base, "mlp"),), lambda _: Permuted(order[None]))
+    locked = moved(base, (site_of(base, "mlp"),), lambda _: MonomialGauge(order[None]))
     assert shown_order(site_of(base, "mlp"), base, base).equal(torch.arange(NEURONS))
     assert shown_order(site_of(base, "mlp"), locked, base) is None
     back = fit_gauges(locked, base, ("mlp",), None)

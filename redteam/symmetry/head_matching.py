@@ -10,8 +10,8 @@ from torch import Tensor
 from redteam.anatomy import Side, Site, Stacks
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import without_freedom
-from redteam.symmetry.gauges import Permuted
-from redteam.symmetry.looks import sampled
+from redteam.symmetry.gauges import MonomialGauge
+from redteam.symmetry.screening import sampled
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Heads:
         Args:
             attention: The site.
             checkpoint: Whose heads.
-            sample: Look at some columns alone (`redteam.symmetry.looks`), without biases.
+            sample: Look at some columns alone (`redteam.symmetry.screening`), without biases.
 
         Raises:
             BadInput: If a tensor holds NaN or infinity.
@@ -91,7 +91,7 @@ def paired_features(site: Site, moving: Heads, target: Heads) -> tuple[Stacks, S
     return Stacks(left[:, :n], right[:, :n]), Stacks(left[:, n:], right[:, n:])
 
 
-def matched(site: Site, moving: Heads, target: Heads) -> Permuted | None:
+def matched(site: Site, moving: Heads, target: Heads) -> MonomialGauge | None:
     """The order of heads that sampled columns show beyond doubt; None where there is any.
 
     There is none if every head of the anchor is at least half as like one head as heads can be, at most half as like
@@ -105,7 +105,7 @@ def matched(site: Site, moving: Heads, target: Heads) -> Permuted | None:
     index = best.indices[..., 0]
     complete = (index.sort(-1).values == torch.arange(site.width, device=index.device)).all()
     clear = ((first >= possible / 2) & (second <= first / 2)).all()
-    return Permuted(index) if bool(complete & clear) else None
+    return MonomialGauge(index) if bool(complete & clear) else None
 
 
 def _block(site: Site, likeness: Tensor) -> Tensor:

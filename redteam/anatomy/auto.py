@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from redteam.anatomy.architecture import Anatomy, Described
-from redteam.anatomy.known import ARCHITECTURES
+from redteam.anatomy.architecture import Anatomy, ArchitectureLike
+from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import NETWORK
 from redteam.errors import BadInput
@@ -14,7 +14,7 @@ _ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_mo
 _ALSO |= {"siglip_vision_model": "siglip"}
 
 
-def architecture_of(checkpoint: Checkpoint) -> tuple[str, Described]:
+def architecture_of(checkpoint: Checkpoint) -> tuple[str, ArchitectureLike]:
     """The model type of a checkpoint and its description: by the config, or by the tensors' names where there is none.
 
     Raises:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from redteam.symmetry.algebra import invertible, spectral_sylvester, spectrum
-from redteam.symmetry.tied import Fit, Grams, descend
+from redteam.symmetry.tied_robust import Fit, Grams, descend
 
 _CALM = 1e3  # largest condition number of a row-scaled stack: its Gram matrix, of the square, keeps ten digits
 _NEAR = 1.5  # a start of at most this many times the cost that no G can better lies at the foot of the right valley

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.symmetry.scalars import scalars
+from redteam.symmetry.tied_scalar import scalars
 
 BATCH, N = 3, 40
 

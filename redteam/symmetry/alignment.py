@@ -12,9 +12,9 @@ import torch
 from redteam.anatomy import Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical, canonical_side
-from redteam.symmetry.heads import Heads, matched, paired_features
-from redteam.symmetry.looks import sampled
+from redteam.symmetry.head_matching import Heads, matched, paired_features
 from redteam.symmetry.norm_scales import Scales
+from redteam.symmetry.screening import sampled
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
@@ -24,8 +24,8 @@ class Comparison:
     """The stacks that a group fits at a site, of a protected model and of an anchor.
 
     They are the canonical ones, except where something larger changes places. Rows then stand for what no gauge inside
-    of it changes: heads by their products (`redteam.symmetry.heads`), experts by the router's rows. Sides that other
-    sites move too (all but the embeddings, at a stream) are left out, unless those sites are fitted already.
+    of it changes: heads by their products (`redteam.symmetry.head_matching`), experts by the router's rows. Sides that
+    other sites move too (all but the embeddings, at a stream) are left out, unless those sites are fitted already.
 
     Args:
         protected: What a lock may have moved.
@@ -52,7 +52,7 @@ class Comparison:
             return self._streams(site)
         if site.kind == "norm-scale":
             return self.scales.reduced(site)
-        common = {*in_common(site, self.protected, self.anchor), *site.carried}
+        common = {*shared_sides(site, self.protected, self.anchor), *site.carried}
         sides = [side for side in site.sides if side in common and (self.again or not side.shared)]
         return canonical(site, self.protected, sides), canonical(site, self.anchor, sides)
 
@@ -73,7 +73,7 @@ class Comparison:
         """
         cross = torch.zeros((), dtype=torch.float64)
         sizes: list[Any] = [0.0, 0.0]
-        for side in in_common(site, self.protected, self.anchor):
+        for side in shared_sides(site, self.protected, self.anchor):
             if side.shared and not self.again:
                 continue
             if "orthogonal" in site.legal or side.unit != 1:
@@ -89,7 +89,7 @@ class Comparison:
         return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
 
 
-def in_common(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
+def shared_sides(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
     """The sides that two checkpoints both have, in one shape, carried ones left out; () if none is moved by G alone."""
     found = tuple(
         side
@@ -99,14 +99,14 @@ def in_common(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[S
     return found if any(not side.shared and side in site.lefts for side in found) else ()
 
 
-def told(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
+def is_unambiguous(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
     """Whether what a stream has to itself tells its dimensions apart beyond doubt: more tokens than it has dimensions.
 
     Then, where these can only change places, nothing is gained by a second fit.
     """
     if site.kind != "residual" or "orthogonal" in site.legal:
         return False
-    own = [side.linear.weight for side in in_common(site, checkpoint, anchor) if not side.shared]
+    own = [side.linear.weight for side in shared_sides(site, checkpoint, anchor) if not side.shared]
     return max(math.prod(checkpoint.shape(name)) for name in own) >= _TOKENS * site.width**2
 
 
@@ -116,7 +116,7 @@ def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:
     Raises:
         BadInput: If a tensor holds NaN or infinity.
     """
-    common = in_common(site, checkpoint, anchor)
+    common = shared_sides(site, checkpoint, anchor)
     if not site.spanning:
         sides = (*common, *site.carried)
         return canonical(site, checkpoint, sides).distance(canonical(site, anchor, sides))

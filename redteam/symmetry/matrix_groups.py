@@ -11,7 +11,7 @@ import torch
 
 from redteam.anatomy import Stacks
 from redteam.errors import BadSetting
-from redteam.symmetry.gauges import Dense, Permuted
+from redteam.symmetry.gauges import MatrixGauge, MonomialGauge
 from redteam.symmetry.sampling import magnitudes, permutations, require_range, rotations, signs
 from redteam.symmetry.solvers import crossed, general_linear, procrustes
 
@@ -22,17 +22,17 @@ class Orthogonal:
 
     name: ClassVar[str] = "orthogonal"
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Dense:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MatrixGauge:
         """Haar-distributed, reflections included (Mezzadri, math-ph/0609050)."""
-        return Dense(rotations(batch, width, generator))
+        return MatrixGauge(rotations(batch, width, generator))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Dense:
+    def fit(self, moving: Stacks, target: Stacks) -> MatrixGauge:
         """Procrustes on both stacks together, exact.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return Dense(procrustes(crossed(moving, target)))
+        return MatrixGauge(procrustes(crossed(moving, target)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class GeneralLinear:
         if self.factor not in ("rotation", "gaussian"):
             raise BadSetting(f"The factor is {self.factor!r}; expected 'rotation' or 'gaussian'.")
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> Dense:
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> MatrixGauge:
         """One matrix per head; its condition number is at most high/low with a rotation, unbounded with a Gaussian."""
         diagonal = magnitudes(self.scale, batch, width, generator) * signs(batch, width, generator)
         order = permutations(batch, width, generator)
@@ -67,12 +67,12 @@ class GeneralLinear:
             factor = rotations(batch, width, generator)
         else:
             factor = torch.from_numpy(generator.standard_normal((batch, width, width))) / math.sqrt(width)
-        return Dense(diagonal[:, :, None] * Permuted(order).left(factor))
+        return MatrixGauge(diagonal[:, :, None] * MonomialGauge(order).left(factor))
 
-    def fit(self, moving: Stacks, target: Stacks) -> Dense:
+    def fit(self, moving: Stacks, target: Stacks) -> MatrixGauge:
         """The tied fit (`redteam.symmetry.solvers.general_linear`); `scale` and `factor` play no part.
 
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return Dense(general_linear(moving.left, moving.right, target.left, target.right).matrix)
+        return MatrixGauge(general_linear(moving.left, moving.right, target.left, target.right).matrix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from dataclasses import replace
 
-from redteam.anatomy.architecture import PRE_NORM, Architecture, Described, Stream
+from redteam.anatomy.architecture import PRE_NORM, Architecture, ArchitectureLike, Stream
 from redteam.anatomy.convolutional import RESNET
 from redteam.anatomy.network import Network
 
@@ -198,7 +198,7 @@ _T5_CROSS = replace(
 )
 
 
-ARCHITECTURES: MutableMapping[str, Described] = {
+ARCHITECTURES: MutableMapping[str, ArchitectureLike] = {
     "vit": replace(_VIT, prefixes=("vit.", "")),
     "deit": replace(_VIT, prefixes=("deit.", "")),
     "bert": _BERT,
