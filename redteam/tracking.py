@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import re
+import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ _ENVIRONMENT = {
 """What is set for mlflow while it writes, unless the user has set it."""
 
 _PARAM, _TAG = 6000, 8000  # how long a value may be
+_BATCH = 100  # how many parameters mlflow takes at once; of metrics it takes more
 
 
 def export_mlflow(results: Results, uri: str | None = None, *, folder: Path = Path()) -> str:
@@ -59,7 +61,7 @@ def export_mlflow(results: Results, uri: str | None = None, *, folder: Path = Pa
             run_id = _written(MlflowClient(tracking_uri=uri), results, folder.absolute(), uri)
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        told = f"{type(error).__name__}: {text}"
+        told = f"{type(error).__name__}: {_shown(text)}"
         say(f"The run was not written to mlflow at {_shown(uri)} ({told}); its results are kept.")
         return ""
     say(f"mlflow: run {run_id} at {_shown(uri)}")
@@ -72,8 +74,7 @@ def _written(client: MlflowClient, results: Results, folder: Path, uri: str) -> 
     artefacts = (folder / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
     experiment = found.experiment_id if found else client.create_experiment(name, artifact_location=artefacts)
     run_id = _run(client, experiment, str(results.plan.get("name", "run")), _tags(results), _plan(results))
-    for key, count in _counts(results).items():
-        client.log_metric(run_id, key, count)
+    _metrics(client, run_id, [(key, count, 0) for key, count in _counts(results).items()])
     where = {
         verdict.place: _row(client, experiment, verdict, str(verdict.place), run_id) for verdict in results.verdicts
     }
@@ -88,9 +89,13 @@ def _written(client: MlflowClient, results: Results, folder: Path, uri: str) -> 
             for cell in results.cells
             if (cell.place, cell.attack, cell.merger) == (figure.place, figure.attack, figure.merger)
         ]
-        for step, cell in enumerate(sorted(cells, key=lambda cell: (cell.seed, cell.key))):
-            for key, value in _numbers(flat(cell)).items():
-                client.log_metric(nested, _key(f"cells/{key}"), value, step=step)
+        cells.sort(key=lambda cell: (cell.seed, cell.key))
+        steps = [
+            (f"cells/{key}", value, step)
+            for step, cell in enumerate(cells)
+            for key, value in _numbers(flat(cell)).items()
+        ]
+        _metrics(client, nested, steps)
     client.log_text(run_id, results.model_dump_json(indent=1, by_alias=True), "results.json")
     for table in TABLES:
         if len(frame := results.to_frame(table)):
@@ -109,8 +114,11 @@ def _run(
 ) -> str:
     about = {**tags, "mlflow.source.name": "redteam", **({"mlflow.parentRunId": parent} if parent else {})}
     run = client.create_run(experiment, run_name=name, tags=_texts(about, _TAG))
-    for key, value in _texts(params, _PARAM).items():
-        client.log_param(run.info.run_id, key, value)
+    from mlflow.entities import Param
+
+    given = [Param(key, value) for key, value in _texts(params, _PARAM).items()]
+    for start in range(0, len(given), _BATCH):
+        client.log_batch(run.info.run_id, params=given[start : start + _BATCH])
     return str(run.info.run_id)
 
 
@@ -120,10 +128,18 @@ def _row(client: MlflowClient, experiment: str, row: Model, name: str, parent: s
     texts = {key: value for key, value in values.items() if isinstance(value, str) and value}
     tags = {"redteam.level": type(row).__name__.lower(), "mlflow.note.content": values.get("reason", "")}
     run_id = _run(client, experiment, name, tags, texts, parent)
-    for key, value in _numbers(values).items():
-        client.log_metric(run_id, _key(key), value)
+    _metrics(client, run_id, [(key, value, 0) for key, value in _numbers(values).items()])
     client.set_terminated(run_id)
     return run_id
+
+
+def _metrics(client: MlflowClient, run_id: str, values: Sequence[tuple[str, float, int]]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    made = [Metric(_key(key), value, now, step) for key, value, step in values]
+    for start in range(0, len(made), _BATCH):
+        client.log_batch(run_id, metrics=made[start : start + _BATCH])
 
 
 def _plan(results: Results) -> dict[str, Any]:
@@ -181,13 +197,15 @@ def _quiet() -> Iterator[None]:
 
     unset = [name for name in _ENVIRONMENT if name not in os.environ]
     os.environ.update({name: _ENVIRONMENT[name] for name in unset})
-    logger, level = logging.getLogger("mlflow"), logging.getLogger("mlflow").level
-    logger.setLevel(logging.CRITICAL)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("mlflow", "alembic", "urllib3"))}
+    for logger in levels:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         for name in unset:
             os.environ.pop(name, None)

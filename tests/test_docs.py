@@ -260,8 +260,8 @@ def test_python_examples_run(
     for block in shown.fenced("python"):
         if block not in files(shown).values():
             exec(compile(block, name, "exec"), namespace)
-    if "watched" in namespace:
-        assert namespace["watched"].run_id, "mlflow was not reached"  # type: ignore[attr-defined]
+    if "export_mlflow" in namespace:
+        assert namespace["logged"], "mlflow was not reached"
 
 
 SHELL = [

@@ -11,20 +11,22 @@ from typing import Any
 import pytest
 
 from redteam.evaluation.results import Results
-from redteam.tracking import NESTED, export_mlflow
+from redteam.plugins.files import module_from
+from redteam.tracking import export_mlflow
 
 pytest.importorskip("mlflow")
-
-KEPT = Path(__file__).parent.parent / "reports" / "reference"
 
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    """A kept report, cut down to what is written in seconds."""
-    kept = Results.model_validate_json(min(KEPT.glob("*.json"), key=lambda file: file.stat().st_size).read_bytes())
-    first = kept.verdicts[0].place
-    figures = [one for one in kept.figures if one.place == first][:3]
-    return kept.model_copy(update={"verdicts": kept.verdicts[:2], "figures": tuple(figures), "cells": kept.cells[:40]})
+    """What the reports are tested on, cut down to what is written in seconds."""
+    made: Results = module_from(Path(__file__).parent / "reports" / "conftest.py").make()
+    first = made.verdicts[0].place
+    figures = tuple(one for one in made.figures if one.place == first)[:3]
+    cells = tuple(one for one in made.cells if one.place == first)
+    assert figures
+    assert cells
+    return made.model_copy(update={"verdicts": made.verdicts[:2], "figures": figures, "cells": cells})
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_everything_is_written_and_nested(client: Any, results: Results, tmp_pat
     assert dict(os.environ) == before
     run = client.get_run(run_id)
     assert run.info.status == ("FINISHED" if results.exit_code == 0 else "FAILED")
-    assert run.data.params["seeds"] == ", ".join(map(str, results.plan["seeds"]))
+    assert set(run.data.params) >= {key for key, value in results.plan.items() if value and key != "name"}
     assert run.data.tags["digest.thresholds"] == results.thresholds["digest"]
     assert len(run.data.tags["digest.plan"]) == 64
     assert run.data.metrics["cells"] == len(results.cells)
@@ -78,14 +80,10 @@ def test_an_address_counts_before_the_environment(
     assert client.get_experiment_by_name("redteam") is not None
 
 
-@pytest.mark.parametrize("uri", ["http://user:secret@127.0.0.1:9", "sqlite:////nowhere/at/all.db", "nonsense://x"])
+@pytest.mark.parametrize("uri", ["http://user:secret@127.0.0.1:9", "sqlite:////dev/null/all.db", "nonsense://x"])
 def test_what_goes_wrong_costs_a_sentence(results: Results, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert export_mlflow(results, uri) == ""
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("The run was not written")]
     assert len(said) == 1
     assert said[0].endswith("its results are kept.")
     assert "secret" not in said[0]
-
-
-def test_no_more_is_nested_than_mlflow_shows_well() -> None:
-    assert 10 <= NESTED <= 100
