@@ -44,6 +44,7 @@ def alone() -> Scored:
         experts=experts,
         base=dict.fromkeys(TASKS, right(0.1)),
         validation={"left": 0.9, "right": 0.9},
+        watched={"left": 0.9, "right": 0.9},
         stored={"float32": experts["victim"]},
         length=1.0,
     )

@@ -53,6 +53,7 @@ class TestNothingToSteal:
                     bench.pair(f"fit {index}", coin(draw, 0.3), control="floor"),
                 )
             sheet.pairings["floor", "over"] = (bench.pair("over", merge(share), control="floor"),)
+            sheet.complete.update(sheet.pairings)
             sheets.append({c.attack: c for c in sheet.rows(bench.table)})
         near, far = (rows["over"] for rows in sheets)
         assert near.value > near.limit
@@ -191,5 +192,6 @@ def test_controls_are_read_once_all_their_pairings_have_ended() -> None:
 def test_nothing_to_control_counts_as_tried() -> None:
     bench, sheet = Bench(), Sheet(None, {})  # type: ignore[arg-type]
     sheet.pairings["weakened", "fit"] = ()
+    sheet.complete.add(("weakened", "fit"))
     assert sheet.tried(bench.table) == (("weakened", "fit"),)
     assert sheet.rows(bench.table) == ()
