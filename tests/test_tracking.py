@@ -81,8 +81,10 @@ def test_an_address_counts_before_the_environment(
 
 
 @pytest.mark.parametrize("uri", ["http://user:secret@127.0.0.1:9", "sqlite:////dev/null/all.db", "nonsense://x"])
-def test_what_goes_wrong_costs_a_sentence(results: Results, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export_mlflow(results, uri) == ""
+def test_what_goes_wrong_costs_a_sentence(
+    results: Results, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export_mlflow(results, uri, folder=tmp_path) == ""
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("The run was not written")]
     assert len(said) == 1
     assert said[0].endswith("its results are kept.")
