@@ -12,8 +12,8 @@ import redteam
 from redteam.errors import BadInput, ThreatModelViolation, UnknownName
 from redteam.evaluation import run as evaluation
 from redteam.evaluation.frames import TABLES
-from redteam.evaluation.results import Results
-from redteam.evaluation.run import Observers
+from redteam.evaluation.results import Results, Verdict
+from redteam.events import Observer, Observers
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS
 
 TOY = Path(__file__).parent / "evaluation" / "toy.py"
@@ -26,7 +26,7 @@ PLAN: dict[str, Any] = {
 }
 
 
-class Recorder:
+class Recorder(Observer):
     """Remembers what it was told, in order."""
 
     def __init__(self) -> None:
@@ -38,11 +38,14 @@ class Recorder:
     def preparing(self, scenario: str, seed: int) -> None:
         self.told.append(("preparing", seed))
 
-    def planned(self, graph: Any, cached: frozenset[str]) -> None:
-        self.told.append(("planned", len(graph.nodes)))
+    def planned(self, added: int, total: int, cached: int, why: str) -> None:
+        self.told.append(("planned", (added, total, why)))
 
-    def settled(self, node: Any, outcome: Any) -> None:
-        self.told.append(("settled", node.name))
+    def settled(self, label: str, status: str, reason: str, done: int, total: int) -> None:
+        self.told.append(("settled", (done, total)))
+
+    def decided(self, verdict: Verdict) -> None:
+        self.told.append(("decided", (verdict.defense, verdict.verdict)))
 
     def finished(self, results: Results | None) -> None:
         self.told.append(("finished", results))
@@ -67,15 +70,22 @@ class TestObservers:
         assert first.told == second.told
         assert [kind for kind, _ in first.told[:3]] == ["started", "preparing", "planned"]
         assert first.told[0][1] == out
-        assert {kind for kind, _ in first.told[3:-1]} == {"settled"}
-        assert len({what for kind, what in first.told if kind == "settled"}) == first.told[2][1]
+        assert {kind for kind, _ in first.told[3:-1]} == {"planned", "settled", "decided"}
+        planned = [what for kind, what in first.told if kind == "planned"]
+        assert planned[0][0] == planned[0][1], "at first all that is planned is new"
+        assert all(why for *_, why in planned[1:] if _[0]), "further steps come with a reason"
+        settled = [what for kind, what in first.told if kind == "settled"]
+        assert [done for done, _ in settled] == list(range(1, len(settled) + 1))
+        assert settled[-1] == (planned[-1][1], planned[-1][1])
+        decided = [what for kind, what in first.told if kind == "decided"]
+        assert sorted(decided) == sorted((one.defense, one.verdict) for one in results.verdicts)
         assert first.told[-1] == ("finished", results)
 
     def test_a_run_that_fails_is_over_as_well(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(evaluation, "prepare", fails)
+        monkeypatch.setattr(evaluation, "load_scenarios", fails)
         watcher = Recorder()
         with pytest.raises(KeyboardInterrupt):
             redteam.run(PLAN, out=tmp_path, workers=0, observer=watcher)

@@ -44,7 +44,8 @@ class Progress:
     def more(self, table: Table) -> tuple[list[Pairing], str]:
         """What to compute next, and why; nothing while there is something to wait for, or once the verdict is known."""
         if not self.run:
-            return self._entered([*self.asked.pairings, *(self.asked.later if self.everything else ())]), ""
+            first = [*self.asked.pairings, *(self.asked.later if self.everything else ())]
+            return self._entered(first), f"attacks on {self.asked.place.defense}"
         more = self._entered(self.sheet.further(table), control=True)
         if more:
             return more, f"controls of {self.asked.place.defense}: merges of what the weights leave open"
