@@ -68,6 +68,8 @@ def _parts(results: Results) -> Iterable[str]:
 def _verdict(results: Results, verdict: Verdict) -> str:
     flags = f" · {', '.join(verdict.flags)}" if verdict.flags else ""
     facts = [f"{fact.label}: {fact.text}" for fact in wording.facts(verdict)]
+    seeds = wording.by_seed(results, verdict)
+    facts += [f"Seed by seed: {seeds}"] if seeds else []
     facts += [
         f"Control {control.control} of {wording.about(control)} {wording.outcome(control)}: {control.explanation}"
         for control in wording.doubts(results, verdict)

@@ -131,6 +131,16 @@ def facts(verdict: Verdict) -> list[Fact]:
     return made
 
 
+def by_seed(results: Results, verdict: Verdict) -> str:
+    """The worst case seed by seed, each with its own interval over test items; empty for one seed."""
+    worst = next((f for f in results.figures if f.place == verdict.place and f.choice == "worst"), None)
+    if worst is None or len(worst.per_seed) < 2:
+        return ""
+    return "; ".join(
+        f"{one.seed}: {one.counted:.2f} [{one.low:.2f}, {one.high:.2f}] by `{one.attack}`" for one in worst.per_seed
+    )
+
+
 def price(value: Price) -> str:
     """What the cheapest attack that steals nearly everything costs, against training anew."""
     if value.censored:

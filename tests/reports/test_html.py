@@ -109,6 +109,9 @@ def test_says_of_each_verdict_what_a_reader_must_know(full: Results, page: str) 
             assert fact.label in text
             assert fact.text.replace("`", "") in text
         assert verdict.theft is None or "5 seeds, the worst of 2 keys" in text
+        worst = next(f for f in full.figures if f.place == verdict.place and f.choice == "worst")
+        assert len(worst.per_seed) == 5
+        assert all(f"{s.seed}: {s.counted:.2f} [{s.low:.2f}, {s.high:.2f}] by" in text for s in worst.per_seed)
     for name, flag in full.flags.items():
         told = page[page.index(f'id="flag-{name.lower()}"') :][:900]
         assert all(
