@@ -39,8 +39,8 @@ def sentence(verdict: Verdict, summaries: Mapping[str, str] | None = None) -> st
             return f"Without a defense, a plain merge gets {plain}."
         return f"{name} does not protect: even a plain merge, without any attack, gets {plain}."
     if verdict.verdict == "HOLDS-SO-FAR" and theft is not None:
-        plain = verdict.protection is not None and round(theft.mean, 2) <= round(1 - verdict.protection.mean, 2)
-        who = "no attack got more than a plain merge:" if plain else f"the strongest attack ({verdict.attack}) got"
+        helpless = verdict.protection is not None and round(theft.mean, 2) <= round(1 - verdict.protection.mean, 2)
+        who = "no attack got more than a plain merge:" if helpless else f"the strongest attack ({verdict.attack}) got"
         return (
             f"{name} held against everything that was tried: {means(verdict)}, {who} {theft.mean:.2f} of what the "
             f"victim adds, at most {theft.high:.2f}."
