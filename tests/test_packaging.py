@@ -33,6 +33,32 @@ def test_entry_points_as_installed_are_those_declared() -> None:
     assert installed - {("console_scripts", "redteam", "redteam.cli.main:main")} == declared
 
 
+KINDS = ("attack", "defense", "merger", "scenario")
+
+
+def plugins_in(source: str) -> dict[str, tuple[str, str]]:
+    """Function → kind and name of the plugin, of the functions that a module decorates as plugins."""
+    found = {}
+    for node in ast.parse(source).body:
+        for call in getattr(node, "decorator_list", ()) if isinstance(node, ast.FunctionDef) else ():
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in KINDS:
+                found[node.name] = (call.func.id, ast.literal_eval(call.args[0]))
+    return found
+
+
+def test_every_plugin_of_the_packs_is_declared_under_its_name() -> None:
+    """A decorated function that no entry point names would be missing without a word."""
+    written = set()
+    for pack in PACKS:
+        for path in pack.rglob("*.py"):
+            module = ".".join(path.relative_to(pack.parent).with_suffix("").parts).removesuffix(".__init__")
+            found = plugins_in(path.read_text(encoding="utf-8"))
+            written |= {(f"redteam.{kind}s", name, f"{module}:{func}") for func, (kind, name) in found.items()}
+    entries = PROJECT["project"]["entry-points"]
+    groups = [f"redteam.{kind}s" for kind in KINDS]
+    assert written == {(group, name, value) for group in groups for name, value in entries[group].items()}
+
+
 @pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.name)
 def test_packs_begin_empty(pack: Path) -> None:
     assert (pack / "__init__.py").read_text() == ""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from redteam.anatomy import ARCHITECTURES, Anatomy, Site, anatomy_of
+from redteam.anatomy import ARCHITECTURES, Anatomy, Site, anatomy_of, find_sites
 from redteam.anatomy.architecture import Shaped
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import NETWORK, parameter_names
@@ -206,7 +206,7 @@ class ExpandedAnatomy:
         kind = str(checkpoint.config.get("model_type", ""))
         if not isinstance(gone, Mapping) or kind not in ARCHITECTURES:
             raise BadInput(f"The config does not say what its polynomials stand for ({REPLACED}); restore the file.")
-        found = ARCHITECTURES[kind].anatomy(_Plain(checkpoint, gone))
+        found = find_sites(ARCHITECTURES[kind], _Plain(checkpoint, gone))
         return Anatomy(tuple(site for site in found.inner if site.kind in HEADS))
 
     def recognises(self, checkpoint: Shaped) -> int:

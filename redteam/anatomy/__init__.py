@@ -5,7 +5,7 @@ from redteam.anatomy.auto import anatomy_of, architecture_of
 from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.anatomy.legality import GROUPS, Layout, listed, smallest, subgroups, supergroups
 from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Rows
-from redteam.anatomy.network import Network
+from redteam.anatomy.network import Network, find_sites
 from redteam.anatomy.site import Piece, Side, Site
 from redteam.anatomy.stacks import GaugeLike, Stacks
 
@@ -33,6 +33,7 @@ __all__ = [
     "Stream",
     "anatomy_of",
     "architecture_of",
+    "find_sites",
     "listed",
     "smallest",
     "subgroups",

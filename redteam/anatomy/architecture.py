@@ -73,7 +73,7 @@ class Anatomy:
 
 
 class ArchitectureLike(Protocol):
-    """What stands for a model type; `Architecture` and `Network` are some."""
+    """What stands for a model type and finds its sites itself: `Network`, or a class of a package's own."""
 
     def anatomy(self, checkpoint: Shaped, /) -> Anatomy:
         """Finds the sites of a checkpoint."""
@@ -214,16 +214,6 @@ class Architecture:
     interleaved: bool = False
     stream: Stream | None = None
     legal: Mapping[str, str] = field(default_factory=lambda: dict(PRE_NORM))
-
-    def anatomy(self, checkpoint: Shaped) -> Anatomy:
-        """Finds the sites of a checkpoint; reads names, shapes and the config, and gains where a stream is described.
-
-        Raises:
-            BadInput: If the config lacks a number, or a tensor is missing or has another shape than the config says.
-        """
-        from redteam.anatomy.network import Network
-
-        return Network((self,), ((self.stream, (self.part,)),) if self.stream else ()).anatomy(checkpoint)
 
     def prefix(self, checkpoint: Shaped) -> str | None:
         """What the names of the checkpoint begin with; None if it has no tensor of the first layer's query."""

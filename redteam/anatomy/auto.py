@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from redteam.anatomy.architecture import Anatomy, ArchitectureLike
+from redteam.anatomy.architecture import Anatomy, Architecture, ArchitectureLike
 from redteam.anatomy.catalog import ARCHITECTURES
+from redteam.anatomy.network import find_sites
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import NETWORK
 from redteam.errors import BadInput
@@ -14,7 +15,7 @@ _ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_mo
 _ALSO |= {"siglip_vision_model": "siglip"}
 
 
-def architecture_of(checkpoint: Checkpoint) -> tuple[str, ArchitectureLike]:
+def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | ArchitectureLike]:
     """The model type of a checkpoint and its description: by the config, or by the tensors' names where there is none.
 
     Raises:
@@ -46,4 +47,4 @@ def anatomy_of(checkpoint: Checkpoint) -> Anatomy:
     Raises:
         BadInput: If the model type is not known, or the tensors don't match it.
     """
-    return architecture_of(checkpoint)[1].anatomy(checkpoint)
+    return find_sites(architecture_of(checkpoint)[1], checkpoint)

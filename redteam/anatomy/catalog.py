@@ -198,7 +198,7 @@ _T5_CROSS = replace(
 )
 
 
-ARCHITECTURES: MutableMapping[str, ArchitectureLike] = {
+ARCHITECTURES: MutableMapping[str, Architecture | ArchitectureLike] = {
     "vit": replace(_VIT, prefixes=("vit.", "")),
     "deit": replace(_VIT, prefixes=("deit.", "")),
     "bert": _BERT,

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from redteam.anatomy.architecture import Anatomy, Architecture, Shaped, Stream, named
+from redteam.anatomy.architecture import Anatomy, Architecture, ArchitectureLike, Shaped, Stream, named
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
@@ -29,7 +29,7 @@ class Network:
     streams: tuple[tuple[Stream, tuple[str, ...]], ...] = ()
 
     def anatomy(self, checkpoint: Shaped) -> Anatomy:
-        """As `Architecture.anatomy`."""
+        """Finds the sites of a checkpoint; raises as `find_sites`."""
         there = [stack for stack in self.stacks if stack.prefix(checkpoint) is not None] or list(self.stacks[:1])
         blocks = [Blocks(stack, checkpoint) for stack in there]
         places = [site for block in blocks for site in block.places()]
@@ -61,6 +61,20 @@ class Network:
                 found.append((mine, outside))
         told = all(name in known or any(fnmatchcase(name, other) for other in others) for name in checkpoint)
         return found if told else []
+
+
+def find_sites(architecture: Architecture | ArchitectureLike, checkpoint: Shaped) -> Anatomy:
+    """The sites of a checkpoint, given what its model type is described by.
+
+    Names, shapes and the config are read, and gains where a stream is described.
+
+    Raises:
+        BadInput: If the config lacks a number, or a tensor is missing or has another shape than the config says.
+    """
+    if isinstance(architecture, Architecture):
+        streams = ((architecture.stream, (architecture.part,)),) if architecture.stream else ()
+        architecture = Network((architecture,), streams)
+    return architecture.anatomy(checkpoint)
 
 
 class _Outside:
