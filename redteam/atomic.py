@@ -75,7 +75,7 @@ def apart(out: Path, sources: Iterable[Path]) -> None:
     Raises:
         UnwritableOutput: In these cases.
     """
-    place = out.resolve()
+    place = Path(os.path.realpath(out))  # resolve() raises where links lead in a circle
     lives = [("the working folder", Path.cwd())]
     with contextlib.suppress(RuntimeError):  # a user without a home
         lives.append(("the home folder", Path.home()))
@@ -83,7 +83,7 @@ def apart(out: Path, sources: Iterable[Path]) -> None:
         if lived.resolve().is_relative_to(place):
             raise UnwritableOutput(f"{out} is {what} or above it; name a folder that does not exist.")
     for source in sources:
-        real = source.resolve()
+        real = Path(os.path.realpath(source))
         if real.is_relative_to(place) or (real.is_dir() and place.is_relative_to(real)):
             raise UnwritableOutput(f"{out} is, holds or lies in {source}, which is read; name a folder apart from it.")
 

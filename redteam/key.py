@@ -133,7 +133,7 @@ def read_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | 
 
 def _apart(path: str | os.PathLike[str], outside: str | os.PathLike[str] | None) -> Path:
     path = Path(path)
-    places = (path.resolve(), path.parent.resolve() / path.name)
-    if outside is not None and any(place.is_relative_to(Path(outside).resolve()) for place in places):
+    places = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name)
+    if outside is not None and any(place.is_relative_to(os.path.realpath(outside)) for place in places):
         raise UnwritableOutput(f"The key {path} would lie in the output folder {outside}; keep it elsewhere.")
     return path

@@ -66,7 +66,8 @@ def find(path: Path) -> Found:
     if path.is_file():
         return _file(path)
     if not path.is_dir():
-        raise NotACheckpoint(f"{path} does not exist; expected a folder with model.safetensors, or a safetensors file.")
+        what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+        raise NotACheckpoint(f"{path} {what}; expected a folder with model.safetensors, or a safetensors file.")
     for stem in _STEMS:
         index, single = path / f"{stem}.safetensors.index.json", path / f"{stem}.safetensors"
         if _there(index) and _there(single):

@@ -74,7 +74,7 @@ def write(
         PluginFault: If a tensor is not what the checkpoint said it would be.
     """
     out = Path(out)
-    out = out if out.name not in {"", ".."} else out.resolve()
+    out = out if out.name not in {"", ".."} else Path(os.path.realpath(out))
     read = [Path(path) for path in (*((like,) if like is not None else ()), *apart_from)]
     apart(out, read)
     layout, before = _layout(checkpoint, Path(like) if like is not None else None)

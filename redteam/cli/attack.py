@@ -16,13 +16,13 @@ from redteam.cli.rewriting import (
     laid_out_like,
     named,
     named_alike,
+    one_thread,
     read_ahead,
     require_device,
     require_place,
     require_related,
     section,
     tell_left_out,
-    threads,
 )
 from redteam.errors import BadInput
 
@@ -86,7 +86,7 @@ def attack(
     def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
         return remove(lock.links if lock else (), checkpoint, exact, key)
 
-    with threads(), Progress() as progress:
+    with one_thread(), Progress() as progress:
         exact = None if anchor is None else anchor.recent().cast(torch.float64, device)
         recovered = protected.recent().cast(torch.float64, device)
         for link in chain.links:

@@ -39,7 +39,7 @@ def audit(
     from redteam.audit import audit as look
     from redteam.checkpoint import Checkpoint
     from redteam.cli.outputs import writers
-    from redteam.cli.rewriting import named_alike
+    from redteam.cli.rewriting import named_alike, one_thread
     from redteam.plugins.registry import AUDIT_REPORTS
 
     asked = writers(report or (), AUDIT_REPORTS)
@@ -48,7 +48,7 @@ def audit(
     # An adapter is audited merged into its base.
     opened = named_alike(*(anchor if path is base else Checkpoint.open(path, base=anchor) for path in paths))
     names = (*map(str, paths), "") if other is None else tuple(map(str, paths))
-    with Progress() as shown:
+    with one_thread(), Progress() as shown:
         found = look(*opened, device=_usable(device), names=names, progress=shown.advanced)  # type: ignore[arg-type]
     for path, writer in asked:
         writer(found, path)

@@ -15,13 +15,13 @@ from redteam.cli.rewriting import (
     Out,
     named,
     named_alike,
+    one_thread,
     read_ahead,
     require_device,
     require_place,
     require_related,
     section,
     tell_left_out,
-    threads,
 )
 from redteam.errors import BadInput
 
@@ -56,7 +56,7 @@ def merge(
     opened = dict(zip(opened, alike, strict=True))
     for name, one in opened.items():
         require_related(one, origin, f"The expert {name}")
-    with threads(1), Progress() as progress:
+    with one_thread(), Progress() as progress:
         start = origin.cast(device=device)
         view = MergerView(
             {name: one.cast(device=device) for name, one in opened.items()},

@@ -21,12 +21,12 @@ from redteam.cli.rewriting import (
     key_in,
     laid_out_like,
     named_alike,
+    one_thread,
     require_device,
     require_place,
     require_related,
     section,
     tell_left_out,
-    threads,
 )
 from redteam.errors import BadInput
 
@@ -101,7 +101,7 @@ def protect(
         victim, given = named_alike(victim, given)
         require_related(victim, given, f"The model {model}")
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
-    with threads(1), _key_for(chain, key, out) as (secret, made), Progress() as progress:
+    with one_thread(), _key_for(chain, key, out) as (secret, made), Progress() as progress:
         scenario = _scenario(data)
         protected, views = apply(
             chain.links,
