@@ -36,7 +36,7 @@ def sentence(verdict: Verdict, summaries: Mapping[str, str] | None = None) -> st
     if verdict.verdict == "INEFFECTIVE" and verdict.protection is not None:
         plain = _share(1 - verdict.protection.mean)
         if not verdict.gated:
-            return f"Without a defense, a plain merge gets {plain}."
+            return f"{name}: a plain merge gets {plain}."
         return f"{name} does not protect: even a plain merge, without any attack, gets {plain}."
     if verdict.verdict == "HOLDS-SO-FAR" and theft is not None:
         helpless = verdict.protection is not None and round(theft.mean, 2) <= round(1 - verdict.protection.mean, 2)

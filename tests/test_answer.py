@@ -49,7 +49,8 @@ def test_what_data_buy_anyway_is_not_said_to_be_stolen() -> None:
 
 def test_the_baseline_is_no_defense_that_failed() -> None:
     bare = verdict("INEFFECTIVE", protection=around(0.05), gated=False)
-    assert sentence(bare) == "Without a defense, a plain merge gets 0.95 of what the victim adds."
+    told = sentence(bare, {"lock": "No defense: the victim as it is."})
+    assert told == "No defense: a plain merge gets 0.95 of what the victim adds."
     assert sentence(bare.model_copy(update={"gated": True})).startswith("lock does not protect: even a plain merge")
 
 
