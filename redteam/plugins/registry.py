@@ -87,21 +87,6 @@ class LoadedPlugin(Generic[S]):
         """Calls the function with the bound settings."""
         return self.function(*views, **self.settings)
 
-    def require_source(self, planned: str) -> None:
-        """Refuses a plugin whose source is not the one that a run was planned with.
-
-        Args:
-            planned: Its `source_digest` when the run was planned.
-
-        Raises:
-            PluginFault: If it is another.
-        """
-        if self.source_digest != planned:
-            raise PluginFault(
-                f"The source of the {self.spec.kind} {self.name!r} was edited while the run was under way; start the "
-                "run again, which computes anew what depends on it."
-            )
-
 
 class Registry(Generic[S]):
     """All plugins of one kind.

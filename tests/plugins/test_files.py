@@ -124,15 +124,6 @@ def test_the_digest_is_that_of_what_was_imported(tmp_path: Path, module: str) ->
     assert first.source_digest != second.source_digest
 
 
-def test_a_worker_notices_an_edited_file(tmp_path: Path) -> None:
-    write(tmp_path, own=OWN.format(imports="import helper", value="helper.VALUE"), helper="VALUE = 1\n")
-    planned = load(tmp_path)
-    load(tmp_path).require_source(planned.source_digest)
-    write(tmp_path, helper="VALUE = 2\n")
-    with pytest.raises(PluginFault, match=r"source of the attack 'own.py@mine' was edited while the run"):
-        load(tmp_path).require_source(planned.source_digest)
-
-
 def test_a_module_that_changes_while_python_imports_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("1")
     snapshot = Snapshot()
