@@ -126,13 +126,24 @@ def _covers(table: Table, attack: Pipeline, sheet: Sheet) -> bool:
 
 
 def _same_extent(table: Table, asked: Asked) -> bool:
-    """Whether the weakened variant changes every tensor, in every shape, that the defense itself changes."""
+    """Whether the weakened variant locks everything that the defense itself locks.
+
+    It changes every tensor, in every shape, and at no kind of sites where the defense shows does it lie as close to the
+    base as the unlocked victim: what is changed by a hair is not locked.
+    """
     weak = weakened(asked.defense)
     if weak is None:
         return False
     for layout in asked.layouts.values():
-        full, less = (table.record(layout.defend(defense, 0)) for defense in (asked.defense, weak))
+        locks = (layout.defend(asked.defense, 0), layout.defend(weak, 0), layout.unlocked())
+        full, less, victim = (table.record(lock) for lock in locks)
         if full is None or less is None or not set(full.changed) <= set(less.changed) or full.shapes != less.shapes:
+            return False
+        if victim is not None and any(
+            cost >= THRESHOLDS.planted_strength * victim.tied_cost.get(kind, np.inf)
+            and less.tied_cost.get(kind, np.inf) <= THRESHOLDS.planted_cost * victim.tied_cost[kind]
+            for kind, cost in full.tied_cost.items()
+        ):
             return False
     return True
 
