@@ -357,12 +357,12 @@ def test_a_killed_writer_is_tidied_by_the_next_and_a_living_one_is_not(source: P
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(source: Path, tmp_path: Path) -> None:
-    from redteam import atomic
+    from redteam.files import _hold
 
     write(Checkpoint.open(source), tmp_path / "out", like=source)
     work = tmp_path / ".out.redteam-killed"
     work.mkdir()
-    os.close(atomic._hold(work / "writing"))
+    os.close(_hold(work / "writing"))
     (tmp_path / "out").rename(work / "old")
     with pytest.raises(UnwritableOutput, match="exists already"):
         write(Checkpoint.open(source), tmp_path / "out", like=source)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redteam.atomic import apart, new_folder
 from redteam.checkpoint.companion_files import add_card, copy_beside, write_config
 from redteam.checkpoint.discover import Found, find
 from redteam.checkpoint.lazy import usual_dtype
@@ -17,6 +16,7 @@ from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, size_of,
 from redteam.checkpoint.sources import Files
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import UnwritableOutput
+from redteam.files import apart, new_folder
 
 Progress = Callable[[int, int, str], None]
 

@@ -95,7 +95,7 @@ def require_place(out: Path, force: bool, sources: Iterable[Path | None]) -> Non
     Raises:
         UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
     """
-    from redteam.atomic import apart, vacant
+    from redteam.files import apart, vacant
 
     vacant(out, force)
     apart(out, [source for source in sources if source is not None])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.errors import BadInput
-from redteam.evaluation.runner.store import write_atomically
 from redteam.evaluation.statistics import Interval
+from redteam.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -31,10 +31,11 @@ from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import Results
 from redteam.evaluation.runner.pool import Pool
-from redteam.evaluation.runner.store import Store, write_atomically
+from redteam.evaluation.runner.store import Store
 from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
+from redteam.files import write_atomically
 from redteam.plugins.shipped import shipped_file
 
 

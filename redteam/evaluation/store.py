@@ -1,5 +1,5 @@
 """Where reports find the atomic writer."""
 
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 
 __all__ = ["write_atomically"]

@@ -20,8 +20,9 @@ from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.run import alone_in
 from redteam.evaluation.run import run as evaluate
 from redteam.evaluation.runner.pool import Pool
-from redteam.evaluation.runner.store import Store, write_atomically
+from redteam.evaluation.runner.store import Store
 from redteam.events import Observer
+from redteam.files import write_atomically
 from redteam.plugins.reference import parse_chain
 from redteam.plugins.registry import ATTACKS
 from redteam.search.objective import SPLIT, STREAM, Objective

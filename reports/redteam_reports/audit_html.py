@@ -8,7 +8,7 @@ from pathlib import Path
 
 from redteam.audit import Audit, SiteFinding, rows
 from redteam.audit.words import STANDINGS, STATES, percent
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 from redteam_reports import charts
 from redteam_reports.charts import Grid, Tile
 from redteam_reports.templating import asset, environment

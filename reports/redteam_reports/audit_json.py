@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from redteam.audit import Audit
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 
 
 def write(audit: Audit, path: Path) -> None:

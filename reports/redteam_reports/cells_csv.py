@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from redteam.evaluation.results import Cell, Results
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 
 _PLACE = ("scenario", "seed", "victim", "defense", "key", "threat", "attack", "role", "merger", "status", "reason")
 

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from redteam import answer
 from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 from redteam_reports import wording
 
 _UNREADABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

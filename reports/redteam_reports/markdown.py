@@ -6,7 +6,7 @@ from pathlib import Path
 from redteam import answer
 from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 from redteam_reports import heatmap, leaderboard, wording
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from redteam import answer
 from redteam.evaluation import gate
 from redteam.evaluation.results import Cell, Control, Results
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 from redteam_reports import bars, charts, faq, heatmap, leaderboard, wording
 from redteam_reports.series import Series
 from redteam_reports.templating import asset, environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 from redteam.search.results import SearchResults, Trial
 from redteam_reports import charts
 from redteam_reports.charts import Chart, Line, Point

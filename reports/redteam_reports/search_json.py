@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from redteam.evaluation.runner.store import write_atomically
+from redteam.files import write_atomically
 from redteam.search.results import SearchResults
 
 

@@ -7,7 +7,6 @@ checkpoints that other steps read.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redteam.errors import UnwritableOutput
 from redteam.evaluation.steps import Kind, Outcome, Record, Step, parsed, plain
+from redteam.files import write_atomically
 
 if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
@@ -121,23 +121,3 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _write_first(path: Path, record: dict[str, Any]) -> None:
     if not path.is_file():
         write_atomically(path, json.dumps(record, sort_keys=True, allow_nan=False))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
-
-    Raises:
-        UnwritableOutput: If it cannot be written.
-    """
-    work = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(work, 0o644)
-        os.replace(work, path)
-    except OSError as error:
-        if work:
-            Path(work).unlink(missing_ok=True)
-        raise UnwritableOutput(f"{path} cannot be written ({error.strerror}); name another place.") from None

@@ -9,8 +9,9 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import UnwritableOutput
-from redteam.evaluation.runner.store import Store, write_atomically
+from redteam.evaluation.runner.store import Store
 from redteam.evaluation.steps import Cost, Merged, Outcome, Step, Tuned
+from redteam.files import write_atomically
 from tests.evaluation.merges import alone, merge
 
 STEP = Step.of("tune", "coefficient", settings={"seed": 0})

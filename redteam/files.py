@@ -1,4 +1,4 @@
-"""A folder that is there whole or not at all, whatever happens while it is written."""
+"""Files and folders that are there whole or not at all, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -18,6 +18,26 @@ if sys.platform != "win32":
 
 _MARK, _NEW, _OLD = "writing", "new", "old"
 _MAGIC = b"A folder is being written here by redteam; it may be removed once nobody holds a lock on this file.\n"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all.
+
+    Raises:
+        UnwritableOutput: If it cannot be written.
+    """
+    work = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(work, 0o644)
+        os.replace(work, path)
+    except OSError as error:
+        if work:
+            Path(work).unlink(missing_ok=True)
+        raise UnwritableOutput(f"{path} cannot be written ({error.strerror}); name another place.") from None
 
 
 @contextlib.contextmanager
