@@ -11,9 +11,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import Orthogonal, Permutation, SignedPermutation
 from redteam.symmetry.canonicals import canonical_side
-from redteam.symmetry.fitting import require_same, sites_by_kind
+from redteam.symmetry.fitting import apply_gauges, looked_up, require_same, sites_by_kind
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.views import AttackerView
 from redteam_attacks.activations import Moment, cut, dressed, moments
 from redteam_attacks.training import Size
@@ -74,13 +73,8 @@ def activation_procrustes(
     read = moments(view, (base,) if shared else (base, protected), sides, samples)
     gauges = {site.label: _fit(site, protected, anchor, read) for site in found}
 
-    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
-        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
-
     for batch in batches:
-        protected = protected.transform(
-            [SiteRewrite(site, change) for site in batch], lambda place: gauges[place.site.label]
-        )
+        protected = apply_gauges(protected, batch, looked_up(gauges), anchor)
     return protected
 
 

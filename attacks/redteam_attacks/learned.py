@@ -9,19 +9,18 @@ a half cosine. Only Gram matrices, n × n per head, are needed inside the loop. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Site, Stacks
+from redteam.anatomy import Stacks
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical
-from redteam.symmetry.fitting import require_same, sites_by_kind
+from redteam.symmetry.fitting import apply_gauges, looked_up, require_same, sites_by_kind
 from redteam.symmetry.gauges import MatrixGauge
-from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.symmetry.solvers import procrustes, require_finite, tied_costs
 from redteam.symmetry.tied_robust import balance
 
@@ -170,10 +169,6 @@ def fit_learned(
         BadInput: If the architecture is not known, the anchor has other tensors, or one holds NaN or infinity.
         IllegalGauge: If the group is not legal at a kind.
     """
-
-    def change(site: Site, parts: SiteMaps, gauge: MatrixGauge) -> SiteMaps:
-        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
-
     for sites in sites_by_kind(protected, kinds, learned):
         require_same(sites, protected, anchor)
         pairs = [[canonical(site, checkpoint) for site in sites] for checkpoint in (protected, anchor)]
@@ -183,12 +178,8 @@ def fit_learned(
         )
         found = learned.matrices(moving, target, steps).split([site.heads for site in sites])
         gauges = {site.label: MatrixGauge(matrix) for site, matrix in zip(sites, found, strict=True)}
-        protected = protected.transform([SiteRewrite(site, change) for site in sites], _looked_up(gauges))
+        protected = apply_gauges(protected, sites, looked_up(gauges), anchor)
     return protected
-
-
-def _looked_up(gauges: Mapping[str, MatrixGauge]) -> Callable[[SiteRewrite], MatrixGauge]:
-    return lambda place: gauges[place.site.label]
 
 
 class _Adam:

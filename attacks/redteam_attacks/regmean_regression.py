@@ -1,6 +1,6 @@
 """RegMean regression: the tied fit with every input direction counted as often as inputs take it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -11,10 +11,9 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.symmetry.canonicals import without_freedom
-from redteam.symmetry.fitting import require_same, sites_by_kind
+from redteam.symmetry.fitting import apply_gauges, looked_up, require_same, sites_by_kind
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import largest_legal_group
-from redteam.symmetry.shifts import SiteMaps, SiteRewrite, toward
 from redteam.views import AttackerView
 from redteam_attacks.activations import Moment, dressed, moments, weighed
 from redteam_attacks.tied import CLAIMS, LOCKS
@@ -64,17 +63,10 @@ def regmean_regression(
         require_same(batch, protected, anchor)
     read = moments(view, (dressed(anchor, protected),), weighed(site for batch in batches for site in batch), samples)
 
-    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
-        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
-
     for batch in batches:
         gauges = {site.label: _fit(site, protected, anchor, read, alpha) for site in batch}
-        protected = protected.transform([SiteRewrite(site, change) for site in batch], _looked_up(gauges))
+        protected = apply_gauges(protected, batch, looked_up(gauges), anchor)
     return protected
-
-
-def _looked_up(gauges: Mapping[str, Gauge]) -> Callable[[SiteRewrite], Gauge]:
-    return lambda place: gauges[place.site.label]
 
 
 def _fit(site: Site, protected: Checkpoint, anchor: Checkpoint, read: Mapping[str, Moment], alpha: float) -> Gauge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -76,6 +76,34 @@ def moved(checkpoint: Checkpoint, sites: Iterable[Site], gauge: Callable[[Site],
         return streams[piece.site.label]
 
     return checkpoint.transform([piece for site in sites for piece in site.pieces], of)
+
+
+def apply_gauges(
+    checkpoint: Checkpoint, sites: Sequence[Site], gauge: Callable[[Site], Gauge], anchor: Checkpoint
+) -> Checkpoint:
+    """A checkpoint with a gauge at every site, moved along the additive freedoms to where the anchor is; lazy.
+
+    Args:
+        checkpoint: To be moved.
+        sites: Of one kind; no two of them share a tensor.
+        gauge: As in `moved`.
+        anchor: Whose null parts, key biases and value biases to take, with the same tensors at these sites.
+    """
+
+    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
+        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
+
+    def place(site: Site) -> Site | SiteRewrite:
+        return SiteRewrite(site, change) if shifts_of(site) else site
+
+    if not sites[0].paired:
+        return moved(checkpoint, sites, gauge)
+    return checkpoint.transform([place(site) for site in sites], lambda place: gauge(getattr(place, "site", place)))
+
+
+def looked_up(gauges: Mapping[str, Gauge]) -> Callable[[Site], Gauge]:
+    """Gauges by a site's label, as a function of the site."""
+    return lambda site: gauges[site.label]
 
 
 def sampled_locks(
@@ -165,15 +193,7 @@ def _fitted(
             return at(group, site).fit(*compare(site))
         return _quickly(site, compare) or largest_legal_group(site).fit(*compare(site))
 
-    def change(site: Site, parts: SiteMaps, gauge: Gauge) -> SiteMaps:
-        return toward(site, parts.moved(site, gauge), SiteMaps.read(site, anchor))
-
-    def place(site: Site) -> Site | SiteRewrite:
-        return SiteRewrite(site, change) if shifts_of(site) else site
-
-    if not sites[0].paired:
-        return moved(protected, sites, gauge)
-    return protected.transform([place(site) for site in sites], lambda place: gauge(getattr(place, "site", place)))
+    return apply_gauges(protected, sites, gauge, anchor)
 
 
 def _quickly(site: Site, compare: Comparison) -> MonomialGauge | None:
