@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from redteam import networks
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, modules
 from redteam.checkpoint.skeleton import sources
 from redteam.errors import BadInput, NotACheckpoint
 from tests.zoo import NETWORKS, network
@@ -37,13 +36,13 @@ def test_the_second_network_of_a_kind_is_bit_for_bit_what_the_library_loads(
     there = network(name)
     there.checkpoint.module(dtype)
     other = moved(there.checkpoint)
-    slow = networks._load(other, dtype)
+    slow = modules._load(other, dtype)
 
     def refuse(*_: object) -> nn.Module:
         raise AssertionError("loaded once more")
 
-    monkeypatch.setattr(networks, "_transformers", refuse)
-    monkeypatch.setattr(networks, "_open_clip", refuse)
+    monkeypatch.setattr(modules, "_transformers", refuse)
+    monkeypatch.setattr(modules, "_open_clip", refuse)
     fast = other.module(dtype)
     old, new = slow.state_dict(), fast.state_dict()
     assert list(old) == list(new)
@@ -140,7 +139,7 @@ def test_embeddings_that_are_there_twice_are_tied_where_they_are_equal(equal: bo
 
 def test_what_a_parameter_is_made_of_is_known_where_tensors_are_stacked() -> None:
     checkpoint = network("mixtral").checkpoint
-    found = sources(checkpoint, networks._load)
+    found = sources(checkpoint, modules._load)
     stacked = {place: source for place, source in found.items() if len(source.names) > 1}
     assert stacked
     assert {name for source in found.values() for name in source.names} == set(checkpoint)
@@ -160,13 +159,13 @@ def test_how_tensors_lie_in_memory_makes_no_difference(name: str) -> None:
 def test_layers_are_found_by_the_names_that_the_checkpoint_has() -> None:
     gpt2 = network("gpt2").checkpoint
     names = [name for name in gpt2 if name.endswith("mlp.c_fc.weight")]
-    assert networks.layer_paths(gpt2, names) == {name: name.removesuffix(".weight") for name in names}
+    assert modules.layer_paths(gpt2, names) == {name: name.removesuffix(".weight") for name in names}
     assert len(names) == 2
     mixtral = network("mixtral").checkpoint
     stacked = next(name for name in mixtral if ".w1." in name)
     with pytest.raises(BadInput, match="does not hold"):
-        networks.layer_paths(mixtral, [stacked])
-    assert set(networks.parameter_names(mixtral)) == set(mixtral)
+        modules.layer_paths(mixtral, [stacked])
+    assert set(modules.parameter_names(mixtral)) == set(mixtral)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -179,3 +178,12 @@ def test_weights_go_back_under_the_names_they_came_with(name: str) -> None:
         for parameter in trained.parameters():
             parameter.zero_()
     assert back.digest() == Checkpoint.of(dict(back), back.config).digest()
+
+
+def test_a_network_of_a_cast_checkpoint_has_its_rounded_weights(vit: Any) -> None:
+    rounded = vit.checkpoint.cast(torch.bfloat16)
+    for _ in range(2):
+        module = rounded.module(torch.float64)
+        held = modules.parameter_names(rounded)
+        for name, place in held.items():
+            assert torch.equal(module.get_parameter(place).detach(), rounded[name].double())

@@ -66,7 +66,7 @@ class Skeleton:
 
     def with_weights(self, checkpoint: Tensors) -> nn.Module:
         """A network of its own, with the checkpoint's weights, in the dtypes that the loader chose."""
-        tensors = {name: checkpoint.rough(name) for name in checkpoint}
+        tensors = dict(checkpoint.items())
         memo: dict[int, Any] = {}
         for name, old in _weights(self.network).items():
             new = self.sources[name].take(tensors, old.shape, old.dtype)
@@ -182,7 +182,7 @@ def _learned(checkpoint: Tensors, load: Loader) -> dict[str, Source]:
 def _skeleton(network: nn.Module, checkpoint: Tensors, load: Loader) -> Skeleton | None:
     """The network without its weights; `None` if they may not come from the same places in another checkpoint."""
     found = sources(checkpoint, load)
-    tensors = {name: checkpoint.rough(name) for name in checkpoint}
+    tensors = dict(checkpoint.items())
     memo: dict[int, Any] = {}
     for name, held in _weights(network).items():
         if name not in found:
