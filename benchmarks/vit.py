@@ -31,7 +31,7 @@ def lines() -> Iterator[Line]:
     """Time of both, and how close they come."""
     import numpy as np
     import torch
-    from redteam_attacks.tied import fit_everything
+    from redteam.symmetry.fit_all import fit_all
 
     from redteam import DefenderView, Key
     from redteam.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def lines() -> Iterator[Line]:
     locked = Checkpoint.of(dict(locked), CONFIG)
 
     def ours() -> dict[str, torch.Tensor]:
-        return dict(fit_everything(locked, base, ("qk", "vo", "mlp")))
+        return dict(fit_all(locked, base, ("qk", "vo", "mlp")))
 
     def published() -> dict[str, torch.Tensor]:
         return dict(locked) | _published(locked, base)

@@ -6,8 +6,8 @@ from redteam.anatomy import ORDER, Sites
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.plugins.contracts import Needs, attack
+from redteam.symmetry.fit_all import fit_all
 from redteam.views import AttackerView
-from redteam_attacks.tied import fit_everything
 
 
 @attack(
@@ -32,7 +32,7 @@ def average_releases(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
     for release in releases:
         if set(release) != set(first) or any(release.shape(name) != first.shape(name) for name in first):
             raise BadInput("A further release has other tensors or shapes than the first; expected the same network.")
-    fitted = [fit_everything(release, view.anchor, sites) for release in releases]
+    fitted = [fit_all(release, view.anchor, sites) for release in releases]
     return first.replace({name: _mean([release[name] for release in fitted]) for name in sorted(first)})
 
 

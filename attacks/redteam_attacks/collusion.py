@@ -7,9 +7,10 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import restore
+from redteam.symmetry.fit_all import fit_rounds
 from redteam.views import AttackerView
 from redteam_attacks.carrying import carried_over
-from redteam_attacks.tied import CLAIMS, LOCKS, rounds
+from redteam_attacks.tied import CLAIMS, LOCKS
 
 _SAME = 1e-9  # of ‖expert‖²; more is left by shifts, noise and training, not by rounding
 
@@ -39,7 +40,7 @@ def collusion(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
     ours, fitted = view.protected, []
     for task, sibling in view.siblings.items():
         expert = view.companions[task]
-        for there, again in rounds(sibling, expert, sites):
+        for there, again in fit_rounds(sibling, expert, sites):
             sibling, ours = carried_over(sibling, expert, ours, there, again=again)
             fitted += there
         kinds = [kind for kind in KINDS if kind in fitted]

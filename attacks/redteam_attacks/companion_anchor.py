@@ -9,8 +9,9 @@ from redteam.anatomy import ORDER, Sites
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
+from redteam.symmetry.fit_all import fit_all
 from redteam.views import AttackerView
-from redteam_attacks.tied import CLAIMS, LOCKS, fit_everything
+from redteam_attacks.tied import CLAIMS, LOCKS
 
 
 @attack("companion-anchor", breaks=CLAIMS, needs=Needs.COMPANIONS, targets=LOCKS, keeps_function=True)
@@ -33,7 +34,7 @@ def companion_anchor(
     experts = list(view.companions.values())[: 1 if anchor == "first" else None]
     if not experts:
         raise Inapplicable("There is no companion to fit to; expected at least one expert of the attacker's own.")
-    return fit_everything(view.protected, mean_of(experts), sites)
+    return fit_all(view.protected, mean_of(experts), sites)
 
 
 def mean_of(experts: list[Checkpoint]) -> Checkpoint:

@@ -3,8 +3,9 @@
 from redteam.anatomy import ORDER, Sites
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
+from redteam.symmetry.fit_all import fit_all
 from redteam.views import AttackerView
-from redteam_attacks.tied import CLAIMS, LOCKS, fit_everything
+from redteam_attacks.tied import CLAIMS, LOCKS
 
 
 @attack(
@@ -26,4 +27,4 @@ def gauge_fit(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:
         view: Grants the base.
         sites: Kinds of sites to fit.
     """
-    return fit_everything(view.protected, view.anchor, sites)
+    return fit_all(view.protected, view.anchor, sites)

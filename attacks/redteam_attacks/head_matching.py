@@ -3,8 +3,9 @@
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import Permutation
+from redteam.symmetry.fit_all import fit_all
 from redteam.views import AttackerView
-from redteam_attacks.tied import HEADS, fit_everything
+from redteam_attacks.tied import HEADS
 
 
 @attack(
@@ -27,4 +28,4 @@ def head_matching(view: AttackerView) -> Checkpoint:
     Args:
         view: Grants the base.
     """
-    return fit_everything(view.protected, view.anchor, ("heads", "queries", "qk", "vo"))
+    return fit_all(view.protected, view.anchor, ("heads", "queries", "qk", "vo"))

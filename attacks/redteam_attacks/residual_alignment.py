@@ -2,8 +2,9 @@
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
+from redteam.symmetry.fit_all import fit_all
 from redteam.views import AttackerView
-from redteam_attacks.tied import STREAM, fit_everything
+from redteam_attacks.tied import STREAM
 
 
 @attack(
@@ -21,4 +22,4 @@ def residual_alignment(view: AttackerView) -> Checkpoint:
     Args:
         view: Grants the base.
     """
-    return fit_everything(view.protected, view.anchor, ("residual",))
+    return fit_all(view.protected, view.anchor, ("residual",))

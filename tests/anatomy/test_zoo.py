@@ -132,7 +132,7 @@ def test_it_is_recognised_without_a_config(name):
 
 def test_a_lock_of_everything_at_once_comes_off():
     """Every kind locked from its largest group, then fitted in the attacks' order."""
-    from redteam_attacks.tied import fit_everything
+    from redteam.symmetry.fit_all import fit_all
 
     for name in NETWORKS:
         case = network(name)
@@ -141,7 +141,7 @@ def test_a_lock_of_everything_at_once_comes_off():
         for kind in there:
             locked = _locked_from_the_widest(locked, kind)
         assert case.change(locked, eps=False) <= 1e-9, name
-        back = fit_everything(locked, case.checkpoint, ORDER)
+        back = fit_all(locked, case.checkpoint, ORDER)
         assert case.change(back, eps=False) <= 1e-9, name
         assert size(back, case.checkpoint) <= 1e-7 * size(case.checkpoint), name
 
