@@ -51,14 +51,14 @@ def test_sentences_first_then_one_row_for_each_kind(redteam: Callable[..., Any])
     assert "Additive shifts" in told.out
     table = told.out[told.out.index("\n\n") :].strip().splitlines()
     assert table[0].split()[:3] == ["site", "layers", "found"]
-    assert [row.split()[0] for row in table[1:6]] == ["residual", "heads", "qk", "vo", "mlp"]
-    assert all("0–3" in row for row in table[2:6])
-    assert "general-linear lock" in table[3]
+    assert [row.split()[0] for row in table[1:7]] == ["residual", "norm-scale", "heads", "qk", "vo", "mlp"]
+    assert all("0–3" in row for row in table[3:7])
+    assert "general-linear lock" in table[4]
 
 
 def test_an_unlocked_model_is_said_to_be_that(redteam: Callable[..., Any]) -> None:
     told = redteam("audit", "plain", "--base", "base")
-    assert told.out.startswith("No lock was found on any of the 25 sites, which are ")
+    assert told.out.startswith("No lock was found on any of the 27 sites, which are ")
     assert "A lock of" not in told.out
     assert "Additive" not in told.out
 
@@ -77,7 +77,7 @@ def test_json_has_a_schema_and_every_site(redteam: Callable[..., Any], tmp_path:
     read = json.loads(text)
     assert read["schema"] == 1
     assert (read["model"], read["base"], read["other"]) == ("locked", "base", None)
-    assert len(read["sites"]) == 25
+    assert len(read["sites"]) == 27
     assert Audit.model_validate_json(text).summary[0] in told.out
 
 
