@@ -31,11 +31,11 @@ def lines() -> Iterator[Line]:
     """Time of both, and how close they come."""
     import numpy as np
     import torch
-    from redteam.symmetry.fit_all import fit_all
 
     from redteam import DefenderView, Key
     from redteam.checkpoint import Checkpoint
     from redteam.symmetry import GeneralLinear, Permutation
+    from redteam.symmetry.fit_all import fit_all
 
     torch.set_num_threads(1)
     draws = np.random.default_rng(0)
