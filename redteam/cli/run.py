@@ -57,6 +57,7 @@ def run(
     1 the gate of --fail-on failed, 2 something could not be evaluated.
     """
     started = time.perf_counter()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and numpy read it when they load: the work is in the workers
     say(f"Reading the plan {plan or 'quick'}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import find_plan, run_folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from redteam.evaluation.resolve import Pipeline
 from redteam.plugins import targets as plugins
 
@@ -12,8 +14,9 @@ def targets(attack: Pipeline, defense: Pipeline) -> bool:
 
 
 def author(attack: Pipeline) -> str:
-    """The distributions or files that an attack comes from."""
-    return ", ".join(dict.fromkeys(plugins.author(link) for link in attack.links))
+    """The distributions or names of files that an attack comes from."""
+    origins = (Path(link.origin).name if link.reference.file else plugins.author(link) for link in attack.links)
+    return ", ".join(dict.fromkeys(origins))
 
 
 def own(attack: Pipeline, defense: Pipeline) -> bool:

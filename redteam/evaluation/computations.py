@@ -47,7 +47,13 @@ class Bench:
         self.step, self.store = step, store
         self.seed = int(step.settings["seed"])
         self.split: Split = step.settings.get("split", "test")  # on which it is scored; a search tunes on another
-        self.scenario = load_scenario(scenario_reference(step.how["scenario"], self.seed))
+        reference = scenario_reference(step.how["scenario"], self.seed)
+        self.scenario = load_scenario(reference)
+        if scenario_digest(reference) != step.settings["scenario"]:
+            raise PluginFault(
+                f"The scenario {reference} gives other models or data than when this run was planned; a scenario is a "
+                "function of its settings alone. Name another folder with --out."
+            )
 
     @property
     def victim(self) -> Checkpoint:
@@ -248,6 +254,12 @@ def load_scenario(reference: str) -> Scenario:
             f"The scenario {reference} returned a {type(made).__name__}; expected a redteam.tasks.Scenario."
         )
     return made
+
+
+@lru_cache(maxsize=2)
+def scenario_digest(reference: str) -> str:
+    """The digest of its weights and data."""
+    return load_scenario(reference).digest()
 
 
 def _loaded(registry: Registry[Any], how: How) -> LoadedPlugin[Any]:

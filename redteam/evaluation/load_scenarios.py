@@ -7,21 +7,33 @@ from collections.abc import Callable
 import torch
 
 from redteam.errors import PluginFault, RedteamError
-from redteam.evaluation.computations import load_scenario, scenario_reference
-from redteam.evaluation.resolve import Resolved
+from redteam.evaluation.computations import load_scenario, scenario_digest, scenario_reference
+from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.runner.pool import Pool
+from redteam.evaluation.runner.store import Store
+from redteam.evaluation.steps import content_name
 from redteam.tasks import Scenario
 
 Where = tuple[str, int]
 
 
+def known_scenarios(resolved: Resolved, store: Store) -> dict[Where, str]:
+    """(scenario, seed) → digest, of those that this folder has seen; empty for the others.
+
+    A scenario is a function of its settings alone. Whoever computes a step loads it, and refuses one that is not.
+    """
+    found = {where: store.text(_record(pipeline, where[1])) for where, pipeline in resolved.places.items()}
+    return {where: digest or "" for where, digest in found.items()}
+
+
 def load_scenarios(
-    resolved: Resolved, *, pool: Pool | None, tell: Callable[[str, int], None] = lambda *_: None
+    resolved: Resolved, store: Store, *, pool: Pool | None, tell: Callable[[str, int], None] = lambda *_: None
 ) -> dict[Where, str]:
-    """Loads every scenario under every seed, which trains what isn't there yet.
+    """Loads every scenario under every seed, which trains what isn't there yet; not at all where all are known.
 
     Args:
         resolved: The plan.
+        store: Remembers their digests.
         pool: Processes that load them; without one this process does.
         tell: Told of each before it starts.
 
@@ -31,6 +43,20 @@ def load_scenarios(
     Raises:
         RedteamError: With a scenario's own sentence, or one about how it failed.
     """
+    known = known_scenarios(resolved, store)
+    if all(known.values()):
+        return known
+    found = _loaded(resolved, pool, tell)
+    for where, pipeline in resolved.places.items():
+        store.put_text(_record(pipeline, where[1]), found[where])
+    return found
+
+
+def _record(pipeline: Pipeline, seed: int) -> str:
+    return content_name("scenario", {"scenario": pipeline.identity, "seed": seed})
+
+
+def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None]) -> dict[Where, str]:
     references = {where: scenario_reference(pipeline.how[0], where[1]) for where, pipeline in resolved.places.items()}
     found = dict.fromkeys(references, "")
     if pool is None:
@@ -55,7 +81,7 @@ def digest(reference: str) -> tuple[str, str]:
     try:
         scenario = load_scenario(reference)
         try_out(scenario)
-        return scenario.digest(), ""
+        return scenario_digest(reference), ""
     except RedteamError as error:
         return "", str(error)
     except Exception as error:

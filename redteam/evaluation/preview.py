@@ -10,10 +10,12 @@ from typing import Any
 
 from redteam.evaluation.controls.sheet import CHECKS
 from redteam.evaluation.design import build
+from redteam.evaluation.load_scenarios import known_scenarios
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Resolved
-from redteam.evaluation.run import find_plan, known_scenarios, run_folder
+from redteam.evaluation.run import find_plan, run_folder
 from redteam.evaluation.runner.scheduler import behind
+from redteam.evaluation.runner.store import Store
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ def preview(
     plan, home = find_plan(plan)
     resolved = Resolved.of(plan, folder or home)
     root = run_folder(plan, out)
-    known = known_scenarios(root)
-    identities = {where: known.get(f"{where[0]} seed {where[1]}", "") for where in resolved.places}
+    identities = known_scenarios(resolved, Store(root, write=False))
     design = build(resolved, identities)
     pairings = [pairing for asked in design.asked.values() for pairing in asked.pairings]
     needed = [name for p in pairings for name in p.steps]

@@ -92,16 +92,17 @@ def run(
     """
     observer, started = observer or Observer(), time.monotonic()
     plan, home = find_plan(plan)
-    with Pool(workers) if workers else nullcontext() as pool:
-        resolved = Resolved.of(plan, folder or home)
-        return _run(resolved, Store(run_folder(plan, out)), pool, observer, command, started)
+    store = Store(run_folder(plan, out))
+    # Where there are results already, the same command again may have nothing to compute.
+    with Pool(workers, soon=not (store.root / "results.json").exists()) if workers else nullcontext() as pool:
+        return _run(Resolved.of(plan, folder or home), store, pool, observer, command, started)
 
 
 def _run(
     resolved: Resolved, store: Store, pool: Pool | None, observer: Observer, command: str, started: float
 ) -> Results:
     with alone_in(store.root), _told(observer, resolved.plan, store.root) as found:
-        identities = load_scenarios(resolved, pool=pool, tell=observer.preparing)
+        identities = load_scenarios(resolved, store, pool=pool, tell=observer.preparing)
         design = build(resolved, identities)
         store.clear_work(keep=frozenset(design.steps))
         _announce(store, resolved, identities)
@@ -121,20 +122,9 @@ def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, i
         "plan": resolved.plan.model_dump(mode="json"),
         "thresholds": asdict(THRESHOLDS),
         "thresholds_digest": THRESHOLDS.digest(),
-        "scenarios": {
-            **known_scenarios(store.root),
-            **{f"{name} seed {seed}": d for (name, seed), d in identities.items()},
-        },
+        "scenarios": {f"{name} seed {seed}": digest for (name, seed), digest in identities.items()},
     }
     write_atomically(store.root / "plan.json", json.dumps(announced, indent=1) + "\n")
-
-
-def known_scenarios(root: Path) -> dict[str, str]:
-    """`NAME seed N` → digest, as far as a folder has seen any."""
-    try:
-        return dict(json.loads((root / "plan.json").read_text(encoding="utf-8"))["scenarios"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def _results(

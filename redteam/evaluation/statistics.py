@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -93,10 +94,8 @@ def sure_bound(figure: Vector, items: int, scale: float) -> float:
     The number is fixed, so that trying one more changes nothing for the others. By the normal approximation, since as
     many resamples do not reach so far into the tail.
     """
-    from scipy.stats import norm
-
     level = TAIL / 100
-    spread = float(norm.isf(level)) * float(figure[1:].std())
+    spread = -NormalDist().inv_cdf(level) * float(figure[1:].std())
     return float(figure[0]) - max(spread, unseen(items, level) * scale)
 
 
@@ -120,9 +119,9 @@ def combine(
     bounds = np.array([quantiles(figure) for figure in figures])
     mean = float(points.mean())
     if len(figures) >= 5:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        half = float(t.ppf(0.5 + CONFIDENCE / 2, len(points) - 1)) * points.std(ddof=1) / len(points) ** 0.5
+        half = float(stdtrit(len(points) - 1, 1 - TAIL)) * points.std(ddof=1) / len(points) ** 0.5
         own = np.abs(bounds - points[:, None]).mean(axis=0)
         low, high, over = mean - max(half, own[0]), mean + max(half, own[1]), "seeds"
     else:

@@ -20,7 +20,7 @@ class Thresholds:
         anew: The least that training such an expert anew must get.
         priced: Theft from which an attack's cost is a price.
         monotone: The corrected p-value under which data that steals less than fewer data did is a warning.
-        companions: How far the companions' mean score may fall under the reference merge's before theft counts as none.
+        companions: How far each companion may fall under the reference merge before theft is charged for it.
         gain: The least that the victim must add to the merge for theft to mean anything.
         planted_cost: The most that the tied cost after an attack may be, over the same attack's on the unlocked victim.
         planted_theft: The least theft from a planted lock for attacks that return other weights.

@@ -71,7 +71,7 @@ class Objective:
     ) -> None:
         self.store = Store(root)
         (part,) = resolved.parts
-        ((where, self.identity),) = load_scenarios(resolved, pool=None, tell=tell).items()
+        ((where, self.identity),) = load_scenarios(resolved, self.store, pool=None, tell=tell).items()
         self.design = Design()
         self.layout = _TuningLayout(self.design, part, part.scenarios[0], where[1], self.identity, split=SPLIT)
         self.layout.grounds()

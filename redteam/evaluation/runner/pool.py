@@ -78,17 +78,19 @@ class Pool:
 
     Args:
         size: How many at most.
+        soon: Whether there will be work, so that what they are forked from is started at once.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, soon: bool = False) -> None:
         self._size = size
         self._queue: deque[_Job] = deque()
         self._workers: list[_Worker] = []
         self._stillborn = 0
         kinds = multiprocessing.get_all_start_methods()
         self._context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
-        if "forkserver" in kinds and size:
+        if "forkserver" in kinds:
             self._context.set_forkserver_preload(list(_PRELOAD))
+        if "forkserver" in kinds and soon:
             with _one_thread():  # it loads torch while the plan is read; workers are forked from it when there is work
                 forkserver.ensure_running()
 

@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 class Store:
     """Records and artefacts under one folder.
 
+    Args:
+        root: The folder.
+        write: Whether anything is going to be written.
+
     Raises:
         UnwritableOutput: If nothing can be written there.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, write: bool = True) -> None:
         self.root = root
         self._cells, self._work, self._shared = root / "cells", root / "work", root / "shared"
+        if not write:
+            return
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
             self._work.mkdir(exist_ok=True)
@@ -64,6 +70,15 @@ class Store:
     def put_shared(self, kind: Kind, name: str, record: Record) -> None:
         """Writes that whole, unless it is there already."""
         _write_first(self._shared / f"{name}.json", plain(kind, record))
+
+    def text(self, name: str) -> str | None:
+        """A line of text that was put under a name."""
+        held = _read(self._shared / f"{name}.json")
+        return None if held is None else held.get("text")
+
+    def put_text(self, name: str, text: str) -> None:
+        """Writes a line of text, unless there is one already."""
+        _write_first(self._shared / f"{name}.json", {"text": text})
 
     def has_artefact(self, name: str) -> bool:
         """Whether a step's checkpoint is there."""
