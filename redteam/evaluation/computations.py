@@ -238,7 +238,7 @@ def scenario_reference(how: How, seed: int) -> str:
     return str(Reference(name, {**settings, "seed": seed}))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def load_scenario(reference: str) -> Scenario:
     """A scenario, loaded once per process.
 
@@ -256,7 +256,7 @@ def load_scenario(reference: str) -> Scenario:
     return made
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def scenario_digest(reference: str) -> str:
     """The digest of its weights and data."""
     return load_scenario(reference).digest()
