@@ -11,7 +11,7 @@ from redteam.symmetry import Comparison
 from redteam.symmetry.alignment import shared_sides
 from redteam.symmetry.canonicals import canonical_side
 from redteam.symmetry.fitting import HEADED
-from redteam.symmetry.norm_scales import DEVIATIONS, Scales, middle
+from redteam.symmetry.norm_scales import Scales, is_locked, middle
 
 FIRST = ORDER[: ORDER.index("qk")]
 """Kinds that are looked at first, since what they move hides other locks."""
@@ -62,7 +62,7 @@ def _growth(here: Tensor, there: Tensor) -> Tensor:
     """By how much a stream was multiplied, which the lengths of tokens tell in any basis; 1 where training may have."""
     lengths = there.norm(dim=1)
     factor, spread = middle(here.norm(dim=1) * lengths, lengths.square())
-    return torch.where((factor - 1).abs() > DEVIATIONS * spread * factor.clamp(max=1.0), factor, 1.0)[:, None, None]
+    return torch.where(is_locked(factor, spread, lengths.shape[1]), factor, 1.0)[:, None, None]
 
 
 def _sample(side: Side, checkpoint: Checkpoint, count: int) -> Tensor:

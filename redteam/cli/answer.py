@@ -27,13 +27,18 @@ def answer(results: Results, *, verbose: bool = False, width: int = 80) -> str:
         [sentence(verdict, names) for verdict in told] if len(told) <= _SENTENCES else list(_counted(told, names))
     )
     blocks = [
-        [textwrap.fill(text, width) for text in (*sentences, *_tried(results))],
+        [_folded(text, width) for text in (*sentences, *_tried(results))],
         _table(results, width),
-        [textwrap.fill(text, width) for text in (BOUND, *_failures(results))],
+        [_folded(text, width) for text in (BOUND, *_failures(results))],
     ]
     if verbose:
-        blocks += [[textwrap.fill(text, width, subsequent_indent="  ") for text in _details(results)]]
+        blocks += [[_folded(text, width, "  ") for text in _details(results)]]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _folded(text: str, width: int, indent: str = "") -> str:
+    """Lines of a paragraph; names keep their hyphens on one line."""
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False, subsequent_indent=indent)
 
 
 def _counted(verdicts: Sequence[Verdict], names: dict[str, str]) -> Iterator[str]:

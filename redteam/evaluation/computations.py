@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -316,7 +316,7 @@ def _planted(
     for kind, name in claims:
         stream = key.child(f"plant {name} at {kind}")
         try:
-            drawn = sampled_locks(source, (kind,), GROUPS[name](), lambda label, s=stream: s.generator(f"0/{label}"))  # type: ignore[misc]
+            drawn = sampled_locks(source, (kind,), _group(kind, name), partial(_of_site, stream))
         except IllegalGauge as error:
             refused = error
             continue
@@ -328,6 +328,16 @@ def _planted(
     if not plants:
         raise refused or IllegalGauge("The defense changes no site that the attack claims to undo.")
     return _in_memory(source), plants
+
+
+def _of_site(stream: Key, label: str) -> np.random.Generator:
+    return stream.generator(f"0/{label}")
+
+
+def _group(kind: str, name: str) -> Any:
+    """What is planted; where it is one number for a whole stream, the largest, since a random one may be close to 1."""
+    group: Any = GROUPS[name]()
+    return replace(group, scale=(group.scale[1], group.scale[1])) if kind == "norm-scale" else group
 
 
 def _uncovered(bench: Bench, plants: Plants) -> list[str]:

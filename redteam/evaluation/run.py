@@ -92,10 +92,11 @@ def run(
     """
     observer, started = observer or Observer(), time.monotonic()
     plan, home = find_plan(plan)
-    store = Store(run_folder(plan, out))
+    root = run_folder(plan, out)
     # Where there are results already, the same command again may have nothing to compute.
-    with Pool(workers, soon=not (store.root / "results.json").exists()) if workers else nullcontext() as pool:
-        return _run(Resolved.of(plan, folder or home), store, pool, observer, command, started)
+    with Pool(workers, soon=not (root / "results.json").exists()) if workers else nullcontext() as pool:
+        resolved = Resolved.of(plan, folder or home)
+        return _run(resolved, Store(root), pool, observer, command, started)
 
 
 def _run(

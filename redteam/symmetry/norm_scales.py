@@ -21,8 +21,8 @@ _COLUMNS = 1024  # of a map, evenly spread: enough for one factor
 _OUTLIER = 3  # deviations from the median
 _EXACT = 1e-12
 _OUTPUTS = 128  # of a product
-DEVIATIONS = 6
-"""Of the rows' own factors from one another: within so many of them from 1, training may have changed a factor."""
+_TRAINED = 0.1  # training moves a factor by less
+_DEVIATIONS = 6  # standard errors
 
 Rows = tuple[Tensor, Tensor]
 """Rows of one map, [heads, rows, columns] in float64, of a checkpoint and of its anchor; a head has one factor."""
@@ -68,9 +68,9 @@ class Scales:
         return Stacks(factors, factors[:, :, :0]), Stacks(torch.ones_like(factors), factors[:, :, :0])
 
     def unscaled(self, site: Site) -> bool:
-        """Whether no head was multiplied by more than its rows differ among themselves."""
+        """Whether no head was multiplied by more than training does, or than its rows can tell."""
         factors, spread = self.factors(site)
-        return bool(((factors - 1).abs() <= DEVIATIONS * spread * factors.clamp(max=1.0)).all())
+        return not bool(is_locked(factors, spread, sum(there.shape[1] for _, there in self._rows(site))).any())
 
     def _rows(self, site: Site) -> list[Rows]:
         own = [side for side in site.lefts if not side.shared and self._in_common(side)]
@@ -101,6 +101,18 @@ def middle(product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     found = torch.where(near, product, 0.0).sum(1) / torch.where(near, square, 0.0).sum(1)
     usable = found.isfinite() & (found > 0)
     return torch.where(usable, found, 1.0), torch.where(usable, spread[:, 0], 0.0)
+
+
+def is_locked(factor: Tensor, spread: Tensor, rows: int) -> Tensor:
+    """Which factors are more than training makes of 1, up or down, and more than chance does; as `middle` gives them.
+
+    Args:
+        factor: Of each head.
+        spread: Of the factors of its rows.
+        rows: How many there are of them.
+    """
+    size = torch.maximum(factor, 1.0 / factor) - 1.0
+    return size > (_DEVIATIONS * spread / factor / rows**0.5).clamp(min=_TRAINED)
 
 
 def _rows(side: Side, site: Site, checkpoint: Checkpoint) -> Tensor:
