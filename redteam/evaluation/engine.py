@@ -45,6 +45,7 @@ class Engine:
         self._waiting: dict[str, list[tuple[int, Pairing]]] = {}
         self._left: dict[tuple[int, Pairing], set[str]] = {}
         self._ended: list[int] = []
+        self._open = [0] * len(self.places)
         self._cached = 0
         self._decided: set[int] = set()
 
@@ -63,7 +64,7 @@ class Engine:
         """Asks a place what it needs next, until there is something to wait for."""
         place = self.places[index]
         while True:
-            pairings, why = place.more(self.table)
+            pairings, why = place.more(self.table, idle=not self._open[index])
             if not pairings:
                 break
             names = [name for p in pairings for name in (*p.steps, *self.table.ground(p))]
@@ -85,6 +86,7 @@ class Engine:
             for pairing in pairings:
                 left = self._left[index, pairing]
                 left.difference_update(self.scheduler.outcomes)
+                self._open[index] += bool(left)
                 waiting |= bool(left)
             if waiting:
                 return
@@ -104,6 +106,7 @@ class Engine:
             left = self._left[index, pairing]
             left.discard(step.name)
             if not left:
+                self._open[index] -= 1
                 touched[index] = None
         for index in touched:
             self._advance(index)

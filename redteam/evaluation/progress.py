@@ -41,8 +41,13 @@ class Progress:
         """Everything that was asked for so far."""
         return (*self.run, *self.controls)
 
-    def more(self, table: Table) -> tuple[list[Pairing], str]:
-        """What to compute next, and why; nothing while there is something to wait for, or once the verdict is known."""
+    def more(self, table: Table, *, idle: bool) -> tuple[list[Pairing], str]:
+        """What to compute next, and why; nothing while there is something to wait for, or once the verdict is known.
+
+        Args:
+            table: All scores.
+            idle: Whether everything that it asked for has ended.
+        """
         if not self.run:
             first = [*self.asked.pairings, *(self.asked.later if self.everything else ())]
             return self._entered(first), f"attacks on {self.asked.place.defense}"
@@ -55,7 +60,7 @@ class Progress:
         if turns:
             names = dict.fromkeys(pairing.attack if pairing.role == "recovery" else "no attack" for pairing in turns)
             return self._entered(turns), f"{self.asked.place.defense} is still locked: {', '.join(names)}"
-        if not all(table.ended(pairing) for pairing in self.wanted):
+        if not idle:
             return [], ""
         if self.everything:
             controls = self._controlled(self._all_controls())

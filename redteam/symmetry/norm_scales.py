@@ -112,7 +112,8 @@ def is_locked(factor: Tensor, spread: Tensor, rows: int) -> Tensor:
         rows: How many there are of them.
     """
     size = torch.maximum(factor, 1.0 / factor) - 1.0
-    return size > (_DEVIATIONS * spread / factor / rows**0.5).clamp(min=_TRAINED)
+    locked: Tensor = size > (_DEVIATIONS * spread / factor / rows**0.5).clamp(min=_TRAINED)
+    return locked
 
 
 def _rows(side: Side, site: Site, checkpoint: Checkpoint) -> Tensor:

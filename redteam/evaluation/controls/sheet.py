@@ -37,7 +37,8 @@ class Sheet:
     asked: Asked
     attacks: Mapping[str, Pipeline]
     pairings: dict[Wanted, tuple[Pairing, ...]] = field(default_factory=dict)
-    complete: set[Wanted] = field(default_factory=set)
+    _complete: set[Wanted] = field(default_factory=set)
+    _rows: dict[Wanted, tuple[r.Control, ...]] = field(default_factory=dict)
 
     def want(self, wanted: Iterable[Wanted]) -> Iterator[Pairing]:
         """Lays out further controls, each once."""
@@ -50,27 +51,29 @@ class Sheet:
     def further(self, table: Table) -> Iterator[Pairing]:
         """Lays out what controls need beside, once their first pairings have ended."""
         for one, pairings in self.pairings.items():
-            if one not in self.complete and all(table.ended(pairing) for pairing in pairings):
-                self.complete.add(one)
+            if one not in self._complete and all(table.ended(pairing) for pairing in pairings):
+                self._complete.add(one)
                 more = tuple(CHECKS[one[0]].further(self.asked, self.attacks[one[1]], table, pairings))
                 self.pairings[one] += more
                 yield from more
 
     def tried(self, table: Table) -> tuple[Wanted, ...]:
         """Those whose pairings have all ended."""
-        ended = (one for one in self.pairings if all(table.ended(pairing) for pairing in self.pairings[one]))
-        return tuple(one for one in ended if one in self.complete)
+        return tuple(one for one in self.pairings if self._has_ended(one, table))
 
     def rows(self, table: Table) -> tuple[r.Control, ...]:
         """One row for each control that has ended; floors and trivial attackers corrected together (Holm)."""
-        rows = []
-        for one in self.tried(table):
+        return tuple(_corrected([row for one in self.tried(table) for row in self._rows[one]]))
+
+    def _has_ended(self, one: Wanted, table: Table) -> bool:
+        """Whether there is a row; it is made once, since what has ended does not change."""
+        if one not in self._rows and one in self._complete and all(map(table.ended, self.pairings[one])):
             groups: dict[tuple[Place, str, str], list[Pairing]] = {}
             for pairing in self.pairings[one]:
                 groups.setdefault((pairing.place, pairing.site, pairing.group), []).append(pairing)
             found = (row(CHECKS[one[0]], table, pairings) for pairings in groups.values())
-            rows += [control for control in found if control is not None]
-        return tuple(_corrected(rows))
+            self._rows[one] = tuple(control for control in found if control is not None)
+        return one in self._rows
 
 
 def _corrected(rows: list[r.Control]) -> Iterator[r.Control]:
