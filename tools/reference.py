@@ -24,12 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "reports" / "reference"
 README = ROOT / "README.md"
 NAMES = ("paper", "tables")
+KEPT = tuple(name for name in NAMES if (HOME / f"{name}.json.gz").is_file())
 HERO = "mergelock"  # the defense whose verdicts the README shows under every threat model
 
 
 def main() -> None:
     """Writes everything that is drawn from the runs named on the command line, and says what."""
-    runs = map(Results.read, map(Path, sys.argv[1:])) if sys.argv[1:] else map(read, NAMES)
+    runs = map(Results.read, map(Path, sys.argv[1:])) if sys.argv[1:] else map(read, KEPT)
     for results in runs:
         for path in keep(results):
             sys.stdout.write(f"{path.stat().st_size / 1000:8.0f} kB  {path.relative_to(ROOT)}\n")
