@@ -104,7 +104,9 @@ class Engine:
         touched: dict[int, None] = {}
         for index, pairing in self._waiting.pop(step.name, ()):
             left = self._left[index, pairing]
-            left.discard(step.name)
+            if step.name not in left:
+                continue  # it was cached, and has only made its checkpoint anew
+            left.remove(step.name)
             if not left:
                 self._open[index] -= 1
                 touched[index] = None
