@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,8 @@ from redteam.evaluation.steps import content_name
 from redteam.tasks import Scenario
 
 Where = tuple[str, int]
+
+_LIVES = 5  # how often a scenario is loaded whose worker dies over it
 
 
 def known_scenarios(resolved: Resolved, store: Store) -> dict[Where, str]:
@@ -68,9 +71,14 @@ def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], No
     for job, where in by_job.items():
         tell(*where)
         pool.start(job, digest, references[where], seconds=float("inf"))
+    lives: Counter[str] = Counter()
     while pool.jobs:
         for ended in pool.wait():
             where = by_job[ended.job]
+            lives[ended.job] += 1
+            if ended.how == "died" and lives[ended.job] < _LIVES:
+                pool.start(ended.job, digest, references[where], seconds=float("inf"))
+                continue
             died = ("", f"its process died (exit code {ended.exit_code})")
             found[where] = _accepted(where, ended.value if ended.how == "done" else died)
     return found

@@ -17,8 +17,8 @@ QUICK = ("llama", "qwen3", "mixtral", "t5", "resnet", "open-clip")
 
 
 KNOWN = pytest.mark.xfail(
-    reason="where everything is locked, the last norm of T5's encoder stays unexplained: the cross attention that reads "
-    "it is compared before the gauges of its heads are off"
+    reason="where everything is locked, the last norm of T5's encoder stays unexplained: the cross attention that "
+    "reads it is compared before the gauges of its heads are off"
 )
 
 
