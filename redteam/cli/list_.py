@@ -13,7 +13,7 @@ import typer
 from redteam.errors import UnknownName
 from redteam.plugins.registry import REGISTRIES, Listed
 from redteam.plugins.shipped import KINDS, shipped
-from redteam.threat import THREAT_MODELS, threat_model
+from redteam.threat import THREAT_MODELS
 
 THREAT = "threat"
 """The kind of threat models, which are no plugins: they belong to the rules by which verdicts are given."""
@@ -55,7 +55,7 @@ def listed(kind: str | None = None) -> tuple[Listed, ...]:
 
 def _of(kind: str) -> tuple[Listed, ...]:
     if kind == THREAT:
-        return tuple(Listed(kind, name, "merge-redteam", threat_model(name).words) for name in THREAT_MODELS)
+        return tuple(Listed(kind, name, "merge-redteam", THREAT_MODELS[name]().words) for name in THREAT_MODELS)
     return REGISTRIES[kind].listing() if kind in REGISTRIES else shipped(kind)
 
 
