@@ -37,7 +37,7 @@ class Sheet:
     asked: Asked
     attacks: Mapping[str, Pipeline]
     pairings: dict[Wanted, tuple[Pairing, ...]] = field(default_factory=dict)
-    _complete: set[Wanted] = field(default_factory=set)
+    complete: set[Wanted] = field(default_factory=set)
     _rows: dict[Wanted, tuple[r.Control, ...]] = field(default_factory=dict)
 
     def want(self, wanted: Iterable[Wanted]) -> Iterator[Pairing]:
@@ -51,8 +51,8 @@ class Sheet:
     def further(self, table: Table) -> Iterator[Pairing]:
         """Lays out what controls need beside, once their first pairings have ended."""
         for one, pairings in self.pairings.items():
-            if one not in self._complete and all(table.ended(pairing) for pairing in pairings):
-                self._complete.add(one)
+            if one not in self.complete and all(table.ended(pairing) for pairing in pairings):
+                self.complete.add(one)
                 more = tuple(CHECKS[one[0]].further(self.asked, self.attacks[one[1]], table, pairings))
                 self.pairings[one] += more
                 yield from more
@@ -67,7 +67,7 @@ class Sheet:
 
     def _has_ended(self, one: Wanted, table: Table) -> bool:
         """Whether there is a row; it is made once, since what has ended does not change."""
-        if one not in self._rows and one in self._complete and all(map(table.ended, self.pairings[one])):
+        if one not in self._rows and one in self.complete and all(map(table.ended, self.pairings[one])):
             groups: dict[tuple[Place, str, str], list[Pairing]] = {}
             for pairing in self.pairings[one]:
                 groups.setdefault((pairing.place, pairing.site, pairing.group), []).append(pairing)
