@@ -17,7 +17,7 @@ from redteam.tasks import Scenario
 
 Where = tuple[str, int]
 
-_LIVES = 5  # how often a scenario is loaded whose worker dies over it
+_LIVES = 3  # how often a scenario is loaded whose worker dies over it
 
 
 def known_scenarios(resolved: Resolved, store: Store) -> dict[Where, str]:
@@ -79,8 +79,9 @@ def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], No
             if ended.how == "died" and lives[ended.job] < _LIVES:
                 pool.start(ended.job, digest, references[where], seconds=float("inf"))
                 continue
-            died = ("", f"its process died (exit code {ended.exit_code})")
-            found[where] = _accepted(where, ended.value if ended.how == "done" else died)
+            # Where workers die over and over, this process loads it: whoever kills them has another aim.
+            answer = ended.value if ended.how == "done" else digest(references[where])
+            found[where] = _accepted(where, answer)
     return found
 
 
