@@ -1,5 +1,0 @@
-"""Where reports find the atomic writer."""
-
-from redteam.files import write_atomically
-
-__all__ = ["write_atomically"]
