@@ -217,12 +217,24 @@ def _quickly(site: Site, compare: Comparison) -> MonomialGauge | None:
 def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:
     """`Σ ‖left − left0‖² + ‖right − right0‖²` over the sites of some kinds, on canonical stacks.
 
+    What only norms read is compared without a factor that training may have left there: none is told from 1 by a fit,
+    and how far it lies from 1 is chance.
+
     Raises:
         BadInput: As `fit_gauges`.
     """
     sites = anatomy_of(checkpoint).sites(kinds)
     require_same(sites, checkpoint, anchor)
-    return sum(distance(site, checkpoint, anchor) for site in sites)
+    return sum(distance(site, _without_trained_factor(site, checkpoint, anchor), anchor) for site in sites)
+
+
+def _without_trained_factor(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> Checkpoint:
+    if site.kind != "norm-scale" or not shared_sides(site, checkpoint, anchor):
+        return checkpoint
+    compare = Comparison(checkpoint, anchor)
+    if not compare.scales.unscaled(site):
+        return checkpoint
+    return moved(checkpoint, (site,), lambda site: largest_legal_group(site).fit(*compare(site)))
 
 
 def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named | None) -> list[tuple[Site, ...]]:

