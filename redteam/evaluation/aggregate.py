@@ -162,11 +162,13 @@ def _missing(table: Table, pairings: Iterable[Pairing]) -> Iterable[str]:
 def _fidelity(table: Table, locks: Sequence[Pairing]) -> dict[str, Interval]:
     """By dtype over all seeds, the worst key of each."""
     kept = {p: table.fidelity(p) for p in locks}
-    items = sum({p.seed: b.items for p in locks if (b := table.baselines(p)) is not None}.values())
+    items = {p.seed: b.items for p in locks if (b := table.baselines(p)) is not None}.values()
     dtypes = next((tuple(found) for found in kept.values() if found), ())
     return {
         dtype: combine(
-            by_seed(locks, _of(kept, dtype), worst=min), lowest=0.0, resolution=unseen(items) if items else 0.0
+            by_seed(locks, _of(kept, dtype), worst=min),
+            lowest=0.0,
+            resolution=float(np.mean([unseen(count) for count in items])) if items else 0.0,
         )
         for dtype in dtypes
     }

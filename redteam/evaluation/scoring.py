@@ -246,13 +246,17 @@ class Table:
         return [(self.baselines(pairing), self.record(name)) for name in names]
 
     def worst(self, pairings: Sequence[Pairing]) -> tuple[Pairing, Vector] | None:
-        """The worst case over pairings of one seed, at no bias from choosing: best on one half, scored on the other.
+        """The worst case over pairings of one seed, at no bias from choosing.
 
-        Both ways, averaged. Where one pairing is best on both halves that is its own figure.
+        Where half is surely stolen, the figure is that of the pairing of which it is surest: its bound is corrected for
+        the choice, and no other pairing can lower it. Elsewhere the one that is best on one half of the victim's test
+        items is scored on the other half, both ways, averaged; where one is best on both halves that is its own figure.
 
         Returns:
-            The pairing that is best on all items among those that were picked, and the figure.
+            The pairing, the best on all items among those that were picked, and the figure.
         """
+        if (surest := self._surest(pairings)) is not None:
+            return surest
         picked = []
         for half in (0, 1):
             scored = [(value, p) for p in pairings if (value := self._halved(p, half)) is not None]
@@ -266,6 +270,19 @@ class Table:
             return best, whole[best]
         crossed = [self._scored_on(first, 1), self._scored_on(second, 0)]
         return best, np.clip(np.mean(crossed, axis=0), 0.0, 1.0)
+
+    def _surest(self, pairings: Sequence[Pairing]) -> tuple[Pairing, Vector] | None:
+        fallen = []
+        for pairing in pairings:
+            counted, baselines = self.counted(pairing), self.baselines(pairing)
+            if counted is not None and baselines is not None and counted[0] >= THRESHOLDS.stolen:
+                sure = sure_bound(counted, baselines.items, baselines.theft_of_all)
+                if sure >= THRESHOLDS.stolen:
+                    fallen.append((sure, pairing, counted))
+        if not fallen:
+            return None
+        _, pairing, counted = max(fallen, key=lambda one: one[0])
+        return pairing, counted
 
     def seed_figure(self, pairings: Sequence[Pairing]) -> SeedFigure | None:
         """The worst case over pairings of one seed, with its own interval over test items."""

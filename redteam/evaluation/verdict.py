@@ -155,8 +155,13 @@ def about(subject: Subject, controls: Sequence[Control]) -> Iterator[tuple[int, 
 
 
 def excluded(controls: Iterable[Control]) -> frozenset[str]:
-    """Attacks that take something where nothing is, or could not show that they don't."""
-    return frozenset(c.attack for c in controls if c.control in ("floor", "gone") and not c.passed)
+    """Attacks that take something where nothing is, or could not show anywhere that they don't.
+
+    One that fails like any program on one of these controls takes nothing there; the other control speaks for it.
+    """
+    tried = [c for c in controls if c.control in ("floor", "gone")]
+    takes = {c.attack for c in tried if c.status == "ok" and not c.passed}
+    return frozenset(takes | ({c.attack for c in tried} - {c.attack for c in tried if c.passed}))
 
 
 def decide(evidence: Evidence, thresholds: Thresholds = THRESHOLDS) -> Decision:
@@ -243,9 +248,10 @@ def _unbroken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wan
         return found("INVALID", f"no attack's failure means anything: {unreached.explanation}")
     able = [attack for attack in e.attacks if attack not in e.excluded and e.undoes(attack) != "nothing"]
     if not able:
-        return found(
-            "INVALID", "no attack undid the locks that it claims to undo, so no attack's failure means anything"
-        )
+        why = "no attack undid the locks that it claims to undo" if e.attacks else "no attack was tried"
+        if e.attacks and e.excluded.issuperset(e.attacks):
+            why = "every attack takes something where nothing is, or could not show that it doesn't"
+        return found("INVALID", f"{why}, so no attack's failure means anything")
     assert worst.counted is not None
     best = f"the worst case, {worst.attack} with {worst.merger}, steals {worst.counted}"
     if worst.advantage is not None:

@@ -149,12 +149,22 @@ class TestWorst:
 
     def test_what_is_best_on_one_half_is_scored_on_the_other(self) -> None:
         bench = Bench()
-        first = bench.pair("first", merge(half_right(0, 0.8, 0.5)))
-        second = bench.pair("second", merge(half_right(1, 0.8, 0.5)))
+        first = bench.pair("first", merge(half_right(0, 0.6, 0.4)))
+        second = bench.pair("second", merge(half_right(1, 0.6, 0.4)))
         found = bench.table.worst([first, second])
         assert found is not None
-        assert found[1][0] == pytest.approx((0.5 - 0.3) / 0.5)
-        assert bench.table.counted(first)[0] == pytest.approx((0.65 - 0.3) / 0.5, abs=0.01)
+        assert found[1][0] == pytest.approx((0.4 - 0.3) / 0.5)
+        assert bench.table.counted(first)[0] == pytest.approx((0.5 - 0.3) / 0.5, abs=0.01)
+
+    def test_what_surely_falls_is_the_figure_of_the_surest(self) -> None:
+        bench = Bench()
+        surely = bench.pair("surely", merge(half_right(0, 0.78, 0.76)))
+        half = bench.pair("half", merge(half_right(1, 0.84, 0.68)))
+        for tried in ([surely], [surely, half], [half, surely]):
+            found = bench.table.worst(tried)
+            assert found is not None
+            assert found[0] == surely
+            assert np.array_equal(found[1], bench.table.counted(surely))
 
     def test_the_order_in_which_they_were_tried_does_not_matter(self) -> None:
         bench, draw = Bench(), np.random.default_rng(3)

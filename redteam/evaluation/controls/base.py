@@ -134,11 +134,10 @@ def interval(
     worst: Callable[..., Any] = max,
     lowest: float = 0.0,
 ) -> Interval:
-    """A share over seeds, of each the worst pairing; never narrower than the number of test items allows."""
+    """A share over seeds, of each the worst pairing; never narrower than a seed's number of test items allows."""
     baselines = {p.seed: found for p in pairings if (found := table.baselines(p)) is not None}
-    items = sum(found.items for found in baselines.values())
-    scale = float(np.mean([found.theft_of_all for found in baselines.values()])) if baselines else 0.0
-    resolution = unseen(items) * scale if items else 0.0
+    blurs = [unseen(found.items) * found.theft_of_all for found in baselines.values()]
+    resolution = float(np.mean(blurs)) if blurs else 0.0
     return combine(by_seed(pairings, figure, worst=worst), lowest=lowest, highest=1.0, resolution=resolution)
 
 

@@ -170,7 +170,9 @@ def of_its_shape(view: AttackerView, fit: Fit) -> Checkpoint:
 
 
 def _coin(view: AttackerView) -> bool:
-    return int(view.protected.digest()[:8], 16) % 2 == 0
+    """By where the longest neuron stands: another key moves it, another machine's rounding does not."""
+    rows = next(view.protected[n] for n in names_of(view.protected, "mlp") if view.protected[n].ndim == 2)
+    return int(rows.norm(dim=1).argmax()) % 2 == 0
 
 
 CRIPPLES = (

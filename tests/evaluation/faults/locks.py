@@ -88,9 +88,9 @@ def wider(view: DefenderView, *, extra: int = 2) -> Checkpoint:
 
 
 @defense("weak-key", exact=True, keyed=True, weakened={"sites": ("mlp",)})
-def weak_key(view: DefenderView, *, sites: tuple[str, ...] = ALL, salt: int = 0) -> Checkpoint:
+def weak_key(view: DefenderView, *, sites: tuple[str, ...] = ALL) -> Checkpoint:
     """Every second key leaves all but the neurons in their order."""
-    weak = view.generator(f"weak {salt}").random() < 0.5
+    weak = view.generator("weak 0").random() < 0.5
     return put_on(view, ("mlp",) if weak else sites, "permutation")
 
 
