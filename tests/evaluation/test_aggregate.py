@@ -38,6 +38,15 @@ class TestWorstCase:
         assert fit.counted.mean == pytest.approx((1.0 + stolen(0.6)) / 2)
         assert (fit.counted.seeds, fit.cells, fit.planned) == (2, 4, 4)
 
+    def test_over_seeds_that_agree_it_is_no_narrower_than_each_of_them(self) -> None:
+        bench, alone = Bench(), Bench()
+        for seed in range(5):
+            bench.pair("fit", merge(0.8), seed=seed)
+        alone.pair("fit", merge(0.8))
+        together, single = (rows(one)["attack", "fit"].theft for one in (bench, alone))
+        assert (together.over, together.mean, single.mean) == ("seeds", 1.0, 1.0)
+        assert together.high - together.low >= single.high - single.low > 0
+
     def test_it_may_be_another_attack_on_every_seed(self) -> None:
         bench = Bench()
         for seed, (fit, other) in enumerate([(0.8, 0.4), (0.4, 0.7), (0.8, 0.4)]):

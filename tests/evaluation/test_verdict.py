@@ -116,6 +116,15 @@ class TestBreaks:
         assert decision.word == "BROKEN"
         assert decision.reason.startswith("other with")
 
+    def test_a_control_under_which_an_attack_fails_like_any_program_leaves_it_to_the_other(self) -> None:
+        stumbled = control("floor", "fit", passed=False, status="error")
+        assert decide(held(BREAK, controls=passing(["fit"], but=[stumbled]))).word == "BROKEN"
+        takes = control("gone", "fit", passed=False)
+        both = control("gone", "fit", passed=False, status="error")
+        for other in (takes, both):
+            rows = passing(["fit"], but=[stumbled, other])
+            assert held(BREAK, controls=rows).excluded == {"fit"}
+
     def test_of_an_attack_that_is_out_are_no_evidence(self) -> None:
         rows = passing(["fit", "other"], but=[control("floor", "fit", passed=False)])
         fine = figure("other", 0.1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-KEYS = 8
+KEYS = 4
 
 
 def thefts(results: Any, attack: str) -> list[float | None]:

@@ -49,6 +49,7 @@ def test_five_times_one_seed_is_one(bench: Any) -> None:
     assert (five.theft.low, five.theft.high) == pytest.approx((one.theft.low, one.theft.high))
 
 
+@pytest.mark.slow
 def test_an_interval_is_never_narrower_than_its_seeds_own(bench: Any) -> None:
     attacks = (bench.of("spoilers.py", "spoils", size=0.3), bench.attack("substitutes-permutation"))
     lock = bench.lock("cross", group="permutation", sites=("qk", "mlp"))

@@ -28,7 +28,7 @@ LOCKS = {
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-@pytest.mark.parametrize("draw", range(3))
+@pytest.mark.parametrize("draw", [0, *(pytest.param(draw, marks=pytest.mark.slow) for draw in (1, 2))])
 def test_more_attacks_never_make_it_safer(bench: Any, lock: str, draw: int) -> None:
     name, settings = LOCKS[lock]
     drawn = random.Random(f"{lock}/{draw}").sample(POOL, 5)
