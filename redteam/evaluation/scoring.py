@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -348,13 +348,15 @@ class Table:
         return baselines.kept(lock.stored["float32"], alone.stored["float32"], above=chance)
 
 
+@lru_cache(maxsize=8192)
 def accuracy(packed: Packed, tag: str, half: Half = None) -> Vector:
-    """The accuracy under every resample, from one result per test item."""
-    drawn, correct = weights(packed.n, tag), packed.unpack().astype(np.float64)
-    if half is None:
-        return np.asarray(drawn @ correct / packed.n)
-    chosen = halves(packed.n, tag)[half] > 0
-    return np.asarray(drawn[:, chosen] @ correct[chosen] / np.maximum(drawn[:, chosen].sum(axis=1), 1.0))
+    """The accuracy under every resample, from one result per test item; not to be written to."""
+    drawn, correct = weights(packed.n, tag), packed.unpack().astype(np.float32)
+    chosen = np.ones_like(correct) if half is None else halves(packed.n, tag)[half].astype(np.float32)
+    hits, items = ((drawn @ counted).astype(np.float64) for counted in (correct * chosen, chosen))
+    found: Vector = hits / np.maximum(items, 1.0)
+    found.setflags(write=False)
+    return found
 
 
 def _mean(scores: Scores) -> Vector:

@@ -44,9 +44,11 @@ class Interval:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-@lru_cache(maxsize=16)
-def weights(count: int, tag: str) -> Vector:
+@lru_cache(maxsize=128)  # one for each task of every seed: drawing them anew at every look is what takes time
+def weights(count: int, tag: str) -> np.ndarray[Any, np.dtype[np.float32]]:
     """How often each of `count` test items counts in each resample, `[1 + RESAMPLES, count]`; row 0 is all ones.
+
+    They are whole numbers, so that sums of them are exact in float32.
 
     Args:
         count: Number of test items.
@@ -55,7 +57,7 @@ def weights(count: int, tag: str) -> Vector:
     seed = int.from_bytes(hashlib.sha256(f"resample\0{tag}".encode()).digest()[:8], "big")
     generator = np.random.Generator(np.random.PCG64(seed))
     drawn = generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return np.concatenate([np.ones((1, count)), drawn.astype(np.float64)])
+    return np.concatenate([np.ones((1, count), np.float32), drawn.astype(np.float32)])
 
 
 @lru_cache(maxsize=64)
