@@ -29,8 +29,9 @@ def answers(results: Results, *, swept: bool, drifted: bool) -> list[tuple[str, 
         ),
         (
             "The worst case was picked on the data that it is scored on.",
-            "It is picked on one half of the victim's test items and scored on the other, both ways, so that choosing "
-            "among many attacks adds no bias. What an attacker would choose by what they see stands beside it.",
+            "Where a seed falls, it is the attack whose break is surest, and the bound by which it falls is corrected "
+            "for a hundred attacks. Elsewhere it is picked on one half of the victim's test items and scored on the "
+            "other, both ways. What an attacker would choose by what they see stands beside it.",
         ),
         (
             "The attacks may just not work.",
