@@ -7,23 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redteam.cli.progress import Progress
-from redteam.cli.rewriting import (
-    Device,
-    Force,
-    OnDevice,
-    Out,
-    laid_out_like,
-    named,
-    named_alike,
-    one_thread,
-    read_ahead,
-    require_device,
-    require_place,
-    require_related,
-    section,
-    tell_left_out,
-)
+from redteam.cli import checkpoint_options as shared
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,20 +18,16 @@ if TYPE_CHECKING:
 
 
 def attack(
-    attack: Annotated[
-        str, typer.Argument(metavar="ATTACK", help="As in name:setting=value or path/to/file.py@name; a+b for a chain.")
-    ],
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.")
-    ],
-    out: Out,
+    attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN)],
+    model: shared.Model,
+    out: shared.Out,
     base: Annotated[Path | None, typer.Option(help="The public model that MODEL was fine-tuned from.")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="For the key's holder: the key.")] = None,
     defense: Annotated[
         str | None, typer.Option(help="For the key's holder: the defense as it was put on, settings and all.")
     ] = None,
-    device: OnDevice = Device.cpu,
-    force: Force = False,
+    device: shared.OnDevice = shared.Device.cpu,
+    force: shared.Force = False,
 ) -> None:
     """Try to take a lock off a checkpoint, from its weights and the base's.
 
@@ -56,8 +36,6 @@ def attack(
     """
     import torch
 
-    from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.save import write
     from redteam.evaluation.pipelines import remove
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
@@ -71,22 +49,15 @@ def attack(
     lock = None if defense is None else Pipeline.load(DEFENSES, defense, Path())
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
-    require_device(device)
-    require_place(out, force, [model, base, key])
-    anchor = None if base is None else Checkpoint.open(base)
-    protected = Checkpoint.open(model, base=anchor)
-    if anchor is None:
-        (protected,) = named_alike(protected)
-    else:
-        protected, anchor = named_alike(protected, anchor)
-        widened = chain.any(lambda spec: spec.changes_architecture)
-        require_related(protected, anchor, f"The model {model}", shapes=not widened)
+    shared.require_usable(device, out, force, [model, base, key])
+    widened = chain.any(lambda spec: spec.changes_architecture)
+    protected, anchor = shared.open_model(model, base, shapes=not widened)
     secret: Secret | None = None if key is None else read_key(key)
 
     def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
         return remove(lock.links if lock else (), checkpoint, exact, key)
 
-    with one_thread(), Progress() as progress:
+    with shared.working() as progress:
         exact = None if anchor is None else anchor.recent().cast(torch.float64, device)
         recovered = protected.recent().cast(torch.float64, device)
         for link in chain.links:
@@ -100,23 +71,20 @@ def attack(
                 _unlock=unlock,
             )
             recovered = check_as_read(link, recovered, link(view))
-        with read_ahead(recovered.stored_as(protected)) as ready:
-            written = write(
+        with shared.read_ahead(recovered.stored_as(protected)) as ready:
+            written = shared.save(
                 ready,
                 out,
-                like=laid_out_like(model, base),
+                like=shared.laid_out_like(model, base),
                 force=force,
-                progress=progress.advanced,
-                card=section(
-                    "Attacked",
-                    {"attack": f"`{chain.text}`", "base": "none" if base is None else named(base)},
-                    "A lock against merging may have been taken off the weights.",
-                ),
+                progress=progress,
+                title="Attacked",
+                rows={"attack": f"`{chain.text}`", "base": "none" if base is None else shared.named(base)},
+                ending="A lock against merging may have been taken off the weights.",
             )
-    tell_left_out(written)
     kept = all(link.spec.keeps_function for link in chain.links)
     what = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
-    typer.echo(f"{chain.text} is done; the model is in {out}, and {what}.")
+    shared.tell(written, f"{chain.text} is done; the model is in {out}, and {what}.")
 
 
 def _require_grants(chain: Pipeline, text: str, held: list[Needs]) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redteam.cli.progress import Progress
+from redteam.cli import checkpoint_options as shared
+from redteam.cli.outputs import Pages, writers
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
@@ -18,18 +19,13 @@ _LEGEND = (
 
 
 def audit(
-    model: Annotated[
-        Path, typer.Argument(help="A Hugging Face folder, a safetensors file or an open_clip checkpoint.")
-    ],
+    model: shared.Model,
     base: Annotated[Path, typer.Option(help="The public model that it was made from.")],
     other: Annotated[
         Path | None, typer.Option(help="A second model made from that base: do the two share their gauges?")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
-    report: Annotated[
-        list[Path] | None,
-        typer.Option("-o", "--report", metavar="FILE", help="Also write it here: .json or .html; may be repeated."),
-    ] = None,
+    report: Pages = None,
 ) -> None:
     """Say which lock is on a model, at which sites, of which group, and how much of it comes off.
 
@@ -37,38 +33,20 @@ def audit(
     not told from training.
     """
     from redteam.audit import audit as look
-    from redteam.checkpoint import Checkpoint
-    from redteam.cli.outputs import writers
-    from redteam.cli.rewriting import named_alike, one_thread
     from redteam.plugins.registry import AUDIT_REPORTS
 
     asked = writers(report or (), AUDIT_REPORTS)
-    paths = (model, base) if other is None else (model, base, other)
-    anchor = Checkpoint.open(base)
-    # An adapter is audited merged into its base.
-    opened = named_alike(*(anchor if path is base else Checkpoint.open(path, base=anchor) for path in paths))
-    names = (*map(str, paths), "") if other is None else tuple(map(str, paths))
-    with one_thread(), Progress() as shown:
-        found = look(*opened, device=_usable(device), names=names, progress=shown.advanced)  # type: ignore[arg-type]
+    others = [] if other is None else [other]
+    anchor, *opened = shared.open_alike(base, model, *others)
+    names = (str(model), str(base), str(other or ""))
+    shared.require_device(device)
+    with shared.working() as shown:
+        found = look(opened[0], anchor, *opened[1:], device=device, names=names, progress=shown.advanced)
     for path, writer in asked:
         writer(found, path)
     _tell(found)
     for path, _ in asked:
         typer.echo(f"Written: {path}")
-
-
-def _usable(device: str) -> str:
-    import torch
-
-    from redteam.errors import BadSetting
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise BadSetting(
-            f"The device {device!r} cannot be used here; leave --device out to compute on the CPU."
-        ) from None
-    return device
 
 
 def _tell(found: Audit) -> None:

@@ -7,22 +7,7 @@ from typing import Annotated
 
 import typer
 
-from redteam.cli.progress import Progress
-from redteam.cli.rewriting import (
-    Device,
-    Force,
-    OnDevice,
-    Out,
-    named,
-    named_alike,
-    one_thread,
-    read_ahead,
-    require_device,
-    require_place,
-    require_related,
-    section,
-    tell_left_out,
-)
+from redteam.cli import checkpoint_options as shared
 from redteam.errors import BadInput
 
 
@@ -30,9 +15,9 @@ def merge(
     merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in ties:density=0.2 or path/to/file.py@name.")],
     base: Annotated[Path, typer.Option(help="The public model; its folder says how the merge is laid out.")],
     expert: Annotated[list[Path], typer.Option(help="A model fine-tuned from the base; repeat it for each.")],
-    out: Out,
-    device: OnDevice = Device.cpu,
-    force: Force = False,
+    out: shared.Out,
+    device: shared.OnDevice = shared.Device.cpu,
+    force: shared.Force = False,
 ) -> None:
     """Merge experts as a free-rider would: a tensor at a time, summed in float64 and rounded once.
 
@@ -40,7 +25,6 @@ def merge(
     lacks, or has in another shape, such as the heads of tasks, is not merged.
     """
     from redteam.checkpoint import Checkpoint, shared_tensors
-    from redteam.checkpoint.save import write
     from redteam.key import Key
     from redteam.plugins.registry import MERGERS
     from redteam.plugins.returned import check_as_read
@@ -48,15 +32,12 @@ def merge(
 
     plugin = MERGERS.load(merger)
     experts = _by_name(expert)
-    require_device(device)
-    require_place(out, force, [base, *expert])
-    origin = Checkpoint.open(base)
-    opened = {name: Checkpoint.open(path, base=origin) for name, path in experts.items()}
-    origin, *alike = named_alike(origin, *opened.values())
-    opened = dict(zip(opened, alike, strict=True))
+    shared.require_usable(device, out, force, [base, *expert])
+    origin, *alike = shared.open_alike(base, *experts.values())
+    opened = dict(zip(experts, alike, strict=True))
     for name, one in opened.items():
-        require_related(one, origin, f"The expert {name}")
-    with one_thread(), Progress() as progress:
+        shared.require_related(one, origin, f"The expert {name}")
+    with shared.working() as progress:
         start = origin.cast(device=device)
         view = MergerView(
             {name: one.cast(device=device) for name, one in opened.items()},
@@ -68,22 +49,20 @@ def merge(
         if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
             # It has never seen the base; what it leaves out no expert shares.
             merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
-        with read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
-            written = write(
+        with shared.read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
+            written = shared.save(
                 ready,
                 out,
                 like=base,
                 force=force,
-                progress=progress.advanced,
-                card=section(
-                    "Merged", {"merger": f"`{plugin.canonical}`", "base": named(base), "experts": ", ".join(experts)}
-                ),
+                progress=progress,
+                title="Merged",
+                rows={"merger": f"`{plugin.canonical}`", "base": shared.named(base), "experts": ", ".join(experts)},
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
     if left := [name for name in origin if name not in held]:
         typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
-    tell_left_out(written)
-    typer.echo(f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
+    shared.tell(written, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
 
 
 def _by_name(paths: list[Path]) -> dict[str, Path]:
@@ -94,7 +73,7 @@ def _by_name(paths: list[Path]) -> dict[str, Path]:
     """
     experts: dict[str, Path] = {}
     for path in paths:
-        name = named(path)
+        name = shared.named(path)
         if name in experts:
             raise BadInput(
                 f"Two experts are called {name!r}, {experts[name]} and {path}; give their folders different names."

@@ -1,4 +1,4 @@
-"""What `run` and `report` share: the files that `-o` names, the gate that `--fail-on` sets, and what they print."""
+"""What commands that report share: the files that `-o` names, the gate that `--fail-on` sets, and what they print."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ Files = Annotated[
         metavar="FILE",
         help="Also write a report here: .html, .md, .json, .junit.xml or .csv; may be repeated.",
     ),
+]
+Pages = Annotated[
+    list[Path] | None,
+    typer.Option("-o", "--report", metavar="FILE", help="Also write it here: .html or .json; may be repeated."),
 ]
 FailOn = Annotated[
     list[str] | None,

@@ -12,22 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redteam.cli.progress import Progress
-from redteam.cli.rewriting import (
-    Device,
-    Force,
-    OnDevice,
-    Out,
-    key_in,
-    laid_out_like,
-    named_alike,
-    one_thread,
-    require_device,
-    require_place,
-    require_related,
-    section,
-    tell_left_out,
-)
+from redteam.cli import checkpoint_options as shared
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -51,14 +36,9 @@ class Dtype(StrEnum):
 
 
 def protect(
-    defense: Annotated[
-        str,
-        typer.Argument(metavar="DEFENSE", help="As in name:setting=value or path/to/file.py@name; a+b for a chain."),
-    ],
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.")
-    ],
-    out: Out,
+    defense: Annotated[str, typer.Argument(metavar="DEFENSE", help=shared.CHAIN)],
+    model: shared.Model,
+    out: shared.Out,
     key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The key, 32 random bytes; made if there is no such file.")
     ] = None,
@@ -67,14 +47,14 @@ def protect(
         str | None, typer.Option(metavar="SCENARIO", help="Where training data come from, for defenses that ask.")
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Store weights so [default: as they were].")] = None,
-    device: OnDevice = Device.cpu,
+    device: shared.OnDevice = shared.Device.cpu,
     certify: Annotated[
         bool, typer.Option("--certify", help="Run the network before and after, and say how far its outputs changed.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Certify, and write nothing if a loss is over its bound.")
     ] = False,
-    force: Force = False,
+    force: shared.Force = False,
 ) -> None:
     """Put a defense on a checkpoint and write what may be published.
 
@@ -83,25 +63,16 @@ def protect(
     """
     import torch
 
-    from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.save import write
     from redteam.evaluation.pipelines import apply
     from redteam.evaluation.resolve import Pipeline
     from redteam.plugins.registry import DEFENSES
     from redteam.plugins.returned import check_as_read
 
     chain = Pipeline.load(DEFENSES, defense, Path())
-    require_device(device)
-    require_place(out, force, [model, base])
-    given = None if base is None else Checkpoint.open(base)
-    victim = Checkpoint.open(model, base=given)
-    if given is None:
-        (victim,) = named_alike(victim)
-    else:
-        victim, given = named_alike(victim, given)
-        require_related(victim, given, f"The model {model}")
+    shared.require_usable(device, out, force, [model, base])
+    victim, given = shared.open_model(model, base)
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
-    with one_thread(), _key_for(chain, key, out) as (secret, made), Progress() as progress:
+    with _key_for(chain, key, out) as (secret, made), shared.working() as progress:
         scenario = _scenario(data)
         protected, views = apply(
             chain.links,
@@ -114,20 +85,21 @@ def protect(
         sites = where(views)
         adapted = [sentence for view in views for sentence in view.adaptations()]
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
-        written = write(
+        written = shared.save(
             protected.stored_as(stored),
             out,
-            like=laid_out_like(model, base),
+            like=shared.laid_out_like(model, base),
             force=force,
-            progress=progress.advanced,
-            card=_card(chain, sites, adapted, stored),
+            progress=progress,
+            title="Protected against merging",
+            rows=_rows(chain, sites, adapted, stored),
+            ending="The weights were rewritten so that the model works alone and merging it with others fails.",
         )
     for line in (*told, *(f"{kind}: {what}" for kind, what in sites), *(f"Adapted: {one}" for one in adapted)):
         typer.echo(line)
     if key is not None and chain.any(lambda spec: spec.keyed):
         typer.echo(f"The key is in {key}{', made now' if made else ''}; whoever has it takes the lock off.")
-    tell_left_out(written)
-    typer.echo(f"{chain.text} is on; the model is in {out}.")
+    shared.tell(written, f"{chain.text} is on; the model is in {out}.")
 
 
 def where(views: Sequence[DefenderView]) -> list[tuple[str, str]]:
@@ -159,7 +131,7 @@ def _key_for(chain: Pipeline, path: Path | None, out: Path) -> Iterator[tuple[Ke
     elif path is None:
         raise BadInput(f"The defense {chain.text} draws on a key; name its file with --key, which is made if missing.")
     else:
-        with key_in(path, out) as found:
+        with shared.key_in(path, out) as found:
             yield found
 
 
@@ -179,27 +151,27 @@ def _certified(
     task = None if scenario is None else scenario.tasks[scenario.victim]
     real = None if task is None else {k: v[:_SAMPLES] for k, v in task.inputs_of("validation").items()}
     found = certify(victim.cast(torch.float64), protected.cast(torch.float64, "cpu"), real)
-    released = {str(stored.dtype(name)).removeprefix("torch.") for name in stored}
-    if strict and (losses := found.losses(released)):
+    if strict and (losses := found.losses(_dtypes(stored))):
         raise BadInput(f"{' '.join(losses)} Nothing was written (--strict).")
     return str(found).splitlines()
 
 
-def _card(chain: Pipeline, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint) -> str:
+def _rows(
+    chain: Pipeline, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint
+) -> dict[str, str]:
+    """What the model card says."""
     exact = all(link.spec.exact for link in chain.links)
-    dtypes = sorted({str(stored.dtype(name)).removeprefix("torch.") for name in stored})
-    rows: dict[str, Any] = {
+    return {
         "defense": " + ".join(f"`{_settings(link)}`" for link in chain.links),
         "where": "; ".join(f"{kind}: {what}" for kind, what in sites) or "nowhere",
         **({"adapted": " ".join(adapted)} if adapted else {}),
         "outputs": "those of the original up to rounding" if exact else "changed: the defense is not exact",
-        "stored in": ", ".join(dtypes),
+        "stored in": ", ".join(sorted(_dtypes(stored))),
     }
-    return section(
-        "Protected against merging",
-        rows,
-        "The weights were rewritten so that the model works alone and merging it with others fails.",
-    )
+
+
+def _dtypes(checkpoint: Checkpoint) -> set[str]:
+    return {str(checkpoint.dtype(name)).removeprefix("torch.") for name in checkpoint}
 
 
 def _settings(link: Any) -> str:

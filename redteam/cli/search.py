@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redteam.cli.outputs import Pages, writers
+
 if TYPE_CHECKING:
     from redteam.search.results import SearchResults
 
@@ -37,17 +39,13 @@ def search(
         int | None, typer.Option(min=0, help="Processes that score the winner; 0 runs all in this one.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what is found [default: runs/search-DEFENSE].")] = None,
-    report: Annotated[
-        list[Path] | None,
-        typer.Option("-o", "--report", metavar="FILE", help="Also write it here: .html or .json; may be repeated."),
-    ] = None,
+    report: Pages = None,
 ) -> None:
     """Look for the strongest attacker of a defense: which attacks, in which order, with which settings.
 
     Tuned for theft and seconds at once on data that nothing is scored on; the winner is then scored. The same command
     again goes on where it stopped. Exit codes: 0, also where no strong attacker was found; 2 if nothing could be said.
     """
-    from redteam.cli.outputs import writers
     from redteam.cli.progress import Progress
     from redteam.cli.run import absolute, cores
     from redteam.plugins.registry import SEARCH_REPORTS

@@ -86,7 +86,7 @@ def test_a_tensor_is_read_when_it_is_written(shell: Shell, here: Path, monkeypat
         read.append(name)
         return original(self, name)
 
-    import redteam.cli.merge as home
+    import redteam.cli.checkpoint_options as home
 
     class Watching(home.Progress):
         def advanced(self, done: int, total: int, what: str) -> None:
@@ -157,7 +157,7 @@ def test_on_a_gpu_it_is_the_same_within_rounding(shell: Shell, here: Path, text:
 
 
 def test_reading_ahead_gives_the_same_in_any_order() -> None:
-    import redteam.cli.rewriting as home
+    import redteam.cli.checkpoint_options as home
 
     read: list[str] = []
 

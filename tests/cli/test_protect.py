@@ -174,7 +174,7 @@ def test_an_output_folder_is_not_overwritten_unasked(shell: Shell, here: Path) -
 def test_an_interrupt_leaves_nothing_and_promises_nothing(
     shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import redteam.cli.protect as home
+    import redteam.cli.checkpoint_options as home
 
     class Interrupting(home.Progress):
         def advanced(self, done: int, total: int, what: str) -> None:
