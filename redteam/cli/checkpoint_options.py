@@ -171,8 +171,19 @@ def require_related(model: Checkpoint, base: Checkpoint, what: str, *, shapes: b
         if here != there:
             raise BadInput(
                 f"{what} does not have its base's shape: {name!r} is {here}, in the base {there}; expected the same "
-                "network, so name its own base, or take a lock that widens it off first (shape-restore)."
+                f"network, so name its own base, or take a lock that widens it off first{_restoring()}."
             )
+
+
+def _restoring() -> str:
+    """The attacks that give a network its base's shapes back with nothing but the base."""
+    from redteam.plugins.contracts import Needs
+    from redteam.plugins.registry import ATTACKS
+
+    names = ATTACKS.names_where(
+        lambda spec: spec.changes_architecture and spec.role == "recovery" and spec.needs == Needs.ANCHOR
+    )
+    return f" ({' or '.join(names)})" if names else ""
 
 
 def named_alike(*checkpoints: Checkpoint) -> tuple[Checkpoint, ...]:

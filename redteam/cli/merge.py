@@ -12,7 +12,7 @@ from redteam.errors import BadInput
 
 
 def merge(
-    merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in ties:density=0.2 or path/to/file.py@name.")],
+    merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in name:setting=value or path/to/file.py@name.")],
     base: Annotated[Path, typer.Option(help="The public model; its folder says how the merge is laid out.")],
     expert: Annotated[list[Path], typer.Option(help="A model fine-tuned from the base; repeat it for each.")],
     out: shared.Out,

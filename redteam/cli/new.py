@@ -15,13 +15,8 @@ import typer
 from redteam.errors import BadInput, UnknownName, UnwritableOutput
 from redteam.plugins.reference import Reference
 
-_USE = {
-    "attack": "--defense rotation --attack",
-    "defense": "--attack gauge-fit --defense",
-    "merger": "--merger",
-    "scenario": "--scenario",
-}
-"""Kind → as what `redteam run` takes such a plugin."""
+_KINDS = ("attack", "defense", "merger", "scenario")
+"""Each is an option of `redteam run`, and has a template."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -32,8 +27,8 @@ def new(
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
 ) -> None:
     """Write a working plugin, and its test, to start from."""
-    if kind not in _USE:
-        raise UnknownName.among("kind of plugin to write", kind, _USE)
+    if kind not in _KINDS:
+        raise UnknownName.among("kind of plugin to write", kind, _KINDS)
     stem = _stem(name)
     values = {"name": name, "stem": stem, "Class": stem.title().replace("_", ""), "Kind": kind.title(), "kind": kind}
     files = {
@@ -55,7 +50,7 @@ def new(
     typer.echo(f"Wrote {plugin} and {test}. Next:")
     typer.echo(f"  redteam check {written}")
     typer.echo(f"  pytest {shlex.quote(str(test))}")
-    typer.echo(f"  redteam run {_USE[kind]} {written}")
+    typer.echo(f"  redteam run --{kind} {written}")
 
 
 def _template(name: str) -> Template:

@@ -14,6 +14,7 @@ import typer
 
 from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
 from redteam.cli.progress import Progress
+from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import say
 
 
@@ -25,7 +26,7 @@ class Controls(StrEnum):
 
 
 def run(
-    plan: Annotated[str | None, typer.Argument(metavar="[PLAN]", help="A plan that ships, or a TOML file.")] = None,
+    plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="A plan that ships, or a TOML file.")] = DEFAULT_PLAN,
     scenario: Annotated[list[str] | None, typer.Option(help="A scenario; may be repeated.")] = None,
     defense: Annotated[list[str] | None, typer.Option(help="A defense, a+b for a chain; may be repeated.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="An attack, a+b for a chain; may be repeated.")] = None,
@@ -52,18 +53,18 @@ def run(
 ) -> None:
     """Pair defenses with attacks in scenarios and say which protections hold.
 
-    Without PLAN it runs 'quick'. Options replace what the plan says. The same command again computes only what is
+    Options replace what the plan says. The same command again computes only what is
     missing. Theft figures are lower bounds: a stronger attack can only raise them. Exit codes: 0 held or nothing asked,
     1 the gate of --fail-on failed, 2 something could not be evaluated.
     """
     started = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and numpy read it when they load: the work is in the workers
-    say(f"Reading the plan {plan or 'quick'}, torch and the plugins")
+    say(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import find_plan, run_folder
     from redteam.evaluation.run import run as evaluate
 
-    found, folder = find_plan(plan or "quick")
+    found, folder = find_plan(plan)
     given = {
         "scenarios": scenario,
         "defenses": defense,
@@ -88,14 +89,13 @@ def run(
     if dry_run:
         _show(preview(found, out=out, folder=folder))
         return
-    command = shlex.join(["redteam", *sys.argv[1:]])
     with Progress() as progress:
         results = evaluate(
             found,
             out=out,
             folder=folder,
             observer=progress,
-            command=command,
+            command=command(),
             workers=cores() if workers is None else workers,
         )
     home = run_folder(found, out)
@@ -136,6 +136,11 @@ def absolute(text: str) -> str:
             for one in links
         )
     )
+
+
+def command() -> str:
+    """The command that repeats this one."""
+    return shlex.join(["redteam", *sys.argv[1:]])
 
 
 def cores() -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli.outputs import Pages, writers
+from redteam.plugins.shipped import defaults
 
 if TYPE_CHECKING:
     from redteam.search.results import SearchResults
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
 def search(
     defense: Annotated[str, typer.Option(help="The defense to break, a+b for a chain.")],
-    scenario: Annotated[str, typer.Option(help="The scenario.")] = "digits",
+    scenario: Annotated[str, typer.Option(help="The scenario.")] = defaults()["scenarios"][0],
     seed: Annotated[int, typer.Option(min=0, help="Which retraining of base and experts.")] = 0,
-    merger: Annotated[str, typer.Option(help="The merger.")] = "task-arithmetic",
+    merger: Annotated[str, typer.Option(help="The merger.")] = defaults()["mergers"][0],
     threat: Annotated[str, typer.Option(help="The threat model.")] = "weights-only",
     trials: Annotated[int, typer.Option(min=1, help="How many pipelines to try.")] = 40,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further trial after so long.")] = None,
@@ -47,7 +46,7 @@ def search(
     again goes on where it stopped. Exit codes: 0, also where no strong attacker was found; 2 if nothing could be said.
     """
     from redteam.cli.progress import Progress
-    from redteam.cli.run import absolute, cores
+    from redteam.cli.run import absolute, command, cores
     from redteam.plugins.registry import SEARCH_REPORTS
     from redteam.search.run import Asked
     from redteam.search.run import search as look
@@ -78,7 +77,7 @@ def search(
             observer=progress,
             workers=min(processes, 1),
             cores=processes,
-            command=shlex.join(["redteam", *sys.argv[1:]]),
+            command=command(),
         )
     for path, writer in written:
         writer(found, path)

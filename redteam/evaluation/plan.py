@@ -10,9 +10,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from redteam.errors import BadPlan
 from redteam.plugins.reference import chain_text, parse_chain
+from redteam.plugins.registry import DEFENSES
+from redteam.plugins.shipped import defaults
 from redteam.threat import threat_model
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _as_by_default(kind: str) -> Any:
+    """A field whose default is what the default plan says."""
+    return Field(default_factory=lambda: tuple(defaults()[kind]), validate_default=True)
+
+
+def _no_defense() -> tuple[str, ...]:
+    """What leaves a victim as it is, and is not meant to protect it."""
+    return DEFENSES.names_where(lambda spec: spec.exact and not spec.protects)
 
 
 class Product(BaseModel):
@@ -30,12 +42,12 @@ class Product(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scenarios: Names = ("digits",)
+    scenarios: Names = _as_by_default("scenarios")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    defenses: Names = ("none",)
+    defenses: Names = Field(default_factory=_no_defense, validate_default=True)
     keys: Annotated[int, Field(ge=1)] = 1
     attacks: tuple[str, ...] = ()
-    mergers: Names = ("task-arithmetic",)
+    mergers: Names = _as_by_default("mergers")
     threats: Names = ("weights-only",)
 
     @field_validator("seeds", mode="before")

@@ -36,7 +36,7 @@ from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
 from redteam.files import write_atomically
-from redteam.plugins.shipped import shipped_file
+from redteam.plugins.shipped import DEFAULT_PLAN, shipped_file
 
 
 def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
@@ -65,7 +65,7 @@ def run_folder(plan: Plan, out: str | Path | None) -> Path:
 
 
 def run(
-    plan: Plan | Mapping[str, Any] | str | Path = "quick",
+    plan: Plan | Mapping[str, Any] | str | Path = DEFAULT_PLAN,
     *,
     out: str | Path | None = None,
     workers: int = 2,

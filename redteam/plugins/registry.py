@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from redteam.errors import BadInput, PluginFault, UnknownName
+from redteam.errors import BadInput, PluginFault, RedteamError, UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, ScenarioSpec, Spec, spec_of
 from redteam.plugins.files import SNAPSHOT, import_file, located
 from redteam.plugins.reference import Reference
@@ -115,6 +116,18 @@ class Registry(Generic[S]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
+
+    def names_where(self, holds: Callable[[S], bool]) -> tuple[str, ...]:
+        """Names of those whose spec passes a check, sorted, for defaults and hints.
+
+        All are imported; what cannot be is passed over, since whoever asks did not ask for it.
+        """
+        found = []
+        for name in self.names:
+            with suppress(RedteamError):
+                if holds(self.find(Reference(name)).spec):
+                    found.append(name)
+        return tuple(found)
 
     def listing(self) -> tuple[Listed, ...]:
         """What is registered, sorted by name, without importing any of it; a name taken twice is listed twice."""

@@ -7,7 +7,11 @@ Nothing is imported to find it. The first comment line of the file says what it 
 from __future__ import annotations
 
 import importlib.metadata
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from redteam.errors import BadInput, UnknownName
 from redteam.plugins.registry import Listed, package_of
@@ -15,6 +19,8 @@ from redteam.plugins.source import locate
 
 KINDS = ("plan", "gauntlet")
 """What packages ship as files."""
+DEFAULT_PLAN = "quick"
+"""The plan that runs where none is named, and by whose scenario and merger others go that name none."""
 
 
 def shipped_file(kind: str, name: str) -> Path:
@@ -37,6 +43,16 @@ def shipped_file(kind: str, name: str) -> Path:
             f"The {kind} {name!r} of {package_of(entry)} names {entry.value}, which isn't there; reinstall it."
         )
     return file
+
+
+@lru_cache(maxsize=1)
+def defaults() -> Mapping[str, Any]:
+    """What the default plan says, as it stands in its file.
+
+    Raises:
+        RedteamError: As `shipped_file`.
+    """
+    return tomllib.loads(shipped_file("plan", DEFAULT_PLAN).read_text(encoding="utf-8"))
 
 
 def shipped(kind: str) -> tuple[Listed, ...]:

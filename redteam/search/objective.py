@@ -78,7 +78,7 @@ class Objective:
         (self.defense,), (self.threat,) = part.defenses, part.threats
         mergers = self.layout.mergers(self.threat)
         if not mergers:
-            others = [name for name in MERGERS.names if not MERGERS.load(name).spec.needs_base]
+            others = MERGERS.names_where(lambda spec: not spec.needs_base)
             raise BadInput(
                 f"The merger {part.mergers[0].text} needs the base, which {self.threat.name} withholds; name one that "
                 f"needs none: {' or '.join(f'--merger {name}' for name in others)}."

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from redteam.events import Observer
 from redteam.files import write_atomically
 from redteam.plugins.reference import parse_chain
 from redteam.plugins.registry import ATTACKS
+from redteam.plugins.shipped import defaults
 from redteam.search.objective import SPLIT, STREAM, Objective
 from redteam.search.results import Scored, SearchResults, front, winner
 from redteam.search.space import Space
@@ -49,9 +50,9 @@ class Asked:
     """
 
     defense: str
-    scenario: str = "digits"
+    scenario: str = field(default_factory=lambda: str(defaults()["scenarios"][0]))
     seed: int = 0
-    merger: str = "task-arithmetic"
+    merger: str = field(default_factory=lambda: str(defaults()["mergers"][0]))
     threat: str = "weights-only"
     trials: int = 40
     seconds: float | None = None
