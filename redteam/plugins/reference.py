@@ -21,7 +21,8 @@ _BARE = re.compile(r"[^\s\"'\[\]{}=,#]+")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
 _PATH = re.compile(r"[A-Za-z_./~][\w./~ -]*")
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_-]*)\s*=\s*(\S.*)")
+_TOKEN = re.compile(r"""\"(?:\\.|[^"\\])*\"|'[^']*'|.""", re.DOTALL)  # a quoted text, or one character
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORDS_OF_TOML = frozenset({"true", "false", "inf", "nan"})
 
@@ -120,19 +121,19 @@ def toml_text(value: Any) -> str:
 def _reference(text: str, whole: str) -> Reference:
     text = text.strip()
     drive = 2 if re.match(r"[A-Za-z]:[\\/]", text) else 0
-    head, colon, tail = _cut(text, ":", drive)
-    name = _name(head.strip(), whole)
+    cut = next((at for at in _top_level(text, whole) if at >= drive and text[at] == ":"), len(text))
+    name, tail = _name(text[:cut].strip(), whole), text[cut + 1 :]
     settings: dict[str, Any] = {}
-    if colon and not tail.strip():
+    if cut < len(text) and not tail.strip():
         raise BadInput(f"Cannot read {whole!r}: settings are missing after the colon; write {name}:setting=value.")
-    for item in _split(tail, ",", whole) if colon else ():
-        key, equals, value = (piece.strip() for piece in _cut(item, "=", 0))
-        if not equals or not value or not _KEY.fullmatch(key):
+    for item in _split(tail, ",", whole) if tail else ():
+        written = _SETTING.fullmatch(item)
+        if written is None:
             raise BadInput(f"Cannot read {item.strip()!r} in {whole!r}: a setting is written name=value.")
-        key = key.replace("-", "_")
+        key = written[1].replace("-", "_")
         if key in settings:
             raise BadInput(f"Cannot read {whole!r}: the setting {key!r} is given twice.")
-        settings[key] = _value(value, whole)
+        settings[key] = _value(written[2].strip(), whole)
     return Reference(name, settings)
 
 
@@ -193,13 +194,6 @@ def _split(text: str, separator: str, whole: str) -> list[str]:
     return pieces
 
 
-def _cut(text: str, separator: str, start: int) -> tuple[str, str, str]:
-    for position in _top_level(text, text):
-        if position >= start and text[position] == separator:
-            return text[:position], separator, text[position + 1 :]
-    return text, "", ""
-
-
 def _joins(text: str, position: int) -> bool:
     before, after = text[:position].rstrip(), text[position + 1 :].lstrip()
     begins = after[:1].isalpha() or after[:1] in ("", "_", ".", "/", "~", "'", '"')
@@ -209,25 +203,19 @@ def _joins(text: str, position: int) -> bool:
 def _top_level(text: str, whole: str) -> Iterator[int]:
     """Positions outside quotes and brackets."""
     closers: list[str] = []
-    quote = ""
-    skip = False
-    for position, character in enumerate(text):
-        if skip:
-            skip = False
-        elif quote:
-            skip = quote == '"' and character == "\\"
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in _PAIRS:
-            closers.append(_PAIRS[character])
-        elif character in _PAIRS.values():
-            if not closers or closers.pop() != character:
-                raise BadInput(f"Cannot read {whole!r}: a {character!r} closes nothing.")
-        elif not closers:
-            yield position
-    if quote or closers:
-        raise BadInput(f"Cannot read {whole!r}: a {quote or closers[-1]!r} is missing at the end.")
+    for token in _TOKEN.finditer(text):
+        if (piece := token[0]) in _PAIRS:
+            closers.append(_PAIRS[piece])
+        elif piece in _PAIRS.values():
+            if not closers or closers.pop() != piece:
+                raise BadInput(f"Cannot read {whole!r}: a {piece!r} closes nothing.")
+        elif piece in ("'", '"'):  # no second one follows
+            closers.append(piece)
+            break
+        elif len(piece) == 1 and not closers:
+            yield token.start()
+    if closers:
+        raise BadInput(f"Cannot read {whole!r}: a {closers[-1]!r} is missing at the end.")
 
 
 def _quoted(text: str) -> str:
