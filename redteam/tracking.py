@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redteam.evaluation.frames import TABLES, flat
-from redteam.evaluation.results import Model, Results
+from redteam.evaluation.results import Results
+from redteam.evaluation.rows import Model
 from redteam.terminal import say
 
 if TYPE_CHECKING:

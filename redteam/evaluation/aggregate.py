@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from redteam.evaluation import results as r
+from redteam.evaluation import rows as r
 from redteam.evaluation.adversaries import author, own, targets
 from redteam.evaluation.controls.base import by_seed, interval
 from redteam.evaluation.controls.planted import claims_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redteam.evaluation.resolve import Ensemble, Part, Pipeline, Resolved
-from redteam.evaluation.results import ControlKind, Place
+from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.steps import Step
 from redteam.plugins.contracts import Needs
 from redteam.plugins.reference import Reference, chain_text

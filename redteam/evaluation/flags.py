@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from redteam.evaluation.results import Figure, Flag
+from redteam.evaluation.results import Flag
+from redteam.evaluation.rows import Figure
 from redteam.evaluation.thresholds import THRESHOLDS
 
 if TYPE_CHECKING:

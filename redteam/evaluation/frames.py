@@ -10,7 +10,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
-from redteam.evaluation.results import Cell, Control, Figure, Model, Results, Span, Subject, Verdict
+from redteam.evaluation.results import Results, Span, Verdict
+from redteam.evaluation.rows import Cell, Control, Figure, Model, Subject
 from redteam.evaluation.statistics import Interval
 
 if TYPE_CHECKING:

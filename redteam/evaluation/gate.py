@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from redteam.errors import BadInput, UnknownName
-from redteam.evaluation.results import Figure, Gate, Verdict
+from redteam.evaluation.results import Gate, Verdict
+from redteam.evaluation.rows import Figure
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.verdict import Word
 

@@ -13,7 +13,7 @@ from redteam.evaluation.verdict import Decision, Evidence, decide, excluded
 if TYPE_CHECKING:
     from redteam.evaluation.design import Asked, Pairing
     from redteam.evaluation.resolve import Pipeline
-    from redteam.evaluation.results import Control, ControlKind, Figure, Subject
+    from redteam.evaluation.rows import Control, ControlKind, Figure, Subject
     from redteam.evaluation.scoring import Table
 
 _WHEREVER: tuple[ControlKind, ...] = ("planted", "harmless", "gone")

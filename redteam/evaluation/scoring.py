@@ -15,7 +15,7 @@ import numpy as np
 
 from redteam.evaluation.design import Design, Ground, Pairing
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.results import SeedFigure, Status
+from redteam.evaluation.rows import SeedFigure, Status
 from redteam.evaluation.statistics import Vector, halves, quantiles, sure_bound, unseen, weights
 from redteam.evaluation.steps import Merged, Outcome, Scored
 from redteam.evaluation.thresholds import THRESHOLDS

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from redteam.evaluation.flags import raised
-from redteam.evaluation.results import Control, ControlKind, Figure, Place, SeedFigure, Subject
+from redteam.evaluation.rows import Control, ControlKind, Figure, Place, SeedFigure, Subject
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from redteam.errors import BadInput, PluginFault
 from redteam.evaluation.design import Design, Layout, Pairing
 from redteam.evaluation.load_scenarios import load_scenarios
 from redteam.evaluation.resolve import Pipeline, Resolved
-from redteam.evaluation.results import Place
+from redteam.evaluation.rows import Place
 from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.runner.store import Store

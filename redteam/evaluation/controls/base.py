@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from redteam.evaluation import results as r
+from redteam.evaluation import rows as r
 from redteam.evaluation.design import Asked, Layout, Pairing
 from redteam.evaluation.resolve import Pipeline
-from redteam.evaluation.results import ControlKind, Place
+from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
 

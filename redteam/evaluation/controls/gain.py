@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from redteam.evaluation.results import Control
+from redteam.evaluation.rows import Control
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import combine
 from redteam.evaluation.thresholds import THRESHOLDS

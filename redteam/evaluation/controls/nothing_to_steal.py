@@ -8,7 +8,7 @@ from typing import ClassVar
 from redteam.evaluation.controls.base import Check, Finding, anywhere, by_seed, interval, on_every_seed, over_by_chance
 from redteam.evaluation.design import Asked, Pairing
 from redteam.evaluation.resolve import Pipeline
-from redteam.evaluation.results import ControlKind
+from redteam.evaluation.rows import ControlKind
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import combine
 from redteam.evaluation.thresholds import THRESHOLDS

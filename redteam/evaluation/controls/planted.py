@@ -11,7 +11,7 @@ import numpy as np
 from redteam.evaluation.controls.base import Check, Finding, anywhere
 from redteam.evaluation.design import Asked, Layout, Pairing
 from redteam.evaluation.resolve import Pipeline
-from redteam.evaluation.results import ControlKind, Place
+from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.symmetry import GROUPS, contains_group

@@ -9,7 +9,7 @@ from redteam.evaluation.adversaries import targets
 from redteam.evaluation.controls.base import Check, Finding, interval, on_every_seed
 from redteam.evaluation.design import Asked, Pairing, weakened
 from redteam.evaluation.resolve import Pipeline
-from redteam.evaluation.results import ControlKind
+from redteam.evaluation.rows import ControlKind
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.thresholds import THRESHOLDS
 

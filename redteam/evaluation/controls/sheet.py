@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from redteam.evaluation import results as r
+from redteam.evaluation import rows as r
 from redteam.evaluation.controls.base import Check, row
 from redteam.evaluation.controls.nothing_to_steal import Floor, Gone, Harmless, Trivial
 from redteam.evaluation.controls.planted import Extent, Planted
 from redteam.evaluation.controls.reachable import Ceiling, Weakened
 from redteam.evaluation.design import Asked, Pairing
 from redteam.evaluation.resolve import Pipeline
-from redteam.evaluation.results import ControlKind, Place
+from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import holm
 
