@@ -13,7 +13,9 @@ from redteam.evaluation.adversaries import author, own, targets
 from redteam.evaluation.controls.base import by_seed, interval
 from redteam.evaluation.controls.planted import claims_of
 from redteam.evaluation.controls.sheet import Sheet
-from redteam.evaluation.design import Asked, Pairing, weakened
+from redteam.evaluation.design import Asked
+from redteam.evaluation.layout import weakened
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.price import UNITS
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.scoring import Table

@@ -14,7 +14,8 @@ from redteam.evaluation.summarize import provisional
 from redteam.evaluation.thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
-    from redteam.evaluation.design import Design, Pairing
+    from redteam.evaluation.design import Design
+    from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.resolve import Resolved
     from redteam.evaluation.runner.pool import Pool
     from redteam.evaluation.runner.store import Store

@@ -20,7 +20,7 @@ from redteam.plugins.shipped import shipped, shipped_file
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
-    from redteam.evaluation.design import Case, Pairing
+    from redteam.evaluation.pairings import Case, Pairing
     from redteam.evaluation.scoring import Table
 
 

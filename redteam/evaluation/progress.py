@@ -11,7 +11,8 @@ from redteam.evaluation.gauntlet import next_members
 from redteam.evaluation.verdict import Decision, Evidence, decide, excluded
 
 if TYPE_CHECKING:
-    from redteam.evaluation.design import Asked, Pairing
+    from redteam.evaluation.design import Asked
+    from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.resolve import Pipeline
     from redteam.evaluation.rows import Control, ControlKind, Figure, Subject
     from redteam.evaluation.scoring import Table

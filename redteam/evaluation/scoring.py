@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from redteam.evaluation.design import Design, Ground, Pairing
+from redteam.evaluation.design import Design
 from redteam.evaluation.packing import Packed
+from redteam.evaluation.pairings import Ground, Pairing
 from redteam.evaluation.rows import SeedFigure, Status
 from redteam.evaluation.statistics import Vector, halves, quantiles, sure_bound, unseen, weights
 from redteam.evaluation.steps import Merged, Outcome, Scored

@@ -9,7 +9,8 @@ from typing import Any
 from redteam.evaluation import results as r
 from redteam.evaluation.controls.gain import gain_controls
 from redteam.evaluation.controls.monotonicity import monotonicity
-from redteam.evaluation.design import Design, Pairing
+from redteam.evaluation.design import Design
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.price import Spent, price
 from redteam.evaluation.progress import Progress
 from redteam.evaluation.scoring import Table

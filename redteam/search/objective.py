@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from redteam.errors import BadInput, PluginFault
-from redteam.evaluation.design import Design, Layout, Pairing
+from redteam.evaluation.design import Design
+from redteam.evaluation.layout import Layout
 from redteam.evaluation.load_scenarios import load_scenarios
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.rows import Place
 from redteam.evaluation.runner.pool import Pool
@@ -73,8 +75,8 @@ class Objective:
         (part,) = resolved.parts
         ((where, self.identity),) = load_scenarios(resolved, self.store, pool=None, tell=tell).items()
         self.design = Design()
-        self.layout = _TuningLayout(self.design, part, part.scenarios[0], where[1], self.identity, split=SPLIT)
-        self.layout.grounds()
+        self.layout = _TuningLayout(self.design.steps, part, part.scenarios[0], where[1], self.identity, split=SPLIT)
+        self.design.grounds.update((ground.where, ground) for ground in self.layout.grounds())
         (self.defense,), (self.threat,) = part.defenses, part.threats
         mergers = self.layout.mergers(self.threat)
         if not mergers:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from redteam.evaluation.design import Asked, Design, Ground, Pairing, Steps
+from redteam.evaluation.design import Asked, Design
 from redteam.evaluation.packing import Packed
+from redteam.evaluation.pairings import Ground, Pairing, Steps
 from redteam.evaluation.results import Place
 from redteam.evaluation.scoring import Baselines, Table
 from redteam.evaluation.steps import Cost, Locked, Merged, Outcome, Recovered, Scored

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from redteam.evaluation import rows as r
-from redteam.evaluation.design import Asked, Layout, Pairing
+from redteam.evaluation.design import Asked
+from redteam.evaluation.layout import Layout
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from redteam.evaluation.design import Pairing
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.rows import Control
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Vector, drops, holm

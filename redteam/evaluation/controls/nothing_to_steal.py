@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from redteam.evaluation.controls.base import Check, Finding, anywhere, by_seed, interval, on_every_seed, over_by_chance
-from redteam.evaluation.design import Asked, Pairing
+from redteam.evaluation.design import Asked
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import ControlKind
 from redteam.evaluation.scoring import Table

@@ -9,7 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from redteam.evaluation.controls.base import Check, Finding, anywhere
-from redteam.evaluation.design import Asked, Layout, Pairing
+from redteam.evaluation.design import Asked
+from redteam.evaluation.layout import Layout
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from redteam.evaluation.adversaries import targets
 from redteam.evaluation.controls.base import Check, Finding, interval, on_every_seed
-from redteam.evaluation.design import Asked, Pairing, weakened
+from redteam.evaluation.design import Asked
+from redteam.evaluation.layout import weakened
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import ControlKind
 from redteam.evaluation.scoring import Table

@@ -10,7 +10,8 @@ from redteam.evaluation.controls.base import Check, row
 from redteam.evaluation.controls.nothing_to_steal import Floor, Gone, Harmless, Trivial
 from redteam.evaluation.controls.planted import Extent, Planted
 from redteam.evaluation.controls.reachable import Ceiling, Weakened
-from redteam.evaluation.design import Asked, Pairing
+from redteam.evaluation.design import Asked
+from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table
