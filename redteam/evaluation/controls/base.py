@@ -19,6 +19,7 @@ from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import ControlKind, Place
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
+from redteam.threat import DATA
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,34 @@ def on_every_seed(
         merger = layout.mergers(asked.threat)[0]
         for key in keys:
             yield layout.pairing(place, key, attack, merger, lock(layout), asked.threat, **rest)
+
+
+def without_data(
+    kind: ControlKind,
+    asked: Asked,
+    attack: Pipeline,
+    lock: Callable[[Layout], str],
+    *,
+    label: str,
+    defense: Pipeline | None = None,
+) -> Iterator[Pairing]:
+    """An attack on a lock under every seed, as `on_every_seed`; nothing for attacks with data of the victim's task.
+
+    The lock is not merged as it is.
+
+    Args:
+        kind: Of the control.
+        asked: The place.
+        attack: The attack.
+        lock: Lays out the lock.
+        label: What progress lines call the lock.
+        defense: The lock's pipeline; without one the control speaks of the attack whatever the defense.
+    """
+    if attack.role == "recovery" and not attack.needs & DATA:
+        place = anywhere(asked) if defense is None else asked.place
+        yield from on_every_seed(
+            asked, attack, lock, place=place, defense=defense, label=label, naive=False, control=kind
+        )
 
 
 def row(check: Check, table: Table, pairings: Sequence[Pairing]) -> r.Control | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from redteam.evaluation.controls.base import Check, Finding, anywhere, by_seed, interval, on_every_seed, over_by_chance
+from redteam.evaluation.controls.base import Check, Finding, by_seed, interval, over_by_chance, without_data
 from redteam.evaluation.design import Asked
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
@@ -13,7 +13,6 @@ from redteam.evaluation.rows import ControlKind
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import combine
 from redteam.evaluation.thresholds import THRESHOLDS
-from redteam.threat import DATA
 
 
 class Floor(Check):
@@ -23,17 +22,14 @@ class Floor(Check):
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
         """On a fresh victim under the first key."""
-        if attack.role == "recovery" and not attack.needs & DATA:
-            yield from on_every_seed(
-                asked,
-                attack,
-                lambda layout: layout.defend(asked.defense, 0, fresh=True),
-                place=asked.place,
-                defense=asked.defense,
-                label=f"{asked.defense.text} on a fresh victim",
-                naive=False,
-                control=self.kind,
-            )
+        return without_data(
+            self.kind,
+            asked,
+            attack,
+            lambda layout: layout.defend(asked.defense, 0, fresh=True),
+            label=f"{asked.defense.text} on a fresh victim",
+            defense=asked.defense,
+        )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         """Held to the mean; whether that is chance is corrected for all of a verdict's floors together."""
@@ -60,17 +56,9 @@ class Gone(Check):
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
         """One lock for each seed, whatever the defense."""
-        if attack.role == "recovery" and not attack.needs & DATA:
-            yield from on_every_seed(
-                asked,
-                attack,
-                lambda layout: layout.drowned(),
-                place=anywhere(asked),
-                defense=None,
-                label="the victim drowned in noise",
-                naive=False,
-                control=self.kind,
-            )
+        return without_data(
+            self.kind, asked, attack, lambda layout: layout.drowned(), label="the victim drowned in noise"
+        )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         theft, limit = interval(table, pairings, table.theft), THRESHOLDS.stolen
@@ -84,17 +72,7 @@ class Harmless(Check):
     kind: ClassVar[ControlKind] = "harmless"
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
-        if attack.role == "recovery" and not attack.needs & DATA:
-            yield from on_every_seed(
-                asked,
-                attack,
-                lambda layout: layout.unlocked(),
-                place=anywhere(asked),
-                defense=None,
-                label="the unlocked victim",
-                naive=False,
-                control=self.kind,
-            )
+        return without_data(self.kind, asked, attack, lambda layout: layout.unlocked(), label="the unlocked victim")
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         def harm(pairing: Pairing):  # type: ignore[no-untyped-def] # noqa: ANN202
