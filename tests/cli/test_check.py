@@ -9,7 +9,7 @@ import pytest
 from redteam.cli import main as cli
 from redteam.plugins.reference import Reference
 
-FILE = Path(__file__).parent.parent / "testing" / "crippled.py"
+FILE = Path(__file__).parent.parent / "testing" / "faulty" / "defenses.py"
 Invoke = Callable[..., tuple[int, str, str]]
 
 

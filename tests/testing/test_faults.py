@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,19 +12,29 @@ from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
 from redteam.testing import checks_for
 
-FILE = Path(__file__).with_name("crippled.py")
-MODULE = module_from(FILE)
-NAMES = [spec.name for value in vars(MODULE).values() if (spec := spec_of(value))]
+FILES = {
+    kind: Path(__file__).with_name("faulty") / f"{kind}s.py" for kind in ("attack", "defense", "merger", "scenario")
+}
+MODULES = {kind: module_from(file) for kind, file in FILES.items()}
 
 
-def test_each_says_what_it_is_meant_to_fail() -> None:
-    assert set(NAMES) == set(MODULE.FAULTS)
+def specs(module: ModuleType) -> list[tuple[str, str]]:
+    """Kind and name of each plugin."""
+    return [(spec.kind, spec.name) for value in vars(module).values() if (spec := spec_of(value))]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_what_fails_is_what_is_meant(name: str) -> None:
-    checks = checks_for(Reference(f"{FILE}@{name}"))
+CASES = [(kind, name) for kind, module in MODULES.items() for _, name in specs(module)]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_each_is_of_its_kind_and_says_what_it_is_meant_to_fail(kind: str) -> None:
+    assert sorted(specs(MODULES[kind])) == sorted((kind, name) for name in MODULES[kind].FAULTS)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=[name for _, name in CASES])
+def test_what_fails_is_what_is_meant(kind: str, name: str) -> None:
+    checks = checks_for(Reference(f"{FILES[kind]}@{name}"))
     outcomes = [(check.clause, check.run()) for check in checks]
     failed = {clause for clause, outcome in outcomes if outcome.status == "failed"}
-    assert failed == MODULE.FAULTS[name], [outcome for _, outcome in outcomes if outcome.status == "failed"]
+    assert failed == MODULES[kind].FAULTS[name], [outcome for _, outcome in outcomes if outcome.status == "failed"]
     assert all(outcome.reason and "\n" not in outcome.reason for _, outcome in outcomes)

@@ -27,13 +27,13 @@ from redteam.testing import (
     toy_scenario,
 )
 
-FILE = Path(__file__).with_name("crippled.py")
+FAULTY = Path(__file__).with_name("faulty")
 
 pytest_plugins = ("pytester",)
 
 
-def crippled(name: str) -> Reference:
-    return Reference(f"{FILE}@{name}")
+def faulty(kind: str, name: str) -> Reference:
+    return Reference(f"{FAULTY / kind}s.py@{name}")
 
 
 class TestNames:
@@ -48,7 +48,7 @@ class TestNames:
         assert plugin.settings["sites"] == ("mlp",)
 
     def test_the_function_itself_will_do(self) -> None:
-        function = module_from(FILE).sound_lock
+        function = module_from(FAULTY / "defenses.py").sound_lock
         assert all(check.run().status == "passed" for check in checks_for(function))
 
     @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ class TestNames:
         [
             ("hungarain", "did you mean 'hungarian'"),
             ("html", "There is no attack, defense, merger or scenario called 'html'"),
-            (f"{FILE}@soun", "did you mean 'sound"),
+            (f"{FAULTY / 'attacks.py'}@soun", "did you mean 'sound"),
             ("nowhere.py@x", "Cannot read the plugin file"),
             ("none+none", "chains 2"),
             ("hungarian:sights=[mlp]", "did you mean 'sites'"),
@@ -71,7 +71,7 @@ class TestNames:
             checks_for(len)
 
     def test_making_checks_runs_nothing(self) -> None:
-        assert len(checks_for(crippled("raises"))) > 10
+        assert len(checks_for(faulty("attack", "raises"))) > 10
 
 
 class TestToys:
@@ -110,16 +110,16 @@ class TestToys:
 
 class TestClasses:
     @pytest.mark.parametrize(
-        ("contract", "name"),
+        ("contract", "kind", "name"),
         [
-            (AttackContract, "sound"),
-            (DefenseContract, "sound-lock"),
-            (MergerContract, "sound-merge"),
-            (ScenarioContract, "sound-toy"),
+            (AttackContract, "attack", "sound"),
+            (DefenseContract, "defense", "sound-lock"),
+            (MergerContract, "merger", "sound-merge"),
+            (ScenarioContract, "scenario", "sound-toy"),
         ],
     )
-    def test_every_clause_is_a_test(self, contract: Any, name: str) -> None:
-        clauses = {check.clause.replace(" ", "_").replace("-", "_") for check in checks_for(crippled(name))}
+    def test_every_clause_is_a_test(self, contract: Any, kind: str, name: str) -> None:
+        clauses = {check.clause.replace(" ", "_").replace("-", "_") for check in checks_for(faulty(kind, name))}
         assert {f"test_{clause}" for clause in clauses} == {each for each in dir(contract) if each.startswith("test_")}
 
     def test_each_clause_passes_fails_or_is_skipped_with_its_reason(self, pytester: pytest.Pytester) -> None:
@@ -132,7 +132,7 @@ class TestClasses:
             class TestIt(DefenseContract):
                 @pytest.fixture
                 def plugin(self):
-                    return Reference({str(FILE)!r} + "@ignores-key")
+                    return Reference({str(FAULTY / "defenses.py")!r} + "@ignores-key")
             """
         )
         done = pytester.runpytest_inprocess("-rfs", "-p", "no:cacheprovider")
