@@ -21,7 +21,8 @@ _COLUMNS = 1024  # of a map, evenly spread: enough for one factor
 _OUTLIER = 3  # deviations from the median
 _EXACT = 1e-12
 _OUTPUTS = 128  # of a product
-_TRAINED = 0.1  # training moves a factor by less
+_TRAINED = 0.1  # training moves a factor by less,
+_SPREADS = 2  # or by less than so many deviations of its rows (1.4, at a deviation of 0.36, with growth=8)
 _DEVIATIONS = 6  # standard errors
 
 Rows = tuple[Tensor, Tensor]
@@ -106,13 +107,15 @@ def middle(product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
 def is_locked(factor: Tensor, spread: Tensor, rows: int) -> Tensor:
     """Which factors are more than training makes of 1, up or down, and more than chance does; as `middle` gives them.
 
+    Training that multiplies all rows also drives their factors apart; a lock multiplies them alike.
+
     Args:
         factor: Of each head.
         spread: Of the factors of its rows.
         rows: How many there are of them.
     """
     size = torch.maximum(factor, 1.0 / factor) - 1.0
-    locked: Tensor = size > (_DEVIATIONS * spread / factor / rows**0.5).clamp(min=_TRAINED)
+    locked: Tensor = size > (max(_SPREADS, _DEVIATIONS / rows**0.5) * spread / factor).clamp(min=_TRAINED)
     return locked
 
 
