@@ -20,6 +20,7 @@ from redteam.evaluation.price import UNITS
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
+from redteam.evaluation.steps import Locked
 from redteam.evaluation.thresholds import THRESHOLDS
 
 _CHOSEN_FROM = ("naive", "guess", "recovery")
@@ -114,17 +115,54 @@ def _adversaries(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet:
                 author=author(attack),
                 own=own(attack, asked.defense),
                 ran=ran == everywhere,
-                covers=_covers(table, attack, sheet),
+                covers=_covers(table, asked, attack, sheet),
+                as_strong=_as_strong(table, asked, attack, sheet),
                 same_extent=_same_extent(table, asked),
             )
 
 
-def _covers(table: Table, attack: Pipeline, sheet: Sheet) -> bool:
-    """Whether the attack's claims reach every tensor that the defense changes."""
+def _covers(table: Table, asked: Asked, attack: Pipeline, sheet: Sheet) -> bool:
+    """Whether the claims reach every tensor that the defense changes; without claims, whether that shows nowhere."""
     if not claims_of(attack):
-        return True
+        return not any(_shows(lock, table.record(_unlocked(asked, seed))) for seed, lock in _locks(table, asked))
     locks = [table.record(p.steps.lock) for p in sheet.pairings.get(("extent", attack.text), ())]
     return bool(locks) and all(lock is not None and not lock.uncovered for lock in locks)
+
+
+def _as_strong(table: Table, asked: Asked, attack: Pipeline, sheet: Sheet) -> bool:
+    """Whether what was planted for it lies as far from the base as the defense, kind by kind."""
+    planted: dict[int, list[Locked]] = {}
+    for pairing in sheet.pairings.get(("extent", attack.text), ()):
+        record = table.record(pairing.steps.lock)
+        if record is not None:
+            planted.setdefault(pairing.seed, []).append(record)
+    return all(
+        max(
+            (plant.tied_cost.get(kind, 0.0) for plant in planted.get(seed, ()) if kind in plant.planted), default=np.inf
+        )
+        * THRESHOLDS.planted_strength
+        >= cost
+        for seed, lock in _locks(table, asked)
+        for kind, cost in lock.tied_cost.items()
+    )
+
+
+def _locks(table: Table, asked: Asked) -> list[tuple[int, Locked]]:
+    """The seed and record of every victim under the defense that was judged."""
+    found = {p.steps.lock: p.seed for p in asked.pairings if p.role == "naive" and table.judged(p)}
+    return [(seed, lock) for name, seed in found.items() if (lock := table.record(name)) is not None]
+
+
+def _unlocked(asked: Asked, seed: int) -> str:
+    return asked.layouts[seed].unlocked()
+
+
+def _shows(lock: Locked, victim: Locked | None) -> bool:
+    """Whether it lies much farther from the base than the unlocked victim, at some kind of sites."""
+    return victim is None or any(
+        cost >= THRESHOLDS.planted_strength * victim.tied_cost.get(kind, np.inf)
+        for kind, cost in lock.tied_cost.items()
+    )
 
 
 def _same_extent(table: Table, asked: Asked) -> bool:

@@ -117,6 +117,8 @@ class Evidence:
                 short[attack] = "claims to undo only a part of what the defense changes"
             elif self.undoes(attack) != "all":
                 short[attack] = "does not undo planted locks of the same extent"
+            elif not adversary.as_strong:
+                short[attack] = "was shown to work on planted locks that are weaker than it"
             elif not any(c.passed for c in self.of_kind("weakened", attack)):
                 short[attack] = "has not broken a weakened variant"
             elif not adversary.same_extent:

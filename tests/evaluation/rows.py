@@ -103,7 +103,16 @@ def control(kind: ControlKind, attack: str, *, passed: bool = True, **rest: Any)
 def adversary(attack: str = "fit", **rest: Any) -> Adversary:
     """An attack that was made for the lock, by somebody else, and was run on it to its end."""
     return Adversary(
-        attack=attack, **{"author": "elsewhere", "own": False, "ran": True, "covers": True, "same_extent": True, **rest}
+        attack=attack,
+        **{
+            "author": "elsewhere",
+            "own": False,
+            "ran": True,
+            "covers": True,
+            "as_strong": True,
+            "same_extent": True,
+            **rest,
+        },
     )
 
 

@@ -66,6 +66,7 @@ WORDS: dict[str, tuple[Evidence, Word]] = {
     "nobody was made for it": (held(adversaries=()), "INCONCLUSIVE"),
     "who was made for it did not run everywhere": (held(adversaries=(adversary(ran=False),)), "INCONCLUSIVE"),
     "who was made for it claims a part of it": (held(adversaries=(adversary(covers=False),)), "INCONCLUSIVE"),
+    "what was planted is weaker than the lock": (held(adversaries=(adversary(as_strong=False),)), "INCONCLUSIVE"),
     "the weakened variant is smaller, not weaker": (held(adversaries=(adversary(same_extent=False),)), "INCONCLUSIVE"),
     "not everything ran": (held(missing=("other: ended after 3 s",)), "INCONCLUSIVE"),
 }

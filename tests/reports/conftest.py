@@ -140,7 +140,13 @@ def subject(place: r.Place, seeds: int) -> r.Subject:
         gains={"task-arithmetic": around(0.4, seeds=seeds)},
         adversaries=(
             r.Adversary(
-                attack="gauge-fit", author="redteam-attacks", own=False, ran=True, covers=True, same_extent=True
+                attack="gauge-fit",
+                author="redteam-attacks",
+                own=False,
+                ran=True,
+                covers=True,
+                as_strong=True,
+                same_extent=True,
             ),
         ),
         missing=("`hungarian`: shapes differ",) if place.defense == "split-neurons" else (),

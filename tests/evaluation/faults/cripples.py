@@ -9,7 +9,7 @@ from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
-from redteam.symmetry import GeneralLinear, Group, Orthogonal, Permutation, fit_gauges
+from redteam.symmetry import GeneralLinear, Group, Orthogonal, Permutation, Scaling, fit_gauges
 from redteam.views import AttackerView
 
 GROUPS: dict[str, Group] = {
@@ -24,6 +24,7 @@ TARGETS = (
     "cross-gentle",
     "cross-hair",
     "cross-heads",
+    "far-scaling",
     "drowned",
     "fallible",
     "fixed-seed",
@@ -230,3 +231,20 @@ def neurons(view: AttackerView) -> Checkpoint:
 def unclaimed(view: AttackerView) -> Checkpoint:
     """Claims no kind of lock, and undoes neurons: it proves itself on weakened variants alone."""
     return fit_gauges(view.protected, view.anchor, ("mlp",), Permutation())
+
+
+@attack("claimless", needs=Needs.ANCHOR, targets=TARGETS)
+def claimless(view: AttackerView) -> Checkpoint:
+    """Undoes every order, and claims nothing, so that no plant is asked for."""
+    fitted = view.protected
+    for kind in KINDS:
+        fitted = fit_gauges(fitted, view.anchor, (kind,), Permutation())
+    return fitted
+
+
+@attack("short-sighted", breaks={("qk", Scaling), ("vo", Scaling)}, needs=Needs.ANCHOR, targets=TARGETS)
+def short_sighted(view: AttackerView) -> Checkpoint:
+    """Fits factors, and gives up where one is larger than what locks are planted with."""
+    names = [n for kind in ("qk", "vo") for n in names_of(view.protected, kind) if n.endswith("weight")]
+    longest = max(float((view.protected[n].norm(dim=1) / view.anchor[n].norm(dim=1)).max()) for n in names)
+    return view.protected if longest > 100 else fit_gauges(view.protected, view.anchor, ("qk", "vo"), Scaling())

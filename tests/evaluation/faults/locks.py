@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import defense
-from redteam.symmetry import GeneralLinear, Group, Orthogonal, Permutation
+from redteam.plugins.settings import Range
+from redteam.symmetry import GeneralLinear, Group, Orthogonal, Permutation, Scaling
 from redteam.symmetry.reshaping import Pad, Split
 from redteam.tasks import Batch
 from redteam.training import Budget, train
@@ -63,6 +64,12 @@ def cross_hair(view: DefenderView, *, sites: tuple[str, ...] = ALL, group: OfHea
     for kind in sites:
         locked = view.lock((kind,), Permutation() if kind == "mlp" else GROUPS[group], checkpoint=locked)
     return locked
+
+
+@defense("far-scaling", exact=True, keyed=True, weakened={"top": 30.0})
+def far_scaling(view: DefenderView, *, top: Annotated[float, Range(1.0, 1e6)] = 1e4) -> Checkpoint:
+    """Factors up to a size that is never planted; the weakened variant has smaller ones."""
+    return view.lock(("qk", "vo"), Scaling((1 / top, top)))
 
 
 @defense("one-more", exact=True, keyed=True, changes_architecture=True, weakened={"idle": False})

@@ -23,3 +23,16 @@ def test_a_name_that_ships_does_not_inherit_the_attacks_on_it(bench: Any) -> Non
     verdict = bench.verdict(bench.of("solo.py", "planar"), ("procrustes:sites=[qk]", "hungarian"))
     assert "NO-ADAPTIVE-ATTACK" in verdict.flags
     assert verdict.verdict in ("INVALID", "INCONCLUSIVE"), verdict.reason
+
+
+def test_an_attack_that_claims_nothing_is_no_witness_of_a_change_of_basis(bench: Any) -> None:
+    """It would prove itself on a smaller group, and fail on the larger one, without ever having met that."""
+    verdict = bench.verdict(bench.lock("cross-gentle"), (bench.attack("claimless"),))
+    assert verdict.verdict == "INCONCLUSIVE", verdict.reason
+    assert "claims to undo only a part" in verdict.reason
+
+
+def test_nor_is_one_that_was_shown_weaker_locks(bench: Any) -> None:
+    verdict = bench.verdict(bench.lock("far-scaling"), (bench.attack("short-sighted"),))
+    assert verdict.verdict == "INCONCLUSIVE", verdict.reason
+    assert "weaker than it" in verdict.reason
