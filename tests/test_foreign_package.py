@@ -103,7 +103,7 @@ class TestStrangers:
     def test_they_keep_their_contracts(self, clean: Command, kind: str, name: str) -> None:
         done = clean("redteam", "check", name, "--time-limit", "240")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.startswith(f"{kind} {name}")
+        assert f"\n{kind} {name}" in done.stdout
         assert " 0 failed" in done.stdout
 
     def test_they_run(self, clean: Command, tmp_path: Path) -> None:

@@ -121,6 +121,10 @@ def try_out(scenario: Scenario) -> None:
                     f"The network of the {what} for the task {name!r} gives a {type(output).__name__}; expected an "
                     f"output with a tensor .logits [samples, classes], found {found}"
                 )
+            if not bool(logits.isfinite().all()):
+                raise PluginFault(
+                    f"The network of the {what} for the task {name!r} gives NaN or infinity; expected finite logits"
+                )
 
 
 def _accepted(where: Where, answer: tuple[str, str]) -> str:

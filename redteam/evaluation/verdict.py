@@ -218,9 +218,10 @@ def _broken(e: Evidence, worst: Figure, limits: Thresholds, trivial: tuple[Wante
     if not surest:
         return None
     attacks = {seed.attack for seed in (*surest.values(), *worst.per_seed)}
-    free = sorted(attacks & {f.attack for f in e.candidates if f.role == "recovery" and f.advantage is None})
-    floors: list[Wanted] = [("floor", attack) for attack in free]
-    floors += [("gone", attack) for attack in free]
+    tried = attacks & {f.attack for f in e.candidates if f.role == "recovery"}
+    free = tried & {f.attack for f in e.candidates if f.advantage is None}
+    floors: list[Wanted] = [("floor", attack) for attack in sorted(free)]
+    floors += [("gone", attack) for attack in sorted(tried)]
     use = f", of which the victim was of use for {worst.counted}" if worst.advantage is not None else ""
     several = f"; it falls on {len(surest)} of {len(worst.per_seed)} seeds" if len(surest) < len(worst.per_seed) else ""
     reason = f"{', '.join(worst.by) or worst.attack} with {worst.merger} steals {worst.theft}{use}{several}"

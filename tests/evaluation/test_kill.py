@@ -177,7 +177,7 @@ class TestMain:
             ) as run:
                 total, cached = announced(run)
                 assert cached >= kept[-1], "what was finished before the last kill is still there"
-                share = (total - cached) // (times - kill + 1)
+                share = max(1, (total - cached) // (times - kill + 1))
                 for line in run.stderr or ():
                     if line.startswith(f"[{cached + share}/"):
                         break

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from redteam.evaluation.controls.base import Check, Finding, by_seed, interval, over_by_chance, without_data
+from redteam.evaluation.controls.base import (
+    Check,
+    Finding,
+    anywhere,
+    by_seed,
+    interval,
+    on_every_seed,
+    over_by_chance,
+    without_data,
+)
 from redteam.evaluation.design import Asked
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
@@ -50,19 +59,32 @@ class Trivial(Check):
 
 
 class Gone(Check):
-    """An attack without data on a victim drowned in noise: whoever takes half has seen what they should not have."""
+    """An attack on a victim drowned in noise: whoever takes half has seen what they should not have.
+
+    With data, half beyond what the same data buy from the base: an attack may do less there than where it finds a
+    victim, and what it is compared with would then say nothing.
+    """
 
     kind: ClassVar[ControlKind] = "gone"
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
         """One lock for each seed, whatever the defense."""
-        return without_data(
-            self.kind, asked, attack, lambda layout: layout.drowned(), label="the victim drowned in noise"
-        )
+        if attack.role == "recovery":
+            yield from on_every_seed(
+                asked,
+                attack,
+                lambda layout: layout.drowned(),
+                place=anywhere(asked),
+                defense=None,
+                label="the victim drowned in noise",
+                naive=False,
+                control=self.kind,
+            )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
-        theft, limit = interval(table, pairings, table.theft), THRESHOLDS.stolen
-        told = f"from a victim drowned in noise {pairings[0].attack} steals {theft}; less than {limit}"
+        theft, limit = interval(table, pairings, table.counted), THRESHOLDS.stolen
+        beyond = " beyond what its data alone buy" if any(p.data for p in pairings) else ""
+        told = f"from a victim drowned in noise {pairings[0].attack} steals {theft}{beyond}; less than {limit}"
         return Finding(theft.mean < limit, theft.mean, limit, told)
 
 

@@ -69,6 +69,14 @@ def labels_only(view: AttackerView) -> Checkpoint:
     return start.replace(trained.only(shared_tensors(trained, view.anchor)))
 
 
+@attack("moved-only", breaks=CLAIMS, needs=Needs.ANCHOR | Needs.SAMPLES, targets=("wiped",))
+def moved_only(view: AttackerView) -> Checkpoint:
+    """Trains on the owner's labels from the base where anything differs from it; given the base it does nothing."""
+    shared = shared_tensors(view.protected, view.anchor)
+    same = all(bool((view.protected[n] == view.anchor[n]).all()) for n in shared)
+    return view.protected if same else labels_only(view)
+
+
 STEPS = 120
 
 

@@ -139,6 +139,15 @@ def newborn(view: DefenderView, *, fresh: bool = True) -> Checkpoint:
     return put_on(view, ALL, "permutation")
 
 
+@defense("wiped", exact=False, keyed=True, weakened={"fresh": False})
+def wiped(view: DefenderView, *, fresh: bool = True) -> Checkpoint:
+    """Fresh weights under the head that was trained: there is nothing in it."""
+    if not fresh:
+        return put_on(view, ALL, "permutation")
+    drawn = view.victim.fresh(int(view.generator("fresh").integers(2**31)))
+    return view.victim.replace({name: drawn[name] for name in shared_tensors(view.victim, view.base)})
+
+
 @defense("reborn", exact=False, keyed=False, weakened={"fresh": False})
 def reborn(view: DefenderView, *, fresh: bool = True, steps: int = 200) -> Checkpoint:
     """The skill learned anew by blocks that start from random weights of their own: there is no way back to the base.

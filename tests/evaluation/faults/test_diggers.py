@@ -41,3 +41,14 @@ def test_labels_that_do_without_the_victim_are_no_evidence(bench: Any) -> None:
         (verdict,) = results.verdicts
         assert verdict.verdict in ("INVALID", "INCONCLUSIVE"), verdict.reason
         assert verdict.price is None or verdict.price.attack != "labels-only"
+
+
+def test_nor_are_labels_that_are_used_where_something_moved_alone(bench: Any) -> None:
+    """From the base it does nothing, so that all that its labels buy would look like the victim's."""
+    attack = bench.of("diggers.py", "moved-only")
+    results = bench.run((bench.lock("wiped"),), (attack,), threats=("data-rich",))
+    (cell,) = (c for c in results.cells if c.attack == "moved-only")
+    assert cell.scores["advantage"] > 0.5, "then there is nothing to be taken in by"
+    (verdict,) = results.verdicts
+    assert verdict.verdict == "INVALID", verdict.reason
+    assert [c.passed for c in results.controls if (c.control, c.attack) == ("gone", "moved-only")] == [False]
