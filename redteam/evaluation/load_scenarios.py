@@ -103,6 +103,13 @@ def try_out(scenario: Scenario) -> None:
     Raises:
         PluginFault: With the clause of the contract that is not kept.
     """
+    for whose, checkpoint in (
+        ("the base", scenario.base),
+        *((f"expert {n!r}", e) for n, e in scenario.experts.items()),
+    ):
+        for name, tensor in checkpoint.items():
+            if not bool(tensor.isfinite().all()):
+                raise PluginFault(f"The tensor {name!r} of {whose} holds NaN or infinity; expected finite weights")
     for name, task in scenario.tasks.items():
         if name not in scenario.experts:
             raise PluginFault(f"There is no expert for the task {name!r}; a scenario has one for each of its tasks")
@@ -120,10 +127,6 @@ def try_out(scenario: Scenario) -> None:
                 raise PluginFault(
                     f"The network of the {what} for the task {name!r} gives a {type(output).__name__}; expected an "
                     f"output with a tensor .logits [samples, classes], found {found}"
-                )
-            if not bool(logits.isfinite().all()):
-                raise PluginFault(
-                    f"The network of the {what} for the task {name!r} gives NaN or infinity; expected finite logits"
                 )
 
 

@@ -18,3 +18,11 @@ def test_networks_without_logits_are_one_sentence_before_anything_is_planned(ben
     assert "\n" not in str(refused.value)
     assert "line " not in str(refused.value)
     assert not [path for path in (tmp_path / "out").rglob("*.json") if path.parent.name == "cells"]
+
+
+def test_weights_that_are_no_numbers_are_named_before_anything_is_planned(bench: Any, tmp_path: Any) -> None:
+    from redteam.evaluation.run import run
+
+    plan = {"scenarios": (bench.of("worlds.py", "holed"),), "defenses": ("none",)}
+    with pytest.raises(RedteamError, match=r"key\.bias.* of expert 'left' holds NaN or infinity"):
+        run(plan, out=tmp_path / "out", workers=0)

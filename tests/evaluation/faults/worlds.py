@@ -60,6 +60,17 @@ def mute(*, seed: int = 0) -> Scenario:
     return Scenario("mute", seed, renamed(made.base), experts, made.tasks, "victim", "No logits.")
 
 
+@scenario("holed")
+def holed(*, seed: int = 0) -> Scenario:
+    """One number of a companion is none."""
+    made = _made(seed, seed, 0.4, 60)
+    name = "vit.encoder.layer.0.attention.attention.key.bias"
+    bias = made.experts["left"][name].clone()
+    bias[0] = torch.nan
+    experts = {**made.experts, "left": made.experts["left"].replace({name: bias})}
+    return Scenario("holed", seed, made.base, experts, made.tasks, "victim", "NaN in a companion.")
+
+
 KEPT: dict[int, Scenario] = {}
 """What was made, where everybody can find it."""
 
