@@ -231,3 +231,16 @@ def shared_tensors(expert: Checkpoint, base: Checkpoint) -> tuple[str, ...]:
     """Names of the tensors that expert and base have in common: what can be merged."""
     own = set(own_tensors(expert, base))
     return tuple(name for name in expert if name not in own)
+
+
+def not_finite(checkpoint: Checkpoint) -> str:
+    """The first tensor with a value that is not finite, the empty string if there is none."""
+    for name, tensor in checkpoint.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return ""
+
+
+def in_memory(returned: Any) -> Any:
+    """A checkpoint with every tensor computed once; anything else that a plugin may return as it is."""
+    return Checkpoint.of(dict(returned.items()), returned.config) if isinstance(returned, Checkpoint) else returned

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from redteam.checkpoint import Checkpoint, shared_tensors
-from redteam.errors import IllegalGauge, PluginFault
+from redteam.checkpoint import Checkpoint, in_memory, shared_tensors
+from redteam.errors import PluginFault
 from redteam.evaluation import metrics
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.pipelines import apply, remove
 from redteam.evaluation.runner.store import Store
+from redteam.evaluation.stand_ins import Plants, drowned, planted, rescaled
 from redteam.evaluation.steps import Cost, Locked, Merged, Record, Recovered, Scored, Step, Tuned, content_name
 from redteam.key import Key
 from redteam.plugins.contracts import AttackSpec
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
-from redteam.symmetry import GROUPS
-from redteam.symmetry.fitting import sampled_locks
 from redteam.tasks import Scenario, Split, Task, halves
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView, MergerView, Meter
@@ -33,11 +31,6 @@ if TYPE_CHECKING:
 
 How = tuple[str, Mapping[str, Any], str]
 """Name, settings and source digest of a plugin."""
-
-Plants = Mapping[str, set[str]]
-"""Kind of site → the tensors at which a lock of it was planted."""
-
-_DROWNED = 2.0**0.5  # ‖noise‖ ÷ ‖W‖ where a lock is to leave nothing to find
 
 
 class Bench:
@@ -180,7 +173,7 @@ def _attack(step: Step, bench: Bench) -> Recovered:
         recovered = protected
         for attack in bench.plugins(ATTACKS, "attack"):
             view = _attacker_view(step, bench, recovered, attack, meter)
-            recovered = check_returned(attack, recovered, _in_memory(attack(view)))
+            recovered = check_returned(attack, recovered, in_memory(attack(view)))
     bench.store.put_artefact(step.name, recovered)
     return Recovered(
         digest=recovered.digest(),
@@ -207,7 +200,7 @@ def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged
     scenario = bench.scenario
     victim = bench.input("victim") if "victim" in step.inputs else None
     if victim is not None and "scale" in step.settings:
-        victim = _rescaled(victim, scenario.base, step.settings["scale"] * bench.record("alone").length)
+        victim = rescaled(victim, scenario.base, step.settings["scale"] * bench.record("alone").length)
     with metrics.Clock() as clock:
         merged = _merged(bench, victim, tuned)
     tasks: dict[str, Packed] = {}
@@ -279,10 +272,10 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
     if "unused" in settings:
         return source.replace({name: base[name] for name in shared_tensors(source, base)}), {}
     if "drowned" in settings:
-        return _drowned(source, base, bench.key.child("noise")), {}
+        return drowned(source, base, bench.key.child("noise")), {}
     if "plant" in settings:
         changed = set(bench.record("extent").changed) if "extent" in step.inputs else None
-        return _planted(source, settings["plant"], bench.key, changed)
+        return planted(source, settings["plant"], bench.key, changed)
     if "defense" not in settings:
         return source, {}
     protected, _ = apply(
@@ -290,83 +283,17 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
         source,
         base,
         bench.key,
-        check=lambda defense, before, after: check_returned(defense, before, _in_memory(after)),
+        check=lambda defense, before, after: check_returned(defense, before, in_memory(after)),
         task=task,
         prepared="prepared" in step.inputs,
     )
     return protected, {}
 
 
-def _planted(
-    source: Checkpoint, claims: Sequence[Sequence[str]], key: Key, changed: set[str] | None
-) -> tuple[Checkpoint, Plants]:
-    """A lock from each claimed group at its kind of site, one after the other.
-
-    Args:
-        source: The victim.
-        claims: (kind of site, name of the group); those that the architecture does not allow are left out.
-        key: Gives each claim a stream of its own.
-        changed: Names of tensors: only sites that hold one of them are locked. All sites by default.
-
-    Raises:
-        IllegalGauge: If none of the claims can be planted here.
-    """
-    plants: dict[str, set[str]] = {}
-    refused: IllegalGauge | None = None
-    for kind, name in claims:
-        stream = key.child(f"plant {name} at {kind}")
-        try:
-            drawn = sampled_locks(source, (kind,), _group(kind, name), partial(_of_site, stream))
-        except IllegalGauge as error:
-            refused = error
-            continue
-        for lock in drawn:
-            touched = tuple(site for site in lock.sites if changed is None or changed & set(site.names))
-            if touched:
-                source = replace(lock, sites=touched).put_on(source)
-                plants.setdefault(kind, set()).update(name for site in touched for name in site.names)
-    if not plants:
-        raise refused or IllegalGauge("The defense changes no site that the attack claims to undo.")
-    return _in_memory(source), plants
-
-
-def _of_site(stream: Key, label: str) -> np.random.Generator:
-    return stream.generator(f"0/{label}")
-
-
-def _group(kind: str, name: str) -> Any:
-    """What is planted; where it is one number for a whole stream, the largest, since a random one may be close to 1."""
-    group: Any = GROUPS[name]()
-    return replace(group, scale=(group.scale[1], group.scale[1])) if kind == "norm-scale" else group
-
-
 def _uncovered(bench: Bench, plants: Plants) -> list[str]:
     if "extent" not in bench.step.inputs:
         return []
     return sorted(set(bench.record("extent").changed) - set().union(*plants.values()))
-
-
-def _drowned(victim: Checkpoint, base: Checkpoint, key: Key) -> Checkpoint:
-    """The victim under noise √2 times as large as each tensor: nothing that an attack without data could find."""
-    noisy = {}
-    for name in shared_tensors(victim, base):
-        tensor = victim[name].to(torch.float64)
-        noise = torch.from_numpy(np.asarray(key.generator(name).standard_normal(tuple(tensor.shape))))
-        scale = _DROWNED * tensor.norm() / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        noisy[name] = (tensor + scale * noise).to(victim.dtype(name))
-    return victim.replace(noisy)
-
-
-def _rescaled(victim: Checkpoint, base: Checkpoint, length: float) -> Checkpoint:
-    """The victim with a task vector of another length: what a free-rider is free to choose."""
-    before = metrics.length(victim, base)
-    factor = length / before if before else 1.0
-    return victim.replace(
-        {
-            name: base[name] + (factor * (victim[name] - base[name])).to(base.dtype(name))
-            for name in shared_tensors(victim, base)
-        }
-    )
 
 
 def _attacker_view(
@@ -420,7 +347,7 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
     if victim is not None:
         experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
     view = MergerView(experts, base, bench.stream(f"merger {merger.spec.name}"), merger.spec.needs_base)
-    merged = _in_memory(merger.function(view, **{**merger.settings, **settings}))
+    merged = in_memory(merger.function(view, **{**merger.settings, **settings}))
     if not merger.spec.needs_base and isinstance(merged, Checkpoint):
         # It has never seen the base; what it leaves out no expert shares, and no task wears.
         merged = base.replace({name: merged[name] for name in shared_tensors(base, merged)})
@@ -434,11 +361,6 @@ def _watched(task: Task, module: nn.Module) -> float:
 def _mean_score(accuracies: Mapping[str, float], alone: Scored) -> float:
     chance, expert = alone.chance, alone.validation
     return float(np.mean([(accuracies[t] - chance[t]) / (expert[t] - chance[t]) for t in accuracies]))
-
-
-def _in_memory(returned: Any) -> Any:
-    """A lazy overlay computed once; anything but a checkpoint is left for `check_returned` to name."""
-    return Checkpoint.of(dict(returned.items()), returned.config) if isinstance(returned, Checkpoint) else returned
 
 
 def _fresh_seed(bench: Bench) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from redteam.checkpoint import not_finite
 from redteam.errors import PluginFault, RedteamError
 from redteam.evaluation.computations import load_scenario, scenario_digest, scenario_reference
 from redteam.evaluation.resolve import Pipeline, Resolved
@@ -107,9 +108,8 @@ def try_out(scenario: Scenario) -> None:
         ("the base", scenario.base),
         *((f"expert {n!r}", e) for n, e in scenario.experts.items()),
     ):
-        for name, tensor in checkpoint.items():
-            if not bool(tensor.isfinite().all()):
-                raise PluginFault(f"The tensor {name!r} of {whose} holds NaN or infinity; expected finite weights")
+        if bad := not_finite(checkpoint):
+            raise PluginFault(f"The tensor {bad!r} of {whose} holds NaN or infinity; expected finite weights")
     for name, task in scenario.tasks.items():
         if name not in scenario.experts:
             raise PluginFault(f"There is no expert for the task {name!r}; a scenario has one for each of its tasks")

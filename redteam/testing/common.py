@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, not_finite
 from redteam.errors import PluginFault, RedteamError, ThreatModelViolation
 from redteam.plugins.contracts import Spec
 from redteam.plugins.registry import LoadedPlugin
@@ -17,7 +17,7 @@ from redteam.testing import elsewhere
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.surroundings import other_random_states
 from redteam.testing.toys import toy_architectures, toy_scenario
-from redteam.testing.trial import Trial, not_finite, told
+from redteam.testing.trial import Trial, told
 
 S = TypeVar("S", bound=Spec)
 

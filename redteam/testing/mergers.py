@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint, not_finite, shared_tensors
 from redteam.plugins.contracts import MergerSpec
 from redteam.plugins.settings import settings_of
 from redteam.tasks import Scenario
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_scenario
-from redteam.testing.trial import Trial, not_finite
+from redteam.testing.trial import Trial
 from redteam.testing.views import alone, merger_view, unheard_of
 
 ROUNDING = 1e-6

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from redteam.checkpoint import own_tensors, shared_tensors
+from redteam.checkpoint import not_finite, own_tensors, shared_tensors
 from redteam.plugins.contracts import ScenarioSpec
 from redteam.tasks import Scenario, Split, Task
 from redteam.testing.common import Tried, deterministic, global_state, runs, same_elsewhere
 from redteam.testing.outcome import Check, DoesNotApply, Fails
-from redteam.testing.trial import Trial, not_finite, told
+from redteam.testing.trial import Trial, told
 
 OTHER_SEED = 1
 """A second seed that a scenario is made with."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, in_memory, not_finite
 from redteam.checkpoint.sources import Memory
 from redteam.errors import RedteamError, ThreatModelViolation
 from redteam.evaluation import metrics
@@ -68,7 +68,7 @@ class Trial:
         returned, error = None, None
         with watched() as watch:
             try:
-                returned = _in_memory(call())
+                returned = in_memory(call())
             except (Exception, SystemExit) as raised:
                 error = raised if isinstance(raised, Exception) else RuntimeError(f"SystemExit: {raised}")
         written = tuple(what for what, given in inputs.items() if _bits(given) != before[what])
@@ -111,14 +111,6 @@ class Trial:
         return checkpoint
 
 
-def not_finite(checkpoint: Checkpoint) -> str:
-    """The first tensor with a value that is not finite, the empty string if there is none."""
-    for name, tensor in checkpoint.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return name
-    return ""
-
-
 def output_change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float:
     """max |Δ outputs| ÷ max |outputs| in float64, infinite where an output is not finite.
 
@@ -142,7 +134,3 @@ def told(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
-
-
-def _in_memory(returned: Any) -> Any:
-    return Checkpoint.of(dict(returned.items()), returned.config) if isinstance(returned, Checkpoint) else returned
