@@ -9,19 +9,15 @@ from typing import Any
 import numpy as np
 
 from redteam.evaluation import rows as r
-from redteam.evaluation.adversaries import author, own, targets
 from redteam.evaluation.controls.base import by_seed, interval
-from redteam.evaluation.controls.planted import claims_of
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.design import Asked
-from redteam.evaluation.layout import weakened
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.price import UNITS
-from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
-from redteam.evaluation.steps import Locked
 from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.evaluation.witnesses import adversaries
 
 _CHOSEN_FROM = ("naive", "guess", "recovery")
 """Roles among which a worst case is looked for."""
@@ -97,95 +93,12 @@ def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Shee
         released=next((lock.dtype for lock in records), ""),
         gains=gained,
         left_out=left_out(gained),
-        adversaries=tuple(_adversaries(table, asked, pairings, sheet)),
+        adversaries=tuple(adversaries(table, asked, pairings, sheet, locks)),
         missing=tuple(_missing(table, [*pairings, *(p for ps in sheet.pairings.values() for p in ps)])),
         ceilings=tuple(dict.fromkeys(p.attack for p in asked.later)),
         tried=sheet.tried(table),
         keys=len({p.key for p in asked.pairings}),
     )
-
-
-def _adversaries(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Sheet) -> Iterable[r.Adversary]:
-    everywhere = {(p.seed, p.key) for p in asked.pairings}
-    for text, attack in asked.attacks.items():
-        if targets(attack, asked.defense):
-            ran = {(p.seed, p.key) for p in pairings if p.attack == text and table.judged(p)}
-            yield r.Adversary(
-                attack=text,
-                author=author(attack),
-                own=own(attack, asked.defense),
-                ran=ran == everywhere,
-                covers=_covers(table, asked, attack, sheet),
-                as_strong=_as_strong(table, asked, attack, sheet),
-                same_extent=_same_extent(table, asked),
-            )
-
-
-def _covers(table: Table, asked: Asked, attack: Pipeline, sheet: Sheet) -> bool:
-    """Whether the claims reach every tensor that the defense changes; without claims, whether that shows nowhere."""
-    if not claims_of(attack):
-        return not any(_shows(lock, table.record(_unlocked(asked, seed))) for seed, lock in _locks(table, asked))
-    locks = [table.record(p.steps.lock) for p in sheet.pairings.get(("extent", attack.text), ())]
-    return bool(locks) and all(lock is not None and not lock.uncovered for lock in locks)
-
-
-def _as_strong(table: Table, asked: Asked, attack: Pipeline, sheet: Sheet) -> bool:
-    """Whether what was planted for it lies as far from the base as the defense, kind by kind."""
-    planted: dict[int, list[Locked]] = {}
-    for pairing in sheet.pairings.get(("extent", attack.text), ()):
-        record = table.record(pairing.steps.lock)
-        if record is not None:
-            planted.setdefault(pairing.seed, []).append(record)
-    return all(
-        max(
-            (plant.tied_cost.get(kind, 0.0) for plant in planted.get(seed, ()) if kind in plant.planted), default=np.inf
-        )
-        * THRESHOLDS.planted_strength
-        >= cost
-        for seed, lock in _locks(table, asked)
-        for kind, cost in lock.tied_cost.items()
-    )
-
-
-def _locks(table: Table, asked: Asked) -> list[tuple[int, Locked]]:
-    """The seed and record of every victim under the defense that was judged."""
-    found = {p.steps.lock: p.seed for p in asked.pairings if p.role == "naive" and table.judged(p)}
-    return [(seed, lock) for name, seed in found.items() if (lock := table.record(name)) is not None]
-
-
-def _unlocked(asked: Asked, seed: int) -> str:
-    return asked.layouts[seed].unlocked()
-
-
-def _shows(lock: Locked, victim: Locked | None) -> bool:
-    """Whether it lies much farther from the base than the unlocked victim, at some kind of sites."""
-    return victim is None or any(
-        cost >= THRESHOLDS.planted_strength * victim.tied_cost.get(kind, np.inf)
-        for kind, cost in lock.tied_cost.items()
-    )
-
-
-def _same_extent(table: Table, asked: Asked) -> bool:
-    """Whether the weakened variant locks everything that the defense itself locks.
-
-    It changes every tensor, in every shape, and at no kind of sites where the defense shows does it lie as close to the
-    base as the unlocked victim: what is changed by a hair is not locked.
-    """
-    weak = weakened(asked.defense)
-    if weak is None:
-        return False
-    for layout in asked.layouts.values():
-        locks = (layout.defend(asked.defense, 0), layout.defend(weak, 0), layout.unlocked())
-        full, less, victim = (table.record(lock) for lock in locks)
-        if full is None or less is None or not set(full.changed) <= set(less.changed) or full.shapes != less.shapes:
-            return False
-        if victim is not None and any(
-            cost >= THRESHOLDS.planted_strength * victim.tied_cost.get(kind, np.inf)
-            and less.tied_cost.get(kind, np.inf) <= THRESHOLDS.planted_cost * victim.tied_cost[kind]
-            for kind, cost in full.tied_cost.items()
-        ):
-            return False
-    return True
 
 
 def _missing(table: Table, pairings: Iterable[Pairing]) -> Iterable[str]:
