@@ -47,5 +47,5 @@ PYTHONDONTWRITEBYTECODE='' .venv/bin/python -c '
 import jinja2, rich.console, scipy.optimize, scipy.stats, transformers.modeling_utils
 import transformers.models.bert.modeling_bert, transformers.models.vit.modeling_vit
 import redteam.cli.run, redteam.evaluation.computations
-' || fail "torch or transformers can not be imported; see above."
+' || fail "torch or transformers cannot be imported; see above."
 touch .venv/ready

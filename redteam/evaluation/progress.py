@@ -108,7 +108,7 @@ class Progress:
 
     def _controlled(self, wanted: Iterable[tuple[ControlKind, str]]) -> list[Pairing]:
         pairings = list(self.sheet.want(wanted))
-        later = [p for p in pairings if p.control is None and p not in self.run]  # ceilings have figures, too
+        later = [p for p in pairings if p.control is None]  # ceilings have figures, too
         return [*self._entered(later), *self._entered([p for p in pairings if p.control is not None], control=True)]
 
     def _entered(self, pairings: Iterable[Pairing], *, control: bool = False) -> list[Pairing]:

@@ -108,6 +108,10 @@ class Baselines:
         start = self.without_scores[victim] if half is None else self.score(self.without.tasks[victim], victim, half)
         return _ratio(self.score(merge.tasks[victim], victim, half) - start - self.charge(merge), self.gain)
 
+    def sure(self, counted: Vector) -> float:
+        """The lower bound of a figure of the victim's task, however many were looked at."""
+        return sure_bound(counted, self.items, self.theft_of_all)
+
     def net_point(self, merge: Merged, half: int) -> float:
         """`net` of one half, without its resamples: what a choice between pairings goes by."""
         gain, gap = float(self.gain[0]), float(self.expert[self.victim][0]) - self.chance[self.victim]
@@ -276,14 +280,11 @@ class Table:
         fallen = []
         for pairing in pairings:
             counted, baselines = self.counted(pairing), self.baselines(pairing)
-            if counted is not None and baselines is not None and counted[0] >= THRESHOLDS.stolen:
-                sure = sure_bound(counted, baselines.items, baselines.theft_of_all)
+            if counted is not None and baselines is not None:
+                sure = baselines.sure(counted)
                 if sure >= THRESHOLDS.stolen:
                     fallen.append((sure, pairing, counted))
-        if not fallen:
-            return None
-        _, pairing, counted = max(fallen, key=lambda one: one[0])
-        return pairing, counted
+        return max(fallen, key=lambda one: one[0])[1:] if fallen else None
 
     def seed_figure(self, pairings: Sequence[Pairing]) -> SeedFigure | None:
         """The worst case over pairings of one seed, with its own interval over test items."""
@@ -311,7 +312,7 @@ class Table:
             counted=point,
             low=float(np.clip(min(low, point - blur), 0.0, 1.0)),
             high=float(np.clip(max(high, point + blur), 0.0, 1.0)),
-            sure=float(np.clip(sure_bound(counted, baselines.items, scale), 0.0, 1.0)),
+            sure=float(np.clip(baselines.sure(counted), 0.0, 1.0)),
         )
 
     def seen(self, pairing: Pairing) -> float | None:
@@ -353,9 +354,11 @@ class Table:
 def accuracy(packed: Packed, tag: str, half: Half = None) -> Vector:
     """The accuracy under every resample, from one result per test item; not to be written to."""
     drawn, correct = weights(packed.n, tag), packed.unpack().astype(np.float32)
-    chosen = np.ones_like(correct) if half is None else halves(packed.n, tag)[half].astype(np.float32)
-    hits, items = ((drawn @ counted).astype(np.float64) for counted in (correct * chosen, chosen))
-    found: Vector = hits / np.maximum(items, 1.0)
+    items: Vector | int = packed.n
+    if half is not None:
+        chosen = halves(packed.n, tag)[half].astype(np.float32)
+        correct, items = correct * chosen, np.maximum((drawn @ chosen).astype(np.float64), 1.0)
+    found: Vector = (drawn @ correct).astype(np.float64) / items
     found.setflags(write=False)
     return found
 

@@ -36,6 +36,7 @@ class Scales:
         self.protected, self.anchor = protected, anchor
         pairs = anatomy_of(protected).sites(("vo", "mlp"))
         self._pairs: Mapping[str, Site] = {site.pair[1].linear.weight: site for site in pairs}
+        self._factors: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def stacks(self, site: Site) -> tuple[Stacks, Stacks]:
         """All that tells the factors, [heads, 1, …], each row with the sign of the anchor's.
@@ -47,21 +48,27 @@ class Scales:
         here, there = (torch.cat(maps, dim=1)[:, None] for maps in zip(*found, strict=True))
         return Stacks(here, here[:, :, :0]), Stacks(there, there[:, :, :0])
 
-    def factors(self, site: Site) -> tuple[Tensor, Tensor]:
-        """By how much each head was multiplied, and how far the factors of its rows lie apart, [heads] each.
+    def factors(self, site: Site) -> tuple[Tensor, Tensor, int]:
+        """By how much each head was multiplied, how far the factors of its rows lie apart, and how many rows there are.
 
         A row's factor is that of the regression on the anchor, which training, unlike a lock, adds to: the other way
         round the factor would come out too small. The head's is their mean without outliers, so that rows which were
         trained most or tampered with have no hold on it. 1 where the anchor is zero.
 
+        Returns:
+            Factors and deviations, [heads] each, and the number; read once, since looks and fits both ask for them.
+
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        products, squares = [], []
-        for here, there in self._rows(site):
-            products.append((_signed(here, there) * there).sum(-1))
-            squares.append(there.square().sum(-1))
-        return middle(torch.cat(products, dim=1), torch.cat(squares, dim=1))
+        if site.label not in self._factors:
+            products, squares = [], []
+            for here, there in self._rows(site):
+                products.append((_signed(here, there) * there).sum(-1))
+                squares.append(there.square().sum(-1))
+            product, square = torch.cat(products, dim=1), torch.cat(squares, dim=1)
+            self._factors[site.label] = (*middle(product, square), product.shape[1])
+        return self._factors[site.label]
 
     def reduced(self, site: Site) -> tuple[Stacks, Stacks]:
         """The factors beside ones: what a group fits to."""
@@ -70,8 +77,7 @@ class Scales:
 
     def unscaled(self, site: Site) -> bool:
         """Whether no head was multiplied by more than training does, or than its rows can tell."""
-        factors, spread = self.factors(site)
-        return not bool(is_locked(factors, spread, sum(there.shape[1] for _, there in self._rows(site))).any())
+        return not bool(is_locked(*self.factors(site)).any())
 
     def _rows(self, site: Site) -> list[Rows]:
         own = [side for side in site.lefts if not side.shared and self._in_common(side)]

@@ -95,7 +95,7 @@ def on_every_seed(
             yield layout.pairing(place, key, attack, merger, lock(layout), asked.threat, **rest)
 
 
-def without_data(
+def on_nothing_locked(
     kind: ControlKind,
     asked: Asked,
     attack: Pipeline,
@@ -103,8 +103,9 @@ def without_data(
     *,
     label: str,
     defense: Pipeline | None = None,
+    data: bool = False,
 ) -> Iterator[Pairing]:
-    """An attack on a lock under every seed, as `on_every_seed`; nothing for attacks with data of the victim's task.
+    """An attack proper on what has nothing to steal or is not locked, under every seed, as `on_every_seed`.
 
     The lock is not merged as it is.
 
@@ -115,8 +116,9 @@ def without_data(
         lock: Lays out the lock.
         label: What progress lines call the lock.
         defense: The lock's pipeline; without one the control speaks of the attack whatever the defense.
+        data: Whether attacks with data of the victim's task are held to it, too.
     """
-    if attack.role == "recovery" and not attack.needs & DATA:
+    if attack.role == "recovery" and (data or not attack.needs & DATA):
         place = anywhere(asked) if defense is None else asked.place
         yield from on_every_seed(
             asked, attack, lock, place=place, defense=defense, label=label, naive=False, control=kind

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from redteam.evaluation.controls.base import (
-    Check,
-    Finding,
-    anywhere,
-    by_seed,
-    interval,
-    on_every_seed,
-    over_by_chance,
-    without_data,
-)
+from redteam.evaluation.controls.base import Check, Finding, by_seed, interval, on_nothing_locked, over_by_chance
 from redteam.evaluation.design import Asked
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline
@@ -31,7 +22,7 @@ class Floor(Check):
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
         """On a fresh victim under the first key."""
-        return without_data(
+        return on_nothing_locked(
             self.kind,
             asked,
             attack,
@@ -69,17 +60,9 @@ class Gone(Check):
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
         """One lock for each seed, whatever the defense."""
-        if attack.role == "recovery":
-            yield from on_every_seed(
-                asked,
-                attack,
-                lambda layout: layout.drowned(),
-                place=anywhere(asked),
-                defense=None,
-                label="the victim drowned in noise",
-                naive=False,
-                control=self.kind,
-            )
+        return on_nothing_locked(
+            self.kind, asked, attack, lambda layout: layout.drowned(), label="the victim drowned in noise", data=True
+        )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         theft, limit = interval(table, pairings, table.counted), THRESHOLDS.stolen
@@ -94,7 +77,9 @@ class Harmless(Check):
     kind: ClassVar[ControlKind] = "harmless"
 
     def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
-        return without_data(self.kind, asked, attack, lambda layout: layout.unlocked(), label="the unlocked victim")
+        return on_nothing_locked(
+            self.kind, asked, attack, lambda layout: layout.unlocked(), label="the unlocked victim"
+        )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         def harm(pairing: Pairing):  # type: ignore[no-untyped-def] # noqa: ANN202

@@ -16,7 +16,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -86,7 +86,7 @@ class Pool:
         self._size = size
         self._queue: deque[_Job] = deque()
         self._workers: list[_Worker] = []
-        self._stillborn = {True: 0, False: 0}  # killed or by themselves
+        self._stillborn: Counter[bool] = Counter()  # in a row: killed, or by themselves
         kinds = multiprocessing.get_all_start_methods()
         self._context = multiprocessing.get_context("forkserver" if "forkserver" in kinds else "spawn")
         if "forkserver" in kinds:
@@ -180,7 +180,8 @@ class Pool:
             elif not ready:
                 self._bury(code)
         elif worker.job is None:
-            worker.ready, self._stillborn = True, {True: 0, False: 0}
+            worker.ready = True
+            self._stillborn.clear()
         else:
             job, worker.job, worker.deadline = worker.job, None, float("inf")
             yield Ended(job.name, "done", said[0])
@@ -191,18 +192,19 @@ class Pool:
 
     def _bury(self, code: int | None) -> None:
         killed = code == -signal.SIGKILL
-        self._stillborn[killed] += 1
-        if self._stillborn[killed] >= (_KILLED if killed else _STILLBORN):
-            raise RedteamError(
-                f"{self._stillborn[killed]} worker processes in a row "
-                + (
-                    "were killed before they could work, perhaps for want of memory; fewer --workers need less. "
-                    if killed
-                    else f"ended before they could work (exit code {code}). "
-                    "A script that calls redteam.run needs if __name__ == '__main__'. "
-                )
-                + "--workers 0 does without any."
+        if killed:
+            most, how = _KILLED, "were killed before they could work, perhaps for want of memory; fewer need less."
+        else:
+            most, how = (
+                _STILLBORN,
+                (
+                    f"ended before they could work (exit code {code}). A script that calls redteam.run needs "
+                    "if __name__ == '__main__'."
+                ),
             )
+        self._stillborn[killed] += 1
+        if self._stillborn[killed] >= most:
+            raise RedteamError(f"{most} worker processes in a row {how} --workers 0 does without any.")
 
     def __enter__(self) -> Pool:
         return self
