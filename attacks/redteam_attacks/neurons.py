@@ -48,7 +48,7 @@ def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Te
     cost = _cost(value - h, weights - start, ridge)
     for _ in range(_STEPS):
         curved = slope.square().T
-        normal = torch.stack([curved @ (x * column[:, None]) for column in x.T], dim=1) / len(x)
+        normal = _normal(x, curved)
         size = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(torch.finfo(x.dtype).tiny)
         gradient = ((value - h) * slope).T @ x / len(x) + ridge * (weights - start)
         step = torch.linalg.solve(normal + (ridge + damping[:, None, None] * size) * eye, gradient[..., None])[..., 0]
@@ -61,6 +61,14 @@ def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Te
         cost = torch.where(better, new_cost, cost)
         damping = torch.where(better, damping / 10, damping * 10)
     return weights
+
+
+def _normal(x: Tensor, curved: Tensor) -> Tensor:
+    """Xᵀ diag(c) X ÷ n for every row c of `curved`, [m, d, d]; each entry above the diagonal serves for both."""
+    normal = x.new_empty(len(curved), x.shape[1], x.shape[1])
+    for i in range(x.shape[1]):
+        normal[:, i, i:] = normal[:, i:, i] = curved @ (x[:, i:] * x[:, i, None]) / len(x)
+    return normal
 
 
 def _both(activation: Callable[[Tensor], Tensor], before: Tensor) -> tuple[Tensor, Tensor]:

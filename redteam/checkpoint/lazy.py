@@ -90,6 +90,7 @@ class Transformed:
     """A source whose rewritten tensors are computed place by place, when they are read."""
 
     KEPT = 2  # the places of one kind in a layer: names sorted within a layer alternate between them
+    BYTES = 2**24  # what is kept in any case, so that overlays of small checkpoints are computed once
 
     def __init__(self, below: Tensors, rewrites: tuple[Rewrite, ...], fn: Callable[[Any], Any]) -> None:
         self._below, self._fn = below, fn
@@ -102,6 +103,7 @@ class Transformed:
                         f"Two places of one transform both rewrite {name!r}; apply them one after the other."
                     )
         self._latest: dict[int, dict[str, torch.Tensor] | None] = {}  # None where the gauge changes nothing
+        self._held = 0
 
     def names(self) -> Any:
         return self._below
@@ -120,11 +122,12 @@ class Transformed:
         index = self._place[name]
         if index not in self._latest:
             rewrite = self._rewrites[index]
-            while len(self._latest) >= self.KEPT:
-                del self._latest[next(iter(self._latest))]
+            while len(self._latest) >= self.KEPT and self._held > self.BYTES:
+                self._held -= _bytes(self._latest.pop(next(iter(self._latest))))
             gauge = self._fn(rewrite)
             still = bool(getattr(gauge, "neutral", False)) and getattr(rewrite, "still", False)
             self._latest[index] = None if still else rewrite.apply(self._below, gauge)
+            self._held += _bytes(self._latest[index])
         return self._latest[index]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -132,6 +135,10 @@ class Transformed:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._below.dtype(name)
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor] | None) -> int:
+    return sum(tensor.nbytes for tensor in (tensors or {}).values())
 
 
 class Recent:

@@ -77,7 +77,7 @@ class Bench:
         return Key.derive(seed=self.seed, index=index, name=name)
 
     def input(self, role: str) -> Checkpoint:
-        return self.store.artefact(self.step.inputs[role])
+        return in_memory(self.store.artefact(self.step.inputs[role]))  # type: ignore[no-any-return]
 
     def record(self, role: str) -> Any:
         outcome = self.store.get(self.step.inputs[role])
@@ -274,8 +274,8 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
     if "drowned" in settings:
         return drowned(source, base, bench.key.child("noise")), {}
     if "plant" in settings:
-        changed = set(bench.record("extent").changed) if "extent" in step.inputs else None
-        return planted(source, settings["plant"], bench.key, changed)
+        changed = settings.get("changed")
+        return planted(source, settings["plant"], bench.key, None if changed is None else set(changed))
     if "defense" not in settings:
         return source, {}
     protected, _ = apply(
@@ -291,9 +291,7 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
 
 
 def _uncovered(bench: Bench, plants: Plants) -> list[str]:
-    if "extent" not in bench.step.inputs:
-        return []
-    return sorted(set(bench.record("extent").changed) - set().union(*plants.values()))
+    return sorted(set(bench.step.settings.get("changed", ())) - set().union(*plants.values()))
 
 
 def _attacker_view(

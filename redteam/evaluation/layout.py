@@ -158,11 +158,12 @@ class Layout:
         """The victim under so much noise that nothing is left to find."""
         return self.lock("the victim drowned in noise", {"drowned": True}, {}, 0)
 
-    def plant(self, label: str, claims: Sequence[tuple[str, str]], key: int = 0, extent: str = "") -> str:
-        """A lock from each (kind of site, group), at the sites that another lock changed where `extent` names it."""
-        return self.lock(
-            label, {"plant": [list(claim) for claim in claims]}, {}, key, {"extent": extent} if extent else {}
-        )
+    def plant(
+        self, label: str, claims: Sequence[tuple[str, str]], key: int = 0, changed: Sequence[str] | None = None
+    ) -> str:
+        """A lock from each (kind of site, group), at the sites that hold one of some tensors; at all by default."""
+        extent = {} if changed is None else {"changed": list(changed)}
+        return self.lock(label, {"plant": [list(claim) for claim in claims], **extent}, {}, key)
 
     def lock(
         self, label: str, settings: dict[str, Any], how: dict[str, Any], key: int, inputs: dict[str, str] | None = None

@@ -16,6 +16,7 @@ from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.run import find_plan, run_folder
 from redteam.evaluation.runner.scheduler import behind
 from redteam.evaluation.runner.store import Store
+from redteam.evaluation.scoring import Table
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ def preview(
     needed = [name for p in pairings for name in p.steps]
     needed += [name for ground in design.grounds.values() for name in ground]
     first = {step.name: step for step in behind(design.steps, needed)}
-    attacks = resolved.pipelines("attacks")
+    attacks, table = resolved.pipelines("attacks"), Table(design, {})
     for asked in design.asked.values():
         for check in CHECKS.values():
             for attack in attacks.values():
-                list(check.pairings(asked, attack))  # lays out its steps
+                list(check.pairings(asked, attack, table))  # lays out its steps
     finished = {path.stem for path in (root / "cells").glob("*.json")} if root.is_dir() else set()
     held = (path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.is_dir() else ()
     return Preview(

@@ -64,12 +64,12 @@ class Progress:
         if not idle:
             return [], ""
         if self.everything:
-            controls = self._controlled(self._all_controls())
+            controls = self._controlled(self._all_controls(), table)
             if controls:
                 return controls, f"controls of {self.asked.place.defense}"
         while True:
             self.decision = decide(self.evidence(table, self.sheet.rows(table)))
-            controls = self._controlled(self.decision.wanted)
+            controls = self._controlled(self.decision.wanted, table)
             list(self.sheet.further(table))  # of controls that compare nothing new
             if controls or not self.decision.wanted:
                 return controls, self._why(self.decision)
@@ -106,8 +106,8 @@ class Progress:
             *(("ceiling", p.attack) for p in self.asked.later),
         ]
 
-    def _controlled(self, wanted: Iterable[tuple[ControlKind, str]]) -> list[Pairing]:
-        pairings = list(self.sheet.want(wanted))
+    def _controlled(self, wanted: Iterable[tuple[ControlKind, str]], table: Table) -> list[Pairing]:
+        pairings = list(self.sheet.want(wanted, table))
         later = [p for p in pairings if p.control is None]  # ceilings have figures, too
         return [*self._entered(later), *self._entered([p for p in pairings if p.control is not None], control=True)]
 

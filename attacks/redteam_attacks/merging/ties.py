@@ -14,6 +14,8 @@ from redteam.views import MergerView
 from redteam_attacks.merging.entrywise import entrywise
 from redteam_attacks.merging.holders import Weights, holders, onto_base, weight_of
 
+_COUNTED = 2**20  # sizes at a time, at least
+
 
 @merger("ties", tunable="coefficient", paper="Yadav et al., TIES-Merging, arXiv:2306.01708")
 def ties(
@@ -110,7 +112,7 @@ def _floor(sizes: Callable[[], Iterator[Tensor]], density: float) -> float:
         density: The share.
     """
     upper = torch.zeros(2**15, dtype=torch.int64)
-    for part in sizes():
+    for part in _gathered(sizes()):
         upper += torch.bincount(part.view(torch.int32) >> 16, minlength=len(upper)).cpu()
     total = int(upper.sum())
     if not total:
@@ -118,11 +120,23 @@ def _floor(sizes: Callable[[], Iterator[Tensor]], density: float) -> float:
     rank = total - max(1, int(density * total))  # of the floor among all sizes, from the smallest, counted from 0
     edge, rank = _bin(upper, rank)
     lower = torch.zeros(2**16, dtype=torch.int64)
-    for part in sizes():
+    for part in _gathered(sizes()):
         bits = part.view(torch.int32)
         lower += torch.bincount(bits[bits >> 16 == edge] & 0xFFFF, minlength=len(lower)).cpu()
     floor = torch.tensor(edge << 16 | _bin(lower, rank)[0], dtype=torch.int32)
     return float(floor.view(torch.float32))
+
+
+def _gathered(parts: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The parts, small ones joined: counting costs as much as there are bins, however few are counted."""
+    held: list[Tensor] = []
+    for part in parts:
+        held.append(part)
+        if sum(map(len, held)) >= _COUNTED:
+            yield torch.cat(held)
+            held = []
+    if held:
+        yield torch.cat(held)
 
 
 def _bin(counts: Tensor, rank: int) -> tuple[int, int]:

@@ -50,8 +50,11 @@ class Check(Protocol):
     def kind(self) -> ControlKind:
         """As in `Control.control`."""
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
-        """What has to be compared to say whether an attack on one place passes; nothing where it does not apply."""
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
+        """What has to be compared to say whether an attack on one place passes; nothing where it does not apply.
+
+        The attacks on that place have ended by then, except where a plan is only looked at.
+        """
 
     def further(self, asked: Asked, attack: Pipeline, table: Table, pairings: Sequence[Pairing]) -> Iterator[Pairing]:
         """What has to be compared beside, once the first pairings have ended; nothing for most."""

@@ -20,7 +20,7 @@ class Floor(Check):
 
     kind: ClassVar[ControlKind] = "floor"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         """On a fresh victim under the first key."""
         return on_nothing_locked(
             self.kind,
@@ -41,7 +41,7 @@ class Trivial(Check):
 
     kind: ClassVar[ControlKind] = "trivial"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         """Those that the plan has: whoever guesses a key is no trivial attacker but holds the victim."""
         yield from (p for p in asked.pairings if p.role == "trivial" and not p.code and p.attack == attack.text)
 
@@ -58,7 +58,7 @@ class Gone(Check):
 
     kind: ClassVar[ControlKind] = "gone"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         """One lock for each seed, whatever the defense."""
         return on_nothing_locked(
             self.kind, asked, attack, lambda layout: layout.drowned(), label="the victim drowned in noise", data=True
@@ -76,7 +76,7 @@ class Harmless(Check):
 
     kind: ClassVar[ControlKind] = "harmless"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         return on_nothing_locked(
             self.kind, asked, attack, lambda layout: layout.unlocked(), label="the unlocked victim"
         )

@@ -29,7 +29,7 @@ class Planted(Check):
 
     kind: ClassVar[ControlKind] = "planted"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         """On the unlocked victim, whatever the defense."""
         if attack.role != "recovery":
             return
@@ -72,7 +72,7 @@ class Extent(Planted):
 
     kind: ClassVar[ControlKind] = "extent"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         """On the unlocked victim, for each defense."""
         if attack.role != "recovery":
             return
@@ -80,9 +80,10 @@ class Extent(Planted):
             for key in _KEYS:
                 claims = together(attack, key)
                 if claims:
-                    judged = layout.defend(asked.defense, 0)
-                    label = f"of the extent of {asked.place.defense}"
-                    lock = layout.plant(label, claims, key, judged)
+                    judged = table.record(layout.defend(asked.defense, 0))
+                    # Equal extents are one plant, whatever the defense; of a lock that failed there is none.
+                    changed = (f"what {asked.place.defense} changes",) if judged is None else judged.changed
+                    lock = layout.plant(f"at {len(changed)} tensors", claims, key, changed)
                     yield _pairing(layout, asked, attack, lock, asked.place, key, self.kind, "the lock's extent", "")
 
 

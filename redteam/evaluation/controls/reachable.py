@@ -21,7 +21,7 @@ class Weakened(Check):
 
     kind: ClassVar[ControlKind] = "weakened"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         weak = weakened(asked.defense)
         if weak is not None and attack.role == "recovery" and targets(attack, asked.defense):
             yield from on_every_seed(
@@ -51,7 +51,7 @@ class Ceiling(Check):
 
     kind: ClassVar[ControlKind] = "ceiling"
 
-    def pairings(self, asked: Asked, attack: Pipeline) -> Iterator[Pairing]:
+    def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         yield from (p for p in asked.later if p.attack == attack.text)
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:

@@ -41,11 +41,11 @@ class Sheet:
     complete: set[Wanted] = field(default_factory=set)
     _rows: dict[Wanted, tuple[r.Control, ...]] = field(default_factory=dict)
 
-    def want(self, wanted: Iterable[Wanted]) -> Iterator[Pairing]:
+    def want(self, wanted: Iterable[Wanted], table: Table) -> Iterator[Pairing]:
         """Lays out further controls, each once."""
         for kind, attack in wanted:
             if (kind, attack) not in self.pairings:
-                found = tuple(CHECKS[kind].pairings(self.asked, self.attacks[attack]))
+                found = tuple(CHECKS[kind].pairings(self.asked, self.attacks[attack], table))
                 self.pairings[kind, attack] = found
                 yield from found
 
