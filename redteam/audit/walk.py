@@ -68,10 +68,20 @@ class Walk:
                 looked.append(one)
                 if one.gauge is not None:
                     here = moved(here, (site,), _always(one.gauge))
-            if layer is None:
-                view = here
+            view = here if layer is None else self._crossing(view, looked)
             for one in looked:
                 yield self._with_shifts(one, here)
+
+    def _crossing(self, view: Checkpoint, looked: list[Looked]) -> Checkpoint:
+        """The model with a layer's locks taken off where a later layer's site has the same tensors.
+
+        Maps of every decoder layer read the last norm of an encoder, which is compared by all of them.
+        """
+        for one in looked:
+            later = (site for site in self.sites if not site.spanning and site.layer > one.site.layer)
+            if one.gauge is not None and any(set(one.site.names) & set(site.names) for site in later):
+                view = moved(view, (one.site,), _always(one.gauge))
+        return view
 
     def _look(self, site: Site, view: Checkpoint) -> Looked:
         names = tensors_of(site, self.model, self.base)

@@ -22,6 +22,7 @@ from redteam.plugins.contracts import AttackSpec
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
+from redteam.symmetry import tied_costs
 from redteam.tasks import Scenario, Split, Task, halves
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView, MergerView, Meter
@@ -151,7 +152,7 @@ def _lock(step: Step, bench: Bench) -> Locked:
         },
         planted=list(plants),
         uncovered=_uncovered(bench, plants),
-        tied_cost=metrics.tied_costs(protected, scenario.base),
+        tied_cost=tied_costs(protected, scenario.base),
         change=metrics.change(victim, protected, scenario) if "defense" in step.settings and not fresh else None,
         answers=metrics.answers(scenario, protected.module()),
         stored={} if fresh else metrics.stored(scenario.tasks[scenario.victim], protected, bench.split),
@@ -178,7 +179,7 @@ def _attack(step: Step, bench: Bench) -> Recovered:
     return Recovered(
         digest=recovered.digest(),
         residual=metrics.residual(recovered, bench.unlocked, scenario.base, bench.record("lock").changed),
-        tied_cost=metrics.tied_costs(recovered, scenario.base),
+        tied_cost=tied_costs(recovered, scenario.base),
         change=metrics.change(protected, recovered, scenario),
         cost=Cost(clock.seconds, memory.megabytes, meter.labels, meter.steps),
     )

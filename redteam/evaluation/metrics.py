@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
-from redteam.errors import BadInput
 from redteam.evaluation.packing import Packed
-from redteam.symmetry import tied_cost
 from redteam.tasks import Scenario, Split, Task, halves, predict
 
 if TYPE_CHECKING:
@@ -68,15 +64,6 @@ def length(expert: Checkpoint, base: Checkpoint) -> float:
         )
         ** 0.5
     )
-
-
-def tied_costs(recovered: Checkpoint, base: Checkpoint) -> dict[str, float]:
-    """The tied cost to the base, by kind of site; without those whose shape a defense has changed."""
-    costs = {}
-    for kind in dict.fromkeys(site.kind for site in anatomy_of(base).places):
-        with suppress(BadInput):
-            costs[kind] = tied_cost(recovered, base, (kind,))
-    return costs
 
 
 def change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float | None:

@@ -4,7 +4,7 @@ from redteam.anatomy import Stacks
 from redteam.symmetry.alignment import Comparison
 from redteam.symmetry.canonicals import canonical
 from redteam.symmetry.certificate import Certificate, certify
-from redteam.symmetry.fitting import Lock, apply_gauges, fit_gauges, sample_gauges, sampled_locks, tied_cost
+from redteam.symmetry.fitting import Lock, apply_gauges, fit_gauges, sample_gauges, sampled_locks, tied_cost, tied_costs
 from redteam.symmetry.gauges import BlockGauge, Gauge, MatrixGauge, MonomialGauge, PlanarGauge
 from redteam.symmetry.groups import GROUPS, Group, adapted, at, contains_group, largest_legal_group
 from redteam.symmetry.inputs import random_inputs
@@ -57,4 +57,5 @@ __all__ = [
     "sample_gauges",
     "sampled_locks",
     "tied_cost",
+    "tied_costs",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from redteam.anatomy import Piece, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import IllegalGauge, Inapplicable
+from redteam.errors import BadInput, IllegalGauge, Inapplicable
 from redteam.symmetry.alignment import Comparison, distance, shared_sides
 from redteam.symmetry.gauges import Gauge, MonomialGauge
 from redteam.symmetry.groups import Group, adapted, at, largest_legal_group
@@ -218,23 +219,41 @@ def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) 
     """`Σ ‖left − left0‖² + ‖right − right0‖²` over the sites of some kinds, on canonical stacks.
 
     What only norms read is compared without a factor that training may have left there: none is told from 1 by a fit,
-    and how far it lies from 1 is chance.
+    how far it lies from 1 is chance, and it shows at every kind of site that embeds or writes.
 
     Raises:
         BadInput: As `fit_gauges`.
     """
+    return _tied_cost(_without_trained_factors(checkpoint, anchor), anchor, kinds)
+
+
+def tied_costs(checkpoint: Checkpoint, anchor: Checkpoint) -> dict[str, float]:
+    """`tied_cost` by kind of site, of all that the anchor has; without those at which the two differ in shape.
+
+    Raises:
+        BadInput: If the architecture is not known, or NaN or infinity is among what is read.
+    """
+    plain, costs = _without_trained_factors(checkpoint, anchor), {}
+    for kind in dict.fromkeys(site.kind for site in anatomy_of(anchor).places):
+        with suppress(BadInput):
+            costs[kind] = _tied_cost(plain, anchor, (kind,))
+    return costs
+
+
+def _tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> float:
     sites = anatomy_of(checkpoint).sites(kinds)
     require_same(sites, checkpoint, anchor)
-    return sum(distance(site, _without_trained_factor(site, checkpoint, anchor), anchor) for site in sites)
+    return sum(distance(site, checkpoint, anchor) for site in sites)
 
 
-def _without_trained_factor(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> Checkpoint:
-    if site.kind != "norm-scale" or not shared_sides(site, checkpoint, anchor):
-        return checkpoint
-    compare = Comparison(checkpoint, anchor)
-    if not compare.scales.unscaled(site):
-        return checkpoint
-    return moved(checkpoint, (site,), lambda site: largest_legal_group(site).fit(*compare(site)))
+def _without_trained_factors(checkpoint: Checkpoint, anchor: Checkpoint) -> Checkpoint:
+    for site in anatomy_of(checkpoint).sites(("norm-scale",)):
+        if shared_sides(site, checkpoint, anchor):
+            compare = Comparison(checkpoint, anchor)
+            if compare.scales.unscaled(site):
+                gauge = largest_legal_group(site).fit(*compare(site))
+                checkpoint = moved(checkpoint, (site,), looked_up({site.label: gauge}))
+    return checkpoint
 
 
 def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named | None) -> list[tuple[Site, ...]]:

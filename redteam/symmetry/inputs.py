@@ -13,6 +13,8 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 
 _SAMPLES, _TOKENS = 4, 16
+_PLACEHOLDER = ("image_token_id", "image_token_index")  # in a config: the token in whose place an image's features come
+_COUNT = ("mm_tokens_per_image", "image_seq_length")  # how many of them an image takes up, else one a patch
 _SQUARE = 64  # pixels, where a network takes images of any size and its config names none
 
 
@@ -20,7 +22,8 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
     """Keyword arguments for the network of a checkpoint: token ids, pixel values, or both.
 
     Encoder-decoder models get `decoder_input_ids` as well; an open_clip model gets `image` and `text`. Token ids are
-    uniform over the vocabulary but for padding, pixel values are standard normal, four samples of each.
+    uniform over the vocabulary but for padding, pixel values are standard normal, four samples of each. Where a text
+    has placeholders for images, it begins with as many as an image takes up.
 
     Raises:
         BadInput: If the config says neither how large a vocabulary is nor how large an image.
@@ -39,7 +42,7 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     vision, text = _part(config, "vision_config") or config, _part(config, "text_config") or config
     if text.get("vocab_size"):
-        found["input_ids"] = _text(draws, text)
+        found["input_ids"] = _with_placeholders(_text(draws, text), config, vision)
         if config.get("is_encoder_decoder"):
             found["decoder_input_ids"] = _text(draws, text)
     if vision.get("image_size") or vision.get("num_channels"):
@@ -76,6 +79,17 @@ def _text(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
     # RoBERTa counts positions from behind the padding token's.
     free = int(places) - 1 - (padding if isinstance(padding, int) and padding >= 0 else 0)
     return _tokens(draws, int(config["vocab_size"]), max(1, min(_TOKENS, free)), padding)
+
+
+def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[str, Any]) -> Tensor:
+    """Token ids behind the placeholders of one image, which occur nowhere else; as they are where there are none."""
+    held = [value for name in _PLACEHOLDER if isinstance(value := config.get(name), int)]
+    if not held or vision is config:
+        return ids
+    patches = (int(vision.get("image_size") or 0) // int(vision.get("patch_size") or 1)) ** 2
+    count = next((value for name in _COUNT if isinstance(value := config.get(name), int)), patches)
+    ids[ids == held[0]] = abs(held[0] - 1)  # its neighbour
+    return torch.cat([torch.full((len(ids), count), held[0]), ids], dim=1)
 
 
 def _tokens(draws: np.random.Generator, vocabulary: int, length: int, padding: Any) -> Tensor:

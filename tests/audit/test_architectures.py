@@ -16,18 +16,9 @@ QUICK = ("llama", "qwen3", "mixtral", "t5", "resnet", "open-clip")
 """Between them they have every kind of site, fused layouts and two towers."""
 
 
-KNOWN = pytest.mark.xfail(
-    reason="where everything is locked, the last norm of T5's encoder stays unexplained: the cross attention that "
-    "reads it is compared before the gauges of its heads are off"
-)
-
-
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[KNOWN] if name == "t5" else [] if name in QUICK else [pytest.mark.slow])
-        for name in NETWORKS
-    ],
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NETWORKS],
 )
 def test_on_every_architecture(name, tuned):
     base = network(name).checkpoint
