@@ -102,7 +102,7 @@ def _every_defense(kept: Results) -> Iterable[str]:
     yield f"![{len(rows)} defenses, from a plain merge to the worst case](reports/reference/{name}.svg)"
     yield (
         f"*Of what the victim adds to a merge, how much an attacker gets: ○ by a plain merge, ● in the worst case. "
-        f"{', '.join(place)}; {_run(kept)}*"
+        f"{', '.join(place)}; {_run(kept)}.*"
     )
     by_word: dict[str, list[str]] = {}
     for bar in rows:
@@ -134,7 +134,7 @@ def _run(kept: Results) -> str:
     told += [str(environment["date"])[:10]] if environment.get("date") else []
     told += [f"commit {str(environment['commit'])[:12]}"] if environment.get("commit") else []
     told += [f"{answer.duration(float(environment['duration']))} of computing"] if environment.get("duration") else []
-    return ", ".join(told) + "."
+    return ", ".join(told)
 
 
 if __name__ == "__main__":

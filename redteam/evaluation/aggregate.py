@@ -10,32 +10,17 @@ import numpy as np
 
 from redteam.evaluation import rows as r
 from redteam.evaluation.controls.base import by_seed, interval
+from redteam.evaluation.controls.gain import gains, left_out
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.design import Asked
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.price import UNITS
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Interval, Vector, combine, unseen
-from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.evaluation.witnesses import adversaries
 
 _CHOSEN_FROM = ("naive", "guess", "recovery")
 """Roles among which a worst case is looked for."""
-
-
-def gains(table: Table, asked: Asked) -> dict[str, Interval]:
-    """Merger → what the unlocked victim adds to the merge on its own task, over seeds."""
-    found: dict[str, dict[int, Vector]] = {}
-    for pairing in asked.pairings:
-        baselines = table.baselines(pairing)
-        if baselines is not None:
-            found.setdefault(pairing.merger, {})[pairing.seed] = baselines.gain
-    return {merger: combine(list(vectors.values())) for merger, vectors in found.items()}
-
-
-def left_out(gained: Mapping[str, Interval]) -> tuple[str, ...]:
-    """Mergers whose unlocked merge gains too little for theft to mean anything."""
-    return tuple(merger for merger, gain in gained.items() if gain.low < THRESHOLDS.gain)
 
 
 def figures(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from redteam.evaluation import aggregate
+from redteam.evaluation.controls.gain import gains, left_out
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.gauntlet import next_members
 from redteam.evaluation.verdict import Decision, Evidence, decide, excluded
@@ -85,7 +86,7 @@ class Progress:
 
     def figures(self, table: Table, out: frozenset[str]) -> tuple[Figure, ...]:
         """What was stolen, with some attacks that count for nothing."""
-        gone = aggregate.left_out(aggregate.gains(table, self.asked))
+        gone = left_out(gains(table, self.asked))
         return aggregate.figures(table, self.asked, self.run, excluded=out, left_out=gone)
 
     def _turns(self, table: Table, out: frozenset[str]) -> list[Pairing]:

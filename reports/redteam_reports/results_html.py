@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LIMIT = 5_000_000
 """Bytes that a page stays under; the table of cells gives way."""
+_CONTROLS = 300  # that passed: more, nobody reads on a page
 
 
 def write(results: Results, path: Path) -> None:
@@ -89,6 +90,7 @@ def _page(results: Results, most: int) -> str:
         fidelity=series.fidelity(),
         kinds=_kinds(results.controls),
         controls=sorted(results.controls, key=lambda control: control.passed),
+        most_controls=_CONTROLS,
         units=list(dict.fromkeys(u for v in results.verdicts if v.price for u in (*v.price.ratio, *v.price.paid))),
         answers=faq.answers(
             results,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from redteam.evaluation import aggregate
+from redteam.evaluation.controls.gain import gains, left_out
 from redteam.evaluation.results import Figure
 from redteam.evaluation.statistics import Interval
 from tests.evaluation.merges import Bench, merge
@@ -96,8 +97,8 @@ class TestWorstCase:
         for merger in ("mean", "poor"):
             bench.pair("none", merge(0.3), role="naive", merger=merger)
             bench.pair("fit", merge(0.8 if merger == "poor" else 0.5), merger=merger)
-        gained = aggregate.gains(bench.table, bench.asked())
-        assert aggregate.left_out(gained) == ("poor",)
+        gained = gains(bench.table, bench.asked())
+        assert left_out(gained) == ("poor",)
         found = aggregate.figures(bench.table, bench.asked(), bench.pairings, left_out=("poor",))
         (worst,) = (f for f in found if f.choice == "worst")
         assert (worst.merger, worst.counted.mean) == ("mean", pytest.approx(stolen(0.5)))

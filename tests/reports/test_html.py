@@ -205,6 +205,16 @@ def test_stays_small_enough_to_be_mailed(full: Results, page: str) -> None:
     assert ">the last of all" in cut, "those that failed are never the ones left out"
 
 
+def test_of_many_controls_those_that_failed_are_all_there(full: Results) -> None:
+    passed = next(control for control in full.controls if control.passed)
+    failed = passed.model_copy(update={"passed": False, "explanation": "what went wrong"})
+    page = render(full.model_copy(update={"controls": (*[passed] * 400, *[failed] * 400)}))
+    assert "The first 300 of them; results.json" in page
+    assert page.count(">what went wrong<") == 400
+    assert page.count(passed.explanation) < 320
+    assert "The first 300 of them" not in render(full)
+
+
 def test_a_run_of_the_least_is_still_a_page(made: Any) -> None:
     small = made(seeds=1, scenarios=("digits",), defenses=("mergelock",), threats=("weights-only",), mergers=("ties",))
     bare = small.model_copy(

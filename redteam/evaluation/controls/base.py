@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from redteam.evaluation import rows as r
+from redteam.evaluation.controls.gain import telling
 from redteam.evaluation.design import Asked
 from redteam.evaluation.layout import Layout
 from redteam.evaluation.pairings import Pairing
@@ -74,6 +75,7 @@ def anywhere(asked: Asked) -> Place:
 
 
 def on_every_seed(
+    table: Table,
     asked: Asked,
     attack: Pipeline,
     lock: Callable[[Layout], str],
@@ -82,9 +84,10 @@ def on_every_seed(
     keys: Sequence[int] = (0,),
     **rest: Any,
 ) -> Iterator[Pairing]:
-    """An attack on a lock under every seed, merged with the first merger that the threat model allows.
+    """An attack on a lock under every seed, merged with the first merger that can tell something.
 
     Args:
+        table: All scores.
         asked: The place.
         attack: The attack.
         lock: Lays out the lock.
@@ -93,13 +96,14 @@ def on_every_seed(
         rest: Further arguments of `Layout.pairing`.
     """
     for layout in asked.layouts.values():
-        merger = layout.mergers(asked.threat)[0]
+        merger = telling(table, asked, layout)[0]
         for key in keys:
             yield layout.pairing(place, key, attack, merger, lock(layout), asked.threat, **rest)
 
 
 def on_nothing_locked(
     kind: ControlKind,
+    table: Table,
     asked: Asked,
     attack: Pipeline,
     lock: Callable[[Layout], str],
@@ -114,6 +118,7 @@ def on_nothing_locked(
 
     Args:
         kind: Of the control.
+        table: All scores.
         asked: The place.
         attack: The attack.
         lock: Lays out the lock.
@@ -124,7 +129,7 @@ def on_nothing_locked(
     if attack.role == "recovery" and (data or not attack.needs & DATA):
         place = anywhere(asked) if defense is None else asked.place
         yield from on_every_seed(
-            asked, attack, lock, place=place, defense=defense, label=label, naive=False, control=kind
+            table, asked, attack, lock, place=place, defense=defense, label=label, naive=False, control=kind
         )
 
 

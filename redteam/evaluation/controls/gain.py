@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from redteam.evaluation.design import Asked
+from redteam.evaluation.layout import Layout
+from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import Control
 from redteam.evaluation.scoring import Table
-from redteam.evaluation.statistics import combine
+from redteam.evaluation.statistics import Interval, Vector, combine
 from redteam.evaluation.thresholds import THRESHOLDS
+
+
+def gains(table: Table, asked: Asked) -> dict[str, Interval]:
+    """Merger → what the unlocked victim adds to the merge on its own task, over seeds."""
+    found: dict[str, dict[int, Vector]] = {}
+    for pairing in asked.pairings:
+        baselines = table.baselines(pairing)
+        if baselines is not None:
+            found.setdefault(pairing.merger, {})[pairing.seed] = baselines.gain
+    return {merger: combine(list(vectors.values())) for merger, vectors in found.items()}
+
+
+def left_out(gained: Mapping[str, Interval]) -> tuple[str, ...]:
+    """Mergers whose unlocked merge gains too little for theft to mean anything."""
+    return tuple(merger for merger, gain in gained.items() if gain.low < THRESHOLDS.gain)
+
+
+def telling(table: Table, asked: Asked, layout: Layout) -> tuple[Pipeline, ...]:
+    """The mergers that controls can be merged with: those that gain enough, or all where none does."""
+    mergers, useless = layout.mergers(asked.threat), left_out(gains(table, asked))
+    return tuple(merger for merger in mergers if merger.text not in useless) or mergers
 
 
 def gain_controls(table: Table) -> Iterator[Control]:

@@ -24,6 +24,7 @@ class Floor(Check):
         """On a fresh victim under the first key."""
         return on_nothing_locked(
             self.kind,
+            table,
             asked,
             attack,
             lambda layout: layout.defend(asked.defense, 0, fresh=True),
@@ -61,7 +62,13 @@ class Gone(Check):
     def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         """One lock for each seed, whatever the defense."""
         return on_nothing_locked(
-            self.kind, asked, attack, lambda layout: layout.drowned(), label="the victim drowned in noise", data=True
+            self.kind,
+            table,
+            asked,
+            attack,
+            lambda layout: layout.drowned(),
+            label="the victim drowned in noise",
+            data=True,
         )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
@@ -78,7 +85,7 @@ class Harmless(Check):
 
     def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
         return on_nothing_locked(
-            self.kind, asked, attack, lambda layout: layout.unlocked(), label="the unlocked victim"
+            self.kind, table, asked, attack, lambda layout: layout.unlocked(), label="the unlocked victim"
         )
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:

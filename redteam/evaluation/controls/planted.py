@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from redteam.evaluation.controls.base import Check, Finding, anywhere
+from redteam.evaluation.controls.gain import telling
 from redteam.evaluation.design import Asked
 from redteam.evaluation.layout import Layout
 from redteam.evaluation.pairings import Pairing
@@ -36,12 +37,12 @@ class Planted(Check):
         for layout in asked.layouts.values():
             for site, group in claims_of(attack):
                 lock = layout.plant(f"{group} planted at {site}", [(site, group)])
-                yield _pairing(layout, asked, attack, lock, anywhere(asked), 0, self.kind, site, group)
+                yield _pairing(table, layout, asked, attack, lock, anywhere(asked), 0, self.kind, site, group)
             for key in _KEYS:
                 claims = together(attack, key)
                 if claims:
                     lock = layout.plant(_TOGETHER, claims, key)
-                    yield _pairing(layout, asked, attack, lock, anywhere(asked), key, self.kind, _TOGETHER, "")
+                    yield _pairing(table, layout, asked, attack, lock, anywhere(asked), key, self.kind, _TOGETHER, "")
 
     def further(self, asked: Asked, attack: Pipeline, table: Table, pairings: Sequence[Pairing]) -> Iterator[Pairing]:
         """The merges, where the weights alone do not show that the lock is off."""
@@ -49,6 +50,7 @@ class Planted(Check):
             if not pairing.steps.merge and table.status(pairing)[0] == "ok" and _by_weights(table, pairing) is None:
                 layout = asked.layouts[pairing.seed]
                 yield _pairing(
+                    table,
                     layout,
                     asked,
                     attack,
@@ -84,7 +86,9 @@ class Extent(Planted):
                     # Equal extents are one plant, whatever the defense; of a lock that failed there is none.
                     changed = (f"what {asked.place.defense} changes",) if judged is None else judged.changed
                     lock = layout.plant(f"at {len(changed)} tensors", claims, key, changed)
-                    yield _pairing(layout, asked, attack, lock, asked.place, key, self.kind, "the lock's extent", "")
+                    yield _pairing(
+                        table, layout, asked, attack, lock, asked.place, key, self.kind, "the lock's extent", ""
+                    )
 
 
 def claims_of(attack: Pipeline) -> list[tuple[str, str]]:
@@ -111,6 +115,7 @@ def together(attack: Pipeline, key: int) -> list[tuple[str, str]]:
 
 
 def _pairing(
+    table: Table,
     layout: Layout,
     asked: Asked,
     attack: Pipeline,
@@ -124,7 +129,7 @@ def _pairing(
     merged: bool = False,
 ) -> Pairing:
     merged = merged or bool(attack.needs & DATA)
-    merger = layout.mergers(asked.threat)[0]
+    merger = telling(table, asked, layout)[0]
     twin = layout.attack(asked.threat, attack, layout.unlocked(), "unlocked victim", 0)
     return layout.pairing(
         place,

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from redteam.evaluation.adversaries import targets
 from redteam.evaluation.controls.base import Check, Finding, interval, on_every_seed
+from redteam.evaluation.controls.gain import telling
 from redteam.evaluation.design import Asked
 from redteam.evaluation.layout import weakened
 from redteam.evaluation.pairings import Pairing
@@ -25,6 +26,7 @@ class Weakened(Check):
         weak = weakened(asked.defense)
         if weak is not None and attack.role == "recovery" and targets(attack, asked.defense):
             yield from on_every_seed(
+                table,
                 asked,
                 attack,
                 lambda layout: layout.defend(weak, 0),
@@ -52,7 +54,10 @@ class Ceiling(Check):
     kind: ClassVar[ControlKind] = "ceiling"
 
     def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
-        yield from (p for p in asked.later if p.attack == attack.text)
+        for p in asked.later:
+            mergers = telling(table, asked, asked.layouts[p.seed])
+            if p.attack == attack.text and p.merger in {merger.text for merger in mergers}:
+                yield p
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
         who, limit = "the key's holder gets {} back", THRESHOLDS.ceiling

@@ -12,6 +12,7 @@ import importlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver as forkserver
+import multiprocessing.resource_tracker as resource_tracker
 import os
 import signal
 import threading
@@ -92,8 +93,8 @@ class Pool:
         if "forkserver" in kinds:
             self._context.set_forkserver_preload(list(_PRELOAD))
         if "forkserver" in kinds and soon:
-            with _one_thread():  # it loads torch while the plan is read; workers are forked from it when there is work
-                forkserver.ensure_running()
+            with _as_children_inherit():
+                forkserver.ensure_running()  # it loads torch while the plan is read; workers are forked from it
 
     @property
     def jobs(self) -> int:
@@ -147,7 +148,7 @@ class Pool:
             target=_work, args=(there,), name="redteam worker"
         )
         try:
-            with _one_thread():
+            with _as_children_inherit():
                 process.start()
         except (OSError, EOFError):  # the server that forks them was killed; the next start brings it back
             here.close()
@@ -243,13 +244,19 @@ def _leave_with_the_main_process() -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Children inherit the environment and read it when they first load torch."""
+def _as_children_inherit() -> Iterator[None]:
+    """One thread, read when they first load torch; no interrupts from the keyboard, even while they load it."""
     before: Mapping[str, str | None] = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:
+        resource_tracker.ensure_running()  # started later, it would lift the mask
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -17,3 +17,9 @@ def test_without_any_other_nothing_can_be_scored(bench: Any) -> None:
     mergers = (bench.of("mergers.py", "ignores-experts"),)
     verdict = bench.verdict(bench.lock("cross", group="permutation"), mergers=mergers)
     assert verdict.verdict == "UNSCORABLE", verdict.reason
+
+
+def test_controls_are_not_merged_with_it_either(bench: Any) -> None:
+    mergers = (bench.of("mergers.py", "ignores-experts"), "task-arithmetic")
+    verdict = bench.verdict(bench.lock("reborn"), (bench.attack("sound-permutation"),), mergers=mergers)
+    assert verdict.verdict == "HOLDS-SO-FAR", verdict.reason
