@@ -120,17 +120,21 @@ class Engine:
         Raises:
             BadInput: With how many items there are, and how many it takes.
         """
-        for where, ground in self.design.grounds.items():
-            baselines = self.table.ground_baselines(where) if step.name in (ground.without, ground.reference) else None
-            if baselines is None or baselines.gain[0] < THRESHOLDS.gain:
-                continue  # a merger that gains too little is left out anyway
-            needed = enough(THRESHOLDS.stolen / baselines.theft_of_all)
-            if baselines.items < needed:
-                raise BadInput(
-                    f"The victim's task {baselines.victim!r} of {ground.scenario} has {baselines.items} test items, "
-                    f"too few to tell a lock that falls from one that holds: with a gain of {baselines.gain[0]:.2f} by "
-                    f"{ground.merger} it takes {needed}; bring more test items."
-                )
+        touched = {w[:2] for w, g in self.design.grounds.items() if step.name in (g.without, g.reference)}
+        for place in touched:
+            wheres = [where for where in self.design.grounds if where[:2] == place]
+            found = [self.table.ground_baselines(where) for where in wheres]
+            # A merger that gains too little is left out anyway, and one that can tell something is enough.
+            gaining = [(where, b) for where, b in zip(wheres, found, strict=True) if b and b.gain[0] >= THRESHOLDS.gain]
+            short = [(w, b, n) for w, b in gaining if b.items < (n := enough(THRESHOLDS.stolen / b.theft_of_all))]
+            if None in found or not short or len(short) < len(gaining):
+                continue
+            where, baselines, needed = min(short, key=lambda one: one[2])
+            raise BadInput(
+                f"The victim's task {baselines.victim!r} of {where[0]} has {baselines.items} test items, "
+                f"too few to tell a lock that falls from one that holds: with a gain of {baselines.gain[0]:.2f} by "
+                f"{where[2]} it takes {needed}; bring more test items."
+            )
 
     def _require_some_ground(self, outcome: Outcome) -> None:
         """Stops the run where nothing of a scenario can be measured: all else would fail alike.
