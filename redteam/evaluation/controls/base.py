@@ -95,10 +95,10 @@ def on_every_seed(
         keys: Of the pairings.
         rest: Further arguments of `Layout.pairing`.
     """
-    for layout in asked.layouts.values():
-        merger = telling(table, asked, layout)[0]
+    mergers = telling(table, asked)
+    for seed, layout in asked.layouts.items():
         for key in keys:
-            yield layout.pairing(place, key, attack, merger, lock(layout), asked.threat, **rest)
+            yield layout.pairing(place, key, attack, mergers[seed][0], lock(layout), asked.threat, **rest)
 
 
 def on_nothing_locked(

@@ -34,26 +34,32 @@ class Planted(Check):
         """On the unlocked victim, whatever the defense."""
         if attack.role != "recovery":
             return
-        for layout in asked.layouts.values():
+        mergers = telling(table, asked)
+        for seed, layout in asked.layouts.items():
             for site, group in claims_of(attack):
                 lock = layout.plant(f"{group} planted at {site}", [(site, group)])
-                yield _pairing(table, layout, asked, attack, lock, anywhere(asked), 0, self.kind, site, group)
+                yield _pairing(
+                    layout, asked, attack, mergers[seed][0], lock, anywhere(asked), 0, self.kind, site, group
+                )
             for key in _KEYS:
                 claims = together(attack, key)
                 if claims:
                     lock = layout.plant(_TOGETHER, claims, key)
-                    yield _pairing(table, layout, asked, attack, lock, anywhere(asked), key, self.kind, _TOGETHER, "")
+                    yield _pairing(
+                        layout, asked, attack, mergers[seed][0], lock, anywhere(asked), key, self.kind, _TOGETHER, ""
+                    )
 
     def further(self, asked: Asked, attack: Pipeline, table: Table, pairings: Sequence[Pairing]) -> Iterator[Pairing]:
         """The merges, where the weights alone do not show that the lock is off."""
+        mergers = telling(table, asked)
         for pairing in pairings:
             if not pairing.steps.merge and table.status(pairing)[0] == "ok" and _by_weights(table, pairing) is None:
                 layout = asked.layouts[pairing.seed]
                 yield _pairing(
-                    table,
                     layout,
                     asked,
                     attack,
+                    mergers[pairing.seed][0],
                     pairing.steps.lock,
                     pairing.place,
                     pairing.key,
@@ -78,7 +84,8 @@ class Extent(Planted):
         """On the unlocked victim, for each defense."""
         if attack.role != "recovery":
             return
-        for layout in asked.layouts.values():
+        mergers = telling(table, asked)
+        for seed, layout in asked.layouts.items():
             for key in _KEYS:
                 claims = together(attack, key)
                 if claims:
@@ -86,9 +93,8 @@ class Extent(Planted):
                     # Equal extents are one plant, whatever the defense; of a lock that failed there is none.
                     changed = (f"what {asked.place.defense} changes",) if judged is None else judged.changed
                     lock = layout.plant(f"at {len(changed)} tensors", claims, key, changed)
-                    yield _pairing(
-                        table, layout, asked, attack, lock, asked.place, key, self.kind, "the lock's extent", ""
-                    )
+                    merger, place = mergers[seed][0], asked.place
+                    yield _pairing(layout, asked, attack, merger, lock, place, key, self.kind, "the lock's extent", "")
 
 
 def claims_of(attack: Pipeline) -> list[tuple[str, str]]:
@@ -115,10 +121,10 @@ def together(attack: Pipeline, key: int) -> list[tuple[str, str]]:
 
 
 def _pairing(
-    table: Table,
     layout: Layout,
     asked: Asked,
     attack: Pipeline,
+    merger: Pipeline,
     lock: str,
     place: Place,
     key: int,
@@ -129,7 +135,6 @@ def _pairing(
     merged: bool = False,
 ) -> Pairing:
     merged = merged or bool(attack.needs & DATA)
-    merger = telling(table, asked, layout)[0]
     twin = layout.attack(asked.threat, attack, layout.unlocked(), "unlocked victim", 0)
     return layout.pairing(
         place,

@@ -54,9 +54,9 @@ class Ceiling(Check):
     kind: ClassVar[ControlKind] = "ceiling"
 
     def pairings(self, asked: Asked, attack: Pipeline, table: Table) -> Iterator[Pairing]:
+        mergers = telling(table, asked)
         for p in asked.later:
-            mergers = telling(table, asked, asked.layouts[p.seed])
-            if p.attack == attack.text and p.merger in {merger.text for merger in mergers}:
+            if p.attack == attack.text and p.merger in {merger.text for merger in mergers[p.seed]}:
                 yield p
 
     def find(self, table: Table, pairings: Sequence[Pairing]) -> Finding:
