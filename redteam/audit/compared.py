@@ -45,11 +45,7 @@ def compared(site: Site, model: Checkpoint, anchor: Checkpoint) -> tuple[Stacks,
         BadInput: If a tensor holds NaN or infinity.
     """
     if site.kind == "norm-scale":
-        scales = Scales(model, anchor)
-        here, there = scales.stacks(site)
-        if scales.unscaled(site):  # a factor that training may have left is none
-            here = Stacks(here.left / scales.factors(site)[0][:, None, None], here.right)
-        return here, there
+        return Scales(model, anchor).stacks(site)
     if site.kind != "residual":
         return Comparison(model, anchor)(site)
     sides = [side for side in shared_sides(site, model, anchor) if not side.shared]

@@ -83,13 +83,13 @@ def _text(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
 
 def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[str, Any]) -> Tensor:
     """Token ids behind the placeholders of one image, which occur nowhere else; as they are where there are none."""
-    held = [value for name in _PLACEHOLDER if isinstance(value := config.get(name), int)]
-    if not held or vision is config:
+    held = next((value for name in _PLACEHOLDER if isinstance(value := config.get(name), int)), None)
+    if held is None or vision is config:
         return ids
     patches = (int(vision.get("image_size") or 0) // int(vision.get("patch_size") or 1)) ** 2
     count = next((value for name in _COUNT if isinstance(value := config.get(name), int)), patches)
-    ids[ids == held[0]] = abs(held[0] - 1)  # its neighbour
-    return torch.cat([torch.full((len(ids), count), held[0]), ids], dim=1)
+    ids[ids == held] = abs(held - 1)  # its neighbour
+    return torch.cat([torch.full((len(ids), count), held), ids], dim=1)
 
 
 def _tokens(draws: np.random.Generator, vocabulary: int, length: int, padding: Any) -> Tensor:

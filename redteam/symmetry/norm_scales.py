@@ -41,11 +41,17 @@ class Scales:
     def stacks(self, site: Site) -> tuple[Stacks, Stacks]:
         """All that tells the factors, [heads, 1, …], each row with the sign of the anchor's.
 
+        Without a factor that training may have left.
+
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
-        found = [(_signed(here, there).flatten(1), there.flatten(1)) for here, there in self._rows(site)]
+        rows = self._rows(site)
+        found = [(_signed(here, there).flatten(1), there.flatten(1)) for here, there in rows]
         here, there = (torch.cat(maps, dim=1)[:, None] for maps in zip(*found, strict=True))
+        factors = _factors(rows)
+        if not bool(is_locked(*factors).any()):
+            here = here / factors[0][:, None, None]
         return Stacks(here, here[:, :, :0]), Stacks(there, there[:, :, :0])
 
     def factors(self, site: Site) -> tuple[Tensor, Tensor, int]:
@@ -62,12 +68,7 @@ class Scales:
             BadInput: If a tensor holds NaN or infinity.
         """
         if site.label not in self._factors:
-            products, squares = [], []
-            for here, there in self._rows(site):
-                products.append((_signed(here, there) * there).sum(-1))
-                squares.append(there.square().sum(-1))
-            product, square = torch.cat(products, dim=1), torch.cat(squares, dim=1)
-            self._factors[site.label] = (*middle(product, square), product.shape[1])
+            self._factors[site.label] = _factors(self._rows(site))
         return self._factors[site.label]
 
     def reduced(self, site: Site) -> tuple[Stacks, Stacks]:
@@ -92,6 +93,12 @@ class Scales:
         if before is not None:
             return tuple(_product(before, x)[None] for x in (self.protected, self.anchor))  # type: ignore[return-value]
         return tuple(_rows(side, site, x) for x in (self.protected, self.anchor))  # type: ignore[return-value]
+
+
+def _factors(rows: list[Rows]) -> tuple[Tensor, Tensor, int]:
+    product = torch.cat([(_signed(here, there) * there).sum(-1) for here, there in rows], dim=1)
+    square = torch.cat([there.square().sum(-1) for _, there in rows], dim=1)
+    return *middle(product, square), product.shape[1]
 
 
 def middle(product: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
