@@ -193,16 +193,13 @@ class Pool:
 
     def _bury(self, code: int | None) -> None:
         killed = code == -signal.SIGKILL
-        if killed:
-            most, how = _KILLED, "were killed before they could work, perhaps for want of memory; fewer need less."
-        else:
-            most, how = (
-                _STILLBORN,
-                (
-                    f"ended before they could work (exit code {code}). A script that calls redteam.run needs "
-                    "if __name__ == '__main__'."
-                ),
-            )
+        most = _KILLED if killed else _STILLBORN
+        how = (
+            "were killed before they could work, perhaps for want of memory; fewer --workers need less."
+            if killed
+            else f"ended before they could work (exit code {code}). A script that calls redteam.run needs "
+            "if __name__ == '__main__'."
+        )
         self._stillborn[killed] += 1
         if self._stillborn[killed] >= most:
             raise RedteamError(f"{most} worker processes in a row {how} --workers 0 does without any.")
