@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -16,6 +17,7 @@ from redteam.errors import BadInput, UnwritableOutput
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_DISTINCT = 16  # of 32 random bytes; fewer come by chance once in 10^16 keys
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class Key:
         """The key of a part, for example of one defense in a chain."""
         return Key(hashlib.sha256(b"redteam child\0" + self.secret + name.encode()).digest())
 
+    def fingerprint(self, text: str) -> str:
+        """16 hexadecimal digits that tell this key from others and reveal nothing of it.
+
+        Args:
+            text: What else they shall tell apart: the defense with all its settings.
+        """
+        return hmac.new(self.secret, f"redteam fingerprint\0{text}".encode(), hashlib.sha256).hexdigest()[:16]
+
     def generator(self, tag: str) -> np.random.Generator:
         """The stream that belongs to `tag`; two tags, or two keys, give unrelated streams."""
         digest = hashlib.sha256(self.secret + tag.encode()).digest()
@@ -68,18 +78,29 @@ class Key:
         return np.random.Generator(np.random.PCG64(sequence))
 
 
-def write_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | None = None) -> Key:
-    """Makes a new key and writes it into a new file that only its owner can read.
+def require_room(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | None = None) -> None:
+    """Refuses a file in which `write_key` could not put a key; arguments and errors as there."""
+    folder = _apart(path, outside).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "there is no such folder" if not folder.is_dir() else "its folder may not be written to"
+        raise UnwritableOutput(f"{path} cannot be written ({why}); name another place for it.")
+
+
+def write_key(
+    path: str | os.PathLike[str], key: Key | None = None, *, outside: str | os.PathLike[str] | None = None
+) -> Key:
+    """Writes a key into a new file that only its owner can read.
 
     Args:
         path: The file, which must not exist.
+        key: A new one by default.
         outside: The output folder, in which a key must never lie.
 
     Raises:
         UnwritableOutput: If there is something already, or nothing can be written.
     """
     path = _apart(path, outside)
-    key = Key.generate()
+    key = Key.generate() if key is None else key
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
         try:
@@ -128,6 +149,11 @@ def read_key(path: str | os.PathLike[str], *, outside: str | os.PathLike[str] | 
     if len(secret) != 32:
         size = "more than 32" if len(secret) > 32 else len(secret)
         raise BadInput(f"The key {path} has {size} bytes; expected 32 random ones, as redteam protect writes them.")
+    if len(set(secret)) < _DISTINCT:
+        raise BadInput(
+            f"The key {path} has {len(set(secret))} different bytes among 32, so it is not random; expected a key as "
+            "redteam protect writes them."
+        )
     return Key(secret)
 
 

@@ -108,7 +108,7 @@ class TestStrangers:
 
     def test_they_run(self, clean: Command, tmp_path: Path) -> None:
         out = tmp_path / "out"
-        done = clean("redteam", "run", "lattice-tiny", "--out", out, "--workers", "2")
+        done = clean("redteam", "run", "lattice-tiny", "--out", out, "--workers", "2", "--controls", "all")
         assert done.returncode in (0, 2), done.stderr
         results = json.loads((out / "results.json").read_text())
         cells = {(c["attack"], c["defense"], c["merger"]): c for c in results["cells"]}

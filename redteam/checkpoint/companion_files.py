@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,23 @@ def add_card(card: str, folder: Path) -> None:
     before = "\n".join(kept).rstrip()
     whole = f"{before}\n\n{card}\n" if before else f"{card}\n"
     path.write_bytes(whole.encode("utf-8", errors="surrogateescape"))
+
+
+def card_row(model: Path, title: str, row: str) -> str | None:
+    """What the table of a section in a checkpoint's README.md says in one row; None where it says nothing.
+
+    Args:
+        model: The checkpoint's folder or file.
+        title: Of the section.
+        row: What its first column says.
+    """
+    path = (model if model.is_dir() else model.parent) / "README.md"
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        return None
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+    found = re.search(rf"^\| {re.escape(row)} \| (.*?) \|$", section, re.MULTILINE)
+    return None if found is None else found[1]
 
 
 def _goes_along(found: Found, path: Path) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -49,6 +50,24 @@ def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     if NETWORK in checkpoint.config:
         return _loader(checkpoint)(checkpoint, dtype)
     return with_weights(checkpoint, dtype, _load)
+
+
+def in_a_block(name: str) -> bool:
+    """Whether a tensor belongs to a numbered block, as in `layers.0.…`, and not to what lies around them."""
+    return re.search(r"(^|\.)\d+\.", name) is not None
+
+
+def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
+    """The network, its tensors outside the numbered blocks drawn at random where the checkpoint lacks them.
+
+    Raises:
+        NotACheckpoint: If no such network is known, or the tensors do not fit it otherwise.
+    """
+    if NETWORK in checkpoint.config or checkpoint.architecture == OPEN_CLIP:
+        return build(checkpoint, dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _transformers(checkpoint, dtype, heads=False)
 
 
 def parameter_names(checkpoint: Tensors) -> dict[str, str]:
@@ -152,7 +171,7 @@ def _load(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     return (_open_clip if checkpoint.architecture == OPEN_CLIP else _transformers)(checkpoint, dtype)
 
 
-def _transformers(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
+def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool = True) -> nn.Module:
     cls, config = _known(checkpoint.config)
     _plausible(checkpoint, cls, config)
     layout = torch.contiguous_format  # other strides would change the last bits of what the network computes
@@ -167,7 +186,8 @@ def _transformers(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
             dtype=dtype or "auto",
             experts_implementation="eager",  # the grouped one knows no float64
         )
-    _fits(cls.__name__, {k: info[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")})
+    missing = {name for name in info["missing_keys"] if heads or in_a_block(name)}
+    _fits(cls.__name__, {**{k: info[k] for k in ("unexpected_keys", "mismatched_keys")}, "missing_keys": missing})
     return network.eval()  # type: ignore[no-any-return]
 
 

@@ -50,7 +50,7 @@ def write(
     like: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
-    card: str | None = None,
+    card: str | Callable[[], str] | None = None,
     apart_from: Iterable[str | os.PathLike[str]] = (),
     durable: bool = True,
 ) -> Written:
@@ -64,7 +64,8 @@ def write(
             everything goes into `model.safetensors`.
         force: Whether a checkpoint that is at `out` already is replaced, once the new one is complete.
         progress: Called as `progress(done, total, name)` after each tensor.
-        card: A Markdown section, beginning with its heading, for README.md; it replaces one of the same heading.
+        card: A Markdown section, beginning with its heading, for README.md; it replaces one of the same heading. Or
+            what gives it once all tensors have been written, and may still refuse them by raising.
         apart_from: Further folders and files that are read, which `out` must neither hold nor lie in.
         durable: Whether to wait until the disk has everything.
 
@@ -91,7 +92,7 @@ def write(
                 _index(checkpoint, layout, layout.found.index, folder, total)
         write_config(layout.found, checkpoint.config, folder, (before, usual_dtype(checkpoint)))
         if card is not None:
-            add_card(card, folder)
+            add_card(card if isinstance(card, str) else card(), folder)
     return Written(out, left_out)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def attack(
     widened = chain.any(lambda spec: spec.changes_architecture)
     protected, anchor = shared.open_model(model, base, shapes=not widened)
     secret: Secret | None = None if key is None else read_key(key)
+    _require_key(model, lock, secret)
 
     def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
         return remove(lock.links if lock else (), checkpoint, exact, key)
@@ -71,20 +73,49 @@ def attack(
                 _unlock=unlock,
             )
             recovered = check_as_read(link, recovered, link(view))
+        what = f"The attack {chain.text}"
         with shared.read_ahead(recovered.stored_as(protected)) as ready:
+            achieved = Achieved(ready, protected, anchor)
             written = shared.save(
-                ready,
+                achieved,
                 out,
                 like=shared.laid_out_like(model, base),
                 force=force,
                 progress=progress,
                 title="Attacked",
                 rows={"attack": f"`{chain.text}`", "base": "none" if base is None else shared.named(base)},
+                check=lambda: _require_effect(chain, achieved, what),
                 ending="A lock against merging may have been taken off the weights.",
             )
     kept = all(link.spec.keeps_function for link in chain.links)
-    what = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
-    shared.tell(written, f"{chain.text} is done; the model is in {out}, and {what}.")
+    outputs = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
+    shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
+
+
+def _require_effect(chain: Pipeline, achieved: Achieved, what: str) -> None:
+    """Refuses a result that is not what was asked for; attacks that steal nothing by design may do as they like."""
+    if chain.role not in ("naive", "trivial"):
+        achieved.require_rewritten(what)
+        achieved.require_nearer(what)
+
+
+def _require_key(model: Path, lock: Pipeline | None, secret: Secret | None) -> None:
+    """Refuses a key or a defense that the model's card says is another.
+
+    Raises:
+        BadInput: If its fingerprint differs.
+    """
+    from redteam.checkpoint.companion_files import card_row
+    from redteam.cli.protect import FINGERPRINT, TITLE, fingerprint
+
+    said = card_row(model, TITLE, FINGERPRINT)
+    if lock is None or secret is None or said is None:
+        return
+    if said != fingerprint(lock, secret):
+        raise BadInput(
+            f"The card of {model} says that it was locked under another key or by another defense than {lock.text} "
+            f"({FINGERPRINT}: {said}); give --key and --defense as they were, settings and all."
+        )
 
 
 def _require_grants(chain: Pipeline, text: str, held: list[Needs]) -> None:

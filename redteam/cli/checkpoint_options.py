@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint import Checkpoint
     from redteam.checkpoint.save import Written
+    from redteam.cli.achieved import Achieved
     from redteam.key import Key
 
 
@@ -227,7 +228,7 @@ def named(path: Path) -> str:
 
 
 def save(
-    made: Checkpoint,
+    achieved: Achieved,
     out: Path,
     *,
     like: Path,
@@ -235,18 +236,20 @@ def save(
     progress: Progress,
     title: str,
     rows: Mapping[str, str],
+    check: Callable[[], None],
     ending: str = "",
 ) -> Written:
     """Writes a folder, with a section on what was done in its model card.
 
     Args:
-        made: What is written.
+        achieved: What is written, and counted meanwhile.
         out: The folder.
         like: Whose files say how it is laid out.
         force: Whether it may be replaced.
         progress: Told of every tensor.
         title: Of the section.
-        rows: Of the section's table.
+        rows: Of the section's table; what was achieved follows.
+        check: Called once all is counted; if it raises, nothing is there.
         ending: A paragraph after it.
 
     Raises:
@@ -256,33 +259,48 @@ def save(
 
     from redteam.checkpoint.save import write
 
-    told = {**rows, "written by": f"redteam {version('merge-redteam')}"}
-    table = [f"| {key} | {value.replace('|', chr(92) + '|')} |" for key, value in told.items()]
-    card = "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *([f"\n{ending}"] if ending else [])]) + "\n"
-    return write(made, out, like=like, force=force, progress=progress.advanced, card=card)
+    def card() -> str:
+        check()
+        told = {**rows, **achieved.rows(), "written by": f"redteam {version('merge-redteam')}"}
+        table = [f"| {key} | {value.replace('|', chr(92) + '|')} |" for key, value in told.items()]
+        end = [f"\n{ending}"] if ending else []
+        return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
+
+    return write(achieved.checkpoint, out, like=like, force=force, progress=progress.advanced, card=card)
 
 
-def tell(written: Written, sentence: str) -> None:
+def tell(written: Written, achieved: Achieved, sentence: str) -> None:
     """Says which files beside the weights were not copied, and what was done."""
+    for line in achieved.sentences():
+        typer.echo(line)
     if written.left_out:
         typer.echo(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
     typer.echo(sentence)
 
 
-@contextmanager
-def key_in(path: Path, out: Path) -> Iterator[tuple[Key, bool]]:
-    """The key in a file, made if there is none, and whether it was; a new one goes again if what follows fails.
+def key_at(path: Path, out: Path) -> tuple[Key, bool]:
+    """The key in a file, or a new one that is not in it yet, and whether it is new; `keep` writes it.
 
     Raises:
         BadInput: If the file is in the output folder, or is no key.
+        UnwritableOutput: If there is no file and none can be made.
     """
-    from redteam.key import read_key, write_key
+    from redteam.key import Key, read_key, require_room
 
-    made = not os.path.lexists(path)
-    key = write_key(path, outside=out) if made else read_key(path, outside=out)
+    if os.path.lexists(path):
+        return read_key(path, outside=out), False
+    require_room(path, outside=out)
+    return Key.generate(), True
+
+
+@contextmanager
+def keep(key: Key, path: Path, out: Path) -> Iterator[None]:
+    """Writes a new key before what it locks is written. It stays whatever happens then: somebody may rely on it."""
+    from redteam.key import write_key
+
+    write_key(path, key, outside=out)
     try:
-        yield key, made
+        yield
     except BaseException:
-        if made:
-            path.unlink(missing_ok=True)
+        typer.echo(f"The new key stays in {path}.", err=True)
         raise

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput
 
 
@@ -50,19 +51,21 @@ def merge(
             # It has never seen the base; what it leaves out no expert shares.
             merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
         with shared.read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
+            achieved = Achieved(ready, origin)
             written = shared.save(
-                ready,
+                achieved,
                 out,
                 like=base,
                 force=force,
                 progress=progress,
                 title="Merged",
                 rows={"merger": f"`{plugin.canonical}`", "base": shared.named(base), "experts": ", ".join(experts)},
+                check=lambda: achieved.require_rewritten(f"The merge by {plugin.spec.name} equals the base: it"),
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
     if left := [name for name in origin if name not in held]:
         typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
-    shared.tell(written, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
+    shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
 
 
 def _by_name(paths: list[Path]) -> dict[str, Path]:

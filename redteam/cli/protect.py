@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.errors import BadInput
+from redteam.cli.achieved import Achieved
+from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from redteam.checkpoint import Checkpoint
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from redteam.views import DefenderView
 
 
-_SAMPLES = 16  # real inputs that a certificate tries
+TITLE, FINGERPRINT = "Protected against merging", "fingerprint of key and defense"
+"""Of the section in the model card, and of one of its rows."""
+_SAMPLES = 16  # real inputs that are tried
 
 
 class Dtype(StrEnum):
@@ -54,12 +59,17 @@ def protect(
     strict: Annotated[
         bool, typer.Option("--strict", help="Certify, and write nothing if a loss is over its bound.")
     ] = False,
+    unproven: Annotated[
+        bool, typer.Option("--unproven", help="Write it without running the network before and after.")
+    ] = False,
     force: shared.Force = False,
 ) -> None:
     """Put a defense on a checkpoint and write what may be published.
 
-    Layer by layer, so that the checkpoint is never held in memory; shards, names and dtype stay as they were. Computed
-    in float64 and rounded once. Keep the key: with it `redteam attack key-holder` takes the lock off again.
+    A lock is written only with its proof: the network runs before and after, in float64, on made-up inputs and those of
+    --data, and its outputs must agree. Without that (--unproven) the checkpoint is never held in memory. Shards, names
+    and dtype stay as they were; computed in float64 and rounded once. Keep the key: with it `redteam attack key-holder`
+    takes the lock off again.
     """
     import torch
 
@@ -72,7 +82,8 @@ def protect(
     shared.require_usable(device, out, force, [model, base])
     victim, given = shared.open_model(model, base)
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
-    with _key_for(chain, key, out) as (secret, made), shared.working() as progress:
+    secret, new = _key_for(chain, key, out)
+    with shared.working() as progress:
         scenario = _scenario(data)
         protected, views = apply(
             chain.links,
@@ -82,35 +93,47 @@ def protect(
             check=check_as_read,
             task=scenario.tasks[scenario.victim] if scenario else None,
         )
-        sites = where(views)
+        sites = where(victim, views)
         adapted = [sentence for view in views for sentence in view.adaptations()]
+        proof = "" if unproven or not _exact(chain) else _proven(victim, protected, scenario)
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
-        written = shared.save(
-            protected.stored_as(stored),
-            out,
-            like=shared.laid_out_like(model, base),
-            force=force,
-            progress=progress,
-            title="Protected against merging",
-            rows=_rows(chain, sites, adapted, stored),
-            ending="The weights were rewritten so that the model works alone and merging it with others fails.",
-        )
+        achieved = Achieved(protected.stored_as(stored), stored, given)
+        with shared.keep(secret, key, out) if new and key is not None else nullcontext():
+            written = shared.save(
+                achieved,
+                out,
+                like=shared.laid_out_like(model, base),
+                force=force,
+                progress=progress,
+                title=TITLE,
+                rows=_rows(chain, sites, adapted, stored, proof, secret),
+                check=lambda: _require_effect(chain, achieved),
+                ending="The weights were rewritten so that the model works alone and merging it with others fails.",
+            )
     for line in (*told, *(f"{kind}: {what}" for kind, what in sites), *(f"Adapted: {one}" for one in adapted)):
         typer.echo(line)
-    if key is not None and chain.any(lambda spec: spec.keyed):
-        typer.echo(f"The key is in {key}{', made now' if made else ''}; whoever has it takes the lock off.")
-    shared.tell(written, f"{chain.text} is on; the model is in {out}.")
+    if proof:
+        typer.echo(proof)
+    elif _exact(chain):
+        typer.echo("Not proven: the network was not run, so whether it still computes the same is not known.")
+    if key is not None and _keyed(chain):
+        typer.echo(f"The key is in {key}{', made now' if new else ''}; whoever has it takes the lock off.")
+    shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
 
 
-def where(views: Sequence[DefenderView]) -> list[tuple[str, str]]:
+def where(victim: Checkpoint, views: Sequence[DefenderView]) -> list[tuple[str, str]]:
     """What was put where, kind by kind of sites: the kind, and the group with the number of sites."""
+    from redteam.anatomy import anatomy_of
     from redteam.symmetry import Lock
 
     lines: list[tuple[str, str]] = []
     for lock in (lock for view in views for lock in view.locks):
         if isinstance(lock, Lock):
+            there = Counter(site.kind for site in anatomy_of(victim).sites())
             found = Counter((site.kind, lock.groups[site.label]) for site in lock.sites)
-            lines += [(kind, f"{group} at {n} {'site' if n == 1 else 'sites'}") for (kind, group), n in found.items()]
+            for (kind, group), n in found.items():
+                of = f" of {there[kind]}" if n < there[kind] else ""
+                lines.append((kind, f"{group} at {n}{of} {'site' if there[kind] == 1 else 'sites'}"))
         else:
             # What a defense brought itself says at most which kinds of sites it is for.
             lines.append((", ".join(getattr(lock, "kinds", ())) or "weights", _words(type(lock).__name__)))
@@ -121,24 +144,58 @@ def _words(name: str) -> str:
     return re.sub(r"(?<=.)([A-Z])", r" \1", name).lower()
 
 
-@contextmanager
-def _key_for(chain: Pipeline, path: Path | None, out: Path) -> Iterator[tuple[Key, bool]]:
-    """The key for a chain; a defense that draws on none gets one that is nobody's."""
+def _key_for(chain: Pipeline, path: Path | None, out: Path) -> tuple[Key, bool]:
+    """The key for a chain, and whether it is still to be written; a defense that draws on none gets nobody's."""
     from redteam.key import Key
 
-    if not chain.any(lambda spec: spec.keyed):
-        yield Key.generate(), False
-    elif path is None:
+    if not _keyed(chain):
+        return Key.generate(), False
+    if path is None:
         raise BadInput(f"The defense {chain.text} draws on a key; name its file with --key, which is made if missing.")
-    else:
-        with shared.key_in(path, out) as found:
-            yield found
+    return shared.key_at(path, out)
+
+
+def _keyed(chain: Pipeline) -> bool:
+    return chain.any(lambda spec: spec.keyed)
+
+
+def _exact(chain: Pipeline) -> bool:
+    return all(link.spec.exact for link in chain.links)
+
+
+def _require_effect(chain: Pipeline, achieved: Achieved) -> None:
+    if chain.any(lambda spec: spec.protects):
+        achieved.require_rewritten(f"The defense {chain.text}")
 
 
 def _scenario(data: str | None) -> Scenario | None:
     from redteam.evaluation.computations import load_scenario
 
     return None if data is None else load_scenario(data)
+
+
+def _real(scenario: Scenario | None) -> dict[str, Tensor] | None:
+    """Inputs of the victim's own task, where there are some."""
+    if scenario is None:
+        return None
+    return {k: v[:_SAMPLES] for k, v in scenario.tasks[scenario.victim].inputs_of("validation").items()}
+
+
+def _proven(victim: Checkpoint, protected: Checkpoint, scenario: Scenario | None) -> str:
+    import torch
+
+    from redteam.symmetry import prove
+
+    try:
+        proof = prove(victim.cast(torch.float64), protected.cast(torch.float64, "cpu"), _real(scenario))
+    except (NotACheckpoint, BadInput) as error:
+        raise BadInput(
+            f"{error} A lock is written only with its proof, for which the network must run; nothing was written "
+            "(--unproven goes without)."
+        ) from error
+    if not proof.holds:
+        raise BadInput(f"{proof} Nothing was written.")
+    return str(proof)
 
 
 def _certified(
@@ -148,26 +205,35 @@ def _certified(
 
     from redteam.symmetry import certify
 
-    task = None if scenario is None else scenario.tasks[scenario.victim]
-    real = None if task is None else {k: v[:_SAMPLES] for k, v in task.inputs_of("validation").items()}
-    found = certify(victim.cast(torch.float64), protected.cast(torch.float64, "cpu"), real)
+    found = certify(victim.cast(torch.float64), protected.cast(torch.float64, "cpu"), _real(scenario))
     if strict and (losses := found.losses(_dtypes(stored))):
         raise BadInput(f"{' '.join(losses)} Nothing was written (--strict).")
     return str(found).splitlines()
 
 
 def _rows(
-    chain: Pipeline, sites: Sequence[tuple[str, str]], adapted: Sequence[str], stored: Checkpoint
+    chain: Pipeline,
+    sites: Sequence[tuple[str, str]],
+    adapted: Sequence[str],
+    stored: Checkpoint,
+    proof: str,
+    key: Key,
 ) -> dict[str, str]:
     """What the model card says."""
-    exact = all(link.spec.exact for link in chain.links)
+    outputs = "changed: the defense is not exact" if not _exact(chain) else proof or "not proven to be the original's"
     return {
         "defense": " + ".join(f"`{_settings(link)}`" for link in chain.links),
         "where": "; ".join(f"{kind}: {what}" for kind, what in sites) or "nowhere",
         **({"adapted": " ".join(adapted)} if adapted else {}),
-        "outputs": "those of the original up to rounding" if exact else "changed: the defense is not exact",
+        "outputs": outputs,
         "stored in": ", ".join(sorted(_dtypes(stored))),
+        **({FINGERPRINT: fingerprint(chain, key)} if _keyed(chain) else {}),
     }
+
+
+def fingerprint(chain: Pipeline, key: Key) -> str:
+    """What the card says of key and defense, so that a wrong one is told (`Key.fingerprint`)."""
+    return key.fingerprint("+".join(_settings(link) for link in chain.links))
 
 
 def _dtypes(checkpoint: Checkpoint) -> set[str]:

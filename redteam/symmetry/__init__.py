@@ -10,6 +10,7 @@ from redteam.symmetry.groups import GROUPS, Group, adapted, at, contains_group, 
 from redteam.symmetry.inputs import random_inputs
 from redteam.symmetry.matrix_groups import GeneralLinear, Orthogonal
 from redteam.symmetry.permutations import MirroredPermutation, Permutation, SignedPermutation
+from redteam.symmetry.proof import Proof, prove
 from redteam.symmetry.rotary import PartialPlanar, Planar, PlaneScaling, PlaneSigns
 from redteam.symmetry.scalings import Monomial, PositiveMonomial, PositiveScaling, Scaling
 from redteam.symmetry.shift_lock import Reversible, ShiftLock, random_shifts
@@ -37,6 +38,7 @@ __all__ = [
     "PlaneSigns",
     "PositiveMonomial",
     "PositiveScaling",
+    "Proof",
     "Reversible",
     "Scaling",
     "ShiftLock",
@@ -50,6 +52,7 @@ __all__ = [
     "contains_group",
     "fit_gauges",
     "largest_legal_group",
+    "prove",
     "random_inputs",
     "random_shifts",
     "remove_shifts",

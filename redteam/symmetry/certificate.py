@@ -7,7 +7,7 @@ transformers and the memory of a whole network in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +16,11 @@ from torch import Tensor
 
 from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput
-from redteam.lifted import lifted
 from redteam.symmetry.alignment import Comparison
 from redteam.symmetry.fitting import moved
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.groups import largest_legal_group
-from redteam.symmetry.inputs import random_inputs
+from redteam.symmetry.running import inputs_for, run_network
 
 STORED = (torch.float32, torch.bfloat16, torch.float16)
 """The dtypes in which a release is tried."""
@@ -135,67 +133,20 @@ def certify(
         seed: Of the random inputs.
 
     Raises:
-        BadInput: If the architecture is not known, no inputs can be made up, or a tensor holds NaN or infinity.
+        BadInput: If the architecture is not known, no inputs can be made up, the network does not run on them, or a
+            tensor holds NaN or infinity.
         NotACheckpoint: If the network cannot be built.
     """
-    tried = _inputs(before, inputs, seed)
-    exact = _outputs(before, tried, torch.float64)
+    tried = inputs_for(before, inputs, seed)
+    exact = run_network(before, tried, torch.float64)
     names = {str(dtype).removeprefix("torch."): dtype for dtype in STORED}
     return Certificate(
-        change=_change(exact, _outputs(after, tried, torch.float64)),
-        stored={name: _change(exact, _outputs(after, tried, dtype)) for name, dtype in names.items()},
-        rounding={name: _change(exact, _outputs(before, tried, dtype)) for name, dtype in names.items()},
+        change=run_network(after, tried, torch.float64).change(exact),
+        stored={name: run_network(after, tried, dtype).change(exact) for name, dtype in names.items()},
+        rounding={name: run_network(before, tried, dtype).change(exact) for name, dtype in names.items()},
         conditions=_conditions(before, after),
         dtype=_coarsest(before, after),
     )
-
-
-def _inputs(checkpoint: Checkpoint, given: Mapping[str, Tensor] | None, seed: int) -> list[Mapping[str, Tensor]]:
-    try:
-        drawn = random_inputs(checkpoint, seed)
-    except BadInput:
-        if given is None:
-            raise
-        return [given]
-    return [drawn] if given is None else [drawn, given]
-
-
-def _outputs(checkpoint: Checkpoint, tried: list[Mapping[str, Tensor]], dtype: torch.dtype) -> list[Tensor]:
-    """In float64 on the CPU, for all inputs."""
-    network: Any = checkpoint.module(dtype)
-    if hasattr(network, "set_attn_implementation"):
-        network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
-    found: list[Tensor] = []
-    for inputs in tried:
-        given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        with torch.no_grad():
-            if dtype is torch.float64:
-                with lifted():
-                    outputs = dict(_named(network(**given)))
-            else:
-                outputs = dict(_named(network(**given)))
-        logits = {name: x for name, x in outputs.items() if name.startswith("logits")}
-        found += [x.to(torch.float64) for x in (logits or outputs).values()]
-    return found
-
-
-def _named(outputs: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of floats in what a network returned, but for caches of keys and values."""
-    if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
-            yield name, outputs
-    elif isinstance(outputs, Mapping):
-        for key, value in outputs.items():
-            if not str(key).startswith("past"):
-                yield from _named(value, str(key))
-    elif isinstance(outputs, (tuple, list)):
-        for place, value in enumerate(outputs):
-            yield from _named(value, f"{name}.{place}")
-
-
-def _change(exact: list[Tensor], found: list[Tensor]) -> float:
-    changes = ((x - y).abs().max() / y.abs().max() for x, y in zip(found, exact, strict=True))
-    return max((float(change.nan_to_num(nan=math.inf)) for change in changes), default=math.inf)
 
 
 def _coarsest(before: Checkpoint, after: Checkpoint) -> str:

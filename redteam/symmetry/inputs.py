@@ -21,7 +21,8 @@ _SQUARE = 64  # pixels, where a network takes images of any size and its config 
 def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
     """Keyword arguments for the network of a checkpoint: token ids, pixel values, or both.
 
-    Encoder-decoder models get `decoder_input_ids` as well; an open_clip model gets `image` and `text`. Token ids are
+    Encoder-decoder models get `decoder_input_ids` as well, decoders with cross attention the states of an encoder that
+    they have not; an open_clip model gets `image` and `text`. Token ids are
     uniform over the vocabulary but for padding, pixel values are standard normal, four samples of each. Where a text
     has placeholders for images, it begins with as many as an image takes up.
 
@@ -45,6 +46,8 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
         found["input_ids"] = _with_placeholders(_text(draws, text), config, vision)
         if config.get("is_encoder_decoder"):
             found["decoder_input_ids"] = _text(draws, text)
+        elif text.get("add_cross_attention"):
+            found["encoder_hidden_states"] = _states(draws, text)
     if vision.get("image_size") or vision.get("num_channels"):
         found["pixel_values"] = _pixels(
             draws, int(vision.get("num_channels") or 3), vision.get("image_size") or _SQUARE
@@ -79,6 +82,13 @@ def _text(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
     # RoBERTa counts positions from behind the padding token's.
     free = int(places) - 1 - (padding if isinstance(padding, int) and padding >= 0 else 0)
     return _tokens(draws, int(config["vocab_size"]), max(1, min(_TOKENS, free)), padding)
+
+
+def _states(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
+    """What an encoder would give a decoder that attends to one."""
+    widths = ("cross_attention_hidden_size", "hidden_size", "n_embd", "d_model")
+    width = next(int(value) for name in widths if (value := config.get(name)))
+    return torch.from_numpy(draws.standard_normal((_SAMPLES, _TOKENS, width)))
 
 
 def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[str, Any]) -> Tensor:

@@ -99,7 +99,7 @@ def test_what_was_done_is_told_and_on_the_card(shell: Shell, here: Path) -> None
         assert "shift lock" in text
     assert "`mergelock:factor=rotation,scale=[0.01,100.0]`" in card
     assert "bfloat16" in card
-    assert "up to rounding" in card
+    assert "Proven: in float64 the outputs change by" in card
     assert {Checkpoint.open("locked").dtype(n) for n in Checkpoint.open("vit")} == {torch.bfloat16}
     assert "The key is in key" in told.out
     assert "locked" in told.out.splitlines()[-1]
@@ -122,7 +122,7 @@ def test_a_certificate_says_how_far_outputs_move(shell: Shell, here: Path) -> No
 
 
 def test_strict_writes_nothing_where_too_much_is_lost(shell: Shell, here: Path) -> None:
-    words = ("protect", "null-shift:size=1000.0", "vit", "--key", "key", "--out", "locked", "--dtype", "bfloat16")
+    words = ("protect", "null-shift:size=30.0", "vit", "--key", "key", "--out", "locked", "--dtype", "bfloat16")
     told = shell(*words, "--strict")
     assert told.code == 2
     assert "Nothing was written" in told.err
@@ -171,7 +171,7 @@ def test_an_output_folder_is_not_overwritten_unasked(shell: Shell, here: Path) -
     assert shell("protect", "mergelock", "vit", "--key", "key", "--out", "vit", "--force").code == 2
 
 
-def test_an_interrupt_leaves_nothing_and_promises_nothing(
+def test_an_interrupt_leaves_the_key_alone_and_says_so(
     shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import redteam.cli.checkpoint_options as home
@@ -183,8 +183,8 @@ def test_an_interrupt_leaves_nothing_and_promises_nothing(
 
     monkeypatch.setattr(home, "Progress", Interrupting)
     told = shell("protect", "mergelock", "vit", "--key", "key", "--out", "locked")
-    assert (told.code, told.err) == (130, "Interrupted; nothing was written.\n")
-    assert left(here) == {"vit", "base", "bert"}
+    assert (told.code, told.err) == (130, "The new key stays in key.\nInterrupted; nothing was written.\n")
+    assert left(here) == {"vit", "base", "bert", "key"}
 
 
 def test_no_cuda_is_a_sentence(shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_transformers_is_never_imported(here: Path) -> None:
         "try: main(sys.argv[1:])\nexcept SystemExit as left: print(left.code, *sys.modules)"
     )
     for words in (
-        ["protect", "mergelock", "vit", "--key", "key", "--out", "locked"],
+        ["protect", "mergelock", "vit", "--key", "key", "--out", "locked", "--unproven"],
         ["attack", "gauge-fit", "locked", "--base", "base", "--out", "fitted"],
         ["merge", "ties", "--base", "base", "--expert", "fitted", "--expert", "locked", "--out", "merged"],
     ):

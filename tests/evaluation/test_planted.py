@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS
@@ -96,4 +97,10 @@ def test_every_registered_claim_comes_off(once: Callable[..., Any], toys: Any, a
     # Untied alignment loses a part of the task vector, lock or no lock, and with it more than a tenth of the skill.
     failed = [c.explanation for c in (*planted, *harmless) if not c.passed and c.attack != "anchor-alignment"]
     assert failed == []
-    assert all(c.partial for c in planted if not c.passed), "what it does not undo it undoes in part"
+    # What it does not undo it undoes in part, unless it loses all that the victim adds without a lock as well: on BERT
+    # that is 0.07 of the accuracy, and untied alignment leaves nothing of it.
+    spares = {
+        c.attack for c in done.results.cells if c.scores.theft is not None and c.scores.theft >= THRESHOLDS.stolen
+    }
+    assert all(c.partial for c in planted if not c.passed and c.attack in spares)
+    assert ("anchor-alignment" in spares) == (architecture == "vit")

@@ -1,0 +1,65 @@
+"""The proof that a rewrite keeps a network's function: its outputs in float64, before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import in_a_block
+from redteam.symmetry.certificate import EXACT
+from redteam.symmetry.running import Inputs, Ran, inputs_for, run_network
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a rewrite did to a network's outputs.
+
+    Attributes:
+        change: `max|Δ| / max|output|` in float64, the largest over the outputs.
+        unproven: Weights of the blocks that the inputs never reached: what a rewrite did to them has not been seen.
+    """
+
+    change: float
+    unproven: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the function was kept, as far as all blocks' weights go."""
+        return self.change <= EXACT and not self.unproven
+
+    def __str__(self) -> str:
+        """A sentence."""
+        if not self.change <= EXACT:
+            return (
+                f"It changes what this network computes: the outputs by {self.change:.2g} of their size in float64, "
+                f"where a rewrite that keeps the function stays under {EXACT:.0e}."
+            )
+        if self.unproven:
+            names = ", ".join(self.unproven[:3]) + (", …" if len(self.unproven) > 3 else "")
+            return f"It cannot be proven to keep the function: no input reached {names}."
+        return f"Proven: in float64 the outputs change by {self.change:.1e} of their size."
+
+
+def prove(before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *, seed: int = 0) -> Proof:
+    """Runs a network before and after a rewrite, one at a time, on random inputs and on given ones.
+
+    Args:
+        before: The original.
+        after: The rewritten one, before it is rounded.
+        inputs: Real ones beside the random ones.
+        seed: Of the random inputs.
+
+    Raises:
+        BadInput: If no inputs can be made up, or the network does not run on them.
+        NotACheckpoint: If the network cannot be built, or has no place for a tensor.
+    """
+    tried = inputs_for(before, inputs, seed)
+    exact = run_network(before, tried, torch.float64)
+    found = run_network(after, tried, torch.float64)
+    return Proof(found.change(exact), _unproven(exact))
+
+
+def _unproven(ran: Ran) -> tuple[str, ...]:
+    return tuple(name for name in ran.unread if in_a_block(name))

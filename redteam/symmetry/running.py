@@ -1,0 +1,150 @@
+"""Networks run on some inputs: what they give out, and which of their weights had no part in it."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import build_without_heads
+from redteam.errors import BadInput, NotACheckpoint
+from redteam.lifted import lifted
+from redteam.symmetry.inputs import random_inputs
+
+Inputs = Mapping[str, Tensor]
+"""A network's keyword arguments, such as `{"pixel_values": [n, c, h, w]}`."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a network did.
+
+    Attributes:
+        outputs: float64, on the CPU, for all inputs: the logits where there are some, else all that it gives out.
+        unread: Its floating parameters that no operation took, by the network's own names.
+    """
+
+    outputs: tuple[Tensor, ...]
+    unread: tuple[str, ...]
+
+    def change(self, exact: Ran) -> float:
+        """`max|Δ| / max|output|` against another run on the same inputs, the largest over the outputs."""
+        changes = ((x - y).abs().max() / y.abs().max() for x, y in zip(self.outputs, exact.outputs, strict=True))
+        return max((float(change.nan_to_num(nan=math.inf)) for change in changes), default=math.inf)
+
+
+def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[Inputs]:
+    """Made-up inputs, and the given ones behind them.
+
+    Raises:
+        BadInput: If none are given and none can be made up.
+    """
+    try:
+        drawn = random_inputs(checkpoint, seed)
+    except BadInput:
+        if given is None:
+            raise
+        return [given]
+    return [drawn] if given is None else [drawn, given]
+
+
+def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype) -> Ran:
+    """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
+
+    A checkpoint that lacks its heads gives out its stream: the last hidden states count then.
+
+    Args:
+        checkpoint: Config and weights.
+        tried: One after the other; what the network doesn't take is left out.
+        dtype: Of weights and computation.
+
+    Raises:
+        BadInput: If it does not run on them.
+        NotACheckpoint: If it cannot be built.
+    """
+    network, whole = _built(checkpoint, dtype)
+    if hasattr(network, "set_attn_implementation"):
+        network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
+    exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
+    outputs: list[Tensor] = []
+    with torch.no_grad(), exact, _Reading() as reading:
+        for inputs in tried:
+            given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
+            try:
+                found = dict(_named(network(**given, **({} if whole else {"output_hidden_states": True}))))
+            except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+                why = " ".join(str(error).split())[:200] or type(error).__name__
+                raise BadInput(f"The network does not run on {', '.join(given)} ({why}).") from error
+            outputs += [x.to(torch.float64) for x in (_counted(found) if whole else _streams(found)).values()]
+    return Ran(tuple(outputs), reading.passed_over(network))
+
+
+def _built(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, bool]:
+    """The network, and whether all of it is there."""
+    try:
+        return checkpoint.module(dtype), True
+    except NotACheckpoint:
+        with suppress(NotACheckpoint):
+            return build_without_heads(checkpoint, dtype), False
+        raise
+
+
+def _counted(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x for name, x in found.items() if name.startswith("logits")} or found
+
+
+def _streams(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The last hidden states of each stack, under its name."""
+    return {name.rpartition(".")[0] or name: x for name, x in found.items() if "hidden_state" in name}
+
+
+def _accepted(network: nn.Module, inputs: Inputs) -> Inputs:
+    """Those that the network names; all where it names none of them."""
+    named = inspect.signature(network.forward).parameters
+    return {name: value for name, value in inputs.items() if name in named} or inputs
+
+
+def _named(outputs: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of floats in what a network returned, but for caches of keys and values."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield name, outputs
+    elif isinstance(outputs, Mapping):
+        for key, value in outputs.items():
+            if not str(key).startswith("past"):
+                yield from _named(value, str(key))
+    elif isinstance(outputs, (tuple, list)):
+        for place, value in enumerate(outputs):
+            yield from _named(value, f"{name}.{place}")
+
+
+class _Reading(TorchDispatchMode):
+    """Notes which memory operations were given: a weight that is in none of it cannot have mattered."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._seen.add(leaf.untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+    def passed_over(self, network: nn.Module) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, weight in network.named_parameters()
+            if weight.is_floating_point() and weight.untyped_storage().data_ptr() not in self._seen
+        )

@@ -1,0 +1,213 @@
+"""A lock is written only with its proof: networks whose descriptions are wrong, incomplete or silent about a part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from redteam.checkpoint import Checkpoint
+
+Shell = Callable[..., Any]
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 60,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def saved(folder: str, network: str, config: str, **settings: Any) -> Path:
+    """A random network of transformers, none of whose weights stands at a value that hides something."""
+    import transformers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = getattr(transformers, network)(getattr(transformers, config)(**settings))
+        for parameter in made.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        made.save_pretrained(folder)
+    return Path(folder)
+
+
+def with_tensors(folder: Path, **added: torch.Tensor) -> None:
+    path = folder / "model.safetensors"
+    tensors = {**Checkpoint.open(folder), **{name.replace("__", "."): tensor for name, tensor in added.items()}}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def protect(shell: Shell, defense: str, model: Path | str, *words: str) -> Any:
+    return shell("protect", defense, str(model), "--key", "key", "--out", "out", *words)
+
+
+def refused(told: Any, *says: str) -> None:
+    assert (told.code, told.out) == (2, "")
+    line = told.err.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert "othing was written" in line
+    assert all(each in line for each in says), line
+    assert not Path("out").exists()
+    assert not Path("key").exists(), "no key is made for a lock that was never written"
+
+
+def test_what_keeps_the_function_is_written_with_the_figure(shell: Shell, here: Path) -> None:
+    told = protect(shell, "mergelock", saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL))
+    assert told.code == 0, told.err
+    assert "Proven: in float64 the outputs change by" in told.out
+    assert "of 21 tensors were rewritten" in told.out
+    card = Path("out/README.md").read_text()
+    assert "Proven: in float64" in card
+    assert "| rewritten | " in card
+
+
+def test_norms_of_custom_code_under_a_known_type(shell: Shell, here: Path) -> None:
+    model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
+    norms = {f"model__layers__{k}__self_attn__{w}_norm__weight": torch.rand(8) for k in (0, 1) for w in "qk"}
+    with_tensors(model, **norms)
+    refused(protect(shell, "mergelock", model), "self_attn.k_norm.weight", "--unproven")
+
+
+def test_a_value_head_beside_the_readout(shell: Shell, here: Path) -> None:
+    model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
+    with_tensors(model, v_head__summary__weight=torch.randn(1, 32))
+    refused(protect(shell, "scaling:sites=[norm]", model), "v_head.summary.weight")
+
+
+def test_a_decoder_that_attends_to_an_encoder(shell: Shell, here: Path) -> None:
+    settings = {**SMALL, "is_decoder": True, "add_cross_attention": True}
+    model = saved("bert", "BertLMHeadModel", "BertConfig", **settings)
+    refused(protect(shell, "null-shift:sites=[qk,vo,mlp]", model), "changes what this network computes")
+
+
+def test_what_no_input_reaches_is_not_proven(shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cross attention without an encoder's states."""
+    import redteam.symmetry.inputs as inputs
+
+    monkeypatch.setattr(inputs, "_states", lambda *_: None)
+    settings = {**SMALL, "is_decoder": True, "add_cross_attention": True}
+    model = saved("bert", "BertLMHeadModel", "BertConfig", **settings)
+    from redteam.symmetry import prove
+
+    checkpoint = Checkpoint.open(model)
+    drawn = {k: v for k, v in inputs.random_inputs(checkpoint).items() if v is not None}
+    monkeypatch.setattr(inputs, "random_inputs", lambda *_: drawn)
+    monkeypatch.setattr("redteam.symmetry.running.random_inputs", lambda *_: drawn)
+    proof = prove(checkpoint, checkpoint)
+    assert proof.change == 0.0
+    assert not proof.holds
+    assert any("crossattention" in name for name in proof.unproven)
+    refused(protect(shell, "mergelock", model), "no input reached", "crossattention")
+
+
+@pytest.mark.parametrize(
+    ("network", "config", "settings"),
+    [
+        ("LlamaModel", "LlamaConfig", SMALL),
+        ("BertModel", "BertConfig", SMALL),
+        ("GPT2Model", "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 60, "n_positions": 32}),
+        (
+            "T5EncoderModel",
+            "T5Config",
+            {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 60},
+        ),
+    ],
+)
+def test_a_network_without_a_head_gives_out_its_stream(
+    shell: Shell, here: Path, network: str, config: str, settings: dict[str, Any]
+) -> None:
+    model = saved("model", network, config, **settings)
+    refused(protect(shell, "permutation:sites=[residual]", model))
+    told = protect(shell, "mergelock", model)
+    assert told.code == 0, told.err
+
+
+def test_a_stream_that_is_read_without_a_norm(shell: Shell, here: Path) -> None:
+    tower = {k: v for k, v in SMALL.items() if k != "vocab_size"}
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    model = saved(
+        "clip",
+        "CLIPForImageClassification",
+        "CLIPConfig",
+        text_config={**SMALL, "projection_dim": 16},
+        vision_config={**vision, "projection_dim": 16},
+        projection_dim=16,
+    )
+    refused(protect(shell, "null-shift", model), "changes what this network computes")
+
+
+def test_norms_that_open_clip_has_and_the_description_lacks(shell: Shell, here: Path) -> None:
+    import open_clip
+
+    tower = {"width": 32, "layers": 2}
+    model_cfg = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 16,
+            "patch_size": 8,
+            "head_width": 16,
+            **tower,
+            "block_type": "custom",
+            "qk_norm": True,
+        },
+        "text_cfg": {"context_length": 8, "vocab_size": 50, "heads": 2, **tower},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**json.loads(json.dumps(model_cfg)))
+        for name, parameter in network.named_parameters():
+            if "ln_q" in name or "ln_k" in name:
+                parameter.data = torch.rand_like(parameter) + 0.5
+    assert any("ln_q" in name for name, _ in network.named_parameters())
+    Path("clip").mkdir()
+    Path("clip/open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
+    save_file(dict(network.state_dict()), "clip/open_clip_model.safetensors", metadata={"format": "pt"})
+    refused(protect(shell, "mergelock", "clip"))
+
+
+def test_a_defense_that_changes_nothing_is_not_on(shell: Shell, here: Path) -> None:
+    model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
+    told = protect(shell, "null-shift", model)
+    assert told.code == 2
+    assert "changes no tensor of this checkpoint; nothing was written" in told.err.splitlines()[-1]
+    assert not Path("out").exists()
+
+
+def test_a_part_that_no_lock_is_on_is_told(shell: Shell, here: Path) -> None:
+    import open_clip
+
+    model_cfg = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
+        "text_cfg": {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 2},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(**json.loads(json.dumps(model_cfg)))
+    Path("clip").mkdir()
+    Path("clip/open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": {}}))
+    save_file(dict(network.state_dict()), "clip/open_clip_model.safetensors", metadata={"format": "pt"})
+    told = protect(shell, "mergelock", "clip")
+    assert told.code == 0, told.err
+    assert "Nothing was rewritten in" in told.out
+    assert "visual" in told.out
+    assert "visual" in Path("out/README.md").read_text()
+
+
+def test_whoever_goes_without_is_told_so(shell: Shell, here: Path) -> None:
+    told = protect(shell, "mergelock", saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL), "--unproven")
+    assert told.code == 0, told.err
+    assert "Not proven" in told.out
+    assert "not proven" in Path("out/README.md").read_text()
