@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from redteam.errors import UnwritableOutput
 
 if sys.platform != "win32":
     import fcntl
 
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a process to stop."""
 _MARK, _NEW, _OLD = "writing", "new", "old"
 _MAGIC = b"A folder is being written here by redteam; it may be removed once nobody holds a lock on this file.\n"
 
@@ -69,10 +74,13 @@ def new_folder(out: Path, *, force: bool = False, durable: bool = True) -> Itera
         if durable:
             _flush(work / _NEW)
         vacant(out, force)
-        _put(work, out)
-        if durable:
-            _sync(out.parent)
-        complete = True
+        with uninterrupted():  # once the folder has its name, nobody shall hear that nothing was written
+            _put(work, out)
+            complete = True
+            shutil.rmtree(work, ignore_errors=True)
+            if durable:
+                with contextlib.suppress(OSError):
+                    _sync(out.parent)
     except OSError as error:
         raise UnwritableOutput(f"{out} cannot be written ({error.strerror or error}); name another place.") from None
     finally:
@@ -83,6 +91,22 @@ def new_folder(out: Path, *, force: bool = False, durable: bool = True) -> Itera
         for folder in made if not complete else ():
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """While it is active, what asks this process to stop is not heard; elsewhere than in the main thread, it is.
+
+    For the moment between a result's getting its name and the end of the work: the result is there then.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def apart(out: Path, sources: Iterable[Path]) -> None:
@@ -124,6 +148,8 @@ def vacant(out: Path, force: bool) -> None:
         raise UnwritableOutput(f"{out} exists already; name a folder that does not, or replace it with --force.")
     if out.exists() and any(out.iterdir()) and not any(out.glob("*.safetensors")):
         raise UnwritableOutput(f"{out} holds no checkpoint, so that it is not replaced; name another folder.")
+    if out.exists() and (out / ".git").exists():
+        raise UnwritableOutput(f"{out} is a repository (.git), which is not replaced; name another folder.")
 
 
 def _parents(out: Path) -> list[Path]:

@@ -18,6 +18,7 @@ import torch
 from redteam.checkpoint.adapters import Merged, is_adapter
 from redteam.checkpoint.discover import find
 from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Replaced, Rewrite, StoredAs, Transformed
+from redteam.checkpoint.quantised import scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
 from redteam.checkpoint.tensors import Tensors
@@ -50,13 +51,20 @@ class Checkpoint(Tensors):
             base: What a LoRA adapter is merged into, when tensors are read; of no use to whole checkpoints.
 
         Raises:
-            NotACheckpoint: If there is nothing there from which weights can be read safely, or no base for an adapter.
+            NotACheckpoint: If there is nothing there from which weights can be read safely, no base for an adapter, or
+                the weights are quantised.
         """
         if is_adapter(Path(path)):
             merged = Merged(Path(path), base)
             return cls(merged, base.config if base is not None else {})
         found = find(Path(path))
-        return cls(Files(found), found.settings())
+        opened = cls(Files(found), found.settings())
+        if scheme := scheme_of(opened):
+            raise NotACheckpoint(
+                f"The weights in {path} are quantised ({scheme}): codes, not numbers; expected the model before that, "
+                "or a config without quantization_config if its weights were brought back."
+            )
+        return opened
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Checkpoint:

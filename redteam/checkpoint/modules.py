@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from redteam.checkpoint.discover import OPEN_CLIP
+from redteam.checkpoint.quantised import said_by
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
 from redteam.checkpoint.tensors import Held, Tensors
@@ -235,19 +236,28 @@ def _require_trainable(module: nn.Module) -> None:
         )
 
 
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with transformers' defaults for what it leaves out, where transformers knows the model type."""
+    import transformers
+
+    try:
+        full: Mapping[str, Any] = transformers.AutoConfig.for_model(**_harmless(dict(config))).to_dict()
+    except (TypeError, ValueError, KeyError):
+        return config
+    return full
+
+
 def activation_of(checkpoint: Tensors) -> Any:
     """The activation of the MLPs, a function of tensors: the config's, or transformers' default where it names none.
 
     Raises:
         BadInput: If the config names none that transformers knows.
     """
-    from transformers import AutoConfig
     from transformers.activations import ACT2FN
 
-    settings = dict(checkpoint.config)
+    settings = checkpoint.config
     if not any(settings.get(key) for key in _ACTIVATIONS):
-        with contextlib.suppress(TypeError, ValueError, KeyError):  # as a type that transformers does not know
-            settings = AutoConfig.for_model(**_harmless(settings)).to_dict()
+        settings = completed(settings)
     name = next((settings[key] for key in _ACTIVATIONS if settings.get(key)), None)
     if name not in ACT2FN:
         raise BadInput(f"The config names no activation that is known ({name!r}); expected for example 'gelu'.")
@@ -278,7 +288,7 @@ def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:
             f"The config names no network that transformers knows (architectures = {shown(names)}{code}); expected for "
             "example 'ViTForImageClassification'."
         )
-    if "quantization_config" in config:
+    if said_by(config):
         raise NotACheckpoint(
             "The config says that the weights are quantised (quantization_config); expected the model before that."
         )

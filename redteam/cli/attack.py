@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from redteam.plugins.contracts import Needs
 
 
+_LITTLE = 0.5  # of the distance to the base: what stays of it where a lock comes off is what training moved
+
+
 def attack(
     attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN)],
     model: shared.Model,
@@ -90,6 +93,10 @@ def attack(
     kept = all(link.spec.keeps_function for link in chain.links)
     outputs = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
+    if achieved.distances is None and secret is not None:
+        typer.echo("Nothing here tells whether the key was the right one; --base would.")
+    elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
+        typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
 
 
 def _require_effect(chain: Pipeline, achieved: Achieved, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli.outputs import Pages, writers
+from redteam.errors import UnwritableOutput
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
@@ -37,6 +39,7 @@ def audit(
 
     asked = writers(report or (), AUDIT_REPORTS)
     others = [] if other is None else [other]
+    _require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = shared.open_alike(base, model, *others)
     names = (str(model), str(base), str(other or ""))
     shared.require_device(device)
@@ -47,6 +50,19 @@ def audit(
     _tell(found)
     for path, _ in asked:
         typer.echo(f"Written: {path}")
+
+
+def _require_apart(reports: list[Path], sources: list[Path]) -> None:
+    """Refuses a report in a folder that is read, where it might take the place of a config.
+
+    Raises:
+        UnwritableOutput: In this case.
+    """
+    for path in reports:
+        for source in sources:
+            place, home = Path(os.path.realpath(path)), Path(os.path.realpath(source))
+            if place == home or (home.is_dir() and place.parent == home):
+                raise UnwritableOutput(f"{path} lies in {source}, which is read; name a file elsewhere.")
 
 
 def _tell(found: Audit) -> None:

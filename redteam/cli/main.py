@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -62,7 +65,8 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _stoppable():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo(_INTERRUPTED.get(ctx.invoked_subcommand, "Interrupted."), err=True)
             raise typer.Exit(130) from None
@@ -94,6 +98,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     app = _typer(cls=_Group, no_args_is_help=True)
     app.callback()(_root)
     typer.main.get_command(app)(words, prog_name="redteam")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """While it is active, SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half-written is left."""
+    from redteam.files import STOPS
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    mine = [number for number in STOPS if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _print_version(wanted: bool) -> None:

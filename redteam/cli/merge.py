@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli.achieved import Achieved
-from redteam.errors import BadInput
+from redteam.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    from redteam.checkpoint import Checkpoint
 
 
 def merge(
@@ -33,11 +37,13 @@ def merge(
 
     plugin = MERGERS.load(merger)
     experts = _by_name(expert)
+    _require_names(plugin.settings, list(experts))
     shared.require_usable(device, out, force, [base, *expert])
     origin, *alike = shared.open_alike(base, *experts.values())
     opened = dict(zip(experts, alike, strict=True))
     for name, one in opened.items():
         shared.require_related(one, origin, f"The expert {name}")
+        _require_config(name, one, origin)
     with shared.working() as progress:
         start = origin.cast(device=device)
         view = MergerView(
@@ -50,7 +56,10 @@ def merge(
         if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
             # It has never seen the base; what it leaves out no expert shares.
             merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
-        with shared.read_ahead(check_as_read(plugin, start, merged).stored_as(origin)) as ready:
+        merged = check_as_read(plugin, start, merged)
+        twins = _tied(origin, list(opened.values()))
+        merged = merged.replace(merged.renamed(twins))
+        with shared.read_ahead(merged.stored_as(origin)) as ready:
             achieved = Achieved(ready, origin)
             written = shared.save(
                 achieved,
@@ -63,9 +72,57 @@ def merge(
                 check=lambda: achieved.require_rewritten(f"The merge by {plugin.spec.name} equals the base: it"),
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
-    if left := [name for name in origin if name not in held]:
+    for name, twin in twins.items():
+        typer.echo(f"{name} is what {twin} became, since the base holds the two as one.")
+    if left := [name for name in origin if name not in held and name not in twins]:
         typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
     shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
+
+
+def _require_config(name: str, expert: Checkpoint, base: Checkpoint) -> None:
+    """Refuses an expert whose weights mean something else under the base's config, which the merge gets.
+
+    Raises:
+        BadInput: If a setting that counts differs.
+    """
+    from redteam.checkpoint.configs import disagreements
+
+    if not (expert.config and base.config):
+        return
+    if found := disagreements(expert.config, base.config):
+        told = "; ".join(f"{key} is {mine!r}, the base's {theirs!r}" for key, (mine, theirs) in found.items())
+        raise BadInput(
+            f"The expert {name} computes something else with its weights than the base would ({told}); a merge has the "
+            "base's config, so name an expert with the same settings, or correct its config.json."
+        )
+
+
+def _require_names(settings: Mapping[str, Any], experts: list[str]) -> None:
+    """Refuses a setting that gives numbers to experts by name, as `weights` does, if there is no such expert.
+
+    Raises:
+        UnknownName: In this case.
+    """
+    lists = [value for value in settings.values() if isinstance(value, (tuple, list))]
+    pairs = [pair for value in lists for pair in value if isinstance(pair, (tuple, list)) and len(pair) == 2]
+    for name, _ in pairs:
+        if isinstance(name, str) and name not in experts:
+            raise UnknownName.among("expert", name, experts)
+
+
+def _tied(base: Checkpoint, experts: Iterable[Checkpoint]) -> dict[str, str]:
+    """Tensors that the base has twice, as a tied head that is stored, and some expert once: name → its twin."""
+    import torch
+
+    found: dict[str, str] = {}
+    for name in (n for n in base if any(n not in one for one in experts)):
+        alike = (n for n in base if n not in (name, *found) and base.shape(n) == base.shape(name))
+        twin = next((n for n in alike if torch.equal(base[n], base[name])), None)
+        if twin is not None and all(
+            torch.equal(one[name], one[twin]) for one in experts if name in one and twin in one
+        ):
+            found[name] = twin
+    return found
 
 
 def _by_name(paths: list[Path]) -> dict[str, Path]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import completed
 from redteam.errors import BadInput
 
 _SAMPLES, _TOKENS = 4, 16
@@ -30,7 +31,7 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
         BadInput: If the config says neither how large a vocabulary is nor how large an image.
     """
     draws = np.random.default_rng(seed)
-    config = _completed(checkpoint.config)
+    config = completed(checkpoint.config)
     if checkpoint.architecture == "open_clip":
         model = _part(config, "model_cfg") or config
         vision, text = _part(model, "vision_cfg"), _part(model, "text_cfg")
@@ -57,18 +58,6 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
             "The config has neither a vocab_size nor an image_size, so that no inputs can be made up; pass some."
         )
     return found
-
-
-def _completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With transformers' defaults for what a config leaves out, where transformers knows the model type."""
-    import transformers
-
-    try:
-        known = {key: value for key, value in config.items() if key != "auto_map"}
-        full: Mapping[str, Any] = transformers.AutoConfig.for_model(**known).to_dict()
-    except (TypeError, ValueError, KeyError):
-        return config
-    return full
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,11 +70,49 @@ def test_the_keys_holder_gets_the_model_back(shell: Shell, here: Path, defense: 
     assert told.code == 0, told.err
     assert away("unlocked", "victim") < 1e-4
     assert Checkpoint.open("unlocked").config == Checkpoint.open("victim").config
-    (here / "wrong").write_bytes(bytes(32))
-    (here / "wrong").chmod(0o600)
-    if shell(*words, "--key", "wrong", "--out", "still").code == 0:
-        assert away("still", "victim") > 0.01
     assert Path("key").read_bytes() not in b"".join(file.read_bytes() for file in Path("unlocked").iterdir())
+
+
+def test_a_wrong_key_and_wrong_settings_are_told_by_the_card(shell: Shell, here: Path) -> None:
+    assert shell("protect", "mergelock", "victim", "--key", "key", "--out", "locked").code == 0
+    assert shell("protect", "rotation", "victim", "--key", "other", "--out", "elsewhere").code == 0
+    words = ("attack", "key-holder", "locked", "--out", "out")
+    for key, defense in (("other", "mergelock"), ("key", "rotation"), ("key", "mergelock:scale=[0.1,10.0]")):
+        told = shell(*words, "--key", key, "--defense", defense)
+        assert (told.code, told.out) == (2, "")
+        assert "fingerprint of key and defense" in told.err
+        assert not Path("out").exists()
+    secret = Path("key").read_bytes()
+    fingerprint = re.search(r"fingerprint of key and defense \| (\w+)", Path("locked/README.md").read_text())
+    assert fingerprint is not None
+    assert fingerprint[1] not in secret.hex()
+    assert shell(*words, "--key", "key", "--defense", "mergelock").code == 0
+
+
+def test_without_a_card_the_base_tells_a_wrong_key(shell: Shell, here: Path) -> None:
+    for name in ("key", "other"):
+        assert shell("protect", "mergelock", "victim", "--key", name, "--out", f"by-{name}").code == 0
+    Path("by-key/README.md").unlink()
+    words = ("attack", "key-holder", "--defense", "mergelock", "--out", "out")
+    told = shell(*words, "by-key", "--key", "other", "--base", "base")
+    assert told.code == 2
+    assert "comes no nearer to the base" in told.err
+    assert shell(*words, "victim", "--key", "key", "--base", "base").code == 2, "it was never locked"
+    assert not Path("out").exists()
+    told = shell(*words, "by-key", "--key", "key", "--base", "base")
+    assert told.code == 0, told.err
+    assert "Distance to the base, in units of its norm: " in told.out
+
+
+def test_where_there_is_no_lock_it_says_so(shell: Shell, here: Path) -> None:
+    told = shell("attack", "gauge-fit", "victim", "--base", "base", "--out", "out")
+    assert told.code == 0, told.err
+    assert "hardly nearer to the base" in told.out
+    shutil.copytree("base", "copy")
+    told = shell("attack", "gauge-fit", "copy", "--base", "base", "--out", "nothing")
+    assert told.code == 2
+    assert "nothing was written" in told.err
+    assert not Path("nothing").exists()
 
 
 @pytest.mark.parametrize(

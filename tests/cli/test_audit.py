@@ -174,3 +174,13 @@ def test_an_adapter_is_audited_merged_into_its_base(redteam: Callable[..., Any],
     told = redteam("audit", "adapter", "--base", "base")
     assert told.code == 0, told.err
     assert " 1 changed" in told.out, "the one weight that the adapter updates"
+
+
+def test_a_report_never_takes_the_place_of_what_is_read(redteam: Callable[..., Any], folders: Path) -> None:
+    before = (folders / "base/config.json").read_bytes()
+    for path in ("base/config.json", "base/new.json", "plain/audit.html"):
+        told = redteam("audit", "plain", "--base", "base", "-o", path)
+        assert told.code == 2
+        assert "which is read" in told.err
+    assert (folders / "base/config.json").read_bytes() == before
+    assert not (folders / "base/new.json").exists()

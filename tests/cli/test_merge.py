@@ -170,3 +170,50 @@ def test_reading_ahead_gives_the_same_in_any_order() -> None:
         assert [int(ready[str(i)]) for i in range(6)] == list(range(6))
         assert read == [str(i) for i in range(6)], "each is computed once"
         assert [int(ready[str(i)]) for i in (5, 2, 2, 0)] == [5, 2, 2, 0]
+
+
+def test_experts_whose_weights_mean_something_else_are_refused(shell: Shell, here: Path) -> None:
+    """One with other positions, heads, epsilon, activation or tying in its config than the base has."""
+    words = ("merge", "task-arithmetic", "--base", "base", *experts("left", "right"), "--out", "out")
+    path = here / "right/config.json"
+    settings = json.loads(path.read_text())
+    for key, value in (
+        ("layer_norm_eps", 0.5),
+        ("num_attention_heads", 1),
+        ("hidden_act", "relu"),
+    ):
+        path.write_text(json.dumps({**settings, key: value}))
+        told = shell(*words)
+        assert told.code == 2, key
+        assert key in told.err
+        assert "right" in told.err
+        assert not (here / "out").exists()
+    path.write_text(json.dumps({**settings, "id2label": {"0": "x"}, "hidden_dropout_prob": 0.4, "_name_or_path": "x"}))
+    assert shell(*words).code == 0, "what training may change is not asked about"
+
+
+def test_a_name_in_the_weights_that_no_expert_has_is_a_sentence(shell: Shell, here: Path) -> None:
+    words = ("--base", "base", *experts("left", "right"), "--out", "out")
+    told = shell("merge", "linear:weights=[[lefd,2.0]]", *words)
+    assert told.code == 2
+    assert "lefd" in told.err
+    assert "did you mean 'left'" in told.err
+    assert shell("merge", "linear:weights=[[left,2.0]]", *words).code == 0
+
+
+def test_a_head_that_the_base_ties_and_stores_stays_tied(shell: Shell, tmp_path: Path, monkeypatch: Any) -> None:
+    """The base's file holds the head as well, the experts' do not."""
+    monkeypatch.chdir(tmp_path)
+    draws = torch.Generator().manual_seed(0)
+    table, matrix = torch.randn(7, 4, generator=draws), torch.randn(4, 4, generator=draws)
+    config = {"model_type": "llama", "tie_word_embeddings": True}
+    names = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    Checkpoint.of({"lm_head.weight": table, **dict(zip(names, (table, matrix), strict=True))}, config).save("base")
+    Checkpoint.of(dict(zip(names, (table + 0.5, matrix - 1), strict=True)), config).save("expert")
+    told = shell("merge", "task-arithmetic:coefficient=1.0", "--base", "base", "--expert", "expert", "--out", "out")
+    assert told.code == 0, told.err
+    merged = Checkpoint.open("out")
+    assert torch.equal(merged["lm_head.weight"], merged[names[0]])
+    torch.testing.assert_close(merged[names[0]], table + 0.5)
+    assert "lm_head.weight is what model.embed_tokens.weight became" in told.out
+    assert "Taken from the base" not in told.out
