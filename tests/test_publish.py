@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -385,3 +386,36 @@ def test_save_is_the_same_writer(tmp_path: Path) -> None:
     Checkpoint.of(tensors(), there).save(tmp_path / "out")
     assert (tmp_path / "out" / "config.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
     assert sorted(files(tmp_path / "out")) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_after_the_folder_has_its_name_is_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """While the one that it replaces is removed: the new one is there, and nobody hears that it is not."""
+    import redteam.files as home
+
+    out = tmp_path / "out"
+    Checkpoint.of({"a": torch.zeros(3)}, {}).save(out)
+    remove = shutil.rmtree
+
+    def stopped(path: Path, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        remove(path, **options)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(home.shutil, "rmtree", stopped)
+    write(Checkpoint.of({"a": torch.ones(3)}, {}), out, force=True)
+    monkeypatch.undo()
+    assert torch.equal(Checkpoint.open(out)["a"], torch.ones(3))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_repository_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Checkpoint.of({"a": torch.zeros(3)}, {}).save(out)
+    (out / ".git").mkdir()
+    with pytest.raises(UnwritableOutput, match=r"\.git"):
+        write(Checkpoint.of({"a": torch.ones(3)}, {}), out, force=True)
+    assert torch.equal(Checkpoint.open(out)["a"], torch.zeros(3))

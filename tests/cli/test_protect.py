@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,15 +172,16 @@ def test_an_output_folder_is_not_overwritten_unasked(shell: Shell, here: Path) -
     assert shell("protect", "mergelock", "vit", "--key", "key", "--out", "vit", "--force").code == 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_the_key_alone_and_says_so(
-    shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     import redteam.cli.checkpoint_options as home
 
     class Interrupting(home.Progress):
         def advanced(self, done: int, total: int, what: str) -> None:
             if done == 7:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), number)
 
     monkeypatch.setattr(home, "Progress", Interrupting)
     told = shell("protect", "mergelock", "vit", "--key", "key", "--out", "locked")
