@@ -78,6 +78,7 @@ def new_folder(out: Path, *, force: bool = False, durable: bool = True) -> Itera
             _put(work, out)
             complete = True
             shutil.rmtree(work, ignore_errors=True)
+            work = None
             if durable:
                 with contextlib.suppress(OSError):
                     _sync(out.parent)
