@@ -212,12 +212,12 @@ def rewriting(work: Path) -> Iterator[Line]:
         base = made(work / f"base{times}", times * LAYERS, 0)
         victim = made(work / f"victim{times}", times * LAYERS, 1, base)
         key, locked = work / f"key{times}", work / f"locked{times}"
-        spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked))
+        spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked, "--unproven"))
         runs[times] = costs(
             {
                 "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
                 "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
-                    "protect", "mergelock", one, "--key", key, "--out", out
+                    "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
                 ),
                 "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
                     "attack", "gauge-fit", one, "--base", base, "--out", out

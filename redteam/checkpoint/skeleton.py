@@ -26,7 +26,7 @@ Loader = Callable[["Tensors", torch.dtype | None], nn.Module]
 """Builds a network the slow way and checks that the tensors fit it."""
 
 _KEPT = 64  # skeletons, which hold no weights
-_LARGEST = 2**28  # weights beyond which copying them takes the time, not the building
+_LARGEST = 2**25  # weights beyond which copying them takes the time, and learning where they go the memory
 _EXACT = 2**24  # integers that float32 holds exactly
 
 

@@ -211,3 +211,11 @@ def test_whoever_goes_without_is_told_so(shell: Shell, here: Path) -> None:
     assert told.code == 0, told.err
     assert "Not proven" in told.out
     assert "not proven" in Path("out/README.md").read_text()
+
+
+def test_what_does_not_fit_into_memory_is_said_before(
+    shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("redteam.symmetry.proof._BYTES", 2**50)
+    model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
+    refused(protect(shell, "mergelock", model), "GB of memory", "--unproven")
