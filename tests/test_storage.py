@@ -144,8 +144,6 @@ def test_the_shards_of_an_honest_index_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"w": "b.safetensors"}, "of which the index says nothing|which lacks it"),
-        ({"y": "a.safetensors"}, "which lacks it"),
         ({"w": "c.safetensors"}, "is missing"),
         ({"w": "../../outside.safetensors"}, "outside the folder"),
         ({"w": "/etc/hostname"}, "outside the folder"),
@@ -165,9 +163,64 @@ def test_an_index_and_its_files_must_agree(tmp_path: Path, said: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("said", "remark"),
+    [
+        ({"w": "b.safetensors", "x": "a.safetensors"}, "names 'w', 'x', which another file holds than it says"),
+        ({"y": "a.safetensors"}, "names 'y', which no file holds"),
+    ],
+)
+def test_what_loaders_read_nevertheless_is_read_and_remarked_on(
+    tmp_path: Path, said: dict[str, Any], remark: str
+) -> None:
+    found = Checkpoint.open(shards(tmp_path / "m", **said))
+    assert sorted(found) == ["w", "x"]
+    assert any(remark in each for each in found.remarks), found.remarks
+    write(found, tmp_path / "out", like=tmp_path / "m")
+    mended = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())["weight_map"]
+    assert mended == {"w": "a.safetensors", "x": "b.safetensors"}
+
+
+def test_a_tensor_of_which_the_index_says_nothing_is_read(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "m")
+    (folder / "a.safetensors").write_bytes(raw({"w": W, "mtp": {**W, "data_offsets": [8, 16]}}, bytes(16)))
+    found = Checkpoint.open(folder)
+    assert sorted(found) == ["mtp", "w", "x"]
+    assert found.remarks == ("The index lacks 'mtp', of which it says nothing, though a file holds them.",)
+
+
+def test_of_a_tensor_that_is_there_twice_the_index_says_which_counts(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "m")
+    twice = {**W, "data_offsets": [8, 16]}
+    size = 8
+    (folder / "a.safetensors").write_bytes(raw({"w": W, "x": twice}, bytes(2 * size)))
+    (folder / "b.safetensors").write_bytes(raw({"x": W}, b"\1" * size))
+    found = Checkpoint.open(folder)
+    assert bytes(found["x"].view(torch.uint8).numpy().data) == b"\1" * size
+    write(found, tmp_path / "out", like=folder)
+    assert not Checkpoint.open(tmp_path / "out").remarks
+    assert torch.equal(Checkpoint.open(tmp_path / "out")["x"], found["x"])
+
+
+@pytest.mark.parametrize("said", [{"w": "model.safetensors"}, {"w": "model-1.safetensors"}])
+def test_one_file_and_an_index(tmp_path: Path, said: dict[str, str]) -> None:
+    """An index that names just the file (mlx-lm), and one whose shards were put together."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(raw({"w": W}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": said}))
+    found = Checkpoint.open(folder)
+    assert list(found) == ["w"]
+    assert bool(found.remarks) == (said["w"] != "model.safetensors")
+    write(found, tmp_path / "out", like=folder)
+    assert list(Checkpoint.open(tmp_path / "out")) == ["w"]
+    (folder / "model-1.safetensors").write_bytes(raw({"w": W}))
+    if said["w"] != "model.safetensors":
+        refused(folder, "which is meant cannot be known")
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b'{"weight_map":{"w":"a.safetensors"}}', "of which the index says nothing"),
         (b'{"weight_map":{"w":"a.safetensors","w":"b.safetensors"}}', "'w' twice"),
         (b'{"weight_map":[]}', "not a readable index"),
         (b"{}", "not a readable index"),
@@ -178,15 +231,14 @@ def test_an_index_and_its_files_must_agree(tmp_path: Path, said: dict[str, Any],
 )
 def test_a_damaged_index_is_a_sentence(tmp_path: Path, text: bytes, why: str) -> None:
     folder = shards(tmp_path / "m")
-    if b'"w":"a.safetensors"}' in text:
-        (folder / "a.safetensors").write_bytes(raw({"w": W, "x": {**W, "data_offsets": [8, 16]}}, bytes(16)))
     (folder / "model.safetensors.index.json").write_bytes(text)
     refused(folder, why)
 
 
-def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
-    folder = shards(tmp_path / "m")
-    (folder / "b.safetensors").write_bytes(raw({"w": W}))
+def test_a_tensor_in_two_shards_that_the_index_does_not_know_is_refused(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "m", y="b.safetensors")
+    for file in ("a.safetensors", "b.safetensors"):
+        (folder / file).write_bytes(raw({"v": W}))
     refused(folder, "is in a.safetensors and in b.safetensors")
 
 

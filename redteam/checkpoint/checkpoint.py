@@ -35,10 +35,12 @@ class Checkpoint(Tensors):
 
     Attributes:
         config: What `config.json` holds, `{}` where there is none; not to be changed.
+        remarks: What was odd about the files and did not keep them from being read, in sentences.
     """
 
     def __init__(self, source: Source, config: Mapping[str, Any]) -> None:
         self._source = source
+        self.remarks: tuple[str, ...] = tuple(getattr(source, "remarks", ()))
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
         self._digest = ""
 

@@ -31,6 +31,7 @@ class Found:
         weight_map: What it says: tensor → file name.
         config: The file that describes the network.
         alone: Whether one file was named, not a folder.
+        remarks: What is odd about the files and does not keep them from being read, in sentences.
     """
 
     folder: Path
@@ -39,6 +40,7 @@ class Found:
     index: Path | None = None
     weight_map: Mapping[str, str] | None = None
     alone: bool = False
+    remarks: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
         """What the config says; that of open_clip gets a `model_type`.
@@ -71,10 +73,7 @@ def find(path: Path) -> Found:
     for stem in _STEMS:
         index, single = path / f"{stem}.safetensors.index.json", path / f"{stem}.safetensors"
         if _there(index) and _there(single):
-            raise NotACheckpoint(
-                f"{path} holds both {single.name} and {index.name}; which is meant cannot be known: name the file, or "
-                "take one of them away."
-            )
+            return _both(path, single, index, _config(path, stem))
         if _there(index):
             weight_map = _weight_map(own(path, index.name))
             weights = tuple(_shard(path, name) for name in sorted(set(weight_map.values())))
@@ -91,11 +90,28 @@ def find(path: Path) -> Found:
     raise NotACheckpoint(f"{path} is no checkpoint ({why}); expected a folder with model.safetensors.")
 
 
+def _both(path: Path, single: Path, index: Path, config: Path | None) -> Found:
+    """A folder with one file and an index: the index may name that file alone, or shards that were put together."""
+    weight_map = _weight_map(own(path, index.name))
+    files = set(weight_map.values())
+    weights = (own(path, single.name),)
+    if files <= {single.name}:
+        return Found(path, weights, config, index, weight_map)
+    if not any(Path(name).name == name and (path / name).exists() for name in files - {single.name}):
+        left = f"{index.name} names shards that are not there, and is left aside: {single.name} is read."
+        return Found(path, weights, config, remarks=(left,))
+    raise NotACheckpoint(
+        f"{path} holds both {single.name} and the shards of {index.name}; which is meant cannot be known: name the "
+        "file, or take one of them away."
+    )
+
+
 def own(folder: Path, name: str) -> Path:
     """A file of the folder that is really its own.
 
     A link may lead to another file of the same folder. Hugging Face's cache keeps the files of
-    `models--…/snapshots/REVISION` in `models--…/blobs`, and those count as the folder's own, too.
+    `models--…/snapshots/REVISION` in `models--…/blobs`, and those count as the folder's own, too; folders to which it
+    was told to download may have links into a cache that is elsewhere.
 
     Raises:
         NotACheckpoint: If the file is missing, no regular file, or elsewhere.
@@ -107,10 +123,10 @@ def own(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError, ValueError):
         raise NotACheckpoint(f"{shown(name)} in {folder} cannot be a file; fetch the checkpoint again.") from None
     snapshots = next((parent for parent in (home, *home.parents) if parent.parent.name == "snapshots"), None)
-    homes = [home]
+    cached = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     if snapshots is not None and snapshots.parent.parent.name.startswith("models--"):
-        homes.append(snapshots.parent.parent / "blobs")
-    if not any(real.is_relative_to(place) for place in homes):
+        cached = real.parent == snapshots.parent.parent / "blobs"
+    if not (cached or real.is_relative_to(home)):
         raise NotACheckpoint(f"{shown(name)} in {folder} leads outside the folder; such a checkpoint is refused.")
     if not is_file:
         raise NotACheckpoint(f"{shown(name)} in {folder} is missing; fetch the file.")

@@ -101,10 +101,7 @@ def _layout(checkpoint: Tensors, like: Path | None) -> tuple[_Layout, Any]:
         return _Layout({"model.safetensors": tuple(checkpoint)}, {"model.safetensors": {"format": "pt"}}), None
     found = find(like)
     files = Files(found)
-    shards = {
-        path.name: tuple(name for name in header.entries if name in checkpoint)
-        for path, header in files.headers.items()
-    }
+    shards = {path.name: tuple(name for name in held if name in checkpoint) for path, held in files.held().items()}
     added = tuple(name for name in checkpoint if name not in files.names())
     last = next(reversed(shards))
     shards[last] = (*shards[last], *added)

@@ -61,17 +61,24 @@ class Files:
 
     Attributes:
         headers: File → header, in the order of the files' names.
+        remarks: What is odd and can be read nevertheless, in sentences.
 
     Raises:
-        NotACheckpoint: If a file is damaged, a tensor is there twice, or files and index disagree.
+        NotACheckpoint: If a file is damaged, or a tensor is there twice and no index says which one counts.
     """
 
     def __init__(self, found: Found) -> None:
         self.headers: dict[Path, Header] = {path: read_header(path) for path in found.weights}
+        self.remarks = list(found.remarks)
         self._entries: dict[str, tuple[Path, Entry]] = {}
+        meant = found.weight_map or {}
         for path, header in self.headers.items():
             for name, entry in header.entries.items():
                 if name in self._entries:
+                    if meant.get(name) in (path.name, self._entries[name][0].name):
+                        if meant[name] == path.name:
+                            self._entries[name] = (path, entry)
+                        continue
                     raise NotACheckpoint(
                         f"Tensor {shown(name)} is in {self._entries[name][0].name} and in {path.name}; expected it "
                         "once; fetch the files again."
@@ -101,15 +108,21 @@ class Files:
     def dtype(self, name: str) -> torch.dtype:
         return self._entries[name][1].dtype
 
+    def held(self) -> dict[Path, tuple[str, ...]]:
+        """File → the tensors that are read from it, in the order in which they lie there."""
+        return {p: tuple(n for n in h.entries if self._entries[n][0] == p) for p, h in self.headers.items()}
+
     def _agree(self, weight_map: Mapping[str, str]) -> None:
-        for name, file in weight_map.items():
-            path = self._entries[name][0] if name in self._entries else None
-            if path is None or path.name != file:
-                raise NotACheckpoint(
-                    f"The index says that {shown(name)} is in {shown(file)}, which lacks it; fetch the files again."
-                )
-        for name, (path, _) in self._entries.items():
-            if name not in weight_map:
-                raise NotACheckpoint(
-                    f"{path} holds {shown(name)}, of which the index says nothing; fetch the files again."
-                )
+        """Notes where index and files differ: loaders read all that the files hold, and so it is done here."""
+        stale = [name for name, file in weight_map.items() if name not in self._entries]
+        moved = [n for n, (path, _) in self._entries.items() if weight_map.get(n, path.name) != path.name]
+        unsaid = [name for name in self._entries if name not in weight_map]
+        for names, what in (
+            (stale, "which no file holds"),
+            (moved, "which another file holds than it says"),
+            (unsaid, "of which it says nothing, though a file holds them"),
+        ):
+            if names:
+                some = ", ".join(map(shown, names[:3])) + (", …" if len(names) > 3 else "")
+                verb = "lacks" if names is unsaid else "names"
+                self.remarks.append(f"The index {verb} {some}, {what}.")

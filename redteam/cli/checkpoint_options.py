@@ -119,10 +119,18 @@ def require_usable(device: str, out: Path, force: bool, sources: Iterable[Path |
 
 def open_alike(base: Path, *models: Path) -> tuple[Checkpoint, ...]:
     """The base, then the models made from it, under names that agree; an adapter is merged into the base."""
+    anchor = _opened(base)
+    return named_alike(anchor, *(_opened(path, anchor) for path in models))
+
+
+def _opened(path: Path, base: Checkpoint | None = None) -> Checkpoint:
+    """A checkpoint, after saying what is odd about its files."""
     from redteam.checkpoint import Checkpoint
 
-    anchor = Checkpoint.open(base)
-    return named_alike(anchor, *(Checkpoint.open(path, base=anchor) for path in models))
+    found = Checkpoint.open(path, base=base)
+    for remark in found.remarks:
+        typer.echo(f"Note on {path}: {remark}", err=True)
+    return found
 
 
 def open_model(model: Path, base: Path | None, *, shapes: bool = True) -> tuple[Checkpoint, Checkpoint | None]:
@@ -136,10 +144,8 @@ def open_model(model: Path, base: Path | None, *, shapes: bool = True) -> tuple[
     Raises:
         BadInput: If they do not belong together.
     """
-    from redteam.checkpoint import Checkpoint
-
     if base is None:
-        return named_alike(Checkpoint.open(model))[0], None
+        return named_alike(_opened(model))[0], None
     anchor, found = open_alike(base, model)
     require_related(found, anchor, f"The model {model}", shapes=shapes)
     return found, anchor
