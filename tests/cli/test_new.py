@@ -41,7 +41,7 @@ def test_what_it_writes_passes_the_check(redteam: Invoke, tmp_path: Path, kind: 
     assert {outcome.status for outcome in outcomes} <= {"passed", "not applicable"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "scenario")) for k in KINDS])
 def test_its_test_runs(redteam: Invoke, pytester: pytest.Pytester, kind: str) -> None:
     redteam("new", kind, "my-own", "--out", str(pytester.path))
     done = pytester.runpytest_inprocess("-p", "no:cacheprovider", "test_my_own.py")

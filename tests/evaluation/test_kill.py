@@ -127,6 +127,7 @@ class TestWorkers:
             return [str(stopped)]
         return [cell.reason for cell in cells if cell.status != "ok"]
 
+    @pytest.mark.slow
     def test_together_with_the_server_that_forks_them(self) -> None:
         with Pool(2) as pool:
             for name in "ab":

@@ -192,6 +192,7 @@ def test_a_threat_model_that_cannot_be_is_one_sentence(text: str, told: str) -> 
         threat_model(text)
 
 
+@pytest.mark.slow
 def test_a_key_on_two_models_gives_itself_away_and_keys_of_their_own_do_not(
     once: Callable[..., Any], toys: Any
 ) -> None:

@@ -198,6 +198,7 @@ def _ensure(queue, barrier):
     queue.put(str(ensure(TINY, 0)))
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_nothing_that_counts_and_two_at_once_agree(own_cache):
     context = multiprocessing.get_context("forkserver")  # torch is loaded once
     queue, barrier = context.Queue(), context.Barrier(2)

@@ -8,7 +8,24 @@ from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS
 from redteam.testing import checks_for
 
 ALWAYS = ("runs", "needs", "layout", "finite", "inputs", "global state", "deterministic", "errors", "elsewhere")
-PLUGINS = [(registry.kind, name) for registry in (ATTACKS, DEFENSES, MERGERS) for name in registry]
+LONG = {
+    "collusion",
+    "companion-anchor",
+    "distill-own",
+    "head-matching",
+    "invariant-space",
+    "learned-linear",
+    "mergeguard",
+    "optimal-transport",
+    "regmean-regression",
+    "seed-regeneration",
+    "trap2",
+}  # four seconds and more
+PLUGINS = [
+    pytest.param(registry.kind, name, marks=[pytest.mark.slow] if name in LONG else [])
+    for registry in (ATTACKS, DEFENSES, MERGERS)
+    for name in registry
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)

@@ -52,7 +52,7 @@ def _marked(cases: list[Any], step: int) -> list[Any]:
     return [pytest.param(*case, marks=[pytest.mark.slow] if at % step else []) for at, case in enumerate(cases)]
 
 
-@pytest.mark.parametrize(("defense", "sites", "group", "name"), _marked(CROSSED, 9))
+@pytest.mark.parametrize(("defense", "sites", "group", "name"), _marked(CROSSED, 18))
 def test_whoever_is_crippled_by_a_composition_makes_nothing_hold(
     bench: Any, defense: str, sites: str, group: str, name: str
 ) -> None:
