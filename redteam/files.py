@@ -207,7 +207,7 @@ def _tidy(out: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         _sync(path)
 
 

@@ -419,3 +419,30 @@ def test_a_repository_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UnwritableOutput, match=r"\.git"):
         write(Checkpoint.of({"a": torch.ones(3)}, {}), out, force=True)
     assert torch.equal(Checkpoint.open(out)["a"], torch.zeros(3))
+
+
+def test_the_modules_of_a_sentence_model_go_along(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    Checkpoint.of({"a": torch.zeros(3)}, {"model_type": "bert"}).save(folder)
+    said = [{"path": "", "type": "Transformer"}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "../elsewhere"}]
+    (folder / "modules.json").write_text(json.dumps(said))
+    for name in ("1_Pooling", "2_Dense", "unnamed"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"in": name}))
+    Checkpoint.of({"linear.weight": torch.ones(2, 3)}, {}).save(tmp_path / "dense")
+    shutil.copyfile(tmp_path / "dense/model.safetensors", folder / "2_Dense/model.safetensors")
+    (folder / "2_Dense/pytorch_model.bin").write_bytes(b"\x80\x02")
+    (folder / "1_Pooling/secret").symlink_to("/etc/hostname")
+    (tmp_path / "elsewhere").mkdir()
+    written = write(Checkpoint.open(folder), tmp_path / "out", like=folder)
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {
+        "model.safetensors",
+        "config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+    }
+    assert json.loads((tmp_path / "out/1_Pooling/config.json").read_text()) == {"in": "1_Pooling"}
+    assert set(written.left_out) == {"1_Pooling/secret", "2_Dense/pytorch_model.bin"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -34,15 +35,43 @@ def copy_beside(found: Found, folder: Path) -> tuple[str, ...]:
     if found.alone and found.config is None:
         return ()  # a lone file in a folder of anything
     weights = {path.name for path in (*found.weights, *((found.index,) if found.index else ()))}
-    left = []
+    left: list[str] = []
+    modules = _modules(found.folder)
     for path in sorted(found.folder.iterdir()):
-        if path.name in weights or path.is_dir():
+        if path.name in weights:
             continue
-        if _goes_along(found, path):
+        if path.is_dir():
+            if path.name in modules and not path.is_symlink():
+                left += [f"{path.name}/{name}" for name in _copy_module(path, folder / path.name)]
+        elif _goes_along(found, path):
             shutil.copyfile(path, folder / path.name)
         else:
             left.append(path.name)
     return tuple(left)
+
+
+def _modules(folder: Path) -> set[str]:
+    """The subfolders that a model of sentence-transformers says it is made of, beside the folder itself."""
+    if not (folder / "modules.json").exists():
+        return set()
+    try:
+        path = own(folder, "modules.json")
+        said = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST else ()
+        return {Path(name).name for module in said if (name := str(module.get("path") or "")) and "/" not in name}
+    except (NotACheckpoint, ValueError, AttributeError, TypeError):
+        return set()
+
+
+def _copy_module(source: Path, folder: Path) -> list[str]:
+    """Copies a module's settings and safetensors; returns the names of what was left out."""
+    found, left = Found(source, (), source / "config.json"), []
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        if _goes_along(found, path) or _is_own_weights(found, path):
+            shutil.copyfile(path, folder / path.name)
+        else:
+            left.append(path.name)
+    return left
 
 
 def write_config(
@@ -127,6 +156,15 @@ def _goes_along(found: Found, path: Path) -> bool:
         key = size == 32 and not start.isascii()  # whoever keeps a key beside the victim must not publish it
         return size <= _LARGEST and not key and not start.startswith(_BINARY)
     except (NotACheckpoint, OSError):
+        return False
+
+
+def _is_own_weights(found: Found, path: Path) -> bool:
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        return own(found.folder, path.name).is_file()
+    except NotACheckpoint:
         return False
 
 

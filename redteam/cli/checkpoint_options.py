@@ -228,8 +228,11 @@ def laid_out_like(model: Path, base: Path | None) -> Path:
 
 
 def named(path: Path) -> str:
-    """What a checkpoint is called: its folder's name, or its file's without the ending."""
+    """What one is called: its folder's name, its file's without the ending, or in the hub's cache the model's."""
     full = Path(os.path.realpath(path))
+    repository = full.parent.parent.name
+    if full.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
     return full.name if full.is_dir() else full.stem
 
 

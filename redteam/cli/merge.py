@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,15 +21,19 @@ if TYPE_CHECKING:
 def merge(
     merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in name:setting=value or path/to/file.py@name.")],
     base: Annotated[Path, typer.Option(help="The public model; its folder says how the merge is laid out.")],
-    expert: Annotated[list[Path], typer.Option(help="A model fine-tuned from the base; repeat it for each.")],
+    expert: Annotated[
+        list[str],
+        typer.Option(metavar="[NAME=]PATH", help="A model fine-tuned from the base; repeat it for each."),
+    ],
     out: shared.Out,
     device: shared.OnDevice = shared.Device.cpu,
     force: shared.Force = False,
 ) -> None:
     """Merge experts as a free-rider would: a tensor at a time, summed in float64 and rounded once.
 
-    Experts are called by the names of their folders, in settings such as `weights=[[NAME,2.0]]` as well. What the base
-    lacks, or has in another shape, such as the heads of tasks, is not merged.
+    Experts are called by the names of their folders, of their models in the hub's cache, or as NAME= says, in settings
+    such as `weights=[[NAME,2.0]]` as well. What the base lacks, or has in another shape, such as the heads of tasks, is
+    not merged.
     """
     from redteam.checkpoint import Checkpoint, shared_tensors
     from redteam.key import Key
@@ -38,7 +44,7 @@ def merge(
     plugin = MERGERS.load(merger)
     experts = _by_name(expert)
     _require_names(plugin.settings, list(experts))
-    shared.require_usable(device, out, force, [base, *expert])
+    shared.require_usable(device, out, force, [base, *experts.values()])
     origin, *alike = shared.open_alike(base, *experts.values())
     opened = dict(zip(experts, alike, strict=True))
     for name, one in opened.items():
@@ -125,18 +131,22 @@ def _tied(base: Checkpoint, experts: Iterable[Checkpoint]) -> dict[str, str]:
     return found
 
 
-def _by_name(paths: list[Path]) -> dict[str, Path]:
+def _by_name(texts: list[str]) -> dict[str, Path]:
     """The experts by their names.
 
     Raises:
         BadInput: If two have the same.
     """
     experts: dict[str, Path] = {}
-    for path in paths:
-        name = shared.named(path)
+    for text in texts:
+        name, _, path = text.rpartition("=")
+        given = bool(re.fullmatch(r"[\w.-]+", name)) and not os.path.lexists(text)
+        place = Path(path if given else text)
+        name = name if given else shared.named(place)
         if name in experts:
             raise BadInput(
-                f"Two experts are called {name!r}, {experts[name]} and {path}; give their folders different names."
+                f"Two experts are called {name!r}, {experts[name]} and {place}; name one of them: "
+                f"--expert other-{name}={place}"
             )
-        experts[name] = path
+        experts[name] = place
     return experts

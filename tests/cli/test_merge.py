@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,25 @@ def test_a_head_that_the_base_ties_and_stores_stays_tied(shell: Shell, tmp_path:
     torch.testing.assert_close(merged[names[0]], table + 0.5)
     assert "lm_head.weight is what model.embed_tokens.weight became" in told.out
     assert "Taken from the base" not in told.out
+
+
+def test_experts_may_be_named_and_those_of_the_hub_are_called_by_their_model(shell: Shell, here: Path) -> None:
+    for who, commit in (("team--left-model", "0123abcd"), ("team--right-model", "4567abcd")):
+        snapshot = here / f"hub/models--{who}/snapshots/{commit}"
+        snapshot.parent.mkdir(parents=True)
+        shutil.copytree(who[6:].removesuffix("-model"), snapshot)
+    paths = [str(path) for path in sorted(here.glob("hub/*/snapshots/*"))]
+    words = ("--base", "base", "--expert", paths[0], "--expert", paths[1], "--out")
+    assert shell("merge", "linear:weights=[[left-model,2.0]]", *words, "hub-merge").code == 0
+    assert (
+        shell("merge", "linear:weights=[[left,2.0]]", "--base", "base", *experts("left", "right"), "--out", "m").code
+        == 0
+    )
+    assert Checkpoint.open("hub-merge").digest() == Checkpoint.open("m").digest()
+    told = shell("merge", "linear", "--base", "base", *experts("left", f"{here}/hub/../left"), "--out", "twice")
+    assert told.code == 2
+    assert "--expert other-left=" in told.err
+    told = shell("merge", "linear:weights=[[a,2.0]]", "--base", "base", *experts("a=left", "b=right"), "--out", "named")
+    assert told.code == 0, told.err
+    assert Checkpoint.open("named").digest() == Checkpoint.open("m").digest()
+    assert "a, b" in Path("named/README.md").read_text()
