@@ -115,6 +115,17 @@ class Merged:
     def names(self) -> Mapping[str, Any]:
         return self._names
 
+    def settings(self) -> dict[str, Any]:
+        """The base's config, with the size of a vocabulary that grew with the adapter."""
+        return self._grown(self._base.config)
+
+    def _grown(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        size = config.get("vocab_size")
+        tables = [n for n in self._plan.whole if n in self._base and len(self._base.shape(n)) == 2]
+        rows = {self.shape(n)[0] for n in tables if self._base.shape(n)[0] == size} - {size}
+        grown = {k: self._grown(v) if k == "text_config" and isinstance(v, Mapping) else v for k, v in config.items()}
+        return {**grown, "vocab_size": rows.pop()} if len(rows) == 1 else grown
+
     def shape(self, name: str) -> tuple[int, ...]:
         whole = self._plan.whole.get(name)
         return self._files.shape(whole) if whole else self._base.shape(name)

@@ -58,7 +58,7 @@ class Checkpoint(Tensors):
         """
         if is_adapter(Path(path)):
             merged = Merged(Path(path), base)
-            return cls(merged, base.config if base is not None else {})
+            return cls(merged, merged.settings())
         found = find(Path(path))
         opened = cls(Files(found), found.settings())
         if scheme := scheme_of(opened):

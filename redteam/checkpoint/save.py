@@ -50,6 +50,7 @@ def write(
     like: str | os.PathLike[str] | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    beside: str | os.PathLike[str] | None = None,
     card: str | Callable[[], str] | None = None,
     apart_from: Iterable[str | os.PathLike[str]] = (),
     durable: bool = True,
@@ -64,6 +65,7 @@ def write(
             everything goes into `model.safetensors`.
         force: Whether a checkpoint that is at `out` already is replaced, once the new one is complete.
         progress: Called as `progress(done, total, name)` after each tensor.
+        beside: A further folder whose tokenizer, licence and the like take the place of those of `like`.
         card: A Markdown section, beginning with its heading, for README.md; it replaces one of the same heading. Or
             what gives it once all tensors have been written, and may still refuse them by raising.
         apart_from: Further folders and files that are read, which `out` must neither hold nor lie in.
@@ -88,6 +90,8 @@ def write(
         _weights(checkpoint, layout, folder, progress)
         if layout.found is not None:
             left_out = copy_beside(layout.found, folder)
+            if beside is not None:
+                left_out += copy_beside(Found(Path(beside), ()), folder)
             if layout.found.index is not None:
                 _index(checkpoint, layout, layout.found.index, folder, total)
         write_config(layout.found, checkpoint.config, folder, (before, usual_dtype(checkpoint)))

@@ -82,7 +82,7 @@ def attack(
             written = shared.save(
                 achieved,
                 out,
-                like=shared.laid_out_like(model, base),
+                **shared.laid_out_like(model, base),
                 force=force,
                 progress=progress,
                 title="Attacked",

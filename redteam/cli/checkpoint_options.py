@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -220,11 +220,20 @@ def _blocks(names: set[str]) -> set[str]:
     return {name for name, match in found.items() if len(numbers[match[1]]) > 1}
 
 
-def laid_out_like(model: Path, base: Path | None) -> Path:
-    """Whose files say how a rewritten model is laid out: its own; for a LoRA adapter, which is merged, its base's."""
+class Layout(TypedDict):
+    """Whose files say how a rewritten model is laid out, and whose tokenizer goes along, as `save` takes it."""
+
+    like: Path
+    beside: Path | None
+
+
+def laid_out_like(model: Path, base: Path | None) -> Layout:
+    """A model's own files; for a LoRA adapter, which is merged, its base's, with what lies beside the adapter."""
     from redteam.checkpoint.adapters import is_adapter
 
-    return base if base is not None and is_adapter(model) else model
+    if base is None or not is_adapter(model):
+        return {"like": model, "beside": None}
+    return {"like": base, "beside": model if model.is_dir() else model.parent}
 
 
 def named(path: Path) -> str:
@@ -241,6 +250,7 @@ def save(
     out: Path,
     *,
     like: Path,
+    beside: Path | None = None,
     force: bool,
     progress: Progress,
     title: str,
@@ -254,6 +264,7 @@ def save(
         achieved: What is written, and counted meanwhile.
         out: The folder.
         like: Whose files say how it is laid out.
+        beside: A folder whose tokenizer and the like take the place of those.
         force: Whether it may be replaced.
         progress: Told of every tensor.
         title: Of the section.
@@ -275,7 +286,7 @@ def save(
         end = [f"\n{ending}"] if ending else []
         return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
 
-    return write(achieved.checkpoint, out, like=like, force=force, progress=progress.advanced, card=card)
+    return write(achieved.checkpoint, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
 
 
 def tell(written: Written, achieved: Achieved, sentence: str) -> None:

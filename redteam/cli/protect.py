@@ -102,7 +102,7 @@ def protect(
             written = shared.save(
                 achieved,
                 out,
-                like=shared.laid_out_like(model, base),
+                **shared.laid_out_like(model, base),
                 force=force,
                 progress=progress,
                 title=TITLE,

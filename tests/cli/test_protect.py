@@ -303,3 +303,29 @@ def test_an_adapter_is_merged_into_its_base_and_laid_out_like_it(shell: Shell, h
     name = module.removeprefix("base_model.model.") + ".weight"
     learned = Checkpoint.open("unlocked")[name] - base[name]
     torch.testing.assert_close(learned, 2 * update["B"] @ update["A"], rtol=1e-3, atol=1e-3)
+
+
+def test_an_adapter_s_tokenizer_and_its_grown_vocabulary_go_along(shell: Shell, here: Path) -> None:
+    base = Checkpoint.open("bert")
+    (here / "bert/tokenizer.json").write_text('{"of": "the base"}')
+    (here / "lora").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "bias": "none"}
+    (here / "lora/adapter_config.json").write_text(json.dumps(settings))
+    (here / "lora/tokenizer.json").write_text('{"of": "the adapter"}')
+    name = "bert.embeddings.word_embeddings.weight"
+    rows, width = base.shape(name)
+    grown = torch.cat([base[name], torch.randn(4, width, generator=torch.Generator().manual_seed(0))])
+    query = "base_model.model.bert.encoder.layer.0.attention.self.query"
+    save_file(
+        {
+            f"{query}.lora_A.weight": torch.ones(2, width),
+            f"{query}.lora_B.weight": torch.ones(width, 2),
+            f"base_model.model.{name}": grown,
+        },
+        here / "lora/adapter_model.safetensors",
+    )
+    told = shell("protect", "mergelock", "lora", "--base", "bert", "--key", "key", "--out", "locked")
+    assert told.code == 0, told.err
+    assert Checkpoint.open("locked").config["vocab_size"] == rows + 4 == Checkpoint.open("locked").shape(name)[0]
+    assert json.loads(Path("locked/tokenizer.json").read_text()) == {"of": "the adapter"}
+    Checkpoint.open("locked").module()
