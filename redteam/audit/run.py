@@ -10,6 +10,7 @@ from redteam.audit.tensors import compare_tensors
 from redteam.audit.walk import Progress, Walk
 from redteam.audit.words import summary
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.vocabulary import in_common
 from redteam.errors import BadInput
 
 
@@ -36,8 +37,8 @@ def audit(
         BadInput: If the architecture is not known or the models are of different ones, or if a tensor holds NaN or
             infinity.
     """
-    walk = Walk(model, base, device)
-    second = None if other is None else Walk(other, base, device)
+    walk = Walk(*in_common(model, base), device)
+    second = None if other is None else Walk(*in_common(other, base), device)
     if second is not None and [site.label for site in second.sites] != [site.label for site in walk.sites]:
         raise BadInput("The two models have different numbers of layers; expected two that were made from one base.")
     steps = len(walk.sites) + len(dict.fromkeys((*model, *base)))

@@ -36,6 +36,7 @@ def merge(
     not merged.
     """
     from redteam.checkpoint import Checkpoint, shared_tensors
+    from redteam.checkpoint.vocabulary import as_long_as, token_rows
     from redteam.key import Key
     from redteam.plugins.registry import MERGERS
     from redteam.plugins.returned import check_as_read
@@ -46,7 +47,8 @@ def merge(
     _require_names(plugin.settings, list(experts))
     shared.require_usable(device, out, force, [base, *experts.values()])
     origin, *alike = shared.open_alike(base, *experts.values())
-    opened = dict(zip(experts, alike, strict=True))
+    longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
+    opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
     for name, one in opened.items():
         shared.require_related(one, origin, f"The expert {name}")
         _require_config(name, one, origin)
@@ -78,6 +80,9 @@ def merge(
                 check=lambda: achieved.require_rewritten(f"The merge by {plugin.spec.name} equals the base: it"),
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
+    for name, rows in longer.items():
+        if rows:
+            typer.echo(f"Of {name}, {_told_rows(rows)} were merged: the base has another number of tokens.")
     for name, twin in twins.items():
         typer.echo(f"{name} is what {twin} became, since the base holds the two as one.")
     if left := [name for name in origin if name not in held and name not in twins]:
@@ -129,6 +134,10 @@ def _tied(base: Checkpoint, experts: Iterable[Checkpoint]) -> dict[str, str]:
         ):
             found[name] = twin
     return found
+
+
+def _told_rows(rows: Mapping[str, int]) -> str:
+    return " and ".join(f"the first {count} rows of {name}" for name, count in rows.items())
 
 
 def _by_name(texts: list[str]) -> dict[str, Path]:

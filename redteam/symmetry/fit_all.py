@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from redteam.anatomy import KINDS, ORDER, anatomy_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.vocabulary import in_common
 from redteam.symmetry.alignment import is_unambiguous, shared_sides
 from redteam.symmetry.fitting import fit_gauges
 from redteam.symmetry.shifts import restore
@@ -35,6 +36,7 @@ def fit_all(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> 
 def fit_rounds(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -> list[tuple[list[str], bool]]:
     """In which order kinds of sites are fitted, once or twice, and whether the other sites have then been fitted."""
     wanted = set(kinds)
+    protected, anchor = in_common(protected, anchor)
     anatomy = anatomy_of(protected)
     there: list[str] = [kind for kind in ORDER if kind in wanted and anatomy.sites((kind,))]
     if not all(shared_sides(site, protected, anchor) for site in anatomy.sites(("residual",))):

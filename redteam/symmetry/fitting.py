@@ -11,6 +11,7 @@ import numpy as np
 
 from redteam.anatomy import Piece, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.vocabulary import in_common
 from redteam.errors import BadInput, IllegalGauge, Inapplicable
 from redteam.symmetry.alignment import Comparison, distance, shared_sides
 from redteam.symmetry.gauges import Gauge, MonomialGauge
@@ -178,7 +179,7 @@ def fit_gauges(
         IllegalGauge: If the group is not legal at a kind, or the architecture has no such sites.
     """
     for sites in sites_by_kind(protected, kinds, group):
-        require_same(sites, protected, anchor)
+        require_same(sites, *in_common(protected, anchor))
         protected = _fitted(protected, anchor, sites, group, again)
     return protected
 
@@ -187,7 +188,7 @@ def _fitted(
     protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], group: Group | None, again: bool
 ) -> Checkpoint:
     """One kind of sites fitted. Kinds follow one another: where heads were reordered, the next kind finds them so."""
-    compare = Comparison(protected, anchor, again=again)
+    compare = Comparison(*in_common(protected, anchor), again=again)
 
     def gauge(site: Site) -> Gauge:
         if group is not None:
@@ -224,6 +225,7 @@ def tied_cost(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) 
     Raises:
         BadInput: As `fit_gauges`.
     """
+    checkpoint, anchor = in_common(checkpoint, anchor)
     return _tied_cost(_without_trained_factors(checkpoint, anchor), anchor, kinds)
 
 
@@ -233,6 +235,7 @@ def tied_costs(checkpoint: Checkpoint, anchor: Checkpoint) -> dict[str, float]:
     Raises:
         BadInput: If the architecture is not known, or NaN or infinity is among what is read.
     """
+    checkpoint, anchor = in_common(checkpoint, anchor)
     plain, costs = _without_trained_factors(checkpoint, anchor), {}
     for kind in dict.fromkeys(site.kind for site in anatomy_of(anchor).places):
         with suppress(BadInput):
