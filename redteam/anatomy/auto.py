@@ -11,9 +11,6 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import NETWORK
 from redteam.errors import BadInput
 
-_ALSO = {"clip_text_model": "clip", "clip_vision_model": "clip", "siglip_text_model": "siglip"}
-_ALSO |= {"siglip_vision_model": "siglip"}
-
 
 def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | ArchitectureLike]:
     """The model type of a checkpoint and its description: by the config, or by the tensors' names where there is none.
@@ -21,7 +18,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | Archite
     Raises:
         BadInput: If neither is known.
     """
-    named = str(checkpoint.config.get(NETWORK, _ALSO.get(checkpoint.architecture, checkpoint.architecture)))
+    named = str(checkpoint.config.get(NETWORK, checkpoint.architecture))
     if named not in ARCHITECTURES:
         for point in entry_points(group="redteam.architectures", name=named):
             ARCHITECTURES[named] = point.load()

@@ -198,6 +198,22 @@ _T5_CROSS = replace(
 )
 
 
+_CLIP_BOTH = Network(
+    (replace(_CLIP_TEXT, defaults=_TEXT), replace(_CLIP_VISION, defaults=_TOWER)),
+    ((_TEXT_STREAM, ("text",)), (_VISION_STREAM, ("vision",))),
+)
+_SIGLIP_BOTH = Network(
+    (replace(_CLIP_TEXT, defaults=_TOWER), replace(_CLIP_VISION, defaults=_TOWER)),
+    ((_SIGLIP_STREAM, ("text",)),),
+)
+
+
+def _alone(both: Network, part: str) -> Network:
+    """One tower by itself, whose tensors may have names without its prefix. It gives out its stream, which stays."""
+    stack = next(stack for stack in both.stacks if stack.part == part)
+    return Network((replace(stack, prefixes=(*stack.prefixes, "")),))
+
+
 ARCHITECTURES: MutableMapping[str, Architecture | ArchitectureLike] = {
     "vit": replace(_VIT, prefixes=("vit.", "")),
     "deit": replace(_VIT, prefixes=("deit.", "")),
@@ -324,14 +340,12 @@ ARCHITECTURES: MutableMapping[str, Architecture | ArchitectureLike] = {
             ),
         ),
     ),
-    "clip": Network(
-        (replace(_CLIP_TEXT, defaults=_TEXT), replace(_CLIP_VISION, defaults=_TOWER)),
-        ((_TEXT_STREAM, ("text",)), (_VISION_STREAM, ("vision",))),
-    ),
-    "siglip": Network(
-        (replace(_CLIP_TEXT, defaults=_TOWER), replace(_CLIP_VISION, defaults=_TOWER)),
-        ((_SIGLIP_STREAM, ("text",)),),
-    ),
+    "clip": _CLIP_BOTH,
+    "clip_text_model": _alone(_CLIP_BOTH, "text"),
+    "clip_vision_model": _alone(_CLIP_BOTH, "vision"),
+    "siglip": _SIGLIP_BOTH,
+    "siglip_text_model": _alone(_SIGLIP_BOTH, "text"),
+    "siglip_vision_model": _alone(_SIGLIP_BOTH, "vision"),
     "open_clip": Network(
         (
             replace(

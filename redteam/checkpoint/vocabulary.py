@@ -15,7 +15,7 @@ def token_rows(one: Checkpoint, other: Checkpoint) -> dict[str, int]:
 
     They are told by the configs' `vocab_size`: heads of tasks have as many rows as labels, and nothing in common.
     """
-    here, there = _sizes(one.config), _sizes(other.config)
+    here, there = vocabulary_sizes(one.config), vocabulary_sizes(other.config)
     return {
         name: min(one.shape(name)[0], other.shape(name)[0])
         for name in one
@@ -53,6 +53,7 @@ def _cut(checkpoint: Checkpoint, rows: Mapping[str, int]) -> Checkpoint:
     return checkpoint.replace(cut)
 
 
-def _sizes(config: Mapping[str, Any]) -> set[int]:
+def vocabulary_sizes(config: Mapping[str, Any]) -> set[int]:
+    """How many tokens a config, or a part of it, says that there are."""
     parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
     return {size for part in parts if isinstance(size := part.get("vocab_size"), int)}

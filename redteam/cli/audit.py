@@ -35,12 +35,14 @@ def audit(
     not told from training.
     """
     from redteam.audit import audit as look
+    from redteam.checkpoint.parts import part_of
     from redteam.plugins.registry import AUDIT_REPORTS
 
     asked = writers(report or (), AUDIT_REPORTS)
     others = [] if other is None else [other]
     _require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = shared.open_alike(base, model, *others)
+    anchor = part_of(anchor, opened[0])
     names = (str(model), str(base), str(other or ""))
     shared.require_device(device)
     with shared.working() as shown:

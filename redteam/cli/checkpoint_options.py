@@ -144,9 +144,12 @@ def open_model(model: Path, base: Path | None, *, shapes: bool = True) -> tuple[
     Raises:
         BadInput: If they do not belong together.
     """
+    from redteam.checkpoint.parts import part_of
+
     if base is None:
         return named_alike(_opened(model))[0], None
     anchor, found = open_alike(base, model)
+    anchor = part_of(anchor, found)
     require_related(found, anchor, f"The model {model}", shapes=shapes)
     return found, anchor
 

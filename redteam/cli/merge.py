@@ -36,6 +36,7 @@ def merge(
     not merged.
     """
     from redteam.checkpoint import Checkpoint, shared_tensors
+    from redteam.checkpoint.parts import in_place, part_of, settings_of
     from redteam.checkpoint.vocabulary import as_long_as, token_rows
     from redteam.key import Key
     from redteam.plugins.registry import MERGERS
@@ -50,8 +51,10 @@ def merge(
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
     for name, one in opened.items():
-        shared.require_related(one, origin, f"The expert {name}")
-        _require_config(name, one, origin)
+        there = part_of(origin, one)
+        shared.require_related(one, there, f"The expert {name}")
+        _require_config(name, one.config, settings_of(origin.config, one.architecture))
+        opened[name] = in_place(one, origin)
     with shared.working() as progress:
         start = origin.cast(device=device)
         view = MergerView(
@@ -90,7 +93,7 @@ def merge(
     shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
 
 
-def _require_config(name: str, expert: Checkpoint, base: Checkpoint) -> None:
+def _require_config(name: str, expert: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Refuses an expert whose weights mean something else under the base's config, which the merge gets.
 
     Raises:
@@ -98,9 +101,9 @@ def _require_config(name: str, expert: Checkpoint, base: Checkpoint) -> None:
     """
     from redteam.checkpoint.configs import disagreements
 
-    if not (expert.config and base.config):
+    if not (expert and base):
         return
-    if found := disagreements(expert.config, base.config):
+    if found := disagreements(expert, base):
         told = "; ".join(f"{key} is {mine!r}, the base's {theirs!r}" for key, (mine, theirs) in found.items())
         raise BadInput(
             f"The expert {name} computes something else with its weights than the base would ({told}); a merge has the "
@@ -122,12 +125,15 @@ def _require_names(settings: Mapping[str, Any], experts: list[str]) -> None:
 
 
 def _tied(base: Checkpoint, experts: Iterable[Checkpoint]) -> dict[str, str]:
-    """Tensors that the base has twice, as a tied head that is stored, and some expert once: name → its twin."""
+    """A tied head that the base stores beside the embedding and some expert doesn't: name → its twin."""
     import torch
 
-    found: dict[str, str] = {}
-    for name in (n for n in base if any(n not in one for one in experts)):
-        alike = (n for n in base if n not in (name, *found) and base.shape(n) == base.shape(name))
+    from redteam.checkpoint.vocabulary import vocabulary_sizes
+
+    sizes, found = vocabulary_sizes(base.config), dict[str, str]()
+    tables = [name for name in base if len(base.shape(name)) == 2 and base.shape(name)[0] in sizes]
+    for name in (n for n in tables if any(n not in one for one in experts)):
+        alike = (n for n in tables if n not in (name, *found) and base.shape(n) == base.shape(name))
         twin = next((n for n in alike if torch.equal(base[n], base[name])), None)
         if twin is not None and all(
             torch.equal(one[name], one[twin]) for one in experts if name in one and twin in one

@@ -207,7 +207,7 @@ def test_a_head_that_the_base_ties_and_stores_stays_tied(shell: Shell, tmp_path:
     monkeypatch.chdir(tmp_path)
     draws = torch.Generator().manual_seed(0)
     table, matrix = torch.randn(7, 4, generator=draws), torch.randn(4, 4, generator=draws)
-    config = {"model_type": "llama", "tie_word_embeddings": True}
+    config = {"model_type": "llama", "tie_word_embeddings": True, "vocab_size": 7}
     names = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
     Checkpoint.of({"lm_head.weight": table, **dict(zip(names, (table, matrix), strict=True))}, config).save("base")
     Checkpoint.of(dict(zip(names, (table + 0.5, matrix - 1), strict=True)), config).save("expert")
