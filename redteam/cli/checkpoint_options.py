@@ -118,9 +118,15 @@ def require_usable(device: str, out: Path, force: bool, sources: Iterable[Path |
 
 
 def open_alike(base: Path, *models: Path) -> tuple[Checkpoint, ...]:
-    """The base, then the models made from it, under names that agree; an adapter is merged into the base."""
+    """The base, then the models made from it, under names that agree; an adapter is merged into the base.
+
+    Parts of the base's network keep their own (`redteam.checkpoint.parts`).
+    """
+    from redteam.checkpoint.parts import part_names
+
     anchor = _opened(base)
-    return named_alike(anchor, *(_opened(path, anchor) for path in models))
+    found = [_opened(path, anchor) for path in models]
+    return (anchor, *found) if any(part_names(one, anchor) for one in found) else named_alike(anchor, *found)
 
 
 def _opened(path: Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -289,7 +295,20 @@ def save(
         end = [f"\n{ending}"] if ending else []
         return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
 
-    return write(achieved.checkpoint, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
+    spelled = _as_spelled(achieved.checkpoint, like)
+    return write(spelled, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
+
+
+def _as_spelled(made: Checkpoint, like: Path) -> Checkpoint:
+    """Under the names that the tensors have in the files: those by which transformers saves them were ours alone."""
+    from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.modules import canonical_names
+    from redteam.checkpoint.sources import Files
+
+    if set(made) <= set(Files.find(like).names()):
+        return made
+    names = canonical_names(Checkpoint.open(like)) or {}
+    return made.renamed({names.get(name, name): name for name in made})
 
 
 def tell(written: Written, achieved: Achieved, sentence: str) -> None:
