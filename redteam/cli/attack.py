@@ -25,8 +25,12 @@ def attack(
     attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN)],
     model: shared.Model,
     out: shared.Out,
-    base: Annotated[Path | None, typer.Option(help="The public model that MODEL was fine-tuned from.")] = None,
-    key: Annotated[Path | None, typer.Option(metavar="FILE", help="For the key's holder: the key.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The public model that MODEL was fine-tuned from.", callback=shared.at_home)
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For the key's holder: the key.", callback=shared.at_home)
+    ] = None,
     defense: Annotated[
         str | None, typer.Option(help="For the key's holder: the defense as it was put on, settings and all.")
     ] = None,

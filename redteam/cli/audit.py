@@ -22,9 +22,12 @@ _LEGEND = (
 
 def audit(
     model: shared.Model,
-    base: Annotated[Path, typer.Option(help="The public model that it was made from.")],
+    base: Annotated[Path, typer.Option(help="The public model that it was made from.", callback=shared.at_home)],
     other: Annotated[
-        Path | None, typer.Option(help="A second model made from that base: do the two share their gauges?")
+        Path | None,
+        typer.Option(
+            help="A second model made from that base: do the two share their gauges?", callback=shared.at_home
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
     report: Pages = None,

@@ -33,12 +33,20 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+def at_home(path: Path | None) -> Path | None:
+    """A path in which `~` is the user's home, also where the shell left it alone (`--out=~/x`)."""
+    return None if path is None else path.expanduser()
+
+
 CHAIN = "As in name:setting=value or path/to/file.py@name; a+b for a chain."
 """Help on an argument that names a chain of plugins."""
 Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.")
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.", callback=at_home
+    ),
 ]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", callback=at_home)]
 OnDevice = Annotated[Device, typer.Option(help="Where to compute; what is written is the same within rounding.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
 _ON_THE_CPU = "leave --device out to compute on the CPU."

@@ -40,6 +40,10 @@ _INTERRUPTED = {
 }
 
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+"""What torch and the operating system say where memory is short."""
+
+
 class _Lazy(TyperCommand):
     """Stands in the help for a subcommand whose module is imported when it runs."""
 
@@ -150,5 +154,10 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, RedteamError):
         return f"Error: {text}"
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return "Error: there is not enough memory for this; free some, or run it on a larger machine."
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename or "the output of this command"
+        return f"Error: {where} cannot be read or written ({error.strerror}); name another place."
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"Internal error ({told.rstrip('.')}); run the command again with --debug and report what it prints."

@@ -15,12 +15,16 @@ from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
+    import torch
+
     from redteam.checkpoint import Checkpoint
 
 
 def merge(
     merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in name:setting=value or path/to/file.py@name.")],
-    base: Annotated[Path, typer.Option(help="The public model; its folder says how the merge is laid out.")],
+    base: Annotated[
+        Path, typer.Option(help="The public model; its folder says how the merge is laid out.", callback=shared.at_home)
+    ],
     expert: Annotated[
         list[str],
         typer.Option(metavar="[NAME=]PATH", help="A model fine-tuned from the base; repeat it for each."),
@@ -54,7 +58,7 @@ def merge(
         there = part_of(origin, one)
         shared.require_related(one, there, f"The expert {name}")
         _require_config(name, one.config, settings_of(origin.config, one.architecture))
-        opened[name] = in_place(one, origin)
+        opened[name] = _finite(name, in_place(one, origin), origin)
     with shared.working() as progress:
         start = origin.cast(device=device)
         view = MergerView(
@@ -67,7 +71,7 @@ def merge(
         if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
             # It has never seen the base; what it leaves out no expert shares.
             merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
-        merged = check_as_read(plugin, start, merged)
+        merged = check_as_read(plugin, start, _with_masks(merged, start))
         twins = _tied(origin, list(opened.values()))
         merged = merged.replace(merged.renamed(twins))
         with shared.read_ahead(merged.stored_as(origin)) as ready:
@@ -109,6 +113,35 @@ def _require_config(name: str, expert: Mapping[str, Any], base: Mapping[str, Any
             f"The expert {name} computes something else with its weights than the base would ({told}); a merge has the "
             "base's config, so name an expert with the same settings, or correct its config.json."
         )
+
+
+def _finite(name: str, expert: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """The expert, whose tensors raise BadInput when they are read and hold NaN or infinity that the base has not."""
+    from redteam.checkpoint import Checkpoint
+    from redteam.plugins.returned import is_finite
+
+    def read(tensor: str) -> torch.Tensor:
+        found = expert[tensor]
+        if not is_finite(found) and not (tensor in base and bool((found == base[tensor]).all())):
+            raise BadInput(f"The expert {name} holds NaN or infinity in {tensor!r}; fetch or train it again.")
+        return found
+
+    return Checkpoint.computed(expert.outline(), read, expert.config)
+
+
+def _with_masks(merged: object, base: Checkpoint) -> object:
+    """What a merger returned, where the base's own infinities (causal masks) stay: their differences are no numbers."""
+    from redteam.checkpoint import Checkpoint
+    from redteam.plugins.returned import is_finite
+
+    if not isinstance(merged, Checkpoint):
+        return merged
+
+    def read(name: str) -> torch.Tensor:
+        found = merged[name]
+        return base[name] if not is_finite(found) and name in base and not is_finite(base[name]) else found
+
+    return Checkpoint.computed(merged.outline(), read, merged.config)
 
 
 def _require_names(settings: Mapping[str, Any], experts: list[str]) -> None:
@@ -156,7 +189,7 @@ def _by_name(texts: list[str]) -> dict[str, Path]:
     for text in texts:
         name, _, path = text.rpartition("=")
         given = bool(re.fullmatch(r"[\w.-]+", name)) and not os.path.lexists(text)
-        place = Path(path if given else text)
+        place = Path(path if given else text).expanduser()
         name = name if given else shared.named(place)
         if name in experts:
             raise BadInput(

@@ -45,9 +45,14 @@ def protect(
     model: shared.Model,
     out: shared.Out,
     key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The key, 32 random bytes; made if there is no such file.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The key, 32 random bytes; made if there is no such file.", callback=shared.at_home
+        ),
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="The public model, for defenses that ask for it.")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The public model, for defenses that ask for it.", callback=shared.at_home)
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="SCENARIO", help="Where training data come from, for defenses that ask.")
     ] = None,

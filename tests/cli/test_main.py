@@ -142,3 +142,31 @@ def test_a_real_process_ends_with_the_code_and_the_sentence() -> None:
         == "Error: There is no plugin, plan, gauntlet or threat model called 'hungarain'; did you mean 'hungarian'?\n"
     )
     assert json.loads(process("list", "merger", "--json").stdout)[0]["kind"] == "merger"
+
+
+def test_output_that_cannot_be_written_is_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([REDTEAM, "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: the output of this command cannot be read or written (No space left")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_no_memory_is_a_sentence(redteam: Invoke, boom: Callable[[BaseException], None], error: Exception) -> None:
+    boom(error)
+    code, _, err = redteam("boom")
+    assert (code, err) == (2, "Error: there is not enough memory for this; free some, or run it on a larger machine.\n")
+
+
+def test_a_name_that_is_too_long_is_a_sentence(redteam: Invoke, tmp_path: Path) -> None:
+    out = str(tmp_path / ("x" * 300))
+    code, _, err = redteam("merge", "linear", "--base", str(tmp_path), "--expert", str(tmp_path), "--out", out)
+    assert code == 2
+    assert "(File name too long)" in err
+    assert "Internal" not in err

@@ -240,3 +240,33 @@ def test_experts_may_be_named_and_those_of_the_hub_are_called_by_their_model(she
     assert told.code == 0, told.err
     assert Checkpoint.open("named").digest() == Checkpoint.open("m").digest()
     assert "a, b" in Path("named/README.md").read_text()
+
+
+def with_bystanders(folder: str, mask: float = -torch.inf, **more: torch.Tensor) -> None:
+    """A causal mask and a tensor in 8 bits, which no merger should trip over."""
+    masks = {"mask": torch.full((4, 4), mask).triu(1), "scale8": torch.ones(3).to(torch.float8_e4m3fn)}
+    tensors = {**Checkpoint.open(folder), **masks, **more}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, f"{folder}/model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("merger", ["linear", "task-arithmetic", "ties"])
+def test_masks_and_narrow_floats_stand_by(shell: Shell, here: Path, merger: str) -> None:
+    for name in ("base", "left", "right"):
+        with_bystanders(name)
+    told = shell("merge", merger, "--base", "base", *experts("left", "right"), "--out", "out")
+    assert told.code == 0, told.err
+    merged, base = Checkpoint.open("out"), Checkpoint.open("base")
+    assert torch.equal(merged["mask"], base["mask"])
+    assert torch.equal(merged["scale8"].float(), base["scale8"].float())
+    assert merged.dtype("scale8") == torch.float8_e4m3fn
+
+
+def test_nan_is_blamed_on_the_expert_that_has_it(shell: Shell, here: Path) -> None:
+    name = "vit.layernorm.weight"
+    broken = Checkpoint.open("right")[name].clone()
+    broken[0] = torch.nan
+    with_bystanders("right", **{name: broken})
+    told = shell("merge", "linear", "--base", "base", *experts("left", "right"), "--out", "out")
+    assert told.code == 2
+    assert f"The expert right holds NaN or infinity in '{name}'" in told.err
+    assert not Path("out").exists()
