@@ -78,6 +78,13 @@ _LLAMA = Architecture(
         others=("*.rotary_emb.inv_freq",),
     ),
 )
+_MIXTRAL = replace(
+    _LLAMA,
+    up="layers.{layer}.block_sparse_moe.experts.{expert}.w3",
+    gate="layers.{layer}.block_sparse_moe.experts.{expert}.w1",
+    down="layers.{layer}.block_sparse_moe.experts.{expert}.w2",
+    router="layers.{layer}.block_sparse_moe.gate",
+)
 _Q_NORM, _K_NORM = "layers.{layer}.self_attn.q_norm", "layers.{layer}.self_attn.k_norm"
 _GEMMA2 = replace(
     _LLAMA,
@@ -316,13 +323,7 @@ ARCHITECTURES: MutableMapping[str, Architecture | ArchitectureLike] = {
         query_norm=_Q_NORM,
         key_norm=_K_NORM,
     ),
-    "mixtral": replace(
-        _LLAMA,
-        up="layers.{layer}.block_sparse_moe.experts.{expert}.w3",
-        gate="layers.{layer}.block_sparse_moe.experts.{expert}.w1",
-        down="layers.{layer}.block_sparse_moe.experts.{expert}.w2",
-        router="layers.{layer}.block_sparse_moe.gate",
-    ),
+    "mixtral": _MIXTRAL,
     "t5": Network(
         (_T5_ENCODER, _T5_DECODER, _T5_CROSS),
         (
@@ -332,7 +333,7 @@ ARCHITECTURES: MutableMapping[str, Architecture | ArchitectureLike] = {
                     norms=("encoder.final_layer_norm", "decoder.final_layer_norm"),
                     heads=("lm_head",),
                     others=tuple(
-                        f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+                        f"{stack}.block.*.layer.0.SelfAttention.relative_attention_bias.weight"
                         for stack in ("encoder", "decoder")
                     ),
                 ),
@@ -390,3 +391,30 @@ ARCHITECTURES: MutableMapping[str, Architecture | ArchitectureLike] = {
     "resnet": RESNET,
 }
 """Hugging Face names, as they are saved, and open_clip's."""
+
+ARCHITECTURES |= {
+    "electra": replace(
+        _BERT,
+        prefixes=("electra.", ""),
+        stream=replace(
+            _BERT_STREAM,
+            heads=("classifier.dense", "discriminator_predictions.dense", "generator_predictions.dense"),
+            others=("classifier.out_proj.*", "{prefix}embeddings.position_ids"),
+        ),
+    ),
+    "ernie": replace(_BERT, prefixes=("ernie.", "")),
+    "gemma": replace(_LLAMA, tied=True, offset=1.0),
+    "nemotron": replace(_LLAMA, centred=True, offset=1.0),
+    "stablelm": replace(_LLAMA, centred=True),
+    "phimoe": replace(_MIXTRAL, centred=True),
+}
+_SAME = {
+    "roberta": ("xlm-roberta", "camembert"),
+    "llama": ("granite", "smollm3", "arcee"),
+    "mistral": ("ministral3",),
+    "qwen2": ("seed_oss",),
+    "olmo2": ("exaone4", "olmo3"),
+    "cohere": ("cohere2",),
+    "t5": ("mt5", "umt5"),
+}
+ARCHITECTURES |= {name: ARCHITECTURES[like] for like, names in _SAME.items() for name in names}

@@ -20,6 +20,8 @@ networks = pytest.mark.parametrize("name", NETWORKS)
 kinds = pytest.mark.parametrize("kind", KINDS_OF_SITES)
 
 LLAMAS = {"llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "cohere", "mixtral"}
+LLAMAS |= {"granite", "smollm3", "nemotron", "arcee", "stablelm", "ministral3", "seed-oss", "gemma"}
+LLAMAS |= {"exaone4", "olmo3", "cohere2", "phimoe"}
 GROUPED = LLAMAS | {"gemma2", "gemma3", "gemma3-vision"}
 CENTRED = {
     "bert",
@@ -33,14 +35,22 @@ CENTRED = {
     "gpt-neox",
     "cohere",
     "gemma3-vision",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "ernie",
+    "nemotron",
+    "stablelm",
+    "cohere2",
+    "phimoe",
 }
 """Where a LayerNorm reads."""
 
 HAVE = {
-    "qk-norm": {"qwen3", "gemma3", "gemma3-vision", "olmo2"},
+    "qk-norm": {"qwen3", "gemma3", "gemma3-vision", "olmo2", "olmo3", "exaone4"},
     "queries": GROUPED,
-    "experts": {"mixtral"},
-    "norm": set(NETWORKS) - {"bert", "roberta", "resnet"},
+    "experts": {"mixtral", "phimoe"},
+    "norm": set(NETWORKS) - {"bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "resnet"},
     "residual": set(NETWORKS) - {"resnet", "gemma3-vision"},  # of which nobody has described the projector
     "heads": set(NETWORKS) - {"resnet"},
     "qk": set(NETWORKS) - {"resnet"},
@@ -126,7 +136,16 @@ def test_it_is_recognised_without_a_config(name):
     checkpoint = network(name).checkpoint
     expected, _ = architecture_of(checkpoint)
     found, _ = architecture_of(Checkpoint.of(dict(checkpoint), {}))
-    same_names = [{"llama", "mistral", "qwen2"}, {"clip", "siglip"}]
+    llama = {"llama", "mistral", "qwen2", "granite", "smollm3", "arcee", "ministral3", "seed_oss", "gemma"}
+    same_names = [
+        llama | {"nemotron", "stablelm"},
+        {"clip", "siglip"},
+        {"roberta", "xlm-roberta", "camembert"},
+        {"olmo2", "exaone4", "olmo3"},
+        {"cohere", "cohere2", "llama"},
+        {"t5", "mt5", "umt5"},
+        {"mixtral", "phimoe"},
+    ]
     assert found == expected or any({found, expected} <= names for names in same_names)
 
 

@@ -10,10 +10,11 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, Scaling, certify, random_shifts, sample_gauges
-from redteam.symmetry.certificate import LIMITS, _change, _outputs
+from redteam.symmetry.certificate import LIMITS
 from redteam.symmetry.fitting import moved, sites_by_kind
 from redteam.symmetry.groups import largest_legal_group
 from redteam.symmetry.inputs import random_inputs
+from redteam.symmetry.running import run_network
 from tests.zoo import NETWORKS as ZOO
 from tests.zoo import network
 
@@ -184,15 +185,15 @@ def test_inputs_are_made_up_for_every_kind_of_network(kind, tmp_path):
     drawn = random_inputs(checkpoint, seed=3)
     assert set(drawn) == wanted
     assert all(torch.equal(drawn[key], value) for key, value in random_inputs(checkpoint, seed=3).items())
-    found = _outputs(checkpoint, [drawn], torch.float64)
-    assert found
-    assert all(bool(x.isfinite().all()) for x in found)
+    found = run_network(checkpoint, [drawn], torch.float64)
+    assert found.outputs
+    assert all(bool(x.isfinite().all()) for x in found.outputs)
     if kind == "clip":
-        assert [tuple(x.shape) for x in found] == [(4, 4), (4, 4)], "both tables of logits, and nothing else"
+        assert [tuple(x.shape) for x in found.outputs] == [(4, 4), (4, 4)], "both tables of logits, and nothing else"
     other = checkpoint.replace(
         {n: t + t.abs() * t.roll(1, 0).sign() for n, t in checkpoint.items() if t.is_floating_point() and t.ndim == 2}
     )
-    assert _change(found, _outputs(other, [drawn], torch.float64)) > 1e-6
+    assert run_network(other, [drawn], torch.float64).change(found) > 1e-6
 
 
 def test_a_config_that_says_nothing_asks_for_inputs(vit):
