@@ -92,6 +92,35 @@ NETWORKS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "camembert": ("CamembertForSequenceClassification", "CamembertConfig", TEXT),
     "electra": ("ElectraForSequenceClassification", "ElectraConfig", TEXT | {"embedding_size": 24}),
     "ernie": ("ErnieForSequenceClassification", "ErnieConfig", TEXT),
+    "mpnet": ("MPNetForSequenceClassification", "MPNetConfig", TEXT),
+    "distilbert": (
+        "DistilBertForSequenceClassification",
+        "DistilBertConfig",
+        {"vocab_size": 30, "dim": 24, "n_layers": 2, "n_heads": 4, "hidden_dim": 20, "max_position_embeddings": 32},
+    ),
+    "dinov2": (
+        "Dinov2ForImageClassification",
+        "Dinov2Config",
+        {key: value for key, value in PICTURES.items() if key != "intermediate_size"},
+    ),
+    "helium": ("HeliumForCausalLM", "HeliumConfig", GROUPED | {"head_dim": 6}),
+    "ernie4-5": ("Ernie4_5ForCausalLM", "Ernie4_5Config", GROUPED | {"head_dim": 8}),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", GROUPED),
+    "phi": ("PhiForCausalLM", "PhiConfig", GROUPED | {"hidden_size": 32}),
+    "glm": ("GlmForCausalLM", "GlmConfig", GROUPED | {"head_dim": 8}),
+    "glm4": ("Glm4ForCausalLM", "Glm4Config", GROUPED | {"head_dim": 8}),
+    "apertus": ("ApertusForCausalLM", "ApertusConfig", GROUPED),
+    "gpt-neo": (
+        "GPTNeoForCausalLM",
+        "GPTNeoConfig",
+        {"vocab_size": 30, "hidden_size": 24, "num_layers": 2, "num_heads": 4, "intermediate_size": 20}
+        | {"max_position_embeddings": 32, "attention_types": [[["global"], 2]], "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "qwen3-moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        GROUPED | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20},
+    ),
     "granite": ("GraniteForCausalLM", "GraniteConfig", GROUPED),
     "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", GROUPED),
     "nemotron": ("NemotronForCausalLM", "NemotronConfig", GROUPED | {"hidden_size": 32}),
@@ -187,7 +216,7 @@ def _inputs(name: str) -> dict[str, Tensor]:
     pictures = torch.from_numpy(draws.standard_normal((3, 3, 8, 8)))
     if name == "open-clip":
         return {"image": pictures, "text": tokens[0]}
-    if name in ("vit", "deit", "resnet"):
+    if name in ("vit", "deit", "dinov2", "resnet"):
         return {"pixel_values": pictures}
     if name in ("clip", "siglip"):
         return {"input_ids": tokens[0], "pixel_values": pictures}

@@ -150,7 +150,8 @@ class Architecture:
         prefixes: What may stand before every template, tried in this order.
         config: Keys that lead to this stack's part of the config; a level that is not there is passed over.
         part: Tells the stacks of a network apart in labels.
-        layers, width, heads, neurons, experts: Keys of the config.
+        layers, width, heads, neurons: Keys of the config.
+        experts: Keys of the config that may hold their number.
         kv_heads: Key of the config; as many as there are heads where the config lacks it.
         head_width: Key of the config; width / heads where the config lacks it.
         fixed_head_width: Whether the network takes width / heads, whatever the config says.
@@ -202,7 +203,7 @@ class Architecture:
     head_width: str = "head_dim"
     fixed_head_width: bool = False
     neurons: str = "intermediate_size"
-    experts: str = "num_local_experts"
+    experts: tuple[str, ...] = ("num_local_experts", "num_experts")
     activation: tuple[str, ...] = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
     defaults: Mapping[str, int] = field(default_factory=dict)
     centred: bool = True

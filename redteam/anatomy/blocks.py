@@ -56,7 +56,8 @@ class Blocks:
         self._size_heads()
         self.gated = self._has(architecture.gate)
         self.neurons = self.number(architecture.neurons, self._down()[1]) if architecture.down else 0
-        self.experts = self.number(architecture.experts) if architecture.router else 0
+        told = next((key for key in architecture.experts if self._given(key) is not None), architecture.experts[0])
+        self.experts = self.number(told) if architecture.router else 0
         scaled = architecture.layer_scale is not None and self.prefix + architecture.layer_scale in checkpoint
         self.centred_writes = architecture.centred and not scaled
 
