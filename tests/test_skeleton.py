@@ -9,7 +9,7 @@ from torch import nn
 from redteam.checkpoint import Checkpoint, modules
 from redteam.checkpoint.skeleton import sources
 from redteam.errors import BadInput, NotACheckpoint
-from tests.zoo import NETWORKS, network
+from tests.zoo import THOROUGH, network
 
 
 def logits(module: nn.Module, inputs: dict[str, torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
@@ -28,7 +28,7 @@ def moved(checkpoint: Checkpoint) -> Checkpoint:
     return Checkpoint.of(changed, checkpoint.config)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", THOROUGH)
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.float64, torch.bfloat16])
 def test_the_second_network_of_a_kind_is_bit_for_bit_what_the_library_loads(
     name: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
@@ -62,7 +62,7 @@ def test_the_second_network_of_a_kind_is_bit_for_bit_what_the_library_loads(
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_two_networks_share_nothing_that_can_change(name: str) -> None:
     checkpoint = network(name).checkpoint
     before = checkpoint.digest()
@@ -168,7 +168,7 @@ def test_layers_are_found_by_the_names_that_the_checkpoint_has() -> None:
     assert set(modules.parameter_names(mixtral)) == set(mixtral)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_weights_go_back_under_the_names_they_came_with(name: str) -> None:
     checkpoint = network(name).checkpoint
     trained = moved(checkpoint).module(torch.float64)

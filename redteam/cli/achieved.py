@@ -36,13 +36,17 @@ class Achieved:
         self._made, self._before, self._base = made, before, base
         self._untouched: defaultdict[str, int] = defaultdict(int)
         self._touched: set[str] = set()
+        self._reshaped = False
         self._squares = [0.0, 0.0, 0.0]  # of the base, of the distance before and of the distance after
 
     @property
     def distances(self) -> tuple[float, float] | None:
-        """‖before − base‖ and ‖after − base‖ over ‖base‖, over the tensors of one shape; None without a base."""
+        """‖before − base‖ and ‖after − base‖ over ‖base‖, over the tensors of one shape; None without a base.
+
+        None, too, where shapes changed, which no distance tells.
+        """
         whole, before, after = self._squares
-        return (math.sqrt(before / whole), math.sqrt(after / whole)) if whole else None
+        return (math.sqrt(before / whole), math.sqrt(after / whole)) if whole and not self._reshaped else None
 
     @property
     def left(self) -> dict[str, int]:
@@ -90,6 +94,7 @@ class Achieved:
         self.total += 1
         part = name.partition(".")[0]
         alike = name in self._before and self._before.shape(name) == tuple(tensor.shape)
+        self._reshaped |= not alike
         old = self._before[name] if alike else None
         if old is not None and torch.equal(old.to(tensor.dtype), tensor):
             self._untouched[part] += 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli import opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput
 
@@ -59,9 +60,9 @@ def attack(
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     shared.require_usable(device, out, force, [model, base, key])
     widened = chain.any(lambda spec: spec.changes_architecture)
-    protected, anchor = shared.open_model(model, base, shapes=not widened)
+    protected, anchor = opening.open_model(model, base, shapes=not widened)
     secret: Secret | None = None if key is None else read_key(key)
-    _require_key(model, lock, secret)
+    key_told = _key_told(model, lock, secret)
 
     def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
         return remove(lock.links if lock else (), checkpoint, exact, key)
@@ -90,14 +91,14 @@ def attack(
                 force=force,
                 progress=progress,
                 title="Attacked",
-                rows={"attack": f"`{chain.text}`", "base": "none" if base is None else shared.named(base)},
+                rows={"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)},
                 check=lambda: _require_effect(chain, achieved, what),
                 ending="A lock against merging may have been taken off the weights.",
             )
     kept = all(link.spec.keeps_function for link in chain.links)
     outputs = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
-    if achieved.distances is None and secret is not None:
+    if achieved.distances is None and secret is not None and not key_told:
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
@@ -110,8 +111,8 @@ def _require_effect(chain: Pipeline, achieved: Achieved, what: str) -> None:
         achieved.require_nearer(what)
 
 
-def _require_key(model: Path, lock: Pipeline | None, secret: Secret | None) -> None:
-    """Refuses a key or a defense that the model's card says is another.
+def _key_told(model: Path, lock: Pipeline | None, secret: Secret | None) -> bool:
+    """Whether the model's card says that key and defense are the right ones.
 
     Raises:
         BadInput: If its fingerprint differs.
@@ -121,12 +122,13 @@ def _require_key(model: Path, lock: Pipeline | None, secret: Secret | None) -> N
 
     said = card_row(model, TITLE, FINGERPRINT)
     if lock is None or secret is None or said is None:
-        return
+        return False
     if said != fingerprint(lock, secret):
         raise BadInput(
             f"The card of {model} says that it was locked under another key or by another defense than {lock.text} "
             f"({FINGERPRINT}: {said}); give --key and --defense as they were, settings and all."
         )
+    return True
 
 
 def _require_grants(chain: Pipeline, text: str, held: list[Needs]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli import opening
 from redteam.cli.outputs import Pages, writers
 from redteam.errors import UnwritableOutput
 
@@ -44,7 +45,7 @@ def audit(
     asked = writers(report or (), AUDIT_REPORTS)
     others = [] if other is None else [other]
     _require_apart([path for path, _ in asked], [model, base, *others])
-    anchor, *opened = shared.open_alike(base, model, *others)
+    anchor, *opened = opening.open_alike(base, model, *others)
     anchor = part_of(anchor, opened[0])
     names = (str(model), str(base), str(other or ""))
     shared.require_device(device)

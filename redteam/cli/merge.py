@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli import opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, UnknownName
 
@@ -51,12 +52,12 @@ def merge(
     experts = _by_name(expert)
     _require_names(plugin.settings, list(experts))
     shared.require_usable(device, out, force, [base, *experts.values()])
-    origin, *alike = shared.open_alike(base, *experts.values())
+    origin, *alike = opening.open_alike(base, *experts.values())
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
     for name, one in opened.items():
         there = part_of(origin, one)
-        shared.require_related(one, there, f"The expert {name}")
+        opening.require_related(one, there, f"The expert {name}")
         _require_config(name, one.config, settings_of(origin.config, one.architecture))
         opened[name] = _finite(name, in_place(one, origin), origin)
     with shared.working() as progress:
@@ -83,7 +84,7 @@ def merge(
                 force=force,
                 progress=progress,
                 title="Merged",
-                rows={"merger": f"`{plugin.canonical}`", "base": shared.named(base), "experts": ", ".join(experts)},
+                rows={"merger": f"`{plugin.canonical}`", "base": opening.named(base), "experts": ", ".join(experts)},
                 check=lambda: achieved.require_rewritten(f"The merge by {plugin.spec.name} equals the base: it"),
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
@@ -122,9 +123,11 @@ def _finite(name: str, expert: Checkpoint, base: Checkpoint) -> Checkpoint:
 
     def read(tensor: str) -> torch.Tensor:
         found = expert[tensor]
-        if not is_finite(found) and not (tensor in base and bool((found == base[tensor]).all())):
-            raise BadInput(f"The expert {name} holds NaN or infinity in {tensor!r}; fetch or train it again.")
-        return found
+        if is_finite(found) or (
+            tensor in base and base.shape(tensor) == found.shape and bool((found == base[tensor]).all())
+        ):
+            return found
+        raise BadInput(f"The expert {name} holds NaN or infinity in {tensor!r}; fetch or train it again.")
 
     return Checkpoint.computed(expert.outline(), read, expert.config)
 
@@ -190,7 +193,7 @@ def _by_name(texts: list[str]) -> dict[str, Path]:
         name, _, path = text.rpartition("=")
         given = bool(re.fullmatch(r"[\w.-]+", name)) and not os.path.lexists(text)
         place = Path(path if given else text).expanduser()
-        name = name if given else shared.named(place)
+        name = name if given else opening.named(place)
         if name in experts:
             raise BadInput(
                 f"Two experts are called {name!r}, {experts[name]} and {place}; name one of them: "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli import opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, NotACheckpoint
 
@@ -85,7 +86,7 @@ def protect(
 
     chain = Pipeline.load(DEFENSES, defense, Path())
     shared.require_usable(device, out, force, [model, base])
-    victim, given = shared.open_model(model, base)
+    victim, given = opening.open_model(model, base)
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
     secret, new = _key_for(chain, key, out)
     with shared.working() as progress:

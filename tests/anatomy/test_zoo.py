@@ -13,10 +13,11 @@ from redteam.key import Key
 from redteam.symmetry import GROUPS as CLASSES
 from redteam.symmetry import PositiveScaling, at, fit_gauges, largest_legal_group, random_shifts, restore, sample_gauges
 from redteam.symmetry.fitting import moved
-from tests.zoo import NETWORKS, network
+from tests.zoo import NETWORKS, THOROUGH, network
 
 KEY = Key.derive(seed=0, index=0, name="zoo")
 networks = pytest.mark.parametrize("name", NETWORKS)
+thorough = pytest.mark.parametrize("name", THOROUGH)
 kinds = pytest.mark.parametrize("kind", KINDS_OF_SITES)
 
 LLAMAS = {"llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "cohere", "mixtral"}
@@ -107,7 +108,7 @@ def test_a_legal_lock_keeps_the_function_and_comes_off_again(name, kind):
 
 
 @kinds
-@networks
+@thorough
 def test_what_is_not_legal_is_refused_and_would_change_the_function(name, kind):
     case, sites = network(name), sites_of(name, kind)
     for group in (group for group in GROUPS if group not in sites[0].legal):
@@ -125,7 +126,7 @@ def test_what_is_not_legal_is_refused_and_would_change_the_function(name, kind):
         assert any(case.change(found, **exactly(kind)) > 1e-6 for found in forced), group
 
 
-@networks
+@thorough
 def test_shifts_keep_the_function_and_come_off_again(name):
     case = network(name)
     there = [kind for kind in KINDS if anatomy_of(case.checkpoint).sites((kind,))]
@@ -135,7 +136,7 @@ def test_shifts_keep_the_function_and_come_off_again(name):
     assert size(restore(shifted, case.checkpoint, there), case.checkpoint) <= 1e-10 * size(case.checkpoint)
 
 
-@networks
+@thorough
 def test_it_is_recognised_without_a_config(name):
     """By names; sizes that nothing but the config tells are asked for in a sentence."""
     checkpoint = network(name).checkpoint

@@ -61,6 +61,13 @@ def test_a_chain_restores_shapes_first(shell: Shell, here: Path) -> None:
     assert away("fitted", "victim") < 0.5 * away("base", "victim")
 
 
+def test_shapes_alone_are_restored(shell: Shell, here: Path) -> None:
+    assert shell("protect", "split-neurons", "victim", "--key", "key", "--out", "wide").code == 0
+    told = shell("attack", "shape-restore", "wide", "--base", "base", "--out", "restored")
+    assert told.code == 0, told.err
+    assert away("restored", "victim") < 0.5 * away("base", "victim")
+
+
 @pytest.mark.parametrize("defense", KEYED)
 def test_the_keys_holder_gets_the_model_back(shell: Shell, here: Path, defense: str) -> None:
     given = ("--base", "base") if "noise" in defense else ()
