@@ -117,5 +117,5 @@ class TestStrangers:
         assert polar > 0.9
         assert none < 0.5
         planted = [c for c in results["controls"] if (c["control"], c["attack"]) == ("planted", "polar")]
-        assert len(planted) == 2
+        assert {control["site"] for control in planted} == {"qk", "vo", "all claims at once"}
         assert all(control["passed"] for control in planted), planted

@@ -99,8 +99,6 @@ def test_every_registered_claim_comes_off(once: Callable[..., Any], toys: Any, a
     assert failed == []
     # What it does not undo it undoes in part, unless it loses all that the victim adds without a lock as well: on BERT
     # that is 0.07 of the accuracy, and untied alignment leaves nothing of it.
-    spares = {
-        c.attack for c in done.results.cells if c.scores.theft is not None and c.scores.theft >= THRESHOLDS.stolen
-    }
+    spares = {c.attack for c in done.results.cells if (c.scores.get("theft") or 0.0) >= THRESHOLDS.stolen}
     assert all(c.partial for c in planted if not c.passed and c.attack in spares)
     assert ("anchor-alignment" in spares) == (architecture == "vit")
