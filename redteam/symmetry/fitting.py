@@ -270,9 +270,10 @@ def sites_by_kind(checkpoint: Checkpoint, kinds: Iterable[str], group: Named | N
     for kind in dict.fromkeys(kinds):
         sites = anatomy.sites((kind,))
         if not sites:
+            there = ", ".join(dict.fromkeys(site.kind for site in anatomy.places))
             raise IllegalGauge(
-                f"The architecture {checkpoint.architecture!r} has no sites of the kind {kind!r} in this checkpoint; "
-                "leave that kind out."
+                f"The architecture {checkpoint.architecture!r} has no sites of the kind {kind!r} in this checkpoint, "
+                f"only of {there}; choose among those, or take a plugin for them."
             )
         for site in sites:
             if group is not None:
