@@ -10,7 +10,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.achieved import Achieved
-from redteam.errors import BadInput
+from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
@@ -36,6 +36,9 @@ def attack(
         str | None, typer.Option(help="For the key's holder: the defense as it was put on, settings and all.")
     ] = None,
     device: shared.OnDevice = shared.Device.cpu,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="Run both networks, and say how far the outputs lie apart.")
+    ] = False,
     force: shared.Force = False,
 ) -> None:
     """Try to take a lock off a checkpoint, from its weights and the base's.
@@ -96,12 +99,30 @@ def attack(
                 ending="A lock against merging may have been taken off the weights.",
             )
     kept = all(link.spec.keeps_function for link in chain.links)
-    outputs = "its outputs are those of the locked model up to rounding" if kept else "its outputs may have changed"
+    outputs = "its outputs may have changed"
+    if kept:
+        outputs = "by what is known of its architecture its outputs are those of the locked model up to rounding"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
+    if certify:
+        typer.echo(_certified(protected, out))
     if achieved.distances is None and secret is not None and not key_told:
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+
+
+def _certified(protected: Checkpoint, out: Path) -> str:
+    """How far the outputs of what was written lie from those of the locked model."""
+    import torch
+
+    from redteam.checkpoint import Checkpoint
+    from redteam.symmetry import prove
+
+    try:
+        proof = prove(protected.cast(torch.float64), Checkpoint.open(out).canonical().cast(torch.float64))
+    except (BadInput, NotACheckpoint) as error:
+        return f"Not certified: {error}"
+    return f"Run in float64, its outputs differ from the locked model's by {proof.change:.1e} of their size."
 
 
 def _require_effect(chain: Pipeline, achieved: Achieved, what: str) -> None:

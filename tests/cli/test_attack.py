@@ -49,6 +49,16 @@ def test_the_gauge_fit_takes_the_lock_off(shell: Shell, here: Path) -> None:
     assert "`gauge-fit`" in Path("fitted/README.md").read_text()
     assert "## Attacked" in Path("fitted/README.md").read_text()
     assert "outputs are those of the locked model" in told.out
+    assert "Run in float64" not in told.out
+    told = shell("attack", "gauge-fit", "locked", "--base", "base", "--out", "certified", "--certify")
+    assert told.code == 0, told.err
+    found = re.search(r"differ from the locked model's by (\S+) of", told.out)
+    assert found is not None
+    assert float(found[1]) < 1e-5
+    told = shell("attack", "graft", "locked", "--base", "base", "--out", "grafted", "--certify")
+    found = re.search(r"differ from the locked model's by (\S+) of", told.out)
+    assert found is not None
+    assert float(found[1]) > 1e-2, "an attack that does not keep the function"
 
 
 def test_a_chain_restores_shapes_first(shell: Shell, here: Path) -> None:
