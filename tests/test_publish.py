@@ -412,6 +412,15 @@ def test_a_stop_after_the_folder_has_its_name_is_too_late(
     assert signal.getsignal(number) is before
 
 
+def test_a_folder_with_a_key_is_not_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    Checkpoint.of({"a": torch.zeros(3)}, {}).save(out)
+    write_key(out / "other.key")
+    with pytest.raises(UnwritableOutput, match="looks like a key"):
+        write(Checkpoint.of({"a": torch.ones(3)}, {}), out, force=True)
+    assert (out / "other.key").stat().st_size == 32
+
+
 def test_a_repository_is_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     Checkpoint.of({"a": torch.zeros(3)}, {}).save(out)

@@ -43,6 +43,8 @@ _COUNTS = (
 """Settings that change what weights compute: activations, norms, positions, heads, scales, tying. The rest, such as
 labels, dropout and token ids, may differ between a base and what was trained from it."""
 _ALIKE = {"tie_encoder_decoder", "initializer_range"}
+_SPELT = {"swish": "silu", "gelu_python": "gelu"}
+"""Two names of one function."""
 _PARTS = ("_config", "_cfg", "rope_parameters", "rope_scaling")
 
 
@@ -66,4 +68,4 @@ def _settings(config: Mapping[str, Any], above: str = "", counts: bool = False) 
         if isinstance(value, Mapping) and (key.endswith(_PARTS) or counts):
             yield from _settings(value, f"{name}.", counts or key in _PARTS)
         elif known and key not in _ALIKE and not isinstance(value, Mapping):
-            yield name, float(value) if isinstance(value, (int, float)) else value
+            yield name, _SPELT.get(value, value) if isinstance(value, str) else value

@@ -102,6 +102,7 @@ def attack(
     outputs = "its outputs may have changed"
     if kept:
         outputs = "by what is known of its architecture its outputs are those of the locked model up to rounding"
+    outputs = "how far its outputs moved follows" if certify else outputs
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
     if certify:
         typer.echo(_certified(protected, out))

@@ -24,16 +24,18 @@ class Proof:
 
     Attributes:
         change: `max|Δ| / max|output|` in float64, the largest over the outputs.
+        states: The same of what an encoder hands to its decoder.
         unproven: Weights of the blocks that the inputs never reached: what a rewrite did to them has not been seen.
     """
 
     change: float
     unproven: tuple[str, ...] = ()
+    states: float = 0.0
 
     @property
     def holds(self) -> bool:
         """Whether the function was kept, as far as all blocks' weights go."""
-        return self.change <= EXACT and not self.unproven
+        return self.change <= EXACT and self.states <= EXACT and not self.unproven
 
     def __str__(self) -> str:
         """A sentence."""
@@ -41,6 +43,11 @@ class Proof:
             return (
                 f"It changes what this network computes: the outputs by {self.change:.2g} of their size in float64, "
                 f"where a rewrite that keeps the function stays under {EXACT:.0e}."
+            )
+        if not self.states <= EXACT:
+            return (
+                f"It keeps the logits and changes the encoder's states by {self.states:.2g} of their size, which other "
+                "networks of these weights give out."
             )
         if self.unproven:
             names = ", ".join(self.unproven[:3]) + (", …" if len(self.unproven) > 3 else "")
@@ -58,14 +65,16 @@ def prove(before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *
         seed: Of the random inputs.
 
     Raises:
-        BadInput: If no inputs can be made up, the network does not run on them, or memory does not suffice.
+        BadInput: If no inputs can be made up, the network does not run on them or gives NaN, or memory is short.
         NotACheckpoint: If the network cannot be built, or has no place for a tensor.
     """
     _require_memory(before)
     tried = inputs_for(before, inputs, seed)
     exact = run_network(before, tried, torch.float64)
+    if not exact.finite:
+        raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     found = run_network(after, tried, torch.float64)
-    return Proof(found.change(exact), _unproven(exact))
+    return Proof(found.change(exact), _unproven(exact), found.change_of_states(exact))
 
 
 def _require_memory(checkpoint: Checkpoint) -> None:

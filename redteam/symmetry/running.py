@@ -30,16 +30,31 @@ class Ran:
 
     Attributes:
         outputs: float64, on the CPU, for all inputs: the logits where there are some, else all that it gives out.
+        states: The same, of what an encoder hands to its decoder, which networks of the same weights give out.
         unread: Its floating parameters that no operation took, by the network's own names.
     """
 
     outputs: tuple[Tensor, ...]
     unread: tuple[str, ...]
+    states: tuple[Tensor, ...] = ()
 
     def change(self, exact: Ran) -> float:
         """`max|Δ| / max|output|` against another run on the same inputs, the largest over the outputs."""
-        changes = ((x - y).abs().max() / y.abs().max() for x, y in zip(self.outputs, exact.outputs, strict=True))
-        return max((float(change.nan_to_num(nan=math.inf)) for change in changes), default=math.inf)
+        return _change(self.outputs, exact.outputs, math.inf)
+
+    def change_of_states(self, exact: Ran) -> float:
+        """As `change`, of the encoder's states; 0 where there are none."""
+        return _change(self.states, exact.states, 0.0)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all outputs are."""
+        return all(bool(x.isfinite().all()) for x in self.outputs)
+
+
+def _change(here: Sequence[Tensor], there: Sequence[Tensor], default: float) -> float:
+    changes = ((x - y).abs().max() / y.abs().max() for x, y in zip(here, there, strict=True))
+    return max((float(change.nan_to_num(nan=math.inf)) for change in changes), default=default)
 
 
 def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[Inputs]:
@@ -76,6 +91,7 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
         network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
     outputs: list[Tensor] = []
+    states: list[Tensor] = []
     with torch.no_grad(), exact, _Reading() as reading:
         for inputs in tried:
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
@@ -85,7 +101,8 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 raise BadInput(f"The network does not run on {', '.join(given)} ({why}).") from error
             outputs += [x.to(torch.float64) for x in (_counted(found) if whole else _streams(found)).values()]
-    return Ran(tuple(outputs), reading.passed_over(network))
+            states += [x.to(torch.float64) for name, x in found.items() if name == "encoder_last_hidden_state"]
+    return Ran(tuple(outputs), reading.passed_over(network), tuple(states))
 
 
 def _built(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, bool]:

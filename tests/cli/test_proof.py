@@ -219,3 +219,16 @@ def test_what_does_not_fit_into_memory_is_said_before(
     monkeypatch.setattr("redteam.symmetry.proof._BYTES", 2**50)
     model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
     refused(protect(shell, "mergelock", model), "GB of memory", "--unproven")
+
+
+@pytest.mark.parametrize("defense", ["scaling:sites=[norm]", "permutation:sites=[residual]"])
+def test_what_an_encoder_hands_on_is_an_output_too(shell: Shell, here: Path, defense: str) -> None:
+    settings = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 60}
+    model = saved("t5", "T5ForConditionalGeneration", "T5Config", **settings, pad_token_id=0, decoder_start_token_id=0)
+    refused(protect(shell, defense, model), "encoder's states")
+
+
+def test_nan_before_any_lock_is_not_blamed_on_it(shell: Shell, here: Path) -> None:
+    model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
+    with_tensors(model, model__norm__weight=torch.full((32,), torch.nan))
+    refused(protect(shell, "mergelock", model), "before anything was rewritten")
