@@ -149,14 +149,14 @@ def vacant(out: Path, force: bool) -> None:
         raise UnwritableOutput(f"{out} exists already; name a folder that does not, or replace it with --force.")
     if out.exists() and any(out.iterdir()) and not any(out.glob("*.safetensors")):
         raise UnwritableOutput(f"{out} holds no checkpoint, so that it is not replaced; name another folder.")
-    if out.exists() and (key := next((e.name for e in out.iterdir() if _like_a_key(e)), "")):
+    if out.exists() and (key := next((e.name for e in out.iterdir() if looks_like_a_key(e)), "")):
         raise UnwritableOutput(f"{out} holds {key}, which looks like a key; move it elsewhere, or name another folder.")
     if out.exists() and (out / ".git").exists():
         raise UnwritableOutput(f"{out} is a repository (.git), which is not replaced; name another folder.")
 
 
-def _like_a_key(path: Path) -> bool:
-    """32 bytes that are no text: to be replaced together with a folder they would be lost."""
+def looks_like_a_key(path: Path) -> bool:
+    """Whether a file holds 32 bytes that are no text: what must neither be published nor be lost with a folder."""
     return path.is_file() and path.stat().st_size == 32 and not path.read_bytes().isascii()
 
 

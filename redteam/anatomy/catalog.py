@@ -11,6 +11,7 @@ from redteam.anatomy.described import BERT, BERT_STREAM, DESCRIBED, LLAMA, MIXTR
 
 _GPT2 = cast("Architecture", DESCRIBED["gpt2"])
 _PHI3 = cast("Architecture", DESCRIBED["phi3"])
+_GLM = replace(_PHI3, query=LLAMA.query, key=LLAMA.key, value=LLAMA.value, planes="interleaved")
 _QWEN3 = cast("Architecture", DESCRIBED["qwen3"])
 _LLAMA_STREAM = cast("Stream", LLAMA.stream)
 _CLASSIFIER = replace(BERT_STREAM, heads=("classifier.dense",), others=("classifier.out_proj.*",))
@@ -91,13 +92,8 @@ _DECODERS: dict[str, Architecture] = {
         centred=True,
         stream=replace(_LLAMA_STREAM, norms=("{prefix}final_layernorm",)),
     ),
-    "glm": replace(_PHI3, **{name: getattr(LLAMA, name) for name in ("query", "key", "value")}, planes="interleaved"),
-    "glm4": replace(
-        _PHI3,
-        **{name: getattr(LLAMA, name) for name in ("query", "key", "value")},
-        post_norms=("layers.{layer}.post_self_attn_layernorm", "layers.{layer}.post_mlp_layernorm"),
-        planes="interleaved",
-    ),
+    "glm": _GLM,
+    "glm4": replace(_GLM, post_norms=("layers.{layer}.post_self_attn_layernorm", "layers.{layer}.post_mlp_layernorm")),
     "apertus": replace(
         _QWEN3,
         gate=None,

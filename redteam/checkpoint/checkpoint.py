@@ -243,10 +243,18 @@ def shared_tensors(expert: Checkpoint, base: Checkpoint) -> tuple[str, ...]:
     return tuple(name for name in expert if name not in own)
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """By least and greatest, which NaN becomes: a tenth of the time that looking at each takes."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return True
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no order for 8 bits
+    return all(bool(torch.isfinite(edge)) for edge in wide.aminmax())
+
+
 def not_finite(checkpoint: Checkpoint) -> str:
     """The first tensor with a value that is not finite, the empty string if there is none."""
     for name, tensor in checkpoint.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             return name
     return ""
 

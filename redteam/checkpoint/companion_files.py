@@ -14,6 +14,7 @@ import torch
 from redteam.checkpoint.discover import CONFIGS, OPEN_CLIP, Found, own
 from redteam.checkpoint.safetensors_io import write_json
 from redteam.errors import NotACheckpoint
+from redteam.files import looks_like_a_key
 
 _TEXTS = {".json", ".txt", ".md", ".jinja", ".yaml", ".yml"}
 _TOKENIZERS = {".model", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes"}
@@ -152,9 +153,7 @@ def _goes_along(found: Found, path: Path) -> bool:
         real = own(found.folder, path.name)
         with real.open("rb") as file:
             start = file.read(4096)
-        size = real.stat().st_size
-        key = size == 32 and not start.isascii()  # whoever keeps a key beside the victim must not publish it
-        return size <= _LARGEST and not key and not start.startswith(_BINARY)
+        return real.stat().st_size <= _LARGEST and not looks_like_a_key(real) and not start.startswith(_BINARY)
     except (NotACheckpoint, OSError):
         return False
 

@@ -99,10 +99,12 @@ def attack(
                 ending="A lock against merging may have been taken off the weights.",
             )
     kept = all(link.spec.keeps_function for link in chain.links)
-    outputs = "its outputs may have changed"
-    if kept:
+    if certify:
+        outputs = "how far its outputs moved follows"
+    elif kept:
         outputs = "by what is known of its architecture its outputs are those of the locked model up to rounding"
-    outputs = "how far its outputs moved follows" if certify else outputs
+    else:
+        outputs = "its outputs may have changed"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
     if certify:
         typer.echo(_certified(protected, out))

@@ -118,8 +118,7 @@ def _require_config(name: str, expert: Mapping[str, Any], base: Mapping[str, Any
 
 def _finite(name: str, expert: Checkpoint, base: Checkpoint) -> Checkpoint:
     """The expert, whose tensors raise BadInput when they are read and hold NaN or infinity that the base has not."""
-    from redteam.checkpoint import Checkpoint
-    from redteam.plugins.returned import is_finite
+    from redteam.checkpoint import Checkpoint, is_finite
 
     def read(tensor: str) -> torch.Tensor:
         found = expert[tensor]
@@ -134,8 +133,7 @@ def _finite(name: str, expert: Checkpoint, base: Checkpoint) -> Checkpoint:
 
 def _with_masks(merged: object, base: Checkpoint) -> object:
     """What a merger returned, where the base's own infinities (causal masks) stay: their differences are no numbers."""
-    from redteam.checkpoint import Checkpoint
-    from redteam.plugins.returned import is_finite
+    from redteam.checkpoint import Checkpoint, is_finite
 
     if not isinstance(merged, Checkpoint):
         return merged

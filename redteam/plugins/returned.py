@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, is_finite
 from redteam.errors import PluginFault
 from redteam.plugins.registry import LoadedPlugin
 
@@ -80,14 +80,6 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
         return checked(name, returned.rough(name))
 
     return Checkpoint.computed(returned.outline(), read, returned.config, rough)
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """By least and greatest, which NaN becomes: a tenth of the time that looking at each takes."""
-    if tensor.numel() == 0 or not tensor.is_floating_point():
-        return True
-    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no order for 8 bits
-    return all(bool(torch.isfinite(edge)) for edge in wide.aminmax())
 
 
 def _same_layout(who: str, before: Checkpoint, after: Checkpoint) -> None:
