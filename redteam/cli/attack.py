@@ -37,14 +37,18 @@ def attack(
     ] = None,
     device: shared.OnDevice = shared.Device.cpu,
     certify: Annotated[
-        bool, typer.Option("--certify", help="Run both networks, and say how far the outputs lie apart.")
+        bool, typer.Option("--certify", help="Run both networks as stored, and say how far the outputs lie apart.")
+    ] = False,
+    unproven: Annotated[
+        bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
     force: shared.Force = False,
 ) -> None:
     """Try to take a lock off a checkpoint, from its weights and the base's.
 
     Attacks that need data, companions or further releases run in `redteam run`. The owner takes a lock off with
-    `redteam attack key-holder MODEL --key FILE --defense DEFENSE --out DIR`.
+    `redteam attack key-holder MODEL --key FILE --defense DEFENSE --out DIR`. What only changes the basis must keep the
+    outputs: the network runs before and after, in float64, unless it can't or --unproven says not to.
     """
     import torch
 
@@ -85,6 +89,10 @@ def attack(
             )
             recovered = check_as_read(link, recovered, link(view))
         what = f"The attack {chain.text}"
+        kept = all(link.spec.keeps_function for link in chain.links) and all(
+            link.spec.exact for link in (lock.links if lock else ())
+        )
+        proof = _proven(protected, recovered) if kept and not unproven else ""
         with shared.read_ahead(recovered.stored_as(protected)) as ready:
             achieved = Achieved(ready, protected, anchor)
             written = shared.save(
@@ -98,20 +106,41 @@ def attack(
                 check=lambda: _require_effect(chain, achieved, what),
                 ending="A lock against merging may have been taken off the weights.",
             )
-    kept = all(link.spec.keeps_function for link in chain.links)
-    if certify:
-        outputs = "how far its outputs moved follows"
-    elif kept:
-        outputs = "by what is known of its architecture its outputs are those of the locked model up to rounding"
-    else:
-        outputs = "its outputs may have changed"
-    shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}, and {outputs}.")
+    outputs = "" if kept else "; its outputs may have changed"
+    shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
+    if kept:
+        typer.echo(proof or "Not proven: the network was not run, so whether it still computes the same is not known.")
     if certify:
         typer.echo(_certified(protected, out))
     if achieved.distances is None and secret is not None and not key_told:
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+
+
+def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:
+    """The sentence on an attack that must keep the outputs, or why nothing can be said.
+
+    Raises:
+        BadInput: If the outputs changed.
+    """
+    import torch
+
+    from redteam.symmetry import prove
+
+    locked, found = protected.cast(torch.float64), recovered.cast(torch.float64, "cpu")
+    try:
+        proof = prove(locked, found)
+        if proof.moved:
+            proof = prove(locked, found, eps=False)  # a factor that norms take out is seen by their eps
+    except (BadInput, NotACheckpoint) as error:
+        return f"Not proven: {error}"
+    if proof.moved:
+        raise BadInput(
+            f"{proof} The description of this model type does not fit it (docs/architectures.md), or the attack is "
+            "wrong. Nothing was written (--unproven writes it anyway)."
+        )
+    return str(proof)
 
 
 def _certified(protected: Checkpoint, out: Path) -> str:

@@ -26,16 +26,23 @@ class Proof:
         change: `max|Δ| / max|output|` in float64, the largest over the outputs.
         states: The same of what an encoder hands to its decoder.
         unproven: Weights of the blocks that the inputs never reached: what a rewrite did to them has not been seen.
+        eps: Whether the norms added their eps.
     """
 
     change: float
     unproven: tuple[str, ...] = ()
     states: float = 0.0
+    eps: bool = True
+
+    @property
+    def moved(self) -> bool:
+        """Whether it changed what the network computes."""
+        return not (self.change <= EXACT and self.states <= EXACT)
 
     @property
     def holds(self) -> bool:
         """Whether the function was kept, as far as all blocks' weights go."""
-        return self.change <= EXACT and self.states <= EXACT and not self.unproven
+        return not self.moved and not self.unproven
 
     def __str__(self) -> str:
         """A sentence."""
@@ -52,10 +59,13 @@ class Proof:
         if self.unproven:
             names = ", ".join(self.unproven[:3]) + (", …" if len(self.unproven) > 3 else "")
             return f"It cannot be proven to keep the function: no input reached {names}."
-        return f"Proven: in float64 the outputs change by {self.change:.1e} of their size."
+        limit = "" if self.eps else ", up to the eps of its norms"
+        return f"Proven: in float64 the outputs change by {self.change:.1e} of their size{limit}."
 
 
-def prove(before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *, seed: int = 0) -> Proof:
+def prove(
+    before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *, seed: int = 0, eps: bool = True
+) -> Proof:
     """Runs a network before and after a rewrite, one at a time, on random inputs and on given ones.
 
     Args:
@@ -63,6 +73,7 @@ def prove(before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *
         after: The rewritten one, before it is rounded.
         inputs: Real ones beside the random ones.
         seed: Of the random inputs.
+        eps: Whether norms add their eps, which sees a factor on what they read.
 
     Raises:
         BadInput: If no inputs can be made up, the network does not run on them or gives NaN, or memory is short.
@@ -70,11 +81,11 @@ def prove(before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *
     """
     _require_memory(before)
     tried = inputs_for(before, inputs, seed)
-    exact = run_network(before, tried, torch.float64)
+    exact = run_network(before, tried, torch.float64, eps=eps)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
-    found = run_network(after, tried, torch.float64)
-    return Proof(found.change(exact), _unproven(exact), found.change_of_states(exact))
+    found = run_network(after, tried, torch.float64, eps=eps)
+    return Proof(found.change(exact), _unproven(exact), found.change_of_states(exact), eps)
 
 
 def _require_memory(checkpoint: Checkpoint) -> None:

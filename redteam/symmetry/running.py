@@ -20,6 +20,8 @@ from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
 
+_NO_EPS = 1e-60  # a row of zeros stays one
+
 Inputs = Mapping[str, Tensor]
 """A network's keyword arguments, such as `{"pixel_values": [n, c, h, w]}`."""
 
@@ -72,7 +74,9 @@ def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[
     return [drawn] if given is None else [drawn, given]
 
 
-def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype) -> Ran:
+def run_network(
+    checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype, *, eps: bool = True
+) -> Ran:
     """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
 
     A checkpoint that lacks its heads gives out its stream: the last hidden states count then.
@@ -81,6 +85,7 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
         checkpoint: Config and weights.
         tried: One after the other; what the network doesn't take is left out.
         dtype: Of weights and computation.
+        eps: Whether norms add their eps; without it a factor on what they read goes unseen altogether.
 
     Raises:
         BadInput: If it does not run on them.
@@ -89,6 +94,8 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
     network, whole = _built(checkpoint, dtype)
     if hasattr(network, "set_attn_implementation"):
         network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
+    if not eps:
+        _without_eps(network)
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
     outputs: list[Tensor] = []
     states: list[Tensor] = []
@@ -103,6 +110,12 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
             outputs += [x.to(torch.float64) for x in (_counted(found) if whole else _streams(found)).values()]
             states += [x.to(torch.float64) for name, x in found.items() if name == "encoder_last_hidden_state"]
     return Ran(tuple(outputs), reading.passed_over(network), tuple(states))
+
+
+def _without_eps(network: nn.Module) -> None:
+    for part in network.modules():
+        for name in {"eps", "variance_epsilon"} & vars(part).keys():
+            setattr(part, name, _NO_EPS)
 
 
 def _built(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, bool]:
