@@ -4,7 +4,7 @@ from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, ORDER, Anatomy, 
 from redteam.anatomy.auto import anatomy_of, architecture_of
 from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.anatomy.legality import GROUPS, Layout, listed, smallest, subgroups, supergroups
-from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Rows
+from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.network import Network, find_sites
 from redteam.anatomy.site import Piece, Side, Site
 from redteam.anatomy.stacks import GaugeLike, Stacks
@@ -24,6 +24,7 @@ __all__ = [
     "Linear",
     "Network",
     "Norm",
+    "Packed",
     "Piece",
     "Rows",
     "Side",

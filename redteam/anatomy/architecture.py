@@ -133,12 +133,21 @@ class Architecture:
     off the checkpoint.
 
     Attributes:
-        query, key, value, output: Templates of the attention's projections.
+        query, key, value, output: Templates of the attention's projections; a stack without attention has none.
         up, down: Templates of the MLP's; None where the block has none.
         gate: Template of the MLP's gate; the MLP is gated where the checkpoint has it.
         gated_up: Template of `up` where there is a gate, if that is another.
         router: Template of the map that chooses among experts; then `gate`, `up` and `down` are those of one expert.
-        attention_norm, mlp_norm: Templates of the norms that the projections read, None if they read the stream itself.
+        packed: How the experts of a layer lie in one tensor, if they do: [expert, out, in] or [expert, in, out].
+        alternating: Whether gate and up take turns in such a tensor, row by row.
+        further: Up, gate (None where there is none) and down of more MLPs that a block may have beside it or in its
+            place: shared experts, a mixture's dense layers.
+        attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there.
+        with_heads, with_experts: Tensors that have a number for each query head, or for each expert.
+        gated_output: Whether each query head is followed, in its projection, by a gate on what the head puts out.
+        sparse: Whether a layer may lack its attention or its MLP.
+        attention_norm, mlp_norm: Templates of the norms that the projections read, None if they read the stream itself;
+            of several, the first that is there.
         first_norm: What the first layer's attention reads in place of `attention_norm`, where that is another.
         memory_norm: The norm that keys and values read where they attend to another stack's output.
         post_norms: Templates of norms inside a block that projections write to.
@@ -161,9 +170,12 @@ class Architecture:
             before (pre-norm), or straight after the addition (post-norm).
         offset: What norms add to their gain.
         key_bias_free: Whether softmax ignores the key bias: no rotary embedding and no norm of queries and keys.
+        exposed: Parts of the names of classes that read the stream without a norm or give it out; then nothing that is
+            written is centred.
         planes: Layout of the rotary planes, if queries and keys are rotated by position. Then qk allows planar gauges
             of that layout and nothing else, and softmax does not ignore the key bias.
-        rotary: Keys of the config that may hold the share of a head's dimensions that is rotated.
+        unturned: Key of the config that holds a value for each layer, and the value of those without that embedding.
+        rotary: Keys of the config that may hold the share of a head's dimensions that is rotated, or their number.
         transposed: Whether weights are stored [in, out].
         interleaved: Whether fused query, key and value follow one another head by head.
         stream: What else touches the residual stream; None where that is not known.
@@ -172,17 +184,26 @@ class Architecture:
             or a ReLU in the MLP adds scales to its permutations.
     """
 
-    query: str
-    key: str
-    value: str
-    output: str
+    query: str | None = None
+    key: str | None = None
+    value: str | None = None
+    output: str | None = None
     up: str | None = None
     down: str | None = None
     gate: str | None = None
     gated_up: str | None = None
     router: str | None = None
-    attention_norm: str | None = None
-    mlp_norm: str | None = None
+    packed: Literal["out-in", "in-out"] | None = None
+    alternating: bool = False
+    further: tuple[tuple[str, str | None, str], ...] = ()
+    attention_reads: tuple[str, ...] = ()
+    mlp_reads: tuple[str, ...] = ()
+    with_heads: tuple[str, ...] = ()
+    with_experts: tuple[str, ...] = ()
+    gated_output: bool = False
+    sparse: bool = False
+    attention_norm: str | tuple[str, ...] | None = None
+    mlp_norm: str | tuple[str, ...] | None = None
     first_norm: str | None = None
     memory_norm: str | None = None
     post_norms: tuple[str, ...] = ()
@@ -209,26 +230,44 @@ class Architecture:
     centred: bool = True
     offset: float = 0.0
     key_bias_free: bool = True
+    exposed: tuple[str, ...] = ()
     planes: Layout | None = None
-    rotary: tuple[str, ...] = ("partial_rotary_factor", "rotary_pct")
+    unturned: tuple[str, Any] | None = None
+    rotary: tuple[str, ...] = ("partial_rotary_factor", "rotary_pct", "rotary_dim")
     transposed: bool = False
     interleaved: bool = False
     stream: Stream | None = None
     legal: Mapping[str, str] = field(default_factory=lambda: dict(PRE_NORM))
 
+    @property
+    def first(self) -> str:
+        """The template that every block has, or where blocks lack parts, most do."""
+        return self.query or self.up or self.further[0][0]
+
     def prefix(self, checkpoint: Shaped) -> str | None:
-        """What the names of the checkpoint begin with; None if it has no tensor of the first layer's query."""
-        first = named(self.query.format(layer=0), "weight")
-        return next((prefix for prefix in self.prefixes if prefix + first in checkpoint), None)
+        """What the names of the checkpoint begin with; None if it has no tensor of a block's query."""
+        for layer in range(_SEARCHED if self.sparse else 1):
+            first = named(self.first.format(layer=layer, expert=0), "weight")
+            found = next((prefix for prefix in self.prefixes if prefix + first in checkpoint), None)
+            if found is not None:
+                return found
+        return None
 
     def recognises(self, checkpoint: Shaped) -> int:
         """How many names of a first block the checkpoint has; 0 if it lacks one that no network leaves out."""
         prefix = self.prefix(checkpoint)
-        roles = (self.query, self.key, self.value, self.output, self.down, self.attention_norm, self.mlp_norm)
-        needed, extra = _names(*roles, *self.post_norms, self.router), _names(self.query_norm, self.key_norm)
-        if prefix is None or not all(prefix + name in checkpoint for name in needed):
+        norms = [template for template in (self.attention_norm, self.mlp_norm) if isinstance(template, str)]
+        roles = [] if self.packed else [self.down]
+        needed, extra = (
+            _names(self.query, self.key, self.value, self.output, *roles, *norms, *self.post_norms, self.router),
+            _names(self.query_norm, self.key_norm),
+        )
+        if prefix is None or (not self.sparse and not all(prefix + name in checkpoint for name in needed)):
             return 0
         return sum(prefix + name in checkpoint for name in needed | extra)
+
+
+_SEARCHED = 16  # the layers of which at least one has every part
 
 
 def _names(*stems: str | None) -> set[str]:

@@ -1,15 +1,16 @@
-"""A stack of blocks met in a checkpoint: the sites that follow from its description."""
+"""A stack of blocks met in a checkpoint: its sizes, its maps and norms, and the sites of its norms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
 from redteam.anatomy.architecture import Architecture, Shaped, named
+from redteam.anatomy.attention import attention_sites
 from redteam.anatomy.legality import subgroups
-from redteam.anatomy.linear import Gathered, Linear, Norm, Rows
+from redteam.anatomy.linear import Linear, Norm, Rows
+from redteam.anatomy.mlps import mlp_sites
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
@@ -36,7 +37,7 @@ class Blocks:
         self.arch, self.checkpoint = architecture, checkpoint
         prefix = architecture.prefix(checkpoint)
         if prefix is None:
-            first = named(architecture.query.format(layer=0), "weight")
+            first = named(architecture.first.format(layer=0, expert=0), "weight")
             tried = " or ".join(repr(prefix + first) for prefix in architecture.prefixes)
             raise BadInput(
                 f"The checkpoint has no tensor {tried}; expected the names that its model type is saved with."
@@ -53,17 +54,19 @@ class Blocks:
         self.output_norms: list[Norm] = []
         self.layers = self.number(architecture.layers, self._counted())
         self.width = self.number(architecture.width, self._model_width())
-        self._size_heads()
-        self.gated = self._has(architecture.gate)
-        self.neurons = self.number(architecture.neurons, self._down()[1]) if architecture.down else 0
-        told = next((key for key in architecture.experts if self._given(key) is not None), architecture.experts[0])
+        if architecture.query:
+            self._size_heads()
+        self.gated = self.has(architecture.gate)
+        told = next((key for key in architecture.experts if self.given(key) is not None), architecture.experts[0])
         self.experts = self.number(told) if architecture.router else 0
         scaled = architecture.layer_scale is not None and self.prefix + architecture.layer_scale in checkpoint
-        self.centred_writes = architecture.centred and not scaled
+        classes = [str(name) for name in checkpoint.config.get("architectures") or ()]
+        seen = any(part in name for part in architecture.exposed for name in classes)
+        self.centred_writes = architecture.centred and not scaled and not seen
 
     def _size_heads(self) -> None:
         arch = self.arch
-        if self._given(arch.heads) is None and self._given(arch.head_width) is not None:
+        if self.given(arch.heads) is None and self.given(arch.head_width) is not None:
             self.n = self.number(arch.head_width)
             self.heads = self.width // self.n
         else:
@@ -74,19 +77,20 @@ class Blocks:
             raise BadInput(
                 f"The config has {self.heads} heads in {self.groups} groups; expected the same number in each."
             )
-        shared = self._has(arch.query_norm) and self.checkpoint.shape(self._name(arch.query_norm)) == (self.n,)
-        self.normed = "none" if not self._has(arch.query_norm) else "head" if shared else "all"
-        nested = self._given("rope_parameters")
-        shares = [self._given(key) for key in arch.rotary]
+        shared = self.has(arch.query_norm) and self.checkpoint.shape(self.name(arch.query_norm)) == (self.n,)
+        self.normed = "none" if not self.has(arch.query_norm) else "head" if shared else "all"
+        nested = self.given("rope_parameters")
+        shares = [self.given(key) for key in arch.rotary]
         shares += [nested.get(key) for key in arch.rotary] if isinstance(nested, Mapping) else []
         share = next((x for x in shares if x is not None), 1.0)
+        share = share / self.n if isinstance(share, int) and share > 1 else share
         if not isinstance(share, int | float) or not 0 < share <= 1:
             raise BadInput(f"The config rotates a share of {share!r} of every head; expected a number in (0, 1].")
         self.turned = int(self.n * share) if arch.planes is not None and share < 1 else None
 
     def number(self, name: str, default: int = 0) -> int:
         """A positive whole number of the config."""
-        value = self._given(name)
+        value = self.given(name)
         value = default if value is None else value
         if not value and not self.checkpoint.config:
             raise BadInput(
@@ -97,48 +101,102 @@ class Blocks:
             raise BadInput(f"The config has {name} = {value or None!r}; expected a positive whole number.")
         return value
 
-    def _given(self, name: str) -> Any:
+    def given(self, name: str) -> Any:
         value = self.config.get(name)
         return self.arch.defaults.get(name) if value is None else value
 
-    def _name(self, template: str | None, which: str = "weight", layer: int = 0, expert: int = 0) -> str:
+    def name(
+        self, template: str | tuple[str, ...] | None, which: str = "weight", layer: int = 0, expert: int = 0
+    ) -> str:
         assert template is not None
+        if isinstance(template, tuple):
+            there = (one for one in template if self.name(one, layer=layer) in self.checkpoint)
+            template = next(there, template[0])
         return self.prefix + named(template.format(layer=layer, previous=layer - 1, expert=expert), which)
 
-    def _has(self, template: str | None) -> bool:
-        return template is not None and self._name(template) in self.checkpoint
+    def has(self, template: str | None, layer: int | None = None) -> bool:
+        """Whether a layer has a map, or where a layer may lack it, any of them."""
+        layers = range(self.layers if self.arch.sparse else 1) if layer is None else (layer,)
+        return template is not None and any(self.name(template, layer=one) in self.checkpoint for one in layers)
 
     def _counted(self) -> int:
         """How many layers have a query, for checkpoints without a config."""
-        return next(n for n in count() if self._name(self.arch.query, layer=n) not in self.checkpoint)
+        return next(n for n in count() if self.name(self.arch.first, layer=n) not in self.checkpoint)
 
     def _model_width(self) -> int:
-        shape = self.checkpoint.shape(self._name(self.arch.query))
+        name = self.name(self.arch.first)
+        shape = self.checkpoint.shape(name) if name in self.checkpoint else ()
         return shape[0 if self.arch.transposed else 1] if len(shape) == 2 else 0
 
-    def _down(self) -> tuple[int, int]:
-        name = self._name(self.arch.down)
+    def neurons_of(self, layer: int) -> int:
+        """Of a layer's MLP: the config's number, or where it has none or one for each layer, the tensor's."""
+        name = self.name(self.arch.down, layer=layer)
         if name not in self.checkpoint:
             raise BadInput(
                 f"The checkpoint has no tensor {name!r}; expected the names that its model type is saved with."
             )
         shape = self.checkpoint.shape(name)
-        return (shape[1], shape[0]) if self.arch.transposed else (shape[0], shape[1])
+        found = shape[0 if self.arch.transposed else -1]
+        several = self.arch.sparse or isinstance(self.given(self.arch.neurons), list)
+        return found if several else self.number(self.arch.neurons, found)
+
+    def has_mlp(self, layer: int) -> bool:
+        """Whether a layer has an MLP, of the form that most have."""
+        if self.arch.router is not None:
+            return self.has(self.arch.router, layer)
+        return self.name(self.arch.down, layer=layer) in self.checkpoint
+
+    def vectors(self, templates: Iterable[str], layer: int) -> list[Linear]:
+        """Tensors with a number for each head or expert, those that are there."""
+        names = [self.prefix + template.format(layer=layer) for template in templates]
+        found = [name for name in names if name in self.checkpoint]
+        self.used |= set(found)
+        return [Linear(name, None) for name in found]
+
+    def packed_names(self, template: str | None, layer: int) -> tuple[str, str]:
+        """Names of the weight and the bias of all experts of a layer, with or without a module of their own."""
+        assert template is not None
+        bare = self.prefix + template.format(layer=layer)
+        if bare in self.checkpoint:
+            return bare, f"{bare}_bias"
+        return f"{bare}.weight", f"{bare}.bias"
+
+    def unturned(self, layer: int) -> bool:
+        """Whether the config says that a layer goes without the rotary embedding."""
+        if self.arch.unturned is None:
+            return False
+        key, value = self.arch.unturned
+        layers = self.given(key)
+        return isinstance(layers, list) and layer < len(layers) and layers[layer] == value
 
     def places(self) -> Iterator[Site]:
         """All sites inside the blocks."""
         for layer in range(self.layers):
             read, written = len(self.reads), len(self.writes)
-            yield from self._attention(layer)
+            if self.present(self.arch.query, layer):
+                yield from attention_sites(self, layer)
             attention, outputs = self.reads[read:], self.writes[written:]
             read, written = len(self.reads), len(self.writes)
-            if self.arch.down is not None:
-                yield from self._mlp(layer)
+            yield from mlp_sites(self, layer)
             mlp, downs = self.reads[read:], self.writes[written:]
             yield from self._norms(layer, attention, mlp)
             for template in self.arch.post_norms:
                 self._post_norm(template, layer)
             yield from self._scales(layer, {"attention": (attention, outputs), "mlp": (mlp, downs)})
+
+    def present(self, template: str | None, layer: int) -> bool:
+        """Whether a layer has a part: always, where layers may not lack it."""
+        return template is not None and (not self.arch.sparse or self.has(template, layer))
+
+    def further(self, templates: Iterable[str], layer: int, norm: Norm | None) -> list[Linear]:
+        """Maps that read a norm and have no site of their own, those that are there."""
+        found = []
+        for template in templates:
+            weight, bias = (self.name(template, which, layer) for which in ("weight", "bias"))
+            if weight in self.checkpoint:
+                self.used |= {weight, bias}
+                found.append(Linear(weight, bias if bias in self.checkpoint else None, norm))
+        return found
 
     def _post_norm(self, template: str, layer: int) -> None:
         norm = self.norm(template, layer)
@@ -180,104 +238,6 @@ class Blocks:
         if readers and readers[0].norm is not None and "norm" in self.arch.legal:
             yield self._gain(readers[0].norm, readers, self.layers, part)
 
-    def _attention(self, layer: int) -> Iterator[Site]:
-        arch, n, groups, share = self.arch, self.n, self.groups, self.heads // self.groups
-        norm = self.norm(arch.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
-        memory = norm if arch.memory_norm is None else self.norm(arch.memory_norm, layer)
-        queries, keys, model = self.heads * n, groups * n, self.width
-        sizes = {"query": (queries, model), "key": (keys, model), "value": (keys, model), "output": (model, queries)}
-        output = self.linear("output", layer, sizes, writes_centred=self.centred_writes)
-        query = self.linear("query", layer, sizes, norm=norm)
-        free = arch.key_bias_free and self.normed == "none"
-        bound = (n, self.turned) if free and self.turned is not None else None
-        free = free and arch.planes is None
-        key = self.linear("key", layer, sizes, norm=memory, bias_free=free, bias_bound=bound)
-        value = self.linear("value", layer, sizes, norm=memory, bias_free=output.bias is not None)
-        self.reads += [query, key, value]
-        self.writes.append(output)
-
-        legal = {kind: subgroups(largest) for kind, largest in arch.legal.items()}
-        if arch.planes is not None:
-            legal["qk"] = subgroups("planar" if self.turned is None else "partial-planar")
-        gains = self._gains(layer) if self.normed != "none" else ()
-        if gains:
-            legal["qk"] = subgroups("plane-signs")
-        if self.normed != "none" and arch.centred:  # a LayerNorm of queries and keys sees signs, and its gains move
-            legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
-        if self.normed != "none":
-            yield from self._head_scales(layer, query, key)
-        site = partial(Site, layer=layer, part=arch.part)
-        rotary = partial(site, planes=arch.planes, turned=self.turned)
-        if "qk" in legal:
-            yield rotary("qk", heads=groups, width=n, left=Side(query, share), right=Side(key), legal=legal["qk"])
-        if "vo" in legal:
-            columns = Side(output, share, columns=True)
-            yield site("vo", heads=groups, width=n, left=Side(value), right=columns, legal=legal["vo"])
-        if gains and "qk" in legal:
-            heads, shares = (1, 1) if self.normed == "head" else (groups, share)
-            left, right = Side(gains[0], shares), Side(gains[1])
-            yield rotary("qk-norm", heads=heads, width=n, left=left, right=right, legal=subgroups("plane-scaling"))
-        moving = gains if self.normed == "all" else ()
-        if "heads" in legal:
-            left, right = Side(query, unit=share * n), Side(output, columns=True, unit=share * n)
-            also = [Side(key, unit=n), Side(value, unit=n)]
-            also += [Side(gain, unit=unit) for gain, unit in zip(moving, (share * n, n), strict=False)]
-            all_heads = partial(site, heads=1, width=groups, legal=legal["heads"])
-            yield all_heads("heads", left=left, right=right, left_too=tuple(also))
-        if {"heads", "queries"} <= legal.keys() and share > 1:
-            left, right = Side(query, unit=n), Side(output, columns=True, unit=n)
-            also = [Side(gain, unit=n) for gain in moving[:1]]
-            of_group = partial(site, heads=groups, width=share, legal=legal["queries"])
-            yield of_group("queries", left=left, right=right, left_too=tuple(also))
-
-    def _head_scales(self, layer: int, query: Linear, key: Linear) -> Iterator[Site]:
-        """Factors that the norms of queries and keys take out: of each head, or of all that one norm spans."""
-        by_head = self.normed == "head" or len(self.checkpoint.shape(self._name(self.arch.query_norm))) > 1
-        for part, linear, number in (("query", query, self.heads), ("key", key, self.groups)):
-            heads, rows = (number, self.n) if by_head else (1, number * self.n)
-            label = "/".join(filter(None, (self.arch.part, part)))
-            yield scale_site(layer, label, rows, [linear], heads=heads)
-
-    def _mlp(self, layer: int) -> Iterator[Site]:
-        arch, model = self.arch, self.width
-        norm = self.norm(arch.mlp_norm, layer)
-        sizes = {"gate": (self.neurons, model)} if self.gated else {}
-        sizes |= {"up": (self.neurons, model), "down": (model, self.neurons)}
-        legal = self._mlp_legal()
-        ups: list[Linear] = []
-        downs: list[Linear] = []
-        gates: list[Linear] = []
-        for expert in range(max(self.experts, 1)):
-            up = self.linear("up", layer, sizes, expert, norm=norm)
-            down = self.linear("down", layer, sizes, expert, writes_centred=self.centred_writes)
-            gate = self.linear("gate", layer, sizes, expert, norm=norm) if self.gated else None
-            ups.append(up)
-            downs.append(down)
-            gates += [gate] if gate is not None else []
-            carried = () if gate is None else (Side(gate),)
-            part = "/".join(filter(None, (arch.part, f"expert-{expert}" if self.experts else "")))
-            if legal:
-                sides = Side(up), Side(down, columns=True)
-                yield Site("mlp", layer, 1, self.neurons, *sides, legal, carried=carried, part=part)
-        self.reads += ups + gates
-        self.writes += downs
-        if self.experts:
-            router = self.linear("router", layer, {"router": (self.experts, model)}, norm=norm)
-            self.reads.append(router)
-            also = [Side(Gathered(tuple(maps)), unit=self.neurons) for maps in (ups, gates) if maps]
-            down_side = Side(Gathered(tuple(downs)), unit=model)
-            sides = Side(router), down_side
-            order = subgroups("permutation")
-            yield Site("experts", layer, 1, self.experts, *sides, order, left_too=tuple(also), part=arch.part)
-
-    def _mlp_legal(self) -> frozenset[str]:
-        largest = self.arch.legal.get("mlp")
-        if largest == "permutation":
-            names = [self._given(key) for key in self.arch.activation]
-            relu = next((name for name in names if name is not None), None) == "relu"
-            largest = "scaled-permutation" if self.gated else "positive-scaled-permutation" if relu else largest
-        return subgroups(largest) if largest else frozenset()
-
     def _norms(self, layer: int, attention: list[Linear], mlp: list[Linear]) -> Iterator[Site]:
         """The gains of a block, given the maps that read what they scale."""
         if "norm" not in self.arch.legal:
@@ -285,7 +245,7 @@ class Blocks:
         if self.arch.memory_norm is not None:
             attention = attention[:1]
         readers = {"attention": attention, "mlp": mlp}
-        if mlp and attention[0].norm == mlp[0].norm:
+        if mlp and attention and attention[0].norm == mlp[0].norm:
             readers = {"block": [*attention, *mlp]}
         for part, linears in readers.items():
             if linears and linears[0].norm is not None:
@@ -298,22 +258,13 @@ class Blocks:
         legal = subgroups(self.arch.legal["norm"])
         return Site("norm", layer, 1, self.width, gain, columns, legal, (), tuple(others), part=label)
 
-    def _gains(self, layer: int) -> tuple[Linear, ...]:
-        """Of the norms of queries and keys, unless these are LayerNorms, whose gains are no site."""
-        names = [self._name(template, layer=layer) for template in (self.arch.query_norm, self.arch.key_norm)]
-        self.used |= set(names)
-        if self.arch.centred:
-            return ()
-        sizes = (self.n, self.n) if self.normed == "head" else (self.heads * self.n, self.groups * self.n)
-        for name, size in zip(names, sizes, strict=True):
-            self.expect(name, (size,))
-        return tuple(Linear(name, None, offset=self.arch.offset) for name in names)
-
-    def norm(self, template: str | None, layer: int) -> Norm | None:
-        """The norm of a template, None where there is no template."""
+    def norm(self, template: str | tuple[str, ...] | None, layer: int) -> Norm | None:
+        """The norm of a template, None where there is no template, or no norm in a layer that may lack it."""
         if template is None:
             return None
-        weight, bias = (self._name(template, which, layer) for which in ("weight", "bias"))
+        weight, bias = (self.name(template, which, layer) for which in ("weight", "bias"))
+        if self.arch.sparse and weight not in self.checkpoint:
+            return None
         self.expect(weight, (self.width,))
         self.used |= {weight, bias}
         norm = Norm(weight, bias if bias in self.checkpoint else None, self.arch.centred, self.arch.offset)
@@ -325,16 +276,20 @@ class Blocks:
         self, role: str, layer: int, sizes: Mapping[str, tuple[int, int]], expert: int = 0, **flags: Any
     ) -> Linear:
         """The projection of a role, with the rows that are its own where it is fused with others."""
-        template = self._template(role)
-        fused = [other for other in _FUSED if other in sizes and self._template(other) == template]
+        template = self.template(role)
+        fused = [other for other in _FUSED if other in sizes and self.template(other) == template]
         total = sum(sizes[other][0] for other in fused) or sizes[role][0]
-        weight, bias = (self._name(template, which, layer, expert) for which in ("weight", "bias"))
+        weight, bias = (self.name(template, which, layer, expert) for which in ("weight", "bias"))
+        doubled = 2 if role == "query" and self.arch.gated_output else 1
+        total *= doubled
         stored = (total, sizes[role][1])
         self.expect(weight, stored[::-1] if self.arch.transposed else stored)
         if bias in self.checkpoint:
             self.expect(bias, (total,))
         self.used |= {weight, bias}
         rows = self._rows(role, fused, sizes) if len(fused) > 1 else None
+        if doubled > 1:
+            rows = Rows(0, total // 2, self.n, 2 * self.n)
         found = bias if bias in self.checkpoint else None
         return Linear(weight, found, rows=rows, transposed=self.arch.transposed, **flags)
 
@@ -343,7 +298,7 @@ class Blocks:
             return Rows(self.n * fused.index(role), sizes[role][0], self.n, self.n * len(fused))
         return Rows(sum(sizes[other][0] for other in fused[: fused.index(role)]), sizes[role][0])
 
-    def _template(self, role: str) -> str:
+    def template(self, role: str) -> str:
         if role == "up" and self.gated and self.arch.gated_up is not None:
             return self.arch.gated_up
         template: str = getattr(self.arch, role)

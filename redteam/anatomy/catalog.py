@@ -77,7 +77,14 @@ _DECODERS: dict[str, Architecture] = {
     "helium": replace(LLAMA, planes="interleaved"),
     "ernie4_5": replace(LLAMA, planes="interleaved"),
     "nemotron": replace(LLAMA, centred=True, offset=1.0),
-    "stablelm": replace(LLAMA, centred=True),
+    "stablelm": replace(
+        LLAMA,
+        centred=True,
+        mlp_norm=("layers.{layer}.post_attention_layernorm", "layers.{layer}.input_layernorm"),
+        query_norm="layers.{layer}.self_attn.q_layernorm.norms.0",
+        key_norm="layers.{layer}.self_attn.k_layernorm.norms.0",
+        stream=replace(_LLAMA_STREAM, others=(*_LLAMA_STREAM.others, "*_layernorm.norms.*")),
+    ),
     "starcoder2": replace(
         LLAMA, centred=True, tied=True, up="layers.{layer}.mlp.c_fc", gate=None, down="layers.{layer}.mlp.c_proj"
     ),
@@ -89,6 +96,8 @@ _DECODERS: dict[str, Architecture] = {
         down="layers.{layer}.mlp.fc2",
         mlp_norm="layers.{layer}.input_layernorm",
         final_norm="final_layernorm",
+        query_norm="layers.{layer}.self_attn.q_layernorm",
+        key_norm="layers.{layer}.self_attn.k_layernorm",
         centred=True,
         stream=replace(_LLAMA_STREAM, norms=("{prefix}final_layernorm",)),
     ),

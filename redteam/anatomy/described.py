@@ -47,7 +47,10 @@ BERT = Architecture(
     down="encoder.layer.{layer}.output.dense",
     attention_norm="encoder.layer.{previous}.output.LayerNorm",
     first_norm="embeddings.LayerNorm",
-    mlp_norm="encoder.layer.{layer}.attention.output.LayerNorm",
+    mlp_norm=(
+        "encoder.layer.{layer}.crossattention.output.LayerNorm",
+        "encoder.layer.{layer}.attention.output.LayerNorm",
+    ),
     post_norms=("encoder.layer.{layer}.output.LayerNorm",),
     post_norm=True,
     prefixes=("bert.", ""),
@@ -108,7 +111,9 @@ _CLIP = Architecture(
     fixed_head_width=True,
 )
 _CLIP_TEXT = replace(_CLIP, prefixes=("text_model.",), config=("text_config",), part="text")
-_CLIP_VISION = replace(_CLIP, prefixes=("vision_model.",), config=("vision_config",), part="vision")
+_CLIP_VISION = replace(
+    _CLIP, prefixes=("vision_model.",), config=("vision_config",), part="vision", exposed=("ImageClassification",)
+)
 _TOWER = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 _TEXT = {"num_hidden_layers": 12, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
 _TEXT_STREAM = Stream(
@@ -218,7 +223,7 @@ _SIGLIP_BOTH = Network(
 def _alone(both: Network, part: str) -> Network:
     """One tower by itself, whose tensors may have names without its prefix. It gives out its stream, which stays."""
     stack = next(stack for stack in both.stacks if stack.part == part)
-    return Network((replace(stack, prefixes=(*stack.prefixes, "")),))
+    return Network((replace(stack, prefixes=(*stack.prefixes, ""), exposed=("",)),))
 
 
 DESCRIBED: Mapping[str, Architecture | ArchitectureLike] = {

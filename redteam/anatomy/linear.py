@@ -73,6 +73,31 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Where in a tensor of three dimensions, an expert in each slice, a map lies.
+
+    Attributes:
+        start, step: The first of an expert's rows, and from one to the next.
+        count: How many rows it has of each expert.
+        side: Whether experts' columns stand side by side, [rows, experts · columns], and not their rows one below the
+            other, [experts · rows, columns].
+        transposed: Whether a slice is stored [in, out].
+    """
+
+    start: int
+    count: int
+    step: int = 1
+    side: bool = False
+    transposed: bool = False
+
+    def of(self, stored: Tensor) -> Tensor:
+        """Those rows of [experts, …] or of biases [experts, out]: a view, [experts, rows, …] or [rows, experts, …]."""
+        slices = stored.mT if self.transposed and stored.ndim == 3 else stored
+        own = slices[:, self.start : self.start + self.count * self.step : self.step]
+        return own.transpose(0, 1) if self.side else own
+
+
+@dataclass(frozen=True)
 class Linear:
     """A linear map in a checkpoint, perhaps a part of a fused tensor.
 
@@ -92,6 +117,7 @@ class Linear:
         rows: Which output rows of a fused tensor are its own, all by default.
         transposed: Whether the tensor is stored [in, out].
         offset: What is added to the stored weight.
+        packed: Where it lies, if it is the experts' part of one tensor.
     """
 
     weight: str
@@ -103,6 +129,7 @@ class Linear:
     rows: Rows | None = None
     transposed: bool = False
     offset: float = 0.0
+    packed: Packed | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,16 +153,32 @@ class Linear:
         return kept.repeat(len(bias) // width)
 
     def _rows(self, stored: Tensor) -> Tensor:
+        if self.packed is not None:
+            return self.packed.of(stored)
         return stored if self.rows is None else self.rows.of(stored)
 
     def _own(self, weight: Tensor) -> Tensor:
         """The part of a stored weight that is this map's, rows first: a view."""
+        if self.packed is not None:
+            return self.packed.of(weight)
         if weight.ndim != 2:
             weight = weight.reshape(-1, weight.shape[-1]) if weight.ndim == 3 else weight.flatten(1)
         return self._rows(weight.T if self.transposed else weight)
 
+    def _flat(self, own: Tensor) -> Tensor:
+        return own.flatten(1) if self.packed is not None and self.packed.side else own.reshape(-1, own.shape[-1])
+
+    def outputs(self, shape: tuple[int, ...]) -> int:
+        """How many rows it has, given the shape of the tensor that it lies in."""
+        if self.packed is not None:
+            return self.packed.count * (1 if self.packed.side else shape[0])
+        return shape[-1 if self.transposed else 0] if self.rows is None else self.rows.count
+
     def inputs(self, shape: tuple[int, ...]) -> int:
         """How many columns it has, given the shape of the tensor that it lies in."""
+        if self.packed is not None:
+            columns = shape[1 if self.packed.transposed else 2]
+            return shape[0] * columns if self.packed.side else columns
         if len(shape) < 3:
             return 1 if len(shape) == 1 else shape[0 if self.transposed else 1]
         columns = shape[-1] if len(shape) == 3 else math.prod(shape[1:])
@@ -148,8 +191,7 @@ class Linear:
             BadInput: If a tensor holds NaN or infinity.
         """
         stored = read_float64(checkpoint, self.weight)
-        weight = self._own(stored[:, None] if stored.ndim == 1 else stored)
-        weight = weight.reshape(-1, weight.shape[-1])
+        weight = self._flat(self._own(stored[:, None] if stored.ndim == 1 else stored))
         bias = None if self.bias is None else self._rows(read_float64(checkpoint, self.bias)).reshape(-1)
         return Affine(weight + self.offset if self.offset else weight, bias)
 
@@ -166,7 +208,7 @@ class Linear:
         """
         own = self._own(stored[:, None] if stored.ndim == 1 else stored)
         if own.ndim > 2:
-            own = own.reshape(-1, own.shape[-1])
+            own = self._flat(own)
         own = own if rows is None else own[rows]
         own = own if columns is None else own[:, columns]
         return _finite(own.to(torch.float64), self.weight) + self.offset

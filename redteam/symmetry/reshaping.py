@@ -209,7 +209,7 @@ def _described(checkpoint: Checkpoint) -> Architecture:
 
 
 def _written(linear: Linear | Gathered, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    if linear.rows is not None or isinstance(linear, Gathered):
+    if isinstance(linear, Gathered) or linear.rows is not None or linear.packed is not None:
         raise BadInput(f"{linear.weight!r} holds several projections in one; expected a tensor of its own for each.")
     weight = affine.weight.T if linear.transposed else affine.weight
     found = {linear.weight: weight.to(checkpoint.dtype(linear.weight)).contiguous()}

@@ -74,9 +74,7 @@ def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[
     return [drawn] if given is None else [drawn, given]
 
 
-def run_network(
-    checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype, *, eps: bool = True
-) -> Ran:
+def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype, *, eps: bool = True) -> Ran:
     """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
 
     A checkpoint that lacks its heads gives out its stream: the last hidden states count then.

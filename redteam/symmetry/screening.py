@@ -101,7 +101,7 @@ def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: 
     if folded and linear.norm is not None:
         gain = linear.norm.read(checkpoint)[0].to(stored.device)
     if side.columns:
-        outputs = stored.shape[-1 if linear.transposed else 0] if linear.rows is None else linear.rows.count
+        outputs = linear.outputs(tuple(stored.shape))
         weight = linear.sampled(stored, rows=_spread(outputs, count).to(stored.device))
         weight = weight if gain is None else weight * gain
         if linear.writes_centred:

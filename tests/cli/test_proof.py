@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,68 @@ def test_a_value_head_beside_the_readout(shell: Shell, here: Path) -> None:
     refused(protect(shell, "scaling:sites=[norm]", model), "v_head.summary.weight")
 
 
-def test_a_decoder_that_attends_to_an_encoder(shell: Shell, here: Path) -> None:
-    settings = {**SMALL, "is_decoder": True, "add_cross_attention": True}
-    model = saved("bert", "BertLMHeadModel", "BertConfig", **settings)
-    refused(protect(shell, "null-shift:sites=[qk,vo,mlp]", model), "changes what this network computes")
+_TOWER = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 16, "patch_size": 8}
+VARIANTS = {
+    "a decoder that attends to an encoder": (
+        ("BertLMHeadModel", "BertConfig"),
+        SMALL | {"is_decoder": True, "add_cross_attention": True},
+    ),
+    "a tower that gives out its stream": (("CLIPVisionModelWithProjection", "CLIPVisionConfig"), _TOWER),
+    "a classifier that reads the stream": (
+        ("CLIPForImageClassification", "CLIPConfig"),
+        {"text_config": {**SMALL, "projection_dim": 16}, "vision_config": {**_TOWER, "projection_dim": 16}}
+        | {"projection_dim": 16},
+    ),
+    "phi with norms of queries": (("PhiForCausalLM", "PhiConfig"), SMALL | {"qk_layernorm": True}),
+    "stablelm with norms of queries": (
+        ("StableLmForCausalLM", "StableLmConfig"),
+        SMALL | {"num_key_value_heads": 4, "qk_layernorm": True},
+    ),
+    "stablelm side by side": (
+        ("StableLmForCausalLM", "StableLmConfig"),
+        SMALL | {"num_key_value_heads": 4, "use_parallel_residual": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("defense", ["rotation:sites=[vo]", "null-shift"])
+def test_variants_of_a_type_are_locked_and_the_lock_comes_off(
+    shell: Shell, here: Path, name: str, defense: str
+) -> None:
+    """Where a switch of the config moves a norm, or shows the stream to what has none."""
+    made, settings = VARIANTS[name]
+    saved("base", *made, **settings)
+    told = protect(shell, defense, "base")
+    assert told.code == 0, told.err
+    assert "Proven" in told.out
+    told = shell("attack", "gauge-fit", "out", "--base", "base", "--out", "fitted")
+    assert told.code == 0, told.err
+    assert "Proven" in told.out
+    base, fitted, locked = Checkpoint.open("base"), Checkpoint.open("fitted"), Checkpoint.open("out")
+    left, moved = (sum(float((one[n] - base[n]).square().sum()) for n in base) ** 0.5 for one in (fitted, locked))
+    assert left < 1e-4 * moved
+
+
+def test_an_attack_on_what_the_description_does_not_fit_writes_nothing(
+    shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from redteam.anatomy import ARCHITECTURES
+
+    wrong = replace(ARCHITECTURES["phi"], query_norm=None, key_norm=None)  # type: ignore[type-var]
+    monkeypatch.setitem(ARCHITECTURES, "phi", wrong)
+    base = saved("base", "PhiForCausalLM", "PhiConfig", **SMALL, qk_layernorm=True)
+    torch.manual_seed(1)
+    moved = {n: t + 0.05 * torch.randn_like(t) for n, t in Checkpoint.open(base).items()}
+    Checkpoint.open(base).replace(moved).save("victim")
+    words = ("attack", "gauge-fit", "victim", "--base", "base", "--out", "fitted")
+    told = shell(*words)
+    assert (told.code, told.out) == (2, "")
+    assert "changes what this network computes" in told.err
+    assert not Path("fitted").exists()
+    told = shell(*words, "--unproven")
+    assert told.code == 0, told.err
+    assert "Not proven" in told.out
 
 
 def test_what_no_input_reaches_is_not_proven(shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,20 +191,6 @@ def test_a_network_without_a_head_gives_out_its_stream(
     refused(protect(shell, "permutation:sites=[residual]", model))
     told = protect(shell, "mergelock", model)
     assert told.code == 0, told.err
-
-
-def test_a_stream_that_is_read_without_a_norm(shell: Shell, here: Path) -> None:
-    tower = {k: v for k, v in SMALL.items() if k != "vocab_size"}
-    vision = {**tower, "image_size": 16, "patch_size": 8}
-    model = saved(
-        "clip",
-        "CLIPForImageClassification",
-        "CLIPConfig",
-        text_config={**SMALL, "projection_dim": 16},
-        vision_config={**vision, "projection_dim": 16},
-        projection_dim=16,
-    )
-    refused(protect(shell, "null-shift", model), "changes what this network computes")
 
 
 def test_norms_that_open_clip_has_and_the_description_lacks(shell: Shell, here: Path) -> None:

@@ -1,0 +1,168 @@
+"""A config made small: the same model type and the same switches, with sizes in which a network is run in a moment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from redteam.errors import BadInput
+
+WIDTH, HEADS, GROUPS, HEAD, NEURONS, VOCABULARY, EXPERTS = 64, 4, 2, 24, 40, 70, 4
+_LENGTH = 64
+
+_SIZES: tuple[tuple[str, int], ...] = (
+    (r"(hidden_size|d_model|n_embd|dim|embed_dim|width|output_hidden_size|text_embed_dim|project_dim)", WIDTH),
+    (r"(embedding_size|pooler_hidden_size|cross_hidden_size|encoder_hidden_size|reduce_dim)", WIDTH),
+    (r"(num_attention_heads|n_heads?|num_heads|(en|de)coder_attention_heads|attention_heads|heads)", HEADS),
+    (r"(num_key_value_heads|num_kv_heads|multi_query_group_num|num_global_key_value_heads)", GROUPS),
+    (r"(head_dim|d_kv|global_head_dim|attention_head_dim|kv_channels)", HEAD),
+    (r"(head_width|decoder_hidden_size)", WIDTH // HEADS),
+    (r"(intermediate_size|d_ff|n_inner|ffn_hidden_size|ffn_dim|(en|de)coder_ffn_dim|hidden_dim)", NEURONS),
+    (r"(moe_intermediate_size|shared_expert_intermediate_size|shared_intermediate_size|mlp_dim)", NEURONS),
+    (r"(expert_ffn_hidden_size|intermediate_size_mlp|moe_shared_expert_intermediate_size)", NEURONS),
+    (r"(vocab_size|vocab_size_per_layer_input|text_vocab_size)", VOCABULARY),
+    (r"(type_vocab_size)", 2),
+    (r"(num_local_experts|num_experts|n_routed_experts|moe_num_experts)", EXPERTS),
+    (r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_topk|top_k_experts|moe_topk)", 2),
+    (r"(n_group|topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts)", 1),
+    (r"(q_lora_rank)", 20),
+    (r"(kv_lora_rank)", 28),
+    (r"(qk_nope_head_dim)", 12),
+    (r"(qk_rope_head_dim)", 8),
+    (r"(v_head_dim)", 10),
+    (r"(rotary_dim)", 8),
+    (r"(max_(text_)?(position_embeddings|seq_len|sequence_length)|n_positions|max_target_positions)", _LENGTH),
+    (r"(max_source_positions)", _LENGTH // 2),
+    (r"(projection_dim|classifier_proj_size|hidden_size_per_layer_input|logit_hidden_size)", 16),
+    (r"(image_size)", 16),
+    (r"(patch_size|spatial_patch_size)", 4),
+    (r"(num_frames|tubelet_size)", 2),
+    (r"(max_relative_positions|position_buckets)", 16),
+    (r"(sliding_window|attention_chunk_size|local_attention|window_size)", 8),
+    (r"(num_mel_bins|linear_num_key_heads|linear_num_value_heads|mamba_n_heads|mamba_num_heads|mamba_d_state)", 4),
+    (r"(linear_key_head_dim|linear_value_head_dim|mamba_d_head|mamba_head_dim|ssm_state_size)", 8),
+    (r"(num_conv_pos_embeddings|num_conv_pos_embedding_groups|num_codevectors_per_group)", 4),
+    (r"(codevector_dim|proj_codevector_dim|xvector_output_dim|mamba_dt_rank|conv_dim_out)", 16),
+    (r"(laurel_rank|altup_num_inputs|num_deepstack_layers)", 4),
+    (r"(temporal_patch_size)", 1),
+    (r"(mm_tokens_per_image|image_seq_length)", 16),
+    (r"(out_hidden_size)", WIDTH),
+    (r"(num_position_embeddings|num_patches)", 16),
+    (r"(n_mels)", 4),
+)
+_LAYERS = r"(num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_decoder_layers|num_encoder_layers|depth|layers|num_global_layers|decoder_num_hidden_layers)"
+_IDS = r".*(token_id|token_index|_ids?)"
+_FORMS = (
+    "CAUSAL_LM",
+    "SEQ_TO_SEQ_CAUSAL_LM",
+    "IMAGE_TEXT_TO_TEXT",
+    "SEQUENCE_CLASSIFICATION",
+    "IMAGE_CLASSIFICATION",
+    "VIDEO_CLASSIFICATION",
+    "ZERO_SHOT_IMAGE_CLASSIFICATION",
+    "SPEECH_SEQ_2_SEQ",
+    "CTC",
+    "MASKED_LM",
+    "SEMANTIC_SEGMENTATION",
+)
+
+
+_FOLLOWS = ("stage_names", "out_features", "out_indices")
+_STAGES = {"depths": 2, "hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 2, "embed_dims": 16, "conv_dim": 8}
+
+
+def small_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Smaller and smaller changes to a config, until transformers takes one: first all sizes, then fewer.
+
+    Args:
+        config: Complete, with `model_type`.
+
+    Yields:
+        Configs with `architectures` of one class.
+    """
+    for name in _classes(config):
+        for layers in (2, 4, 6):
+            tiny = _shrunk(dict(config), layers)
+            tiny["architectures"] = [name]
+            yield tiny
+
+
+def complete(model_type: str) -> dict[str, Any]:
+    """The config of a model type with transformers' defaults.
+
+    Raises:
+        BadInput: If transformers knows no such type.
+    """
+    import transformers
+
+    try:
+        found: dict[str, Any] = transformers.AutoConfig.for_model(model_type).to_dict()
+    except Exception as error:
+        raise BadInput(f"transformers knows no model type {model_type!r}; give a config.json or a model's.") from error
+    return found
+
+
+def _classes(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a network of this config may be of: the config's, or those of heads that transformers has."""
+    given = config.get("architectures")
+    if given:
+        return [str(given[0])]
+    from transformers.models.auto import modeling_auto as auto
+
+    forms = sorted(
+        _FORMS, key=lambda form: config.get("is_encoder_decoder") is True and "SEQ_2" not in form.replace("TO", "2")
+    )
+    tables = [getattr(auto, f"MODEL_FOR_{form}_MAPPING_NAMES") for form in forms] + [auto.MODEL_MAPPING_NAMES]
+    found = [table[config["model_type"]] for table in tables if config["model_type"] in table]
+    return [name if isinstance(name, str) else name[0] for name in found]
+
+
+def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    tiny: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _FOLLOWS or key == "per_layer_config":
+            continue
+        if isinstance(value, Mapping) and not key.startswith(("rope", "id2", "label2", "quantization")):
+            tiny[key] = _shrunk(dict(value), layers)
+        elif isinstance(value, list) and key.endswith(("layer_types", "layers_block_type", "_pattern")):
+            tiny[key] = _varied(value, layers)
+        elif key == "head_dim":
+            tiny[key] = HEAD  # where it is None, some networks fail
+        elif isinstance(value, bool) or value is None:
+            tiny[key] = value
+        elif key in _STAGES and isinstance(value, list):
+            tiny[key] = [_STAGES[key] * (2**i if key != "depths" else 1) for i in range(len(value))]
+        elif isinstance(value, list) and value == value[:1] * len(value) and len(value) > layers:
+            tiny[key] = [_sized(key, value[0])] * layers  # one a layer
+        elif re.fullmatch(_LAYERS, key) and isinstance(value, int):
+            tiny[key] = layers
+        elif re.fullmatch(_IDS, key) and isinstance(value, int):
+            tiny[key] = value if value < 8 else VOCABULARY - 2 - sum(map(ord, key)) % 20
+        else:
+            tiny[key] = _sized(key, value)
+    return _consistent(tiny)
+
+
+def _sized(key: str, value: Any) -> Any:
+    size = next((size for pattern, size in _SIZES if re.fullmatch(pattern, key)), None)
+    if size is None:
+        return value
+    if isinstance(value, list):
+        return [size] * len(value)
+    return size if isinstance(value, int) else value
+
+
+def _varied(kinds: list[Any], layers: int) -> list[Any]:
+    """As many layers, of as many kinds as there are, in the order in which they first appear."""
+    firsts = list(dict.fromkeys(kinds))
+    return [*firsts, *kinds][:layers] if len(firsts) <= layers else kinds[:layers]
+
+
+def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that follow from others, in the configs that keep both."""
+    rope = tiny.get("rope_parameters")
+    if isinstance(rope, dict) and "mrope_section" in rope:
+        rope = {**rope, "mrope_section": [4, 4, 4]}
+        tiny["rope_parameters"] = rope
+    return tiny
