@@ -3,7 +3,7 @@
 from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, ORDER, Anatomy, Architecture, Sites, Stream
 from redteam.anatomy.auto import anatomy_of, architecture_of
 from redteam.anatomy.catalog import ARCHITECTURES
-from redteam.anatomy.legality import GROUPS, Layout, listed, smallest, subgroups, supergroups
+from redteam.anatomy.legality import GROUPS, Layout, largest_group, listed, smallest, subgroups, supergroups
 from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.network import Network, find_sites
 from redteam.anatomy.site import Piece, Side, Site
@@ -35,6 +35,7 @@ __all__ = [
     "anatomy_of",
     "architecture_of",
     "find_sites",
+    "largest_group",
     "listed",
     "smallest",
     "subgroups",

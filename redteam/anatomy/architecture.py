@@ -110,6 +110,7 @@ class Stream:
         tied_classes: Parts of the names of classes whose last map is the embedding, where the config ties the two.
         vectors: Tensors of the stream's width that are added to it.
         others: Names of tensors that have nothing to do with the stream; `*` stands for anything.
+        scaled: Whether it has sites of the kind norm-scale.
     """
 
     embeddings: tuple[str, ...] = ()
@@ -121,6 +122,7 @@ class Stream:
     tied_classes: tuple[str, ...] = ("LMHead", "CausalLM", "ConditionalGeneration")
     vectors: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    scaled: bool = True
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Architecture:
         attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there.
         with_heads, with_experts: Tensors that have a number for each query head, or for each expert.
         gated_output: Whether each query head is followed, in its projection, by a gate on what the head puts out.
+        clamped: Whether neurons allow no scales, whatever their gate or activation is.
         sparse: Whether a layer may lack its attention or its MLP.
         attention_norm, mlp_norm: Templates of the norms that the projections read, None if they read the stream itself;
             of several, the first that is there.
@@ -155,14 +158,15 @@ class Architecture:
         final_norm, readout: Templates of the last norm and of the map that alone reads it, unless it is the embedding.
         tied: Whether it is the embedding where the config does not say so.
         query_norm, key_norm: Templates of the norms of queries and keys.
+        bare_norms: Whether these have norms without gains, where a rotary embedding turns them.
         layer_scale: Template of a tensor that scales what is written; where it is there, writes are not centred.
         prefixes: What may stand before every template, tried in this order.
         config: Keys that lead to this stack's part of the config; a level that is not there is passed over.
         part: Tells the stacks of a network apart in labels.
-        layers, width, heads, neurons: Keys of the config.
-        experts: Keys of the config that may hold their number.
-        kv_heads: Key of the config; as many as there are heads where the config lacks it.
-        head_width: Key of the config; width / heads where the config lacks it.
+        layers, width, heads, neurons: Keys of the config; all but heads may be empty, and are told from the tensors then.
+        experts: Keys of the config that may hold their number; none of them, and the router tells it.
+        kv_heads: Key of the config; as many as there are heads where the config lacks it; empty as above.
+        head_width: Key of the config; width / heads where the config lacks it; empty as above.
         fixed_head_width: Whether the network takes width / heads, whatever the config says.
         activation: Keys of the config that may name the MLP's activation.
         defaults: Numbers that the config may leave out.
@@ -201,6 +205,7 @@ class Architecture:
     with_heads: tuple[str, ...] = ()
     with_experts: tuple[str, ...] = ()
     gated_output: bool = False
+    clamped: bool = False
     sparse: bool = False
     attention_norm: str | tuple[str, ...] | None = None
     mlp_norm: str | tuple[str, ...] | None = None
@@ -213,6 +218,7 @@ class Architecture:
     tied: bool = False
     query_norm: str | None = None
     key_norm: str | None = None
+    bare_norms: bool = False
     layer_scale: str | None = None
     prefixes: tuple[str, ...] = ("",)
     config: tuple[str, ...] = ()

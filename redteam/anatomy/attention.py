@@ -44,8 +44,12 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     gains = _gains(blocks, layer) if blocks.normed != "none" else ()
     if gains:
         legal["qk"] = subgroups("plane-signs")
+        if turned is not None:  # signs of the planes in a part of a head, and of the rest, are no group here
+            legal = {kind: group for kind, group in legal.items() if kind != "qk"}
     if blocks.normed != "none" and arch.centred:  # a LayerNorm of queries and keys sees signs, and its gains move
         legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
+    if arch.bare_norms and planes is not None:
+        legal["qk"] = subgroups("plane-signs")
     if "qk" not in arch.legal:
         legal.pop("qk", None)
     if blocks.normed != "none":
@@ -85,9 +89,7 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
 
 def _head_scales(blocks: Blocks, layer: int, query: Linear, key: Linear) -> Iterator[Site]:
     """Factors that the norms of queries and keys take out: of each head, or of all that one norm spans."""
-    by_head = (
-        blocks.normed == "head" or len(blocks.checkpoint.shape(blocks.name(blocks.arch.query_norm, layer=layer))) > 1
-    )
+    by_head = blocks.normed == "head" or len(blocks.normed_shape) > 1
     for part, linear, number in (("query", query, blocks.heads), ("key", key, blocks.groups)):
         heads, rows = (number, blocks.n) if by_head else (1, number * blocks.n)
         label = "/".join(filter(None, (blocks.arch.part, part)))

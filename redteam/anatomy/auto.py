@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 
 from redteam.anatomy.architecture import Anatomy, Architecture, ArchitectureLike
@@ -36,6 +38,20 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | Archite
         f"The checkpoint has {found}; expected one of: {', '.join(sorted(ARCHITECTURES))}. docs/architectures.md says "
         "how to describe another."
     )
+
+
+@contextmanager
+def described_as(model_type: str, architecture: Architecture | ArchitectureLike) -> Iterator[None]:
+    """While it is active, checkpoints of a model type have the description given, whatever the catalogue says."""
+    before = ARCHITECTURES.get(model_type)
+    ARCHITECTURES[model_type] = architecture
+    try:
+        yield
+    finally:
+        if before is None:
+            del ARCHITECTURES[model_type]
+        else:
+            ARCHITECTURES[model_type] = before
 
 
 def anatomy_of(checkpoint: Checkpoint) -> Anatomy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
@@ -57,8 +58,7 @@ class Blocks:
         if architecture.query:
             self._size_heads()
         self.gated = self.has(architecture.gate)
-        told = next((key for key in architecture.experts if self.given(key) is not None), architecture.experts[0])
-        self.experts = self.number(told) if architecture.router else 0
+        self.experts = self._experts() if architecture.router else 0
         scaled = architecture.layer_scale is not None and self.prefix + architecture.layer_scale in checkpoint
         classes = [str(name) for name in checkpoint.config.get("architectures") or ()]
         seen = any(part in name for part in architecture.exposed for name in classes)
@@ -66,19 +66,22 @@ class Blocks:
 
     def _size_heads(self) -> None:
         arch = self.arch
-        if self.given(arch.heads) is None and self.given(arch.head_width) is not None:
+        if not arch.head_width:
+            self.heads = self.number(arch.heads)
+            self.n = self._columns(arch.output) // self.heads
+        elif self.given(arch.heads) is None and self.given(arch.head_width) is not None:
             self.n = self.number(arch.head_width)
             self.heads = self.width // self.n
         else:
             self.heads = self.number(arch.heads)
             self.n = self.number(arch.head_width, self.width // self.heads)
-        self.groups = self.number(arch.kv_heads, self.heads)
+        self.groups = self.number(arch.kv_heads, self.heads) if arch.kv_heads else self._groups()
         if self.heads % self.groups:
             raise BadInput(
                 f"The config has {self.heads} heads in {self.groups} groups; expected the same number in each."
             )
-        shared = self.has(arch.query_norm) and self.checkpoint.shape(self.name(arch.query_norm)) == (self.n,)
-        self.normed = "none" if not self.has(arch.query_norm) else "head" if shared else "all"
+        self.normed_shape = self._somewhere(arch.query_norm) if arch.query_norm else ()
+        self.normed = "none" if not self.normed_shape else "head" if self.normed_shape == (self.n,) else "all"
         nested = self.given("rope_parameters")
         shares = [self.given(key) for key in arch.rotary]
         shares += [nested.get(key) for key in arch.rotary] if isinstance(nested, Mapping) else []
@@ -120,13 +123,44 @@ class Blocks:
         return template is not None and any(self.name(template, layer=one) in self.checkpoint for one in layers)
 
     def _counted(self) -> int:
-        """How many layers have a query, for checkpoints without a config."""
+        """How many layers there are by the names of tensors."""
+        root, _, rest = (self.prefix + self.arch.first).partition("{layer}")
+        numbers = (re.match(r"\d+", name.removeprefix(root)) for name in self.checkpoint if name.startswith(root))
+        found = {int(number[0]) for number in numbers if number}
+        if self.arch.sparse:
+            return max(found, default=-1) + 1
         return next(n for n in count() if self.name(self.arch.first, layer=n) not in self.checkpoint)
 
-    def _model_width(self) -> int:
-        name = self.name(self.arch.first)
-        shape = self.checkpoint.shape(name) if name in self.checkpoint else ()
+    def _somewhere(self, template: str | None, which: str = "weight") -> tuple[int, ...]:
+        """The shape of a map in the first layer that has it."""
+        names = (self.name(template, which, layer) for layer in range(self.layers))
+        return next((self.checkpoint.shape(name) for name in names if name in self.checkpoint), ())
+
+    def _columns(self, template: str | None) -> int:
+        shape = self._somewhere(template)
         return shape[0 if self.arch.transposed else 1] if len(shape) == 2 else 0
+
+    def _model_width(self) -> int:
+        if self.arch.query is None and self.arch.packed is None:
+            return self._columns(self.arch.first.replace("{expert}", "0"))
+        return self._columns(self.arch.query or self.arch.router)
+
+    def _groups(self) -> int:
+        """Of keys and values, by the tensors."""
+        arch = self.arch
+        shape = self._somewhere(arch.key)
+        rows = (shape[1 if arch.transposed else 0] if len(shape) == 2 else 0) // self.n
+        if arch.key == arch.query:
+            rows = (rows - self.heads) // (2 if arch.value == arch.key else 1)
+        elif arch.key == arch.value:
+            rows //= 2
+        return max(rows, 1)
+
+    def _experts(self) -> int:
+        keys = self.arch.experts
+        if not keys:
+            return (self._somewhere(self.arch.router) or (0,))[0]
+        return self.number(next((key for key in keys if self.given(key) is not None), keys[0]))
 
     def neurons_of(self, layer: int) -> int:
         """Of a layer's MLP: the config's number, or where it has none or one for each layer, the tensor's."""

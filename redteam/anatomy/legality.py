@@ -59,6 +59,11 @@ def smallest(names: Collection[str]) -> str:
     return next(name for name in GROUPS if name in names)
 
 
+def largest_group(names: Collection[str]) -> str:
+    """The last of some groups in the order of `GROUPS`: one that no other of them contains."""
+    return next(name for name in reversed(GROUPS) if name in names)
+
+
 def listed(names: Collection[str]) -> str:
     """The largest of some groups in words: those that no other of them contains."""
     return ", ".join(name for name in GROUPS if name in names and supergroups(name).isdisjoint(set(names) - {name}))

@@ -146,7 +146,7 @@ def _further(blocks: Blocks, layer: int, norm: Norm | None, maps: tuple[str, str
 
 def _legal(blocks: Blocks, *, gated: bool) -> frozenset[str]:
     largest = blocks.arch.legal.get("mlp")
-    if largest == "permutation":
+    if largest == "permutation" and not blocks.arch.clamped:
         names = [blocks.given(key) for key in blocks.arch.activation]
         relu = next((name for name in names if name is not None), None) == "relu"
         largest = "scaled-permutation" if gated else "positive-scaled-permutation" if relu else largest

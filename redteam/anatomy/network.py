@@ -39,7 +39,7 @@ class Network:
                 places += block.last_norm()
         for mine, outside in streams:
             places += _last_gains(mine, outside)
-            places = [*_scales(mine, outside), *places]
+            places = [*(_scales(mine, outside) if outside.scaled else ()), *places]
         return Anatomy(tuple(places), lambda: tuple(_residual(mine, outside, checkpoint) for mine, outside in streams))
 
     def recognises(self, checkpoint: Shaped) -> int:
@@ -82,6 +82,7 @@ class _Outside:
 
     def __init__(self, stream: Stream, block: Blocks, checkpoint: Shaped) -> None:
         self.used: set[str] = set()
+        self.scaled = stream.scaled
         self.others = tuple(name.format(prefix=block.prefix) for name in stream.others)
 
         def there(templates: tuple[str, ...], *which: str) -> list[list[str]]:

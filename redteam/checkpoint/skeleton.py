@@ -161,15 +161,16 @@ def _learned(checkpoint: Tensors, load: Loader) -> dict[str, Source]:
     found = {}
     for place, held in _weights(network).items():
         numbers = held.detach().reshape(-1)
+        if not len(numbers):
+            continue
         flat = numbers.to(torch.int64)
-        if not torch.equal(flat.to(numbers.dtype), numbers) or (
-            len(flat) and not 0 <= flat.min() <= flat.max() < total
-        ):
+        if not torch.equal(flat.to(numbers.dtype), numbers) or (not 0 <= flat.min() <= flat.max() < total):
             continue  # computed, not taken
         owner = torch.searchsorted(bounds, flat, right=True) - 1
         owners = owner.unique().tolist()
         used = tuple(names[k] for k in owners)
-        if len(used) == 1 and torch.equal(flat, torch.arange(starts[used[0]], starts[used[0]] + len(flat))):
+        whole = len(used) == 1 and len(flat) == math.prod(outline[used[0]])
+        if whole and torch.equal(flat, torch.arange(starts[used[0]], starts[used[0]] + len(flat))):
             found[place] = Source(used)
             continue
         moved, position = torch.zeros(len(names), dtype=torch.int64), 0

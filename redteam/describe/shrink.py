@@ -54,14 +54,14 @@ _SIZES: tuple[tuple[str, int], ...] = (
 _LAYERS = r"(num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_decoder_layers|num_encoder_layers|depth|layers|num_global_layers|decoder_num_hidden_layers)"
 _IDS = r".*(token_id|token_index|_ids?)"
 _FORMS = (
-    "CAUSAL_LM",
     "SEQ_TO_SEQ_CAUSAL_LM",
+    "SPEECH_SEQ_2_SEQ",
     "IMAGE_TEXT_TO_TEXT",
+    "CAUSAL_LM",
     "SEQUENCE_CLASSIFICATION",
+    "ZERO_SHOT_IMAGE_CLASSIFICATION",
     "IMAGE_CLASSIFICATION",
     "VIDEO_CLASSIFICATION",
-    "ZERO_SHOT_IMAGE_CLASSIFICATION",
-    "SPEECH_SEQ_2_SEQ",
     "CTC",
     "MASKED_LM",
     "SEMANTIC_SEGMENTATION",
@@ -110,9 +110,8 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
         return [str(given[0])]
     from transformers.models.auto import modeling_auto as auto
 
-    forms = sorted(
-        _FORMS, key=lambda form: config.get("is_encoder_decoder") is True and "SEQ_2" not in form.replace("TO", "2")
-    )
+    masked = config["model_type"] in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_encoder_decoder")
+    forms = [form for form in _FORMS if not (masked and form == "CAUSAL_LM")]
     tables = [getattr(auto, f"MODEL_FOR_{form}_MAPPING_NAMES") for form in forms] + [auto.MODEL_MAPPING_NAMES]
     found = [table[config["model_type"]] for table in tables if config["model_type"] in table]
     return [name if isinstance(name, str) else name[0] for name in found]
@@ -128,7 +127,7 @@ def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
         elif isinstance(value, list) and key.endswith(("layer_types", "layers_block_type", "_pattern")):
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
-            tiny[key] = HEAD  # where it is None, some networks fail
+            tiny[key] = _head(config)
         elif isinstance(value, bool) or value is None:
             tiny[key] = value
         elif key in _STAGES and isinstance(value, list):
@@ -142,6 +141,18 @@ def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
         else:
             tiny[key] = _sized(key, value)
     return _consistent(tiny)
+
+
+def _head(config: Mapping[str, Any]) -> int:
+    """The width of a head: of the rotary part where a config has one, else another than the model's share of it.
+
+    Where the config has it follow from the model's width, it does here; where it is None, some networks fail.
+    """
+    if "qk_rope_head_dim" in config:
+        return dict(_SIZES)["(qk_rope_head_dim)"]
+    width, heads, head = (config.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
+    follows = isinstance(width, int) and isinstance(heads, int) and width == heads * (head or 0)
+    return WIDTH // HEADS if follows else HEAD
 
 
 def _sized(key: str, value: Any) -> Any:
@@ -163,6 +174,11 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
     """Sizes that follow from others, in the configs that keep both."""
     rope = tiny.get("rope_parameters")
     if isinstance(rope, dict) and "mrope_section" in rope:
-        rope = {**rope, "mrope_section": [4, 4, 4]}
-        tiny["rope_parameters"] = rope
+        tiny["rope_parameters"] = {**rope, "mrope_section": [4, 4, 4]}
+    if tiny.get("num_kv_shared_layers"):
+        tiny["num_kv_shared_layers"] = 0
+    if "num_experts_per_tok" in tiny and tiny["num_experts_per_tok"] is None:
+        tiny["num_experts_per_tok"] = 2
+    if tiny.get("kv_lora_rank"):
+        tiny["num_key_value_heads"] = tiny.get("num_attention_heads")
     return tiny

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from redteam.anatomy import GROUPS as NAMES
-from redteam.anatomy import Site, Stacks, subgroups, supergroups
+from redteam.anatomy import Site, Stacks, largest_group, subgroups, supergroups
 from redteam.errors import IllegalGauge
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.matrix_groups import GeneralLinear, Orthogonal
@@ -74,7 +74,7 @@ def at(group: Group, site: Site) -> Group:
 
 def largest_legal_group(site: Site) -> Group:
     """The largest group that is legal at a site, with its default settings."""
-    return at(GROUPS[max(site.legal, key=NAMES.index)](), site)
+    return at(GROUPS[largest_group(site.legal)](), site)
 
 
 def adapted(group: Group, site: Site) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,11 +54,24 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
         found["pixel_values"] = _pixels(
             draws, int(vision.get("num_channels") or 3), vision.get("image_size") or _SQUARE
         )
+    found |= _sounds(draws, config)
     if not found:
         raise BadInput(
             "The config has neither a vocab_size nor an image_size, so that no inputs can be made up; pass some."
         )
     return found
+
+
+def _sounds(draws: np.random.Generator, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A spectrogram or a wave, where a config is one of a network that takes it."""
+    if config.get("num_mel_bins") and config.get("max_source_positions"):  # two convolutions, of which one halves
+        frames = 2 * int(config["max_source_positions"])
+        shape: tuple[int, ...] = (_SAMPLES, int(config["num_mel_bins"]), frames)
+        return {"input_features": torch.from_numpy(draws.standard_normal(shape))}
+    if config.get("conv_stride") and config.get("conv_kernel"):
+        length = 8 * math.prod(int(stride) for stride in config["conv_stride"])
+        return {"input_values": torch.from_numpy(draws.standard_normal((_SAMPLES, length)))}
+    return {}
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -68,9 +82,14 @@ def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _text(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
     places = config.get("max_position_embeddings") or config.get("n_positions") or 2 * _TOKENS
     padding = config.get("pad_token_id")
-    # RoBERTa counts positions from behind the padding token's.
-    free = int(places) - 1 - (padding if isinstance(padding, int) and padding >= 0 else 0)
-    return _tokens(draws, int(config["vocab_size"]), max(1, min(_TOKENS, free)), padding)
+    # RoBERTa counts positions from behind the padding token's, which is one of the first.
+    free = int(places) - 1 - (padding if isinstance(padding, int) and 0 <= padding < int(places) // 2 else 0)
+    ids = _tokens(draws, int(config["vocab_size"]), max(1, min(_TOKENS, free)), padding)
+    end = config.get("eos_token_id")
+    if isinstance(end, int) and 0 <= end < int(config["vocab_size"]):
+        ids[ids == end] = abs(end - 1)
+        ids[:, -1] = end  # where some encoders look for what a text means
+    return ids
 
 
 def _states(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import build_without_heads
+from redteam.checkpoint.modules import build_without_heads, quiet_transformers
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
@@ -91,14 +91,16 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
     """
     network, whole = _built(checkpoint, dtype)
     if hasattr(network, "set_attn_implementation"):
-        network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
+        with quiet_transformers():
+            network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
     if not eps:
         _without_eps(network)
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
     outputs: list[Tensor] = []
     states: list[Tensor] = []
-    with torch.no_grad(), exact, _Reading() as reading:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), exact, _Reading() as reading:
         for inputs in tried:
+            torch.manual_seed(0)  # masked autoencoders draw what they mask
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
             try:
                 found = dict(_named(network(**given, **({} if whole else {"output_hidden_states": True}))))

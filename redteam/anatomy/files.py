@@ -1,0 +1,109 @@
+"""Descriptions as data: what a file of the catalogue holds, and what `redteam describe` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from redteam.anatomy.architecture import Architecture, ArchitectureLike, Stream
+from redteam.anatomy.convolutional import Convolutional
+from redteam.anatomy.network import Network
+from redteam.errors import BadInput
+
+_PLAIN = {"legal", "defaults"}
+
+
+def as_data(architecture: Architecture | ArchitectureLike) -> dict[str, Any]:
+    """A description as numbers, strings, lists and tables; what is as it is by default is left out.
+
+    Raises:
+        BadInput: If it is a class of a package's own.
+    """
+    if isinstance(architecture, Convolutional):
+        return {"convolutional": _dumped(architecture)}
+    if isinstance(architecture, Architecture):
+        streams = ((architecture.stream, (architecture.part,)),) if architecture.stream else ()
+        architecture = Network((architecture,), streams)
+    if not isinstance(architecture, Network):
+        raise BadInput(f"A {type(architecture).__name__} has no form as data.")
+    return {
+        "stacks": [_dumped(stack) for stack in architecture.stacks],
+        "streams": [{"parts": list(parts), **_dumped(stream)} for stream, parts in architecture.streams],
+    }
+
+
+def from_data(data: Mapping[str, Any], where: str) -> ArchitectureLike:
+    """The description that `as_data` gave.
+
+    Args:
+        data: Parsed; keys other than those of a description are passed over.
+        where: Names the file in messages.
+
+    Raises:
+        BadInput: If a key is not known, a value has another type than it should, or there is no stack.
+    """
+    if "convolutional" in data:
+        return _made(Convolutional, data["convolutional"], where)
+    stacks, streams = data.get("stacks"), data.get("streams", [])
+    if not isinstance(stacks, list) or not stacks or not isinstance(streams, list):
+        raise BadInput(f"{where} describes no stack of blocks; expected the file that redteam describe writes.")
+    made = tuple(_made(Architecture, stack, where) for stack in stacks)
+    through = []
+    for stream in streams:
+        if not isinstance(stream, Mapping) or not isinstance(stream.get("parts"), list):
+            raise BadInput(f"A stream in {where} has no parts; expected a list of those it runs through.")
+        outside = {key: value for key, value in stream.items() if key != "parts"}
+        through.append((_made(Stream, outside, where), tuple(map(str, stream["parts"]))))
+    return Network(made, tuple(through))
+
+
+def _dumped(described: Any) -> dict[str, Any]:
+    found = {}
+    for one in fields(described):
+        value = getattr(described, one.name)
+        if one.name != "stream" and value != _default(one):
+            found[one.name] = _listed(value)
+    return found
+
+
+def _default(one: Field[Any]) -> Any:
+    if one.default is not MISSING:
+        return one.default
+    return one.default_factory() if one.default_factory is not MISSING else MISSING
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_listed(each) for each in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _made(cls: type[Any], data: Any, where: str) -> Any:
+    known = {one.name: one for one in fields(cls) if one.name != "stream"}
+    if not isinstance(data, Mapping) or not set(data) <= set(known):
+        odd = sorted(set(data) - set(known)) if isinstance(data, Mapping) else [data]
+        raise BadInput(f"{where} has {odd[0]!r} in a description; expected keys among {', '.join(known)}.")
+    values = {}
+    for key, value in data.items():
+        values[key] = _tupled(value) if key not in _PLAIN else value
+        default = _default(known[key])
+        wanted = type(default) if default not in (None, MISSING) else None
+        if wanted is not None and not _fits(values[key], default):
+            raise BadInput(f"{where} has {key} = {value!r}; expected a {wanted.__name__}.")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise BadInput(f"{where} lacks a part of a description ({error}).") from error
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, dict | type(default)) if isinstance(default, Mapping) else isinstance(value, type(default))
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(each) for each in value) if isinstance(value, list) else value

@@ -1,0 +1,324 @@
+"""What a stack of blocks is, settled by numbers: one field of its description after the other, the freest value first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from redteam.anatomy import Architecture
+from redteam.checkpoint.modules import in_a_block
+from redteam.describe.roles import Map, Stack, guesses, heads_key
+from redteam.describe.trials import KEPT, Trial
+
+_PLANES = (None, "half", "interleaved")
+_ROTARY = ("partial_rotary_factor", "rotary_pct", "rotary_dim", "rotary_percent", "rotary_emb_fraction")
+_QUERY = re.compile(r"(^|[._])(q|query|q_a)_?(norm|layernorm|ln)", re.I)
+_KEY = re.compile(r"(^|[._])(k|key)_?(norm|layernorm|ln)", re.I)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A stack that was described.
+
+    Attributes:
+        architecture: With templates that begin where the checkpoint's names do.
+        stack: What it was made of.
+        norms: Norms of the model's width inside the blocks whose place nothing told.
+    """
+
+    architecture: Architecture
+    stack: Stack
+    norms: tuple[str, ...] = ()
+
+
+def settle(trial: Trial, stack: Stack, width: int, part: str, path: Sequence[str]) -> list[Settled]:
+    """A stack and the cross attention in it; none where nothing of it could be told.
+
+    Args:
+        trial: The network.
+        stack: One of its stacks.
+        width: Of its residual stream.
+        part: Tells it from the network's other stacks.
+        path: Keys that lead to its part of the config.
+    """
+    config: Mapping[str, Any] = trial.checkpoint.config
+    for key in path:
+        config = config[key]
+    heads = heads_key(config, stack.root)
+    checkpoint = trial.checkpoint
+    stems = [name.removesuffix(".weight") for name in checkpoint if name.endswith(".weight") and not in_a_block(name)]
+    outside = [stem for stem in stems if checkpoint.shape(f"{stem}.weight") == (width,)]
+    found: list[Settled] = []
+    guessed = [guess for guess in guesses(stack, width) if guess.query or guess.up or guess.further]
+    for kind, name in (("", part), ("cross", f"{part}-cross" if part else "cross")):
+        own = [
+            replace(one, part=name, config=tuple(path), heads=heads or "")
+            for one in guessed
+            if one.part == kind and (heads or not one.query)
+        ]
+        first = _first(trial, stack, width, own)
+        if first is not None:
+            found.append(_Search(trial, stack, width, config, outside).settled(first))
+    return found
+
+
+def _first(trial: Trial, stack: Stack, width: int, guessed: Iterable[Architecture]) -> Architecture | None:
+    """The first guess of whose attention and MLP something is free."""
+    partly = None
+    for guess in guessed:
+        for one in _stored(guess, stack, width):
+            tries = replace(one, clamped=True, legal={"vo": "orthogonal", "mlp": "permutation"})
+            if trial.anatomy(tries) is None:
+                continue
+            vo = not one.query or trial.kept(tries, "vo", 1) <= KEPT
+            mlp = one.up is None or trial.kept(tries, "mlp", 1) <= KEPT
+            if vo and mlp and (one.query or one.up):
+                return one
+            if partly is None and (vo if one.query else mlp):
+                partly = one
+    return partly
+
+
+def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architecture]:
+    """How a guess may lie in its tensors."""
+    shapes = {one.stem: one.shape for one in stack.maps}
+    layers = {one.stem: one.layers for one in stack.maps}
+    needed = [stem for stem in (guess.query, guess.router or guess.down) if stem]
+    sparse = any(len(layers[stem]) < stack.layers for stem in needed)
+    fused = guess.query is not None and guess.query == guess.key
+    up = shapes.get(guess.up or "", ())
+    told = len(up) == 2 and up[0] != up[1] and not guess.packed
+    stored = [up[0] == width] if told else [False] if guess.packed else [False, True]
+    gated = guess.query is not None and not fused and _doubled(guess, shapes)
+    for transposed in stored:
+        for interleaved in (False, True) if fused else (False,):
+            yield replace(guess, transposed=transposed, interleaved=interleaved, sparse=sparse, gated_output=gated)
+
+
+def _doubled(guess: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return shapes[guess.query or ""][0] == 2 * shapes[guess.output or ""][1]
+
+
+class _Search:
+    """Settles the rest of a guess whose attention or MLP is right."""
+
+    def __init__(
+        self, trial: Trial, stack: Stack, width: int, config: Mapping[str, Any], outside: Sequence[str]
+    ) -> None:
+        self.outside = outside
+        self.trial, self.stack, self.width, self.config = trial, stack, width, config
+        self.norms = [one.stem for one in stack.norms if one.shape == (width,)]
+
+    def settled(self, arch: Architecture) -> Settled:
+        """The description, each kind of sites in it tried."""
+        arch = replace(arch, key_bias_free=False, centred=False)
+        if arch.query:
+            arch = self._query_norms(arch)
+            arch = self._qk(arch)
+            arch = self._with(arch, "vo", ("general-linear", "orthogonal", "scaled-permutation", "permutation"))
+            arch = self._heads(arch)
+        arch = self._mlp(arch)
+        arch = self._norms(arch)
+        arch = self._shifts(arch)
+        rest = [norm for norm in self.norms if norm not in _named(arch)]
+        return Settled(arch, self.stack, tuple(rest))
+
+    def holds(self, arch: Architecture, kind: str) -> bool:
+        return self.trial.kept(arch, kind) <= KEPT
+
+    def _with(self, arch: Architecture, kind: str, groups: Iterable[str]) -> Architecture:
+        """The largest of some groups that keeps the function at a kind of sites; without the kind if none does."""
+        for group in groups:
+            tried = replace(arch, legal={**arch.legal, kind: group})
+            if self.holds(tried, kind):
+                return tried
+        return arch
+
+    def _query_norms(self, arch: Architecture) -> Architecture:
+        """Norms of queries and keys, by name: their place is plain, and how far they bind is tried."""
+        inside = [one for one in self.stack.norms if self._beside(one, arch)]
+        query = next((one.stem for one in inside if _QUERY.search(one.stem.partition("{layer}")[2])), None)
+        key = next((one.stem for one in inside if _KEY.search(one.stem.partition("{layer}")[2])), None)
+        return replace(arch, query_norm=query, key_norm=key) if query and key else arch
+
+    def _beside(self, norm: Map, arch: Architecture) -> bool:
+        return bool(re.search(r"cross|encoder_attn|EncDec", norm.stem)) == ("cross" in arch.part)
+
+    def _qk(self, arch: Architecture) -> Architecture:
+        """The rotary embedding, and what of queries and keys is free."""
+        shares = [(), *((key,) for key in _ROTARY if self._says(key))]
+        for planes in _PLANES:
+            for rotary in shares[::-1] if planes else shares[:1]:
+                for centred, offset in (
+                    ((False, 0.0), (False, 1.0), (True, 0.0)) if arch.query_norm else ((False, 0.0),)
+                ):
+                    tried = replace(
+                        arch,
+                        planes=planes,
+                        rotary=rotary,
+                        offset=offset,
+                        centred=centred,
+                        legal={**arch.legal, "qk": "general-linear"},
+                    )
+                    kinds = ("qk", "qk-norm") if arch.query_norm and not centred else ("qk",)
+                    if arch.query_norm and planes is None:
+                        continue
+                    if all(self.holds(tried, kind) for kind in kinds):
+                        return self._unturned(replace(tried, centred=False))
+        for planes in _PLANES[1:]:  # norms without gains leave signs alone
+            tried = replace(
+                arch, planes=planes, rotary=(), bare_norms=True, legal={**arch.legal, "qk": "general-linear"}
+            )
+            if not arch.query_norm and self.holds(tried, "qk"):
+                return self._unturned(tried)
+        return replace(arch, rotary=())
+
+    def _says(self, key: str) -> bool:
+        nested = self.config.get("rope_parameters")
+        return self.config.get(key) is not None or (isinstance(nested, Mapping) and nested.get(key) is not None)
+
+    def _unturned(self, arch: Architecture) -> Architecture:
+        """Layers without the rotary embedding, where a list of the config tells them."""
+        if arch.planes is None or arch.query_norm:
+            return arch
+        for key, values in self.config.items():
+            if isinstance(values, list) and len(values) == self.stack.layers:
+                for value in dict.fromkeys(x for x in values if isinstance(x, (int, str))):
+                    tried = replace(arch, unturned=(key, value))
+                    if self.holds(tried, "qk"):
+                        return tried
+        return arch
+
+    def _heads(self, arch: Architecture) -> Architecture:
+        numbers = tuple(one.stem for one in self.stack.vectors if "attn" in one.stem or "attention" in one.stem)
+        for with_heads in dict.fromkeys((numbers, ())):
+            tried = self._with(replace(arch, with_heads=with_heads), "heads", ("permutation",))
+            if "heads" in tried.legal:
+                return self._with(tried, "queries", ("permutation",))
+        return arch
+
+    def _mlp(self, arch: Architecture) -> Architecture:
+        if arch.up is None and not arch.further:
+            return arch
+        biases = tuple(one.stem for one in self.stack.vectors if "bias" in one.stem.rpartition(".")[2])
+        for clamped in (False, True):
+            tried = self._with(replace(arch, clamped=clamped), "mlp", ("permutation",))
+            if "mlp" in tried.legal:
+                arch = tried
+                break
+        for with_experts in dict.fromkeys((biases, ())) if arch.router else ():
+            tried = replace(arch, with_experts=with_experts)
+            if self.holds(tried, "experts"):
+                return tried
+        return arch
+
+    def _norms(self, arch: Architecture) -> Architecture:
+        """The norms that projections read, by gains that move between them."""
+        free = {**arch.legal, "norm": "scaling"}
+        offsets = dict.fromkeys((arch.offset, 0.0, 1.0)) if not arch.query_norm else (arch.offset,)
+        for offset in offsets:
+            base = replace(arch, offset=offset, legal=free)
+            found = base
+            if arch.query:
+                found = self._norm(found, "attention_norm")
+            if arch.up or arch.further:
+                found = self._norm(found, "mlp_norm")
+            if found is base and arch.query and arch.up:
+                both = (replace(base, attention_norm=norm, mlp_norm=norm) for norm in self.norms)
+                found = next((one for one in both if self.holds(one, "norm")), base)
+            if found is not base:
+                return replace(found, legal=free)
+        return self._post_norm(arch)
+
+    def _post_norm(self, arch: Architecture) -> Architecture:
+        """Norms that stand after the addition, so that what they write is the stream: shifts tell which is read where.
+
+        The order within a block is told by what the MLP reads; attention reads the last norm of the block before, and
+        in the first block one of the embeddings.
+        """
+        if arch.up is None or not self.norms:
+            return arch
+        base = replace(arch, centred=True, post_norm=True)
+        for after in self.norms:
+            tried = replace(base, mlp_norm=after)
+            if self.trial.shifted(tried, ("mlp",)) > KEPT or not self._tells(tried, "mlp"):
+                continue
+            for last in self.norms:
+                for first in self.outside if last != after else ():
+                    both = replace(
+                        tried,
+                        attention_norm=last.replace("{layer}", "{previous}"),
+                        first_norm=first,
+                        post_norms=(last,),
+                    )
+                    if self.trial.shifted(both, ("qk", "vo")) <= KEPT and self._tells(both, "qk"):
+                        return both
+            return tried
+        return arch
+
+    def _tells(self, arch: Architecture, kind: str) -> bool:
+        """Whether a shift sees what a norm hands on, so that one that was kept tells its place."""
+        anatomy = self.trial.anatomy(arch)
+        return anatomy is not None and all(site.left.linear.reads_centred for site in anatomy.sites((kind,)))
+
+    def _norm(self, arch: Architecture, field: str) -> Architecture:
+        """Of what an encoder hands on, another norm stands before keys and values."""
+        crosses = arch.part.endswith("cross")
+        memory = next((one for one in self.outside if "encoder" in one), None) if crosses else None
+        for norm in self.norms:
+            alone: dict[str, Any] = {"attention_norm": None, "mlp_norm": None, field: norm, "memory_norm": memory}
+            if norm not in (arch.attention_norm, arch.mlp_norm) and self.holds(replace(arch, **alone), "norm"):
+                return replace(arch, memory_norm=memory, **{field: norm})  # type: ignore[arg-type]
+        return arch
+
+    def _post_norm(self, arch: Architecture) -> Architecture:
+        """Norms that stand after the addition, so that what they write is the stream: shifts tell which is read where.
+
+        The order within a block is told by what the MLP reads; attention reads the last norm of the block before, and
+        in the first block one of the embeddings.
+        """
+        if arch.up is None or not self.norms:
+            return arch
+        base = replace(arch, centred=True, post_norm=True)
+        for after in self.norms:
+            tried = replace(base, mlp_norm=after)
+            if self.trial.shifted(tried, ("mlp",)) > KEPT or not self._tells(tried, "mlp"):
+                continue
+            for last in self.norms:
+                for first in self.outside if last != after else ():
+                    both = replace(
+                        tried,
+                        attention_norm=last.replace("{layer}", "{previous}"),
+                        first_norm=first,
+                        post_norms=(last,),
+                    )
+                    if self.trial.shifted(both, ("qk", "vo")) <= KEPT and self._tells(both, "qk"):
+                        return both
+            return tried
+        return arch
+
+    def _tells(self, arch: Architecture, kind: str) -> bool:
+        """Whether a shift sees what a norm hands on, so that one that was kept tells its place."""
+        anatomy = self.trial.anatomy(arch)
+        return anatomy is not None and all(site.left.linear.reads_centred for site in anatomy.sites((kind,)))
+
+    def _shifts(self, arch: Architecture) -> Architecture:
+        """Whether norms subtract the mean, and whether a key's bias goes unseen."""
+        if not arch.legal:
+            return arch
+        for centred in (True,) if arch.post_norm else (True, False):
+            for exposed in ((), ("",)) if centred else ((),):
+                for free in (True, False):
+                    tried = replace(arch, centred=centred, exposed=exposed, key_bias_free=free)
+                    if "qk" in arch.legal and not self.holds(tried, "qk"):
+                        continue
+                    if self.trial.shifted(tried, ("qk", "vo", "mlp")) <= KEPT:
+                        return tried
+        return replace(arch, centred=False, key_bias_free=False)
+
+
+def _named(arch: Architecture) -> set[str]:
+    found = {arch.attention_norm, arch.mlp_norm, arch.query_norm, arch.key_norm, *arch.post_norms}
+    return {one for one in found if isinstance(one, str)}

@@ -1,0 +1,259 @@
+"""A model type described by trying: a small random network, guesses by names and shapes, judged by what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from redteam.anatomy import ORDER, Architecture, Network, Site, Stream, largest_group
+from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import initialised, quiet_transformers, weights_of
+from redteam.describe.blocks import Settled, settle
+from redteam.describe.roles import Stack, stacks_of
+from redteam.describe.shrink import small_configs
+from redteam.describe.streams import with_streams
+from redteam.describe.trials import KEPT, Trial
+from redteam.errors import BadInput
+
+_LARGEST = 8_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
+
+
+@dataclass(frozen=True)
+class Row:
+    """The proof of one kind of sites.
+
+    Attributes:
+        kind: As in `redteam.anatomy.KINDS_OF_SITES`.
+        part: Of the network.
+        sites: How many the small network has.
+        group: The largest that keeps the function.
+        change: `max|Δ| / max|output|` in float64 under random elements of it at all sites at once.
+        back: What is left of such a lock after the closed-form fit to the original, over the original's norm.
+    """
+
+    kind: str
+    part: str
+    sites: int
+    group: str
+    change: float
+    back: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model type, and the proof of it.
+
+    Attributes:
+        model_type: As in a config.
+        network: The class of transformers that was tried.
+        described: What it was found to be.
+        rows: The proof.
+        remarks: What could not be settled, in sentences.
+        config: Of the small network.
+    """
+
+    model_type: str
+    network: str
+    described: Network
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
+def describe(config: Mapping[str, Any], tell: Callable[[str], None] = lambda _: None) -> Description:
+    """Describes the model type of a config.
+
+    Args:
+        config: Complete; sizes are made small, switches stay.
+        tell: Takes a line on what is being tried.
+
+    Raises:
+        BadInput: If transformers builds no small network of it, it does not run, or nothing of it keeps the function.
+    """
+    with quiet_transformers():
+        trial = small_network(config)
+        tell(f"{trial.checkpoint.config['architectures'][0]}: {len(trial.checkpoint)} tensors")
+        width_of = _widths(trial)
+        stacks = [stack for stack in stacks_of(trial.checkpoint) if width_of(stack)]
+        settled: list[Settled] = []
+        for stack in stacks:
+            tell(f"{stack.root}: {stack.layers} blocks")
+            part = _part(stack, stacks)
+            settled += settle(trial, stack, width_of(stack), part, _path(trial.checkpoint.config, stack, part))
+        settled = [one for one in settled if one.architecture.legal]
+        if not settled:
+            raise BadInput(_nothing(trial, stacks))
+        network = with_streams(trial, settled)
+        network, rows = _proven(trial, network, tell)
+        remarks = [*_left_alone(trial, network, stacks)]
+        name = trial.checkpoint.config["architectures"][0]
+    return Description(
+        str(config["model_type"]), name, _relative(network, name), tuple(rows), tuple(remarks), trial.checkpoint.config
+    )
+
+
+def small_network(config: Mapping[str, Any]) -> Trial:
+    """A small random network of a config's type.
+
+    Raises:
+        BadInput: With what transformers said of the last try.
+    """
+    import torch
+
+    why = ""
+    for tiny in small_configs(config):
+        try:
+            with torch.device("meta"):
+                size = sum(weight.numel() for weight in initialised(tiny, 0).parameters())
+            if size > _LARGEST:
+                raise BadInput(f"its sizes could not be made small: {size} weights are left")
+            weights = weights_of(initialised(tiny, 0))
+            return Trial.of(Checkpoint.of({name: t.double() for name, t in weights.items()}, tiny))
+        except Exception as error:  # whatever a library raises on a config that it does not like
+            why = " ".join(str(error).split())[:300]
+    raise BadInput(f"No small network of model_type {config.get('model_type')!r} could be built and run ({why}).")
+
+
+def _widths(trial: Trial) -> Callable[[Stack], int]:
+    """Tells the width of a stack's stream: the size that most of its maps have on one side."""
+
+    def width(stack: Stack) -> int:
+        sizes: dict[int, int] = {}
+        for one in stack.maps:
+            for size in set(one.shape):
+                sizes[size] = sizes.get(size, 0) + len(one.layers)
+        for one in stack.norms:
+            sizes[one.shape[0]] = sizes.get(one.shape[0], 0) + 2 * len(one.layers)
+        return max(sizes, key=lambda size: (sizes[size], size), default=0)
+
+    return width
+
+
+def _part(stack: Stack, stacks: list[Stack]) -> str:
+    """A word that tells a stack from the others; none where it is alone."""
+    if len(stacks) == 1:
+        return ""
+    for word in ("decoder", "encoder", "vision", "visual", "text", "language", "audio"):
+        if word in stack.root and sum(word in other.root for other in stacks) == 1:
+            return word
+    return stack.root.strip(".").replace(".", "-")
+
+
+def _path(config: Mapping[str, Any], stack: Stack, part: str) -> tuple[str, ...]:
+    """Keys that lead to a stack's part of the config."""
+    words = {
+        "language": ("text",),
+        "text": ("text",),
+        "visual": ("vision",),
+        "vision": ("vision",),
+        "audio": ("audio",),
+    }
+    looked = [part, *words.get(part, ()), *(w for w in words if w in stack.root)]
+    for key, value in config.items():
+        if isinstance(value, Mapping) and any(w and (key == w or key.startswith(f"{w}_")) for w in looked):
+            return (key,)
+    texts = [key for key in ("text_config", "language_config", "llm_config") if isinstance(config.get(key), Mapping)]
+    if texts and not any(w in stack.root for w in ("vision", "visual", "audio")):
+        return (texts[0],)
+    return ()
+
+
+def _proven(trial: Trial, network: Network, tell: Callable[[str], None]) -> tuple[Network, list[Row]]:
+    """The rows of a description; a kind that does not hold as a whole is taken out of it."""
+    rows: list[Row] = []
+    for kind in ORDER:
+        for attempt in range(2):
+            anatomy = trial.anatomy(network)
+            sites = () if anatomy is None else anatomy.sites((kind,))
+            if not sites:
+                break
+            change = trial.kept(network, kind, draws=3)
+            back = trial.back(network, kind)
+            if change <= KEPT:
+                tell(f"{kind}: {len(sites)} sites, {change:.1e}")
+                for part, group in groupby(sorted(sites, key=_part_of), key=_part_of):
+                    mine = list(group)
+                    named = " or ".join(dict.fromkeys(largest_group(site.legal) for site in mine))
+                    rows.append(Row(kind, part, len(mine), named, change, back))
+                break
+            network = _without(network, kind) if not attempt else network
+    return network, rows
+
+
+def _part_of(site: Site) -> str:
+    return site.part.partition("/expert")[0]
+
+
+def _without(network: Network, kind: str) -> Network:
+    """A description without a kind of sites."""
+    if kind in ("residual", "norm-scale"):
+        return replace(network, streams=())
+    less = [
+        replace(stack, legal={k: group for k, group in stack.legal.items() if k != kind}) for stack in network.stacks
+    ]
+    return replace(network, stacks=tuple(less))
+
+
+def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator[str]:
+    """What a description says nothing of."""
+    described = {stack.first.partition("{layer}")[0] for stack in network.stacks}
+    for stack in stacks:
+        if stack.root not in described:
+            yield f"The blocks of {stack.root.strip('.')} are left as they are: no symmetry of theirs was found."
+    for stack in network.stacks:
+        for kind in ("qk", "vo", "heads"):
+            if stack.query and kind not in stack.legal:
+                yield f"{stack.first.partition('{layer}')[0].strip('.')}: no group keeps the function at {kind}."
+        if (stack.up or stack.further) and "mlp" not in stack.legal:
+            yield f"{stack.first.partition('{layer}')[0].strip('.')}: no group keeps the function at mlp."
+    if not network.streams:
+        yield "What else touches the residual stream could not be told, so that there are no sites of the kind residual."
+
+
+def _nothing(trial: Trial, stacks: list[Stack]) -> str:
+    kind = trial.checkpoint.config.get("model_type")
+    roots = ", ".join(stack.root.strip(".") for stack in stacks) or "no numbered blocks"
+    return (
+        f"Nothing was found in model_type {kind!r} that keeps the function ({roots}): neither attention with queries, "
+        "keys and values nor an MLP of two maps has one of the known groups."
+    )
+
+
+def _relative(network: Network, name: str) -> Network:
+    """With the prefix of the network without a head cut off, since that is saved without it."""
+    import transformers
+
+    prefix = str(getattr(getattr(transformers, name, None), "base_model_prefix", "") or "")
+    prefix = f"{prefix}." if prefix else ""
+    if not prefix or not all(stack.first.startswith(prefix) for stack in network.stacks):
+        return network
+    return Network(
+        tuple(_cut_stack(stack, prefix) for stack in network.stacks),
+        tuple((_cut_stream(stream, prefix), parts) for stream, parts in network.streams),
+    )
+
+
+def _cut_stack(stack: Architecture, prefix: str) -> Architecture:
+    def cut(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.removeprefix(prefix)
+        return tuple(cut(each) for each in value) if isinstance(value, tuple) else value
+
+    names = [
+        "query", "key", "value", "output", "up", "down", "gate", "router", "attention_norm", "mlp_norm", "first_norm",
+        "memory_norm", "post_norms", "query_norm", "key_norm", "further", "attention_reads", "mlp_reads", "with_heads",
+        "with_experts",
+    ]  # fmt: skip
+    return replace(stack, prefixes=(prefix, ""), **{name: cut(getattr(stack, name)) for name in names})
+
+
+def _cut_stream(stream: Stream, prefix: str) -> Stream:
+    def cut(value: Any) -> Any:
+        if isinstance(value, str):
+            return "{prefix}" + value.removeprefix(prefix) if value.startswith(prefix) else value
+        return tuple(cut(each) for each in value) if isinstance(value, tuple) else value
+
+    names = ["embeddings", "writes", "norms", "heads", "projections", "entry_norm", "vectors", "others"]
+    return replace(stream, **{name: cut(getattr(stream, name)) for name in names})

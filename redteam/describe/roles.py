@@ -1,0 +1,244 @@
+"""What the tensors of a network are called and shaped like: stacks of blocks, and the part that each map may play.
+
+Nothing here is believed: what follows from a guess is tried on numbers (`redteam.describe.trials`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from redteam.anatomy import Architecture
+from redteam.anatomy.architecture import Shaped
+
+_TOKENS = {
+    "query": {"q", "query", "wq", "q_proj", "query_proj", "q_lin", "linear_q", "to_q"},
+    "key": {"k", "key", "wk", "k_proj", "key_proj", "k_lin", "linear_k", "to_k"},
+    "value": {"v", "value", "wv", "v_proj", "value_proj", "v_lin", "linear_v", "to_v"},
+    "fused": {"qkv", "qkv_proj", "Wqkv", "wqkv", "c_attn", "query_key_value", "in_proj", "in_proj_", "attn_qkv"},
+    "output": {"o", "o_proj", "out_proj", "out_lin", "Wo", "wo", "c_proj", "dense", "proj", "out", "linear_out"},
+    "pair": {"gate_up_proj", "input_linear", "Wi", "wi_fused", "gate_up", "up_gate_proj", "w12", "weights_in"},
+    "gate": {"gate_proj", "w1", "wi_0", "fc12", "gate", "linear_gate", "fc1_g"},
+    "up": {"up_proj", "fc1", "w3", "wi_1", "wi", "c_fc", "c_fc_0", "lin1", "fc_in", "dense_h_to_4h", "fc11", "linear1"}
+    | {"linear_fc1", "intermediate_dense", "pwconv1", "ffn", "linear_1", "intermediate", "w_1"},
+    "down": {"down_proj", "fc2", "w2", "wo", "c_proj", "lin2", "fc_out", "dense_4h_to_h", "output_linear", "linear2"}
+    | {"linear_fc2", "output_dense", "pwconv2", "ffn_output", "Wo", "linear_2", "fc_2", "w_2", "output"},
+    "router": {"router", "gate", "layer", "wg"},
+}
+_CROSS = re.compile(r"cross|encoder_attn|EncDec|encdec|xattn", re.I)
+_ATTENTION = re.compile(r"attn|attention|mixer", re.I)
+_MLP = re.compile(r"mlp|ffn|feed_forward|expert|moe|fc\d|intermediate|dense_h|DenseRelu|lin[12]$|ffw", re.I)
+_NORM = re.compile(r"norm|(^|[._])ln(_|\d|$)|layrnorm|ln_", re.I)
+_OTHER = re.compile(r"linear_attn|mamba|conv|relative|rel_pos|rotary|lora|altup|laurel|per_layer", re.I)
+
+
+@dataclass(frozen=True)
+class Map:
+    """A module of a block.
+
+    Attributes:
+        stem: Template of its name, from the block's number on.
+        shape: Of its weight, in the first layer that has it.
+        layers: Those that have it.
+    """
+
+    stem: str
+    shape: tuple[int, ...]
+    layers: frozenset[int]
+
+    def is_a(self, role: str) -> bool:
+        """Whether it is called like one."""
+        tail = self.stem.rstrip("._").split(".")
+        last = tail[-1] + ("_" if self.stem.endswith("_") else "")
+        return last in _TOKENS[role] or (
+            last in ("dense", "layer", "weight") and tail[-2:-1] and tail[-2] in _TOKENS[role]
+        )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Blocks that have names alike.
+
+    Attributes:
+        root: What stands before the block's number.
+        layers: How many.
+        maps: Modules with a weight of two or three dimensions, {expert} in place of an expert's number.
+        norms: Stems of those with a gain.
+        vectors: Names of other tensors.
+    """
+
+    root: str
+    layers: int
+    maps: tuple[Map, ...]
+    norms: tuple[Map, ...]
+    vectors: tuple[Map, ...] = field(default=())
+
+
+def stacks_of(checkpoint: Shaped) -> list[Stack]:
+    """All stacks of which a block has an attention or an MLP."""
+    found: dict[str, dict[tuple[str, bool], tuple[tuple[int, ...], set[int]]]] = {}
+    nested = _nested(checkpoint)
+    for name in checkpoint:
+        cut = _cut(name, nested)
+        if cut is None:
+            continue
+        root, layer, rest = cut
+        stem, whole = re.sub(r"(experts\.)\d+(?=\.)", r"\1{expert}", rest), True
+        for ending in (".weight", "_weight"):
+            if stem.endswith(ending):
+                stem, whole = stem[: -len(ending)] + ("_" if ending[0] == "_" else ""), False
+        if stem.endswith((".bias", "_bias")) and whole:
+            continue
+        shape, layers = found.setdefault(root, {}).setdefault((stem, whole), (checkpoint.shape(name), set()))
+        layers.add(layer)
+    stacks = []
+    for root, stems in found.items():
+        every = [
+            Map(f"{root}{{layer}}.{stem}", shape, frozenset(layers)) for (stem, _), (shape, layers) in stems.items()
+        ]
+        maps = tuple(one for one in every if len(one.shape) in (2, 3))
+        norms = tuple(one for one in every if len(one.shape) == 1 and _NORM.search(one.stem.rpartition("{layer}")[2]))
+        vectors = tuple(one for one in every if len(one.shape) == 1 and one not in norms)
+        count = 1 + max(layer for one in every for layer in one.layers)
+        if maps:
+            stacks.append(Stack(root, count, maps, norms, vectors))
+    return stacks
+
+
+def _cut(name: str, nested: frozenset[str]) -> tuple[str, int, str] | None:
+    """What stands before a block's number, the number, and what stands behind it."""
+    match = re.match(r"(.*?)(?<![a-z])(?:(?<=\.)|^)(\d+)\.(.+)", name)
+    if match is None:
+        return None
+    root, layer, rest = match[1], int(match[2]), match[3]
+    inner = re.match(r"(\w+\.)(\d+)\.(.+)", rest)
+    if inner and root in nested:
+        return f"{root}{layer}.{inner[1]}", int(inner[2]), inner[3]
+    return root, layer, rest
+
+
+def _nested(checkpoint: Shaped) -> frozenset[str]:
+    """Roots of stages that hold blocks themselves: the same modules under every inner number."""
+    inside: dict[str, dict[str, dict[str, set[str]]]] = {}
+    for name in checkpoint:
+        match = re.match(r"(.*?)(?:(?<=\.)|^)(\d+)\.(\w+)\.(\d+)\.(.+)", name)
+        if match and match[3] != "experts":
+            inside.setdefault(match[1], {}).setdefault(f"{match[2]}.{match[3]}", {}).setdefault(match[4], set()).add(
+                match[5]
+            )
+    return frozenset(
+        root
+        for root, stages in inside.items()
+        if any(len(blocks) > 1 for blocks in stages.values())
+        and all(len({frozenset(rest) for rest in blocks.values()}) == 1 for blocks in stages.values())
+    )
+
+
+def guesses(stack: Stack, width: int) -> Iterator[Architecture]:
+    """What the blocks may be: roles by names and shapes, with everything left open that numbers tell."""
+    for part, attention in _attentions(stack, width):
+        mlps = [Architecture()] if part == "cross" else [*_mlps(stack, width)] or [Architecture()]
+        for mlp in mlps:
+            yield replace(
+                mlp,
+                **attention,
+                part=part,
+                layers="",
+                width="",
+                kv_heads="",
+                head_width="",
+                neurons="",
+                experts=(),
+                legal={},
+            )
+
+
+def _attentions(stack: Stack, width: int) -> list[tuple[str, dict[str, str]]]:
+    """Of each attention in a block, the templates of its projections; one without any where there is none."""
+    there = [one for one in stack.maps if len(one.shape) == 2 and _looks(one, _ATTENTION) and not _looks(one, _OTHER)]
+    found: list[tuple[str, dict[str, str]]] = []
+    for part in ("", "cross"):
+        mine = [one for one in there if bool(_CROSS.search(_behind(one))) == (part == "cross")]
+        roles = {role: one.stem for role in ("query", "key", "value") for one in mine if one.is_a(role)}
+        fused = next((one for one in mine if one.is_a("fused")), None)
+        if fused is not None and len(roles) < 3:
+            roles = dict.fromkeys(("query", "key", "value"), fused.stem)
+        outputs = [one for one in mine if one.stem not in roles.values() and width in one.shape and one.is_a("output")]
+        if len(roles) == 3 and outputs:
+            found.append((part, {**roles, "output": outputs[0].stem}))
+    return found if any(part == "" for part, _ in found) else [("", {}), *found]
+
+
+def _mlps(stack: Stack, width: int) -> Iterator[Architecture]:
+    rest = [one for one in stack.maps if width in one.shape and not _looks(one, _OTHER)]
+    rest = [one for one in rest if _looks(one, _MLP) or not _looks(one, _ATTENTION)]
+    dense = [one for one in rest if len(one.shape) == 2 and "expert" not in _behind(one)]
+    routers = [one for one in dense if one.is_a("router") and one.shape[0] != width and one.shape[0] < 16]
+    experts = [one for one in rest if len(one.shape) == 3 or "{expert}" in one.stem]
+    shared = [one for one in rest if len(one.shape) == 2 and "shared" in _behind(one)]
+    dense = [one for one in dense if one not in routers and one not in shared]
+    further = [maps for group in (shared, dense) for maps in _triples(group)]
+    reads = tuple(one.stem for one in shared if one.shape[0] == 1)
+    if routers and experts:
+        for up, gate, down in _triples(experts, single=False):
+            packed = len(experts[0].shape) == 3
+            for layout, alternating in (
+                (("out-in", False), ("in-out", False), ("in-out", True)) if packed else ((None, False),)
+            ):
+                yield Architecture(
+                    up=up,
+                    gate=gate,
+                    down=down,
+                    router=routers[0].stem,
+                    packed=layout,
+                    alternating=alternating,  # type: ignore[arg-type]
+                    further=tuple(further),
+                    mlp_reads=reads,
+                )
+        return
+    for up, gate, down in _triples(dense, single=False):
+        others = tuple(maps for maps in further if maps[0] != up)
+        yield Architecture(up=up, gate=gate, down=down, further=others, mlp_reads=reads)
+
+
+def _triples(maps: Iterable[Map], *, single: bool = True) -> list[tuple[str, str | None, str]]:
+    """Up, gate and down among some maps, the likelier order first; one guess for each parent where single."""
+    maps = list(maps)
+    downs = [one for one in maps if one.is_a("down")]
+    pairs = [one.stem for one in maps if one.is_a("pair") and one not in downs]
+    ups = [one.stem for one in maps if one.is_a("up") and one not in downs]
+    gates = [one.stem for one in maps if one.is_a("gate") and one not in downs]
+    found: list[tuple[str, str | None, str]] = []
+    for down in downs:
+        parent = down.stem.rpartition(".")[0]
+
+        def near(stems: list[str], parent: str = parent) -> list[str]:
+            return [stem for stem in stems if stem.rpartition(".")[0] == parent] or stems
+
+        for up in near(pairs):
+            found.append((up, up, down.stem))
+        for up in near(ups):
+            for gate in near(gates):
+                found += [(up, gate, down.stem), (gate, up, down.stem)]
+            found.append((up, None, down.stem))
+        if not ups and len(near(gates)) == 1:
+            found.append((gates[0], None, down.stem))
+    return found[:1] if single and found else found
+
+
+def _behind(one: Map) -> str:
+    return one.stem.partition("{layer}")[2]
+
+
+def _looks(one: Map, pattern: re.Pattern[str]) -> bool:
+    return pattern.search(_behind(one)) is not None
+
+
+def heads_key(config: Mapping[str, object], root: str) -> str | None:
+    """The key of a config that says how many heads a stack has."""
+    names = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "heads")
+    side = next((side for side in ("encoder", "decoder") if side in root), None)
+    if side is not None:
+        names = (f"{side}_attention_heads", *names)
+    return next((name for name in names if isinstance(config.get(name), int)), None)

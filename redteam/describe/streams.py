@@ -1,0 +1,184 @@
+"""What of a network outside its blocks touches a residual stream, told by names and shapes and tried on numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations, product
+
+from redteam.anatomy import Architecture, Network, Stream
+from redteam.anatomy.blocks import Blocks
+from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import in_a_block
+from redteam.describe.blocks import Settled
+from redteam.describe.trials import KEPT, Trial
+
+_MOST = 5  # maps outside the blocks that are tried with and without
+_EMBEDDING = re.compile(r"embed|(^|\.)w[tp]e($|\.)|position|token", re.I)
+_WRITES = re.compile(r"patch|conv|projection|mapping_in|feature_projection|project_in|proj_in", re.I)
+_NORM = re.compile(r"norm|(^|[._])ln(_|\d|$|f)|layrnorm", re.I)
+
+
+def with_streams(trial: Trial, found: Sequence[Settled]) -> Network:
+    """A network of the stacks that were settled, with the residual streams for which the numbers hold.
+
+    Norms inside the blocks whose place nothing told stand on what is added to the stream, or behind the addition.
+    """
+    stacks = [one.architecture for one in found]
+    for place, one in enumerate(found):
+        for guess in _with_norms(one):
+            network = Network((*stacks[:place], guess, *stacks[place + 1 :]))
+            scaled = trial.kept(network, "norm-scale")
+            if scaled <= KEPT or not _sites(trial, network, "norm-scale"):
+                stacks[place] = guess
+                break
+    plain = Network(tuple(stacks))
+    for tried in _variants(trial, plain):
+        if _sites(trial, tried, "residual") and all(
+            trial.kept(tried, kind) <= KEPT for kind in ("residual", "norm-scale", "norm") if _sites(trial, tried, kind)
+        ):
+            return tried
+    return plain
+
+
+def _variants(trial: Trial, plain: Network) -> Iterator[Network]:
+    """What the streams may be, the likelier first."""
+    for streams in _streams(trial, plain):
+        for memory in dict.fromkeys((*_memories(trial, plain), None)):
+            stacks = tuple(
+                replace(x, memory_norm=memory) if _crosses(x) and x.attention_norm else x for x in plain.stacks
+            )
+            for scaled in (True, False):
+                for each in product(*(_readings(stream) for stream, _ in streams)):
+                    told = zip(each, (parts for _, parts in streams), strict=True)
+                    through = tuple((replace(stream, scaled=scaled), parts) for stream, parts in told)
+                    yield replace(plain, stacks=stacks, streams=through)
+            if not any(_crosses(x) and x.attention_norm for x in plain.stacks):
+                break
+
+
+def _crosses(stack: Architecture) -> bool:
+    return stack.part.endswith("cross")
+
+
+def _memories(trial: Trial, network: Network) -> list[str]:
+    """Norms that may be the last of an encoder."""
+    width = Blocks(network.stacks[0], trial.checkpoint).width
+    norms = (name.removesuffix(".weight") for name in trial.checkpoint if name.endswith(".weight"))
+    found = [
+        x
+        for x in norms
+        if "encoder" in x and not in_a_block(f"{x}.") and trial.checkpoint.shape(f"{x}.weight") == (width,)
+    ]
+    return sorted(found, key=lambda one: "embed" in one)
+
+
+def _readings(stream: Stream) -> Iterator[Stream]:
+    """With all maps outside the blocks that could touch the stream, then without some, which lie elsewhere."""
+    maps = [*stream.heads[::-1], *stream.writes][:_MOST]
+    entries = dict.fromkeys((stream.entry_norm, None))
+    for few in range(len(maps) + 1):
+        for gone in combinations(maps, few):
+            others = (*stream.others, *(f"{one}.{which}" for one in gone for which in ("weight", "bias")))
+            heads, writes = (tuple(x for x in maps if x not in gone) for maps in (stream.heads, stream.writes))
+            for entry in entries:
+                yield replace(stream, heads=heads, writes=writes, others=others, entry_norm=entry)
+
+
+def _sites(trial: Trial, network: Network, kind: str) -> bool:
+    anatomy = trial.anatomy(network)
+    return anatomy is not None and bool(anatomy.sites((kind,)))
+
+
+def _with_norms(one: Settled) -> list[Architecture]:
+    arch = one.architecture
+    if not one.norms or arch.part.endswith("cross"):
+        return [arch]
+    after = replace(arch, post_norms=(*arch.post_norms, *one.norms))
+    return [after, replace(after, post_norm=True), arch] if not arch.post_norm else [after, arch]
+
+
+def _streams(trial: Trial, network: Network) -> Iterable[tuple[tuple[Stream, tuple[str, ...]], ...]]:
+    """One stream for each stack, or one through all; what is left over belongs to the first that fits."""
+    checkpoint = trial.checkpoint
+    blocks = [Blocks(stack, checkpoint) for stack in network.stacks]
+    for block in blocks:
+        list(block.places())
+    used = {name for block in blocks for name in block.used}
+    rest = [name for name in checkpoint if name not in used]
+    parts = [block.arch.part for block in blocks]
+    width = blocks[0].width
+    whole = ((_stream(checkpoint, rest, width), tuple(parts)),)
+    alone = [part for part in parts if not part.endswith("cross")]
+    roots = {
+        part: block.arch.first.partition("{layer}")[0].split(".") for part, block in zip(parts, blocks, strict=True)
+    }
+    roots = {part: roots[part] for part in alone}
+    found = []
+    for part in alone:
+        mine = [name for name in rest if _owner(name, roots) == part]
+        size = next(block.width for block in blocks if block.arch.part == part)
+        found.append((_stream(checkpoint, mine, size), tuple(p for p in parts if p in (part, f"{part}-cross"))))
+    linked = len(alone) < len(parts)
+    yield whole if linked or len(alone) == 1 else tuple(found)
+    if len(alone) > 1:
+        yield tuple(found) if linked else whole
+
+
+def _owner(name: str, roots: dict[str, list[str]]) -> str:
+    """The part whose names have most of their beginning in common with a tensor's, or are about the same."""
+
+    def shared(root: list[str]) -> int:
+        pairs = zip(name.split("."), root, strict=False)
+        equal = next((k for k, (a, b) in enumerate(pairs) if a != b), len(root))
+        words = {word[:3] for step in root for word in step.split("_")}  # vision, visual
+        words &= {word[:3] for word in name.replace(".", "_").split("_")}
+        return 10 * equal + len(words)
+
+    return max(roots, key=lambda part: shared(roots[part]))
+
+
+def _stream(checkpoint: Checkpoint, names: Iterable[str], width: int) -> Stream:
+    """Everything with a dimension of the stream's width, in the place that its name and shape speak for."""
+    embeddings: list[str] = []
+    vectors: list[str] = []
+    writes: list[str] = []
+    norms: list[str] = []
+    heads: list[str] = []
+    projections: list[str] = []
+    others: list[str] = []
+    for name in names:
+        shape, stem = checkpoint.shape(name), name.removesuffix(".weight")
+        if width not in shape or name.endswith((".bias", "running_mean", "running_var")):
+            others.append(name)
+        elif len(shape) == 1:
+            (norms if name.endswith(".weight") and _NORM.search(stem) else vectors).append(
+                stem if name.endswith(".weight") and _NORM.search(stem) else name
+            )
+        elif shape[0] == width and _WRITES.search(name) and name.endswith(".weight"):
+            writes.append(stem)
+        elif shape[-1] == width and (_EMBEDDING.search(name) or len(shape) > 2):
+            embeddings.append(name)
+        elif shape[-1] == width and name.endswith(".weight") and len(shape) == 2:
+            heads.append(stem)
+        elif shape[0] == width and len(shape) == 2:
+            projections.append(name)
+        else:
+            others.append(name)
+    bound = {f"{one}.bias" for one in (*writes, *norms, *heads)}
+    return Stream(
+        embeddings=tuple(embeddings),
+        vectors=tuple(vectors),
+        writes=tuple(writes),
+        norms=tuple(_last(norms)),
+        heads=tuple(heads),
+        projections=tuple(projections),
+        entry_norm=next((one for one in norms if re.search(r"pre_?la?y|ln_pre|embed", one, re.I)), None),
+        others=tuple(name for name in others if name not in bound),
+    )
+
+
+def _last(norms: list[str]) -> list[str]:
+    """The norm behind the blocks last, where names tell it."""
+    return sorted(norms, key=lambda one: bool(re.search(r"final|post|ln_f|(^|\.)norm$|layernorm$", one)))

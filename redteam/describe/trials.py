@@ -1,0 +1,185 @@
+"""What a network computes, before and after a rewrite: how every guess about it is judged."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from redteam.anatomy import Anatomy, Architecture, Site, find_sites
+from redteam.anatomy.architecture import ArchitectureLike
+from redteam.anatomy.auto import described_as
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput, NotACheckpoint, RedteamError
+from redteam.symmetry import largest_legal_group
+from redteam.symmetry.fitting import fit_gauges, moved
+from redteam.symmetry.gauges import Gauge
+from redteam.symmetry.running import Ran, inputs_for, run_network
+from redteam.symmetry.shift_lock import random_shifts
+
+KEPT = 1e-9
+"""The largest change of the outputs, in units of their size in float64, of what keeps the function. Wrong guesses
+change them by 1e-4 and more."""
+_TRIES = 50
+_SEEN = 1e-6  # of a tensor drawn anew, where the network runs it
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A small random network of a model type, on which rewrites are tried.
+
+    Attributes:
+        checkpoint: Its weights, float64, none at a value that hides anything.
+    """
+
+    checkpoint: Checkpoint
+    _inputs: list[dict[str, Tensor]] = field(default_factory=list)
+    _noticed: dict[str, bool] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Trial:
+        """With weights drawn anew and inputs made up.
+
+        Raises:
+            BadInput: If no inputs can be made up, or the network does not run on them.
+        """
+        drawn = {name: _drawn(name, tensor) for name, tensor in checkpoint.items()}
+        trial = cls(Checkpoint.of(drawn, checkpoint.config))
+        trial._inputs.extend(dict(inputs) for inputs in inputs_for(trial.checkpoint, None, 0))
+        if not trial.exact.outputs or not trial.exact.finite:
+            raise BadInput("The network gives no finite outputs on random weights and inputs.")
+        return trial
+
+    @cached_property
+    def exact(self) -> Ran:
+        """What it computes."""
+        return run_network(self.checkpoint, self._inputs, torch.float64)
+
+    @cached_property
+    def without_eps(self) -> Ran:
+        """What it computes where norms add no eps."""
+        return run_network(self.checkpoint, self._inputs, torch.float64, eps=False)
+
+    def change(self, other: Checkpoint, *, eps: bool = True) -> float:
+        """`max|Δ| / max|output|`, the largest over outputs and encoder's states; infinity where it does not run."""
+        try:
+            ran = run_network(other, self._inputs, torch.float64, eps=eps)
+        except (BadInput, NotACheckpoint):
+            return math.inf
+        exact = self.exact if eps else self.without_eps
+        return max(ran.change(exact), ran.change_of_states(exact))
+
+    def anatomy(self, architecture: Architecture | ArchitectureLike) -> Anatomy | None:
+        """The sites that follow from a guess; None where it does not fit the tensors."""
+        try:
+            found = find_sites(architecture, self.checkpoint)
+            found.places  # noqa: B018 (streams are found on demand)
+        except (BadInput, KeyError, RuntimeError, ZeroDivisionError, StopIteration):
+            return None
+        return found
+
+    def kept(self, architecture: Architecture | ArchitectureLike, kind: str, draws: int = 2) -> float:
+        """The largest change under the largest groups that a guess calls legal at all sites of a kind.
+
+        Infinity where there are no such sites, or where the network takes no notice of what they move: what it does not
+        run is kept by anything.
+        """
+        anatomy = self.anatomy(architecture)
+        sites = () if anatomy is None else anatomy.sites((kind,))
+        if not sites or not all(self._notices(name) for name in _ends(sites)):
+            return math.inf
+        worst = 0.0
+        for draw in range(draws):
+            generator = np.random.default_rng(draw)
+            try:
+                gauges = {one.label: _moving(one, generator) for one in sites}
+                locked = moved(self.checkpoint, sites, lambda one, gauges=gauges: gauges[one.label])  # type: ignore[misc]
+                worst = max(worst, self.change(locked, eps=kind != "norm-scale"))
+            except (RedteamError, RuntimeError, IndexError, ValueError):
+                return math.inf
+            if worst > KEPT:
+                break
+        return worst
+
+    def _notices(self, name: str) -> bool:
+        """Whether the outputs change with a tensor."""
+        if name not in self._noticed:
+            tensor = self.checkpoint[name]
+            draws = np.random.default_rng(list(name.encode())[::-1])
+            noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(tensor.shape))))
+            self._noticed[name] = self.change(self.checkpoint.replace({name: tensor + noise})) > _SEEN
+        return self._noticed[name]
+
+    def back(self, architecture: Architecture | ArchitectureLike, kind: str) -> float:
+        """What is left of a lock of a kind after the closed-form fit to the original, over the original's norm."""
+        from redteam.symmetry.fitting import apart
+
+        with self.known_as(architecture):
+            generator = np.random.default_rng(0)
+            locked = self.checkpoint
+            for sites in apart(find_sites(architecture, self.checkpoint).sites((kind,))):
+                gauges = {one.label: _moving(one, generator) for one in sites}
+                locked = moved(locked, sites, lambda one, gauges=gauges: gauges[one.label])  # type: ignore[misc]
+            locked = Checkpoint.of(dict(locked), locked.config)
+            fitted = fit_gauges(locked, self.checkpoint, (kind,), None)
+            left = sum(float((fitted[name] - tensor).square().sum()) for name, tensor in self.checkpoint.items())
+        size = sum(float(tensor.square().sum()) for tensor in self.checkpoint.values())
+        return (left / size) ** 0.5
+
+    def shifted(self, architecture: Architecture | ArchitectureLike, kinds: Iterable[str]) -> float:
+        """The change under additive freedoms that follow from a guess; infinity where there are none."""
+        try:
+            with self.known_as(architecture):
+                anatomy = find_sites(architecture, self.checkpoint)
+                there = [kind for kind in kinds if anatomy.sites((kind,))]
+                found = random_shifts(self.checkpoint, np.random.default_rng(0), 10.0, there)
+                same = all(bool((found[name] == tensor).all()) for name, tensor in self.checkpoint.items())
+                return math.inf if not there or same else self.change(found)
+        except (RedteamError, RuntimeError):
+            return math.inf
+
+    @contextmanager
+    def known_as(self, architecture: Architecture | ArchitectureLike) -> Iterator[None]:
+        """While it is active, the model type is described by a guess."""
+        with described_as(self.checkpoint.architecture, architecture):
+            yield
+
+
+def _moving(site: Site, generator: np.random.Generator) -> Gauge:
+    """An element of the largest group at a site that is not the one that changes nothing: of two heads every other is."""
+    for _ in range(_TRIES):
+        gauge = largest_legal_group(site).sample(site.heads, site.width, generator)
+        if not gauge.neutral:
+            break
+    return gauge
+
+
+def _ends(sites: Sequence[Site]) -> set[str]:
+    """A weight of each side of the first and the last site of each part."""
+    parts: dict[str, list[Site]] = {}
+    for site in sites:
+        parts.setdefault(re.sub(r"\d+", "", site.part), []).append(site)
+    ends = [site for group in parts.values() for site in (group[0], group[-1])]
+    return {side.linear.weight for site in ends for side in (site.lefts[0], *site.rights[:1])}
+
+
+def _drawn(name: str, like: Tensor) -> Tensor:
+    """No tensor is left at a value (0 or 1) that would hide that it was forgotten."""
+    if not like.is_floating_point():
+        return like
+    draws = np.random.default_rng(list(name.encode()))
+    noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(like.shape))))
+    if name.endswith("running_var"):
+        return 0.5 + noise.abs()
+    if like.ndim == 1 and name.endswith("weight"):
+        return (0.5 + noise.abs()) * noise.sign()
+    if like.ndim <= 1:
+        return 0.3 * noise
+    return noise * max(1, math.prod(like.shape[1:])) ** -0.5
