@@ -159,7 +159,8 @@ class Architecture:
         tied: Whether it is the embedding where the config does not say so.
         query_norm, key_norm: Templates of the norms of queries and keys.
         bare_norms: Whether these have norms without gains, where a rotary embedding turns them.
-        layer_scale: Template of a tensor that scales what is written; where it is there, writes are not centred.
+        layer_scales: Tensors of the model's width that multiply what a block writes, all of them; where they are there,
+            writes are not centred.
         prefixes: What may stand before every template, tried in this order.
         config: Keys that lead to this stack's part of the config; a level that is not there is passed over.
         part: Tells the stacks of a network apart in labels.
@@ -219,7 +220,7 @@ class Architecture:
     query_norm: str | None = None
     key_norm: str | None = None
     bare_norms: bool = False
-    layer_scale: str | None = None
+    layer_scales: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     config: tuple[str, ...] = ()
     part: str = ""

@@ -28,6 +28,7 @@ class Blocks:
         used: Names of all tensors that belong to the blocks found so far.
         reads, writes: The maps that read and write the residual stream.
         norms: The norms in the blocks.
+        layer_scales: Numbers that multiply what is written, one for each dimension of the stream.
         output_norms: Those that stand on a block's output, before it is added to the stream.
 
     Raises:
@@ -53,13 +54,14 @@ class Blocks:
         self.writes: list[Linear] = []
         self.norms: list[Norm] = []
         self.output_norms: list[Norm] = []
+        self.layer_scales: list[Linear] = []
         self.layers = self.number(architecture.layers, self._counted())
         self.width = self.number(architecture.width, self._model_width())
         if architecture.query:
             self._size_heads()
         self.gated = self.has(architecture.gate)
         self.experts = self._experts() if architecture.router else 0
-        scaled = architecture.layer_scale is not None and self.prefix + architecture.layer_scale in checkpoint
+        scaled = any(self.prefix + name.format(layer=0) in checkpoint for name in architecture.layer_scales)
         classes = [str(name) for name in checkpoint.config.get("architectures") or ()]
         seen = any(part in name for part in architecture.exposed for name in classes)
         self.centred_writes = architecture.centred and not scaled and not seen
@@ -105,8 +107,11 @@ class Blocks:
         return value
 
     def given(self, name: str) -> Any:
+        """A value of the config, or of a list in it: `num_heads.0`."""
+        name, _, place = name.partition(".")
         value = self.config.get(name)
-        return self.arch.defaults.get(name) if value is None else value
+        value = self.arch.defaults.get(name) if value is None else value
+        return value[int(place)] if place and isinstance(value, list) and int(place) < len(value) else value
 
     def name(
         self, template: str | tuple[str, ...] | None, which: str = "weight", layer: int = 0, expert: int = 0
@@ -214,6 +219,7 @@ class Blocks:
             yield from mlp_sites(self, layer)
             mlp, downs = self.reads[read:], self.writes[written:]
             yield from self._norms(layer, attention, mlp)
+            self.layer_scales += self.vectors(self.arch.layer_scales, layer)
             for template in self.arch.post_norms:
                 self._post_norm(template, layer)
             yield from self._scales(layer, {"attention": (attention, outputs), "mlp": (mlp, downs)})

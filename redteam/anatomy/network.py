@@ -136,6 +136,7 @@ def _residual(blocks: list[Blocks], outside: _Outside, checkpoint: Shaped) -> Si
     rights = [Side(linear, columns=True, shared=True) for linear in outside.readers]
     rights += [Side(x, columns=True, shared=True) for x in _whole(x for block in blocks for x in block.reads)]
     gains = [Side(Linear(norm.weight, None, offset=norm.offset), shared=True) for norm in norms]
+    gains += [Side(scales, shared=True) for block in blocks for scales in block.layer_scales]
     legal = subgroups("mirrored-permutation" if arch.centred else "signed-permutation")
     if not arch.centred and all(_constant(checkpoint[norm.weight]) for norm in norms):
         legal |= subgroups("orthogonal")

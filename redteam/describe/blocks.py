@@ -15,6 +15,7 @@ from redteam.describe.trials import KEPT, Trial
 _PLANES = (None, "half", "interleaved")
 _ROTARY = ("partial_rotary_factor", "rotary_pct", "rotary_dim", "rotary_percent", "rotary_emb_fraction")
 _QUERY = re.compile(r"(^|[._])(q|query|q_a)_?(norm|layernorm|ln)", re.I)
+_SCALE = re.compile(r"scale|gamma|lambda|(^|[._])ls_?\d", re.I)
 _KEY = re.compile(r"(^|[._])(k|key)_?(norm|layernorm|ln)", re.I)
 
 
@@ -87,6 +88,7 @@ def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architect
     layers = {one.stem: one.layers for one in stack.maps}
     needed = [stem for stem in (guess.query, guess.router or guess.down) if stem]
     sparse = any(len(layers[stem]) < stack.layers for stem in needed)
+    sparse = sparse or any(one.shape == (width,) and len(one.layers) < stack.layers for one in stack.norms)
     fused = guess.query is not None and guess.query == guess.key
     up = shapes.get(guess.up or "", ())
     told = len(up) == 2 and up[0] != up[1] and not guess.packed
@@ -113,7 +115,9 @@ class _Search:
 
     def settled(self, arch: Architecture) -> Settled:
         """The description, each kind of sites in it tried."""
-        arch = replace(arch, key_bias_free=False, centred=False)
+        scales = (one.stem for one in self.stack.vectors if one.shape == (self.width,))
+        scales = tuple(one for one in scales if _SCALE.search(one.partition("{layer}")[2]))
+        arch = replace(arch, key_bias_free=False, centred=False, layer_scales=scales)
         if arch.query:
             arch = self._query_norms(arch)
             arch = self._qk(arch)

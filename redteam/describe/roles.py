@@ -84,7 +84,7 @@ def stacks_of(checkpoint: Shaped) -> list[Stack]:
         if cut is None:
             continue
         root, layer, rest = cut
-        stem, whole = re.sub(r"(experts\.)\d+(?=\.)", r"\1{expert}", rest), True
+        stem, whole = re.sub(r"(experts\.(?:expert_)?)\d+(?=\.)", r"\1{expert}", rest), True
         for ending in (".weight", "_weight"):
             if stem.endswith(ending):
                 stem, whole = stem[: -len(ending)] + ("_" if ending[0] == "_" else ""), False
@@ -108,11 +108,11 @@ def stacks_of(checkpoint: Shaped) -> list[Stack]:
 
 def _cut(name: str, nested: frozenset[str]) -> tuple[str, int, str] | None:
     """What stands before a block's number, the number, and what stands behind it."""
-    match = re.match(r"(.*?)(?<![a-z])(?:(?<=\.)|^)(\d+)\.(.+)", name)
+    match = re.match(r"(.*?)(?:(?<=\.)|^)(\d+)\.(.+)", name)
     if match is None:
         return None
     root, layer, rest = match[1], int(match[2]), match[3]
-    inner = re.match(r"(\w+\.)(\d+)\.(.+)", rest)
+    inner = re.match(r"((?:[a-z]\w*\.)?)(\d+)\.(.+)", rest)
     if inner and root in nested:
         return f"{root}{layer}.{inner[1]}", int(inner[2]), inner[3]
     return root, layer, rest
@@ -122,11 +122,10 @@ def _nested(checkpoint: Shaped) -> frozenset[str]:
     """Roots of stages that hold blocks themselves: the same modules under every inner number."""
     inside: dict[str, dict[str, dict[str, set[str]]]] = {}
     for name in checkpoint:
-        match = re.match(r"(.*?)(?:(?<=\.)|^)(\d+)\.(\w+)\.(\d+)\.(.+)", name)
-        if match and match[3] != "experts":
-            inside.setdefault(match[1], {}).setdefault(f"{match[2]}.{match[3]}", {}).setdefault(match[4], set()).add(
-                match[5]
-            )
+        match = re.match(r"(.*?)(?:(?<=\.)|^)(\d+)\.((?:[a-z]\w*\.)?)(\d+)\.(.+)", name)
+        if match and match[3] != "experts.":
+            stage = inside.setdefault(match[1], {}).setdefault(f"{match[2]}.{match[3]}", {})
+            stage.setdefault(match[4], set()).add(match[5])
     return frozenset(
         root
         for root, stages in inside.items()
@@ -236,9 +235,16 @@ def _looks(one: Map, pattern: re.Pattern[str]) -> bool:
 
 
 def heads_key(config: Mapping[str, object], root: str) -> str | None:
-    """The key of a config that says how many heads a stack has."""
+    """The key of a config that says how many heads a stack has; of a stage, its place in a list."""
     names = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "heads")
     side = next((side for side in ("encoder", "decoder") if side in root), None)
     if side is not None:
         names = (f"{side}_attention_heads", *names)
-    return next((name for name in names if isinstance(config.get(name), int)), None)
+    stage = re.search(r"\.(\d+)\.(\w+\.)?$", root)
+    for name in names:
+        found = config.get(name)
+        if isinstance(found, list) and stage and int(stage[1]) < len(found):
+            return f"{name}.{stage[1]}"
+        if isinstance(found, int):
+            return name
+    return None

@@ -69,7 +69,7 @@ _FORMS = (
 
 
 _FOLLOWS = ("stage_names", "out_features", "out_indices")
-_STAGES = {"depths": 2, "hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 2, "embed_dims": 16, "conv_dim": 8}
+_STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 1, "embed_dims": 16, "embed_dim": 16}
 
 
 def small_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -131,7 +131,9 @@ def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
         elif isinstance(value, bool) or value is None:
             tiny[key] = value
         elif key in _STAGES and isinstance(value, list):
-            tiny[key] = [_STAGES[key] * (2**i if key != "depths" else 1) for i in range(len(value))]
+            tiny[key] = [_STAGES[key] * 2**i for i in range(len(value))]
+        elif key in ("depths", "conv_dim") and isinstance(value, list):
+            tiny[key] = [2 if key == "depths" else 8] * len(value)
         elif isinstance(value, list) and value == value[:1] * len(value) and len(value) > layers:
             tiny[key] = [_sized(key, value[0])] * layers  # one a layer
         elif re.fullmatch(_LAYERS, key) and isinstance(value, int):
@@ -172,13 +174,18 @@ def _varied(kinds: list[Any], layers: int) -> list[Any]:
 
 def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
     """Sizes that follow from others, in the configs that keep both."""
-    rope = tiny.get("rope_parameters")
-    if isinstance(rope, dict) and "mrope_section" in rope:
-        tiny["rope_parameters"] = {**rope, "mrope_section": [4, 4, 4]}
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = tiny.get(key)
+        if isinstance(rope, dict) and "mrope_section" in rope:
+            half = (tiny.get("head_dim") or WIDTH // HEADS) // 2
+            side = half * 3 // 8
+            tiny[key] = {**rope, "mrope_section": [half - 2 * side, side, side]}
     if tiny.get("num_kv_shared_layers"):
         tiny["num_kv_shared_layers"] = 0
     if "num_experts_per_tok" in tiny and tiny["num_experts_per_tok"] is None:
         tiny["num_experts_per_tok"] = 2
+    if isinstance(tiny.get("depths"), list):
+        tiny |= {"image_size": 64} | ({"embed_dim": 16} if isinstance(tiny.get("embed_dim"), int) else {})
     if tiny.get("kv_lora_rank"):
         tiny["num_key_value_heads"] = tiny.get("num_attention_heads")
     return tiny

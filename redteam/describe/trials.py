@@ -21,7 +21,7 @@ from redteam.errors import BadInput, NotACheckpoint, RedteamError
 from redteam.symmetry import largest_legal_group
 from redteam.symmetry.fitting import fit_gauges, moved
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.running import Ran, inputs_for, run_network
+from redteam.symmetry.running import Ran, run_network, run_on_inputs
 from redteam.symmetry.shift_lock import random_shifts
 
 KEPT = 1e-9
@@ -52,7 +52,8 @@ class Trial:
         """
         drawn = {name: _drawn(name, tensor) for name, tensor in checkpoint.items()}
         trial = cls(Checkpoint.of(drawn, checkpoint.config))
-        trial._inputs.extend(dict(inputs) for inputs in inputs_for(trial.checkpoint, None, 0))
+        _, tried = run_on_inputs(trial.checkpoint, None, 0, torch.float64)
+        trial._inputs.extend(dict(inputs) for inputs in tried)
         if not trial.exact.outputs or not trial.exact.finite:
             raise BadInput("The network gives no finite outputs on random weights and inputs.")
         return trial

@@ -20,13 +20,18 @@ _COUNT = ("mm_tokens_per_image", "image_seq_length")  # how many of them an imag
 _SQUARE = 64  # pixels, where a network takes images of any size and its config names none
 
 
-def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
+def random_inputs(checkpoint: Checkpoint, seed: int = 0, *, text: bool = False) -> dict[str, Tensor]:
     """Keyword arguments for the network of a checkpoint: token ids, pixel values, or both.
 
     Encoder-decoder models get `decoder_input_ids` as well, decoders with cross attention the states of an encoder that
     they have not; an open_clip model gets `image` and `text`. Token ids are
     uniform over the vocabulary but for padding, pixel values are standard normal, four samples of each. Where a text
     has placeholders for images, it begins with as many as an image takes up.
+
+    Args:
+        checkpoint: Whose config is asked.
+        seed: Of the draws.
+        text: Whether to leave out all but texts, which then have no placeholders.
 
     Raises:
         BadInput: If the config says neither how large a vocabulary is nor how large an image.
@@ -43,23 +48,43 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0) -> dict[str, Tensor]:
             "text": _tokens(draws, int(text.get("vocab_size") or 49408), length, None),
         }
     found: dict[str, Tensor] = {}
-    vision, text = _part(config, "vision_config") or config, _part(config, "text_config") or config
-    if text.get("vocab_size"):
-        found["input_ids"] = _with_placeholders(_text(draws, text), config, vision)
+    vision, words = _part(config, "vision_config") or config, _text_part(config)
+    if words.get("vocab_size"):
+        found["input_ids"] = _with_placeholders(_text(draws, words), config, vision, pictures=not text)
         if config.get("is_encoder_decoder"):
-            found["decoder_input_ids"] = _text(draws, text)
-        elif text.get("add_cross_attention"):
-            found["encoder_hidden_states"] = _states(draws, text)
-    if vision.get("image_size") or vision.get("num_channels"):
-        found["pixel_values"] = _pixels(
-            draws, int(vision.get("num_channels") or 3), vision.get("image_size") or _SQUARE
-        )
-    found |= _sounds(draws, config)
+            found["decoder_input_ids"] = _text(draws, words)
+        elif words.get("add_cross_attention"):
+            found["encoder_hidden_states"] = _states(draws, words)
+    if not text:
+        found |= {**_pictures(draws, vision), **_sounds(draws, config)}
     if not found:
         raise BadInput(
             "The config has neither a vocab_size nor an image_size, so that no inputs can be made up; pass some."
         )
     return found
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of what reads text; of an encoder and a decoder that have one each, the encoder's."""
+    return next((part for name in ("text_config", "encoder") if (part := _part(config, name))), config)
+
+
+def _pictures(draws: np.random.Generator, vision: Mapping[str, Any]) -> dict[str, Tensor]:
+    channels = int(vision.get("num_channels") or 3)
+    if vision.get("num_patches") and not vision.get("image_size"):  # pictures of any shape, cut up beforehand
+        side = math.isqrt(int(vision["num_patches"]))
+        patch = channels * int(vision.get("patch_size") or 1) ** 2
+        return {
+            "pixel_values": torch.from_numpy(draws.standard_normal((_SAMPLES, side * side, patch))),
+            "pixel_attention_mask": torch.ones(_SAMPLES, side * side, dtype=torch.int64),
+            "spatial_shapes": torch.full((_SAMPLES, 2), side),
+        }
+    if vision.get("num_frames") and vision.get("tubelet_size"):
+        frames = [_pixels(draws, channels, vision["image_size"]) for _ in range(int(vision["num_frames"]))]
+        return {"pixel_values": torch.stack(frames, dim=1)}
+    if vision.get("image_size") or vision.get("num_channels"):
+        return {"pixel_values": _pixels(draws, channels, vision.get("image_size") or _SQUARE)}
+    return {}
 
 
 def _sounds(draws: np.random.Generator, config: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -99,7 +124,7 @@ def _states(draws: np.random.Generator, config: Mapping[str, Any]) -> Tensor:
     return torch.from_numpy(draws.standard_normal((_SAMPLES, _TOKENS, width)))
 
 
-def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[str, Any]) -> Tensor:
+def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[str, Any], *, pictures: bool) -> Tensor:
     """Token ids behind the placeholders of one image, which occur nowhere else; as they are where there are none."""
     held = next((value for name in _PLACEHOLDER if isinstance(value := config.get(name), int)), None)
     if held is None or vision is config:
@@ -107,6 +132,8 @@ def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[s
     patches = (int(vision.get("image_size") or 0) // int(vision.get("patch_size") or 1)) ** 2
     count = next((value for name in _COUNT if isinstance(value := config.get(name), int)), patches)
     ids[ids == held] = abs(held - 1)  # its neighbour
+    if not pictures:
+        return ids
     return torch.cat([torch.full((len(ids), count), held), ids], dim=1)
 
 

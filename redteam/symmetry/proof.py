@@ -13,7 +13,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import in_a_block
 from redteam.errors import BadInput
 from redteam.symmetry.certificate import EXACT
-from redteam.symmetry.running import Inputs, Ran, inputs_for, run_network
+from redteam.symmetry.running import Inputs, Ran, run_network, run_on_inputs
 
 _BYTES = 12  # for each weight while one of the two networks is built and run: 11.4 were measured
 
@@ -80,12 +80,11 @@ def prove(
         NotACheckpoint: If the network cannot be built, or has no place for a tensor.
     """
     _require_memory(before)
-    tried = inputs_for(before, inputs, seed)
-    exact = run_network(before, tried, torch.float64, eps=eps)
+    exact, tried = run_on_inputs(before, inputs, seed, torch.float64, eps=eps)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     found = run_network(after, tried, torch.float64, eps=eps)
-    return Proof(found.change(exact), _unproven(exact), found.change_of_states(exact), eps)
+    return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps)
 
 
 def _require_memory(checkpoint: Checkpoint) -> None:
@@ -102,5 +101,22 @@ def _require_memory(checkpoint: Checkpoint) -> None:
         )
 
 
-def _unproven(ran: Ran) -> tuple[str, ...]:
-    return tuple(name for name in ran.unread if in_a_block(name))
+def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...]:
+    """Weights of the blocks that were not run though something in their stack, or around all stacks, was rewritten.
+
+    A tower of which nothing was touched need not run.
+    """
+    unread = [name for name in ran.unread if in_a_block(name)]
+    if not unread:
+        return ()
+    rewritten = [name for name in before if not torch.equal(before[name], after[name])]
+    if not all(in_a_block(name) for name in rewritten):
+        return tuple(unread)
+    roots = {_root(name) for name in rewritten}
+    return tuple(
+        name for name in unread if any(_root(name).endswith(one) or one.endswith(_root(name)) for one in roots)
+    )
+
+
+def _root(name: str) -> str:
+    return re.split(r"(?<=\.)\d+\.", name, maxsplit=1)[0]

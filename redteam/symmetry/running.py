@@ -74,6 +74,28 @@ def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[
     return [drawn] if given is None else [drawn, given]
 
 
+def run_on_inputs(
+    checkpoint: Checkpoint, given: Inputs | None, seed: int, dtype: torch.dtype, *, eps: bool = True
+) -> tuple[Ran, list[Inputs]]:
+    """What a network does with made-up inputs and given ones, and these inputs.
+
+    Where it takes texts and pictures and the made-up pictures don't suit it, it runs on texts alone.
+
+    Raises:
+        BadInput, NotACheckpoint: As `run_network`, and if no inputs are given and none can be made up.
+    """
+    tried = inputs_for(checkpoint, given, seed)
+    try:
+        return run_network(checkpoint, tried, dtype, eps=eps), tried
+    except NotACheckpoint:
+        raise
+    except BadInput:
+        if not {"input_ids", "pixel_values"} <= set(tried[0]) and "vision_config" not in checkpoint.config:
+            raise
+        tried = [random_inputs(checkpoint, seed, text=True), *tried[1:]]
+        return run_network(checkpoint, tried, dtype, eps=eps), tried
+
+
 def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype, *, eps: bool = True) -> Ran:
     """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
 

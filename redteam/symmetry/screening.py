@@ -35,7 +35,7 @@ def shown_order(site: Site, protected: Checkpoint, anchor: Checkpoint) -> Tensor
     Raises:
         BadInput: If NaN or infinity is among what is looked at.
     """
-    if site.kind != "mlp" or any(_unsuited(side) for side in site.sides):
+    if site.kind != "mlp" or site.heads > 1 or any(_unsuited(side) for side in site.sides):
         return None
     kinds = [sides for sides in (site.carried, site.lefts, site.rights) if sides]
     here, there = ([_unit(_beside(sides, x, site)) for sides in kinds] for x in (protected, anchor))
@@ -62,7 +62,7 @@ def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
     Raises:
         BadInput: If NaN or infinity is among what is looked at.
     """
-    if site.kind not in ("mlp", "norm") or any(_unsuited(side) for side in site.sides):
+    if site.kind not in ("mlp", "norm") or site.heads > 1 or any(_unsuited(side) for side in site.sides):
         return False
     looked = False
     for sides in (site.lefts, site.rights):
