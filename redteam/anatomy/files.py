@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any
 
 from redteam.anatomy.architecture import Architecture, ArchitectureLike, Stream
@@ -12,6 +14,23 @@ from redteam.anatomy.network import Network
 from redteam.errors import BadInput
 
 _PLAIN = {"legal", "defaults"}
+
+
+def read_description(file: Path) -> tuple[str, ArchitectureLike]:
+    """A model type and its description.
+
+    Raises:
+        BadInput: If the file cannot be read, or holds none.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadInput(
+            f"The description {file} cannot be read ({error}); expected what redteam describe writes."
+        ) from error
+    if not isinstance(data, dict) or not isinstance(data.get("model_type"), str) or not data["model_type"]:
+        raise BadInput(f"{file} names no model_type; expected what redteam describe writes.")
+    return data["model_type"], from_data(data, str(file))
 
 
 def as_data(architecture: Architecture | ArchitectureLike) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def attack(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
+    architecture: shared.Description = None,
     force: shared.Force = False,
 ) -> None:
     """Try to take a lock off a checkpoint, from its weights and the base's.

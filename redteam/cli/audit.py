@@ -31,6 +31,7 @@ def audit(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    architecture: shared.Description = None,
     report: Pages = None,
 ) -> None:
     """Say which lock is on a model, at which sites, of which group, and how much of it comes off.

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from redteam.key import Key
 
 
+def described(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Has the model type that a file describes stand as described there until the command has run."""
+    if file is not None:
+        from redteam.anatomy.auto import described_as
+        from redteam.anatomy.files import read_description
+
+        ctx.with_resource(described_as(*read_description(file.expanduser())))
+    return file
+
+
 class Device(StrEnum):
     """Where to compute."""
 
@@ -47,6 +57,15 @@ Model = Annotated[
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", callback=at_home)]
 OnDevice = Annotated[Device, typer.Option(help="Where to compute; what is written is the same within rounding.")]
+Description = Annotated[
+    Path | None,
+    typer.Option(
+        "--architecture",
+        metavar="FILE",
+        help="What redteam describe wrote of the model type, in place of the catalogue.",
+        callback=described,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
 _ON_THE_CPU = "leave --device out to compute on the CPU."
 

@@ -32,6 +32,7 @@ def merge(
     ],
     out: shared.Out,
     device: shared.OnDevice = shared.Device.cpu,
+    architecture: shared.Description = None,
     force: shared.Force = False,
 ) -> None:
     """Merge experts as a free-rider would: a tensor at a time, summed in float64 and rounded once.

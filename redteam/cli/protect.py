@@ -68,6 +68,7 @@ def protect(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
+    architecture: shared.Description = None,
     force: shared.Force = False,
 ) -> None:
     """Put a defense on a checkpoint and write what may be published.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from redteam.anatomy import ORDER, Architecture, Network, Site, Stream, largest_group
+from redteam.anatomy.files import as_data
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import initialised, quiet_transformers, weights_of
 from redteam.describe.blocks import Settled, settle
@@ -60,6 +61,19 @@ class Description:
     rows: tuple[Row, ...]
     remarks: tuple[str, ...]
     config: Mapping[str, Any]
+
+    def as_data(self) -> dict[str, Any]:
+        """What `redteam.anatomy.files` reads, with the proof beside it."""
+        import transformers
+
+        return {
+            "model_type": self.model_type,
+            "network": self.network,
+            "transformers": transformers.__version__,
+            **as_data(self.described),
+            "proof": [asdict(row) for row in self.rows],
+            "open": list(self.remarks),
+        }
 
 
 def describe(config: Mapping[str, Any], tell: Callable[[str], None] = lambda _: None) -> Description:
