@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from redteam.errors import BadInput
 _PLAIN = {"legal", "defaults"}
 
 
-def read_description(file: Path) -> tuple[str, ArchitectureLike]:
+def read_description(file: Path) -> tuple[str, Architecture | ArchitectureLike]:
     """A model type and its description.
 
     Raises:
@@ -52,7 +52,7 @@ def as_data(architecture: Architecture | ArchitectureLike) -> dict[str, Any]:
     }
 
 
-def from_data(data: Mapping[str, Any], where: str) -> ArchitectureLike:
+def from_data(data: Mapping[str, Any], where: str) -> Architecture | ArchitectureLike:
     """The description that `as_data` gave.
 
     Args:
@@ -74,6 +74,8 @@ def from_data(data: Mapping[str, Any], where: str) -> ArchitectureLike:
             raise BadInput(f"A stream in {where} has no parts; expected a list of those it runs through.")
         outside = {key: value for key, value in stream.items() if key != "parts"}
         through.append((_made(Stream, outside, where), tuple(map(str, stream["parts"]))))
+    if len(made) == 1 and all(parts == (made[0].part,) for _, parts in through):
+        return replace(made[0], stream=next((stream for stream, _ in through), None))
     return Network(made, tuple(through))
 
 

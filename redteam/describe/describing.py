@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from redteam.anatomy import ORDER, Architecture, Network, Site, Stream, largest_group
+from redteam.anatomy.architecture import ArchitectureLike
 from redteam.anatomy.files import as_data
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import initialised, quiet_transformers, weights_of
@@ -100,7 +102,8 @@ def describe(config: Mapping[str, Any], tell: Callable[[str], None] = lambda _: 
         if not settled:
             raise BadInput(_nothing(trial, stacks))
         network = with_streams(trial, settled)
-        network, rows = _proven(trial, network, tell)
+        tell("the largest group at every kind of sites")
+        network, rows = _proven(trial, network)
         remarks = [*_left_alone(trial, network, stacks)]
         name = trial.checkpoint.config["architectures"][0]
     return Description(
@@ -174,30 +177,47 @@ def _path(config: Mapping[str, Any], stack: Stack, part: str) -> tuple[str, ...]
     return ()
 
 
-def _proven(trial: Trial, network: Network, tell: Callable[[str], None]) -> tuple[Network, list[Row]]:
-    """The rows of a description; a kind that does not hold as a whole is taken out of it."""
+def rows_of(trial: Trial, described: Architecture | ArchitectureLike) -> list[Row]:
+    """The proof of a description, kind by kind.
+
+    Raises:
+        BadInput: If a kind of sites does not keep the function.
+    """
     rows: list[Row] = []
     for kind in ORDER:
-        for attempt in range(2):
-            anatomy = trial.anatomy(network)
-            sites = () if anatomy is None else anatomy.sites((kind,))
-            if not sites:
-                break
-            change = trial.kept(network, kind, draws=3)
-            back = trial.back(network, kind)
-            if change <= KEPT:
-                tell(f"{kind}: {len(sites)} sites, {change:.1e}")
-                for part, group in groupby(sorted(sites, key=_part_of), key=_part_of):
-                    mine = list(group)
-                    named = " or ".join(dict.fromkeys(largest_group(site.legal) for site in mine))
-                    rows.append(Row(kind, part, len(mine), named, change, back))
-                break
-            network = _without(network, kind) if not attempt else network
-    return network, rows
+        anatomy = trial.anatomy(described)
+        sites = () if anatomy is None else anatomy.sites((kind,))
+        if not sites:
+            continue
+        change = trial.kept(described, kind, draws=3)
+        if not change <= KEPT:
+            raise _NotKept(kind, change)
+        back = trial.back(described, kind)
+        for part, group in groupby(sorted(sites, key=_part_of), key=_part_of):
+            mine = list(group)
+            named = " or ".join(dict.fromkeys(largest_group(site.legal) for site in mine))
+            rows.append(Row(kind, part, len(mine), named, change, back))
+    return rows
+
+
+class _NotKept(BadInput):
+    def __init__(self, kind: str, change: float) -> None:
+        super().__init__(f"The sites of the kind {kind} do not keep the function: the outputs change by {change:.1e}.")
+        self.kind = kind
+
+
+def _proven(trial: Trial, network: Network) -> tuple[Network, list[Row]]:
+    """A description and its proof; a kind that does not hold as a whole is taken out."""
+    for _ in range(len(ORDER)):
+        try:
+            return network, rows_of(trial, network)
+        except _NotKept as error:
+            network = _without(network, error.kind)
+    return network, rows_of(trial, network)
 
 
 def _part_of(site: Site) -> str:
-    return site.part.partition("/expert")[0]
+    return re.sub(r"/?expert-\d+", "/expert", site.part).removeprefix("/")
 
 
 def _without(network: Network, kind: str) -> Network:

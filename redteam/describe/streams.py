@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, product
+from typing import Any
 
 from redteam.anatomy import Architecture, Network, Stream
 from redteam.anatomy.blocks import Blocks
@@ -17,6 +18,7 @@ from redteam.describe.trials import KEPT, Trial
 _MOST = 5  # maps outside the blocks that are tried with and without
 _EMBEDDING = re.compile(r"embed|(^|\.)w[tp]e($|\.)|position|token", re.I)
 _WRITES = re.compile(r"patch|conv|projection|mapping_in|feature_projection|project_in|proj_in", re.I)
+_READS = re.compile(r"embed_out|unembed|lm_head|classifier", re.I)
 _NORM = re.compile(r"norm|(^|[._])ln(_|\d|$|f)|layrnorm", re.I)
 
 
@@ -49,6 +51,7 @@ def _variants(trial: Trial, plain: Network) -> Iterator[Network]:
             stacks = tuple(
                 replace(x, memory_norm=memory) if _crosses(x) and x.attention_norm else x for x in plain.stacks
             )
+            stacks = tuple(x if "norm" in x.legal or x.post_norm else _with_gains(x) for x in stacks)
             for scaled in (True, False):
                 for each in product(*(_readings(stream) for stream, _ in streams)):
                     told = zip(each, (parts for _, parts in streams), strict=True)
@@ -56,6 +59,11 @@ def _variants(trial: Trial, plain: Network) -> Iterator[Network]:
                     yield replace(plain, stacks=stacks, streams=through)
             if not any(_crosses(x) and x.attention_norm for x in plain.stacks):
                 break
+
+
+def _with_gains(stack: Architecture) -> Architecture:
+    """With the gain of the last norm, where none inside the blocks is read by projections alone."""
+    return replace(stack, legal={**stack.legal, "norm": "scaling"})
 
 
 def _crosses(stack: Architecture) -> bool:
@@ -76,14 +84,16 @@ def _memories(trial: Trial, network: Network) -> list[str]:
 
 def _readings(stream: Stream) -> Iterator[Stream]:
     """With all maps outside the blocks that could touch the stream, then without some, which lie elsewhere."""
-    maps = [*stream.heads[::-1], *stream.writes][:_MOST]
+    maps = [*stream.heads[::-1], *stream.writes, *stream.norms[:-1]][:_MOST]
     entries = dict.fromkeys((stream.entry_norm, None))
     for few in range(len(maps) + 1):
         for gone in combinations(maps, few):
             others = (*stream.others, *(f"{one}.{which}" for one in gone for which in ("weight", "bias")))
-            heads, writes = (tuple(x for x in maps if x not in gone) for maps in (stream.heads, stream.writes))
+            lists = (stream.heads, stream.writes, stream.norms)
+            heads, writes, norms = (tuple(x for x in names if x not in gone) for names in lists)
             for entry in entries:
-                yield replace(stream, heads=heads, writes=writes, others=others, entry_norm=entry)
+                if entry not in gone:
+                    yield replace(stream, heads=heads, writes=writes, norms=norms, others=others, entry_norm=entry)
 
 
 def _sites(trial: Trial, network: Network, kind: str) -> bool:
@@ -141,6 +151,7 @@ def _owner(name: str, roots: dict[str, list[str]]) -> str:
 
 def _stream(checkpoint: Checkpoint, names: Iterable[str], width: int) -> Stream:
     """Everything with a dimension of the stream's width, in the place that its name and shape speak for."""
+    words = _vocabularies(checkpoint.config)
     embeddings: list[str] = []
     vectors: list[str] = []
     writes: list[str] = []
@@ -158,7 +169,7 @@ def _stream(checkpoint: Checkpoint, names: Iterable[str], width: int) -> Stream:
             )
         elif shape[0] == width and _WRITES.search(name) and name.endswith(".weight"):
             writes.append(stem)
-        elif shape[-1] == width and (_EMBEDDING.search(name) or len(shape) > 2):
+        elif shape[-1] == width and not _READS.search(name) and (_EMBEDDING.search(name) or _looked_up(shape, words)):
             embeddings.append(name)
         elif shape[-1] == width and name.endswith(".weight") and len(shape) == 2:
             heads.append(stem)
@@ -177,6 +188,15 @@ def _stream(checkpoint: Checkpoint, names: Iterable[str], width: int) -> Stream:
         entry_norm=next((one for one in norms if re.search(r"pre_?la?y|ln_pre|embed", one, re.I)), None),
         others=tuple(name for name in others if name not in bound),
     )
+
+
+def _looked_up(shape: tuple[int, ...], vocabularies: set[int]) -> bool:
+    return len(shape) > 2 or shape[0] in vocabularies
+
+
+def _vocabularies(config: Mapping[str, Any]) -> set[int]:
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    return {part["vocab_size"] for part in parts if isinstance(part.get("vocab_size"), int)}
 
 
 def _last(norms: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from redteam.anatomy.auto import described_as
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, NotACheckpoint, RedteamError
 from redteam.symmetry import largest_legal_group
-from redteam.symmetry.fitting import fit_gauges, moved
+from redteam.symmetry.fitting import apart, fit_gauges, looked_up, moved
 from redteam.symmetry.gauges import Gauge
 from redteam.symmetry.running import Ran, run_network, run_on_inputs
 from redteam.symmetry.shift_lock import random_shifts
@@ -98,10 +98,8 @@ class Trial:
             return math.inf
         worst = 0.0
         for draw in range(draws):
-            generator = np.random.default_rng(draw)
             try:
-                gauges = {one.label: _moving(one, generator) for one in sites}
-                locked = moved(self.checkpoint, sites, lambda one, gauges=gauges: gauges[one.label])  # type: ignore[misc]
+                locked = self._locked(sites, np.random.default_rng(draw))
                 worst = max(worst, self.change(locked, eps=kind != "norm-scale"))
             except (RedteamError, RuntimeError, IndexError, ValueError):
                 return math.inf
@@ -120,19 +118,22 @@ class Trial:
 
     def back(self, architecture: Architecture | ArchitectureLike, kind: str) -> float:
         """What is left of a lock of a kind after the closed-form fit to the original, over the original's norm."""
-        from redteam.symmetry.fitting import apart
-
         with self.known_as(architecture):
-            generator = np.random.default_rng(0)
-            locked = self.checkpoint
-            for sites in apart(find_sites(architecture, self.checkpoint).sites((kind,))):
-                gauges = {one.label: _moving(one, generator) for one in sites}
-                locked = moved(locked, sites, lambda one, gauges=gauges: gauges[one.label])  # type: ignore[misc]
+            sites = find_sites(architecture, self.checkpoint).sites((kind,))
+            locked = self._locked(sites, np.random.default_rng(0))
             locked = Checkpoint.of(dict(locked), locked.config)
             fitted = fit_gauges(locked, self.checkpoint, (kind,), None)
             left = sum(float((fitted[name] - tensor).square().sum()) for name, tensor in self.checkpoint.items())
         size = sum(float(tensor.square().sum()) for tensor in self.checkpoint.values())
         return (left / size) ** 0.5
+
+    def _locked(self, sites: Sequence[Site], generator: np.random.Generator) -> Checkpoint:
+        """With an element of the largest group at every site; those that share a tensor one after the other."""
+        locked = self.checkpoint
+        for some in apart(sites):
+            gauges = {site.label: _moving(site, generator) for site in some}
+            locked = moved(locked, some, looked_up(gauges))
+        return locked
 
     def shifted(self, architecture: Architecture | ArchitectureLike, kinds: Iterable[str]) -> float:
         """The change under additive freedoms that follow from a guess; infinity where there are none."""

@@ -33,13 +33,14 @@ def test_a_tensor_that_the_network_has_no_place_for_is_named(name: str, added: s
         prove(checkpoint.replace({strange: torch.ones(4)}), checkpoint)
 
 
-@pytest.mark.parametrize("field", ["query_norm", "gate", "layer_scale", "post_norms"])
+@pytest.mark.parametrize("field", ["query_norm", "gate", "layer_scales", "post_norms"])
 @pytest.mark.parametrize("name", ["qwen3", "gemma2", "dinov2", "llama"])
 def test_a_description_that_lacks_a_part_is_found_out(monkeypatch: pytest.MonkeyPatch, name: str, field: str) -> None:
     """Whatever lock it then allows: it is refused, or what the proof says of it is what the network does."""
     checkpoint = network(name).checkpoint
     described = ARCHITECTURES[checkpoint.architecture]
-    without = dataclasses.replace(described, **{field: () if field == "post_norms" else None})  # type: ignore[type-var]
+    nothing = () if field in ("post_norms", "layer_scales") else None
+    without = dataclasses.replace(described, **{field: nothing})  # type: ignore[type-var]
     monkeypatch.setitem(ARCHITECTURES, checkpoint.architecture, without)
     for kind in KINDS:
         try:

@@ -1,0 +1,81 @@
+"""Writes files of the catalogue: describes model types anew, and proves again what was described by hand.
+
+python tools/catalogue.py TYPE…         describe these and write their files
+python tools/catalogue.py --prove TYPE… keep these descriptions and renew the proof (all types without TYPE)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from redteam.anatomy.catalog import ARCHITECTURES, FOLDER
+from redteam.describe.describing import Description, describe, rows_of, small_network
+from redteam.describe.shrink import complete
+from redteam.describe.trials import Trial
+from redteam.errors import RedteamError
+from redteam.terminal import say
+
+OPEN_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 64, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 70, "width": 64, "heads": 4, "layers": 2},
+}
+
+
+def trial_of(name: str) -> Trial:
+    """A small random network of a type of the catalogue."""
+    if name != "open_clip":
+        return small_network(complete(name))
+    import open_clip
+
+    from redteam.checkpoint import Checkpoint
+
+    module = open_clip.CLIP(**OPEN_CLIP, output_dict=False)
+    weights = {key: tensor.double() for key, tensor in module.state_dict().items()}
+    return Trial.of(Checkpoint.of(weights, {"model_type": "open_clip", "model_cfg": OPEN_CLIP}))
+
+
+def prove(name: str) -> dict[str, Any]:
+    """The file of a type with a new proof of the description that it has."""
+    import transformers
+
+    kept = {key: value for key, value in ARCHITECTURES.data(name).items() if key not in ("proof", "open")}
+    trial = trial_of(name)
+    rows = rows_of(trial, ARCHITECTURES[name])
+    network = (trial.checkpoint.config.get("architectures") or ["open_clip.CLIP"])[0]
+    new = {"network": network, "transformers": transformers.__version__}
+    return {**kept, **new, "proof": [asdict(row) for row in rows], "open": ARCHITECTURES.data(name).get("open", [])}
+
+
+def described(name: str) -> dict[str, Any]:
+    """The file of a type that is described anew."""
+    found: Description = replace(describe(complete(name)), model_type=name)
+    return found.as_data()
+
+
+def main(arguments: list[str]) -> int:
+    """Writes what is asked for, and says what could not be."""
+    torch.set_num_threads(1)
+    proving = "--prove" in arguments
+    names = [name for name in arguments if not name.startswith("--")] or [*ARCHITECTURES]
+    failed = 0
+    for name in names:
+        try:
+            data = prove(name) if proving else described(name)
+        except RedteamError as error:
+            say(f"{name}: {error}")
+            failed += 1
+            continue
+        (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        worst = max((row["change"] for row in data["proof"]), default=0.0)
+        say(f"{name}: {len(data['proof'])} rows, {worst:.0e}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
