@@ -46,6 +46,8 @@ def prove(name: str) -> dict[str, Any]:
 
     kept = {key: value for key, value in ARCHITECTURES.data(name).items() if key not in ("proof", "open")}
     trial = trial_of(name)
+    if kept.get("logits_alone"):
+        trial = replace(trial, states=False)
     rows = rows_of(trial, ARCHITECTURES[name])
     network = (trial.checkpoint.config.get("architectures") or ["open_clip.CLIP"])[0]
     new = {"network": network, "transformers": transformers.__version__}

@@ -146,6 +146,7 @@ class Architecture:
             place: shared experts, a mixture's dense layers.
         attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there.
         with_heads, with_experts: Tensors that have a number for each query head, or for each expert.
+        ordered_experts: Whether experts may not change places.
         gated_output: Whether each query head is followed, in its projection, by a gate on what the head puts out.
         clamped: Whether neurons allow no scales, whatever their gate or activation is.
         sparse: Whether a layer may lack its attention or its MLP.
@@ -205,6 +206,7 @@ class Architecture:
     mlp_reads: tuple[str, ...] = ()
     with_heads: tuple[str, ...] = ()
     with_experts: tuple[str, ...] = ()
+    ordered_experts: bool = False
     gated_output: bool = False
     clamped: bool = False
     sparse: bool = False

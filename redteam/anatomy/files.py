@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from redteam.anatomy.architecture import Architecture, ArchitectureLike, Stream
+from redteam.anatomy.architecture import KINDS_OF_SITES, Architecture, ArchitectureLike, Stream
 from redteam.anatomy.convolutional import Convolutional
+from redteam.anatomy.legality import GROUPS
 from redteam.anatomy.network import Network
 from redteam.errors import BadInput
 
 _PLAIN = {"legal", "defaults"}
+_PLACEHOLDERS = {"layer", "previous", "expert", "prefix", "stage", "place"}
 
 
 def read_description(file: Path) -> tuple[str, Architecture | ArchitectureLike]:
@@ -105,25 +108,47 @@ def _made(cls: type[Any], data: Any, where: str) -> Any:
     if not isinstance(data, Mapping) or not set(data) <= set(known):
         odd = sorted(set(data) - set(known)) if isinstance(data, Mapping) else [data]
         raise BadInput(f"{where} has {odd[0]!r} in a description; expected keys among {', '.join(known)}.")
-    values = {}
-    for key, value in data.items():
-        values[key] = _tupled(value) if key not in _PLAIN else value
-        default = _default(known[key])
-        wanted = type(default) if default not in (None, MISSING) else None
-        if wanted is not None and not _fits(values[key], default):
-            raise BadInput(f"{where} has {key} = {value!r}; expected a {wanted.__name__}.")
+    values = {key: value if key in _PLAIN else _tupled(value) for key, value in data.items()}
+    for key, value in values.items():
+        if not _fits(value, known[key]):
+            raise BadInput(f"{where} has {key} = {data[key]!r}; expected a value of the type {known[key].type}.")
+    _require_known(values, where)
     try:
         return cls(**values)
     except TypeError as error:
         raise BadInput(f"{where} lacks a part of a description ({error}).") from error
 
 
-def _fits(value: Any, default: Any) -> bool:
-    if isinstance(default, bool):
-        return isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, dict | type(default)) if isinstance(default, Mapping) else isinstance(value, type(default))
+def _fits(value: Any, one: Field[Any]) -> bool:
+    """Whether a value is of the type of the default; a name, or several where the field says so, where that is None."""
+    default = _default(one)
+    if default is None:
+        several = "tuple" in str(one.type) and isinstance(value, tuple)
+        return value is None or several or isinstance(value, str)
+    if isinstance(default, float) and not isinstance(value, bool):
+        return isinstance(value, int | float)
+    wanted = str if default is MISSING else dict if isinstance(default, Mapping) else type(default)
+    return isinstance(value, wanted)
+
+
+def _require_known(values: Mapping[str, Any], where: str) -> None:
+    """Refuses kinds and groups that there are not, and placeholders that nothing is put in for."""
+    legal = values.get("legal", {})
+    for kind, group in legal.items():
+        if kind not in KINDS_OF_SITES or group not in GROUPS:
+            raise BadInput(f"{where} has {kind} = {group!r} among what is legal; expected a kind of sites and a group.")
+    for text in _texts([value for key, value in values.items() if key not in _PLAIN]):
+        odd = set(re.findall(r"{(\w*)}", text)) - _PLACEHOLDERS
+        if odd:
+            raise BadInput(f"{where} has {text!r}; expected {{layer}} and {{expert}} alone in braces.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def _tupled(value: Any) -> Any:

@@ -76,14 +76,15 @@ def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
     if blocks.experts:
         routers = [blocks.linear("router", layer, {"router": (blocks.experts, model)}, norm=norm)]
         also = [Side(Gathered(tuple(maps)), unit=n) for maps in (ups, gates) if maps]
-        sites.append(_experts(blocks, layer, routers[0], Side(Gathered(tuple(downs)), unit=model), also))
+        sites += _experts(blocks, layer, routers[0], Side(Gathered(tuple(downs)), unit=model), also)
     return _Maps((*ups, *gates, *routers), tuple(downs), tuple(sites))
 
 
-def _experts(blocks: Blocks, layer: int, router: Linear, down: Side, also: list[Side]) -> Site:
+def _experts(blocks: Blocks, layer: int, router: Linear, down: Side, also: list[Side]) -> list[Site]:
     also += [Side(vector) for vector in blocks.vectors(blocks.arch.with_experts, layer)]
     order, part = subgroups("permutation"), blocks.arch.part
-    return Site("experts", layer, 1, blocks.experts, Side(router), down, order, left_too=tuple(also), part=part)
+    site = Site("experts", layer, 1, blocks.experts, Side(router), down, order, left_too=tuple(also), part=part)
+    return [] if blocks.arch.ordered_experts else [site]
 
 
 def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
@@ -119,7 +120,7 @@ def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
     also = [Side(one, unit=n) for one in (own_up, *gates)]
     also += [Side(Linear(down_bias, None))] if down_bias in blocks.checkpoint else []
     whole = Linear(down, None, packed=Packed(0, model, transposed=transposed))
-    sites.append(_experts(blocks, layer, router, Side(whole, unit=model), also))
+    sites += _experts(blocks, layer, router, Side(whole, unit=model), also)
     return _Maps((own_up, *gates, router), (columns,), tuple(sites))
 
 

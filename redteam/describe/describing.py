@@ -224,6 +224,8 @@ def _without(network: Network, kind: str) -> Network:
     """A description without a kind of sites."""
     if kind in ("residual", "norm-scale"):
         return replace(network, streams=())
+    if kind == "experts":
+        return replace(network, stacks=tuple(replace(stack, ordered_experts=True) for stack in network.stacks))
     less = [
         replace(stack, legal={k: group for k, group in stack.legal.items() if k != kind}) for stack in network.stacks
     ]

@@ -88,7 +88,7 @@ def stacks_of(checkpoint: Shaped) -> list[Stack]:
         for ending in (".weight", "_weight"):
             if stem.endswith(ending):
                 stem, whole = stem[: -len(ending)] + ("_" if ending[0] == "_" else ""), False
-        if stem.endswith((".bias", "_bias")) and whole:
+        if name.endswith(".bias") or (name.endswith("_bias") and _belongs(name, checkpoint)):
             continue
         shape, layers = found.setdefault(root, {}).setdefault((stem, whole), (checkpoint.shape(name), set()))
         layers.add(layer)
@@ -104,6 +104,12 @@ def stacks_of(checkpoint: Shaped) -> list[Stack]:
         if maps:
             stacks.append(Stack(root, count, maps, norms, vectors))
     return stacks
+
+
+def _belongs(name: str, checkpoint: Shaped) -> bool:
+    """Whether a bias is one of a map that is there."""
+    stem = name.removesuffix("_bias")
+    return stem in checkpoint or f"{stem}_weight" in checkpoint
 
 
 def _cut(name: str, nested: frozenset[str]) -> tuple[str, int, str] | None:

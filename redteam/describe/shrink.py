@@ -108,13 +108,16 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     given = config.get("architectures")
     if given:
         return [str(given[0])]
+    import transformers
     from transformers.models.auto import modeling_auto as auto
 
     masked = config["model_type"] in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_encoder_decoder")
     forms = [form for form in _FORMS if not (masked and form == "CAUSAL_LM")]
     tables = [getattr(auto, f"MODEL_FOR_{form}_MAPPING_NAMES") for form in forms] + [auto.MODEL_MAPPING_NAMES]
     found = [table[config["model_type"]] for table in tables if config["model_type"] in table]
-    return [name if isinstance(name, str) else name[0] for name in found]
+    names = [name if isinstance(name, str) else name[0] for name in found]
+    alone = type(transformers.AutoConfig.for_model(config["model_type"])).__name__.replace("Config", "Model")
+    return names or ([alone] if hasattr(transformers, alone) else [])
 
 
 def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
@@ -124,7 +127,11 @@ def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
             continue
         if isinstance(value, Mapping) and not key.startswith(("rope", "id2", "label2", "quantization")):
             tiny[key] = _shrunk(dict(value), layers)
-        elif isinstance(value, list) and key.endswith(("layer_types", "layers_block_type", "_pattern")):
+        elif key == "attention_types" and isinstance(value, list):
+            tiny[key] = [[kinds, layers // len(kinds)] for kinds, _ in value]
+        elif key == "num_key_value_heads" and value is None:
+            tiny[key] = GROUPS
+        elif isinstance(value, list) and key.endswith(("layer_types", "block_type", "_pattern", "attention_layers")):
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
             tiny[key] = _head(config)

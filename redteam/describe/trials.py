@@ -37,11 +37,15 @@ class Trial:
 
     Attributes:
         checkpoint: Its weights, float64, none at a value that hides anything.
+        inputs: On which it is run, one after the other.
+        states: Whether what an encoder hands on counts, which other networks of its weights give out.
+        noticed: By the name of a tensor, whether the outputs change with it, as far as that was asked.
     """
 
     checkpoint: Checkpoint
-    _inputs: list[dict[str, Tensor]] = field(default_factory=list)
-    _noticed: dict[str, bool] = field(default_factory=dict)
+    inputs: list[dict[str, Tensor]] = field(default_factory=list)
+    noticed: dict[str, bool] = field(default_factory=dict)
+    states: bool = True
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Trial:
@@ -53,7 +57,7 @@ class Trial:
         drawn = {name: _drawn(name, tensor) for name, tensor in checkpoint.items()}
         trial = cls(Checkpoint.of(drawn, checkpoint.config))
         _, tried = run_on_inputs(trial.checkpoint, None, 0, torch.float64)
-        trial._inputs.extend(dict(inputs) for inputs in tried)
+        trial.inputs.extend(dict(inputs) for inputs in tried)
         if not trial.exact.outputs or not trial.exact.finite:
             raise BadInput("The network gives no finite outputs on random weights and inputs.")
         return trial
@@ -61,21 +65,21 @@ class Trial:
     @cached_property
     def exact(self) -> Ran:
         """What it computes."""
-        return run_network(self.checkpoint, self._inputs, torch.float64)
+        return run_network(self.checkpoint, self.inputs, torch.float64)
 
     @cached_property
     def without_eps(self) -> Ran:
         """What it computes where norms add no eps."""
-        return run_network(self.checkpoint, self._inputs, torch.float64, eps=False)
+        return run_network(self.checkpoint, self.inputs, torch.float64, eps=False)
 
     def change(self, other: Checkpoint, *, eps: bool = True) -> float:
         """`max|Δ| / max|output|`, the largest over outputs and encoder's states; infinity where it does not run."""
         try:
-            ran = run_network(other, self._inputs, torch.float64, eps=eps)
+            ran = run_network(other, self.inputs, torch.float64, eps=eps)
         except (BadInput, NotACheckpoint):
             return math.inf
         exact = self.exact if eps else self.without_eps
-        return max(ran.change(exact), ran.change_of_states(exact))
+        return max(ran.change(exact), ran.change_of_states(exact) if self.states else 0.0)
 
     def anatomy(self, architecture: Architecture | ArchitectureLike) -> Anatomy | None:
         """The sites that follow from a guess; None where it does not fit the tensors."""
@@ -99,7 +103,7 @@ class Trial:
         worst = 0.0
         for draw in range(draws):
             try:
-                locked = self._locked(sites, np.random.default_rng(draw))
+                locked = self.locked_at(sites, draw)
                 worst = max(worst, self.change(locked, eps=kind != "norm-scale"))
             except (RedteamError, RuntimeError, IndexError, ValueError):
                 return math.inf
@@ -109,31 +113,30 @@ class Trial:
 
     def _notices(self, name: str) -> bool:
         """Whether the outputs change with a tensor."""
-        if name not in self._noticed:
+        if name not in self.noticed:
             tensor = self.checkpoint[name]
             draws = np.random.default_rng(list(name.encode())[::-1])
             noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(tensor.shape))))
-            self._noticed[name] = self.change(self.checkpoint.replace({name: tensor + noise})) > _SEEN
-        return self._noticed[name]
+            self.noticed[name] = self.change(self.checkpoint.replace({name: tensor + noise})) > _SEEN
+        return self.noticed[name]
 
     def back(self, architecture: Architecture | ArchitectureLike, kind: str) -> float:
         """What is left of a lock of a kind after the closed-form fit to the original, over the original's norm."""
         with self.known_as(architecture):
             sites = find_sites(architecture, self.checkpoint).sites((kind,))
-            locked = self._locked(sites, np.random.default_rng(0))
-            locked = Checkpoint.of(dict(locked), locked.config)
+            locked = self.locked_at(sites)
             fitted = fit_gauges(locked, self.checkpoint, (kind,), None)
             left = sum(float((fitted[name] - tensor).square().sum()) for name, tensor in self.checkpoint.items())
         size = sum(float(tensor.square().sum()) for tensor in self.checkpoint.values())
         return (left / size) ** 0.5
 
-    def _locked(self, sites: Sequence[Site], generator: np.random.Generator) -> Checkpoint:
+    def locked_at(self, sites: Sequence[Site], seed: int = 0) -> Checkpoint:
         """With an element of the largest group at every site; those that share a tensor one after the other."""
-        locked = self.checkpoint
+        locked, generator = self.checkpoint, np.random.default_rng(seed)
         for some in apart(sites):
             gauges = {site.label: _moving(site, generator) for site in some}
             locked = moved(locked, some, looked_up(gauges))
-        return locked
+        return Checkpoint.of(dict(locked), locked.config)
 
     def shifted(self, architecture: Architecture | ArchitectureLike, kinds: Iterable[str]) -> float:
         """The change under additive freedoms that follow from a guess; infinity where there are none."""

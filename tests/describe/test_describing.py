@@ -1,0 +1,102 @@
+"""What `redteam describe` finds: the same as was written by hand, nothing that is wrong, and a word where it finds nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from redteam.anatomy import ARCHITECTURES, KINDS_OF_SITES, find_sites, largest_group
+from redteam.describe.describing import describe, rows_of, small_network
+from redteam.describe.shrink import complete, small_configs
+from redteam.describe.trials import Trial
+from redteam.errors import BadInput
+
+BY_HAND = sorted(
+    name
+    for name in ARCHITECTURES
+    if ARCHITECTURES.data(name).get("by") == "hand" and name not in ("open_clip", "resnet", "nemotron")
+)
+FAST = ("bert", "gpt2", "gpt_neox", "llama", "gemma2", "mixtral")
+MORE = {
+    "siglip": "its vision tower's stream, which nobody had described",
+    "cohere2": "any matrix at the layers that go without the rotary embedding",
+    "smollm3": "any matrix at the layers that go without the rotary embedding",
+}
+"""Where it finds more than was written by hand."""
+LESS = {"t5": {"residual", "norm-scale", "norm"}, "mt5": {"residual", "norm-scale", "norm"}} | {
+    "umt5": {"residual", "norm-scale", "norm"}
+}
+"""Where it finds less: it counts what an encoder hands on, which is the stream itself."""
+
+
+def sites(described: Any, case: Trial) -> dict[Any, Any]:
+    found = find_sites(described, case.checkpoint).sites(KINDS_OF_SITES)
+    return {
+        (site.kind, site.layer, tuple(sorted(site.names))): (largest_group(site.legal), site.planes, site.turned)
+        for site in found
+    }
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in BY_HAND])
+def test_what_was_written_by_hand_comes_out(name: str) -> None:
+    case = small_network(complete(name))
+    found, written = (sites(one, case) for one in (describe(complete(name)).described, ARCHITECTURES[name]))
+    if name in LESS:
+        assert {kind for kind, *_ in written.keys() - found.keys()} <= LESS[name]
+    else:
+        assert written.keys() <= found.keys()
+    if name in MORE:
+        assert found != written
+    elif name not in LESS:
+        assert found == written
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_a_wrong_description_is_not_proven(name: str) -> None:
+    from dataclasses import replace
+
+    case, right = small_network(complete(name)), ARCHITECTURES[name]
+    wrong = {"llama": {"planes": "interleaved"}, "bert": {"mlp_norm": "encoder.layer.{layer}.output.LayerNorm"}}[name]
+    assert rows_of(case, right)
+    changed = replace(right, **wrong)  # type: ignore[type-var]
+    if name == "llama":
+        with pytest.raises(BadInput, match="do not keep the function"):
+            rows_of(case, changed)
+    else:
+        assert case.shifted(right, ("mlp",)) <= 1e-9 < case.shifted(changed, ("mlp",))
+
+
+def test_what_the_network_does_not_run_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder's states are the only thing that cross attention sees."""
+    case = small_network(complete("whisper"))
+    described = ARCHITECTURES["whisper"]
+    assert case.kept(described, "vo") <= 1e-9
+    silent = Trial(case.checkpoint, [{"decoder_input_ids": torch.ones(1, 1, dtype=torch.int64), **case.inputs[0]}])
+    silent.inputs[0]["decoder_input_ids"] = torch.ones(1, 1, dtype=torch.int64)
+    assert silent.kept(described, "qk") == float("inf"), "one token attends to itself, whatever queries and keys are"
+
+
+def test_a_network_without_such_places_is_refused_with_the_reason() -> None:
+    with pytest.raises(BadInput, match="neither attention with queries, keys and values nor an MLP"):
+        describe(complete("mamba"))
+
+
+def test_a_type_that_transformers_does_not_know() -> None:
+    with pytest.raises(BadInput, match="knows no model type 'nonsense'"):
+        complete("nonsense")
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "clip", "qwen3_next", "wav2vec2", "gpt_oss"])
+def test_a_config_becomes_small_and_keeps_its_switches(name: str) -> None:
+    full = complete(name)
+    tiny = next(small_configs(full))
+    switches = {key: value for key, value in full.items() if isinstance(value, bool)}
+    assert {key: tiny[key] for key in switches} == switches
+    with torch.device("meta"):
+        from redteam.checkpoint.modules import initialised
+
+        network: nn.Module = initialised(tiny, 0)
+    assert sum(weight.numel() for weight in network.parameters()) < 8_000_000
