@@ -165,7 +165,7 @@ class Architecture:
         prefixes: What may stand before every template, tried in this order.
         config: Keys that lead to this stack's part of the config; a level that is not there is passed over.
         part: Tells the stacks of a network apart in labels.
-        layers, width, heads, neurons: Keys of the config; all but heads may be empty, and are told from the tensors then.
+        layers, width, heads, neurons: Keys of the config; all but heads may be empty, and the tensors tell them then.
         experts: Keys of the config that may hold their number; none of them, and the router tells it.
         kv_heads: Key of the config; as many as there are heads where the config lacks it; empty as above.
         head_width: Key of the config; width / heads where the config lacks it; empty as above.

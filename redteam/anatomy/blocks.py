@@ -129,7 +129,7 @@ class Blocks:
 
     def _counted(self) -> int:
         """How many layers there are by the names of tensors."""
-        root, _, rest = (self.prefix + self.arch.first).partition("{layer}")
+        root, _, _rest = (self.prefix + self.arch.first).partition("{layer}")
         numbers = (re.match(r"\d+", name.removeprefix(root)) for name in self.checkpoint if name.startswith(root))
         found = {int(number[0]) for number in numbers if number}
         if self.arch.sparse:

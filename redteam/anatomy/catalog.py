@@ -14,7 +14,7 @@ from redteam.anatomy.architecture import Architecture, ArchitectureLike
 from redteam.anatomy.files import from_data
 
 FOLDER = Path(__file__).parent / "catalogue"
-_FIRST = (
+_FIRST = [
     "vit",
     "deit",
     "bert",
@@ -27,8 +27,17 @@ _FIRST = (
     "qwen3",
     "gemma2",
     "gemma3_text",
-)
-_FIRST += ("gemma3", "olmo2", "phi3", "cohere", "mixtral", "t5", "clip", "siglip", "open_clip", "resnet")
+    "gemma3",
+    "olmo2",
+    "phi3",
+    "cohere",
+    "mixtral",
+    "t5",
+    "clip",
+    "siglip",
+    "open_clip",
+    "resnet",
+]
 """Asked before the others where a checkpoint has no config: of several with the same names, the first counts."""
 
 

@@ -66,11 +66,12 @@ def from_data(data: Mapping[str, Any], where: str) -> Architecture | Architectur
         BadInput: If a key is not known, a value has another type than it should, or there is no stack.
     """
     if "convolutional" in data:
-        return _made(Convolutional, data["convolutional"], where)
+        convolutional: Convolutional = _made(Convolutional, data["convolutional"], where)
+        return convolutional
     stacks, streams = data.get("stacks"), data.get("streams", [])
     if not isinstance(stacks, list) or not stacks or not isinstance(streams, list):
         raise BadInput(f"{where} describes no stack of blocks; expected the file that redteam describe writes.")
-    made = tuple(_made(Architecture, stack, where) for stack in stacks)
+    made: tuple[Architecture, ...] = tuple(_made(Architecture, stack, where) for stack in stacks)
     through = []
     for stream in streams:
         if not isinstance(stream, Mapping) or not isinstance(stream.get("parts"), list):

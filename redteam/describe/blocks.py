@@ -1,4 +1,4 @@
-"""What a stack of blocks is, settled by numbers: one field of its description after the other, the freest value first."""
+"""What a stack of blocks is, settled by numbers: a field of its description after the other, the freest value first."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from redteam.anatomy import Architecture
+from redteam.anatomy import Architecture, Layout
 from redteam.checkpoint.modules import in_a_block
 from redteam.describe.roles import Map, Stack, guesses, heads_key
 from redteam.describe.trials import KEPT, Trial
 
-_PLANES = (None, "half", "interleaved")
+_LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 _ROTARY = ("partial_rotary_factor", "rotary_pct", "rotary_dim", "rotary_percent", "rotary_emb_fraction")
 _QUERY = re.compile(r"(^|[._])(q|query|q_a)_?(norm|layernorm|ln)", re.I)
 _SCALE = re.compile(r"scale|gamma|lambda|(^|[._])ls_?\d", re.I)
@@ -115,8 +115,8 @@ class _Search:
 
     def settled(self, arch: Architecture) -> Settled:
         """The description, each kind of sites in it tried."""
-        scales = (one.stem for one in self.stack.vectors if one.shape == (self.width,))
-        scales = tuple(one for one in scales if _SCALE.search(one.partition("{layer}")[2]))
+        vectors = (one.stem for one in self.stack.vectors if one.shape == (self.width,))
+        scales = tuple(one for one in vectors if _SCALE.search(one.partition("{layer}")[2]))
         arch = replace(arch, key_bias_free=False, centred=False, layer_scales=scales)
         if arch.query:
             arch = self._query_norms(arch)
@@ -153,7 +153,7 @@ class _Search:
     def _qk(self, arch: Architecture) -> Architecture:
         """The rotary embedding, and what of queries and keys is free."""
         shares = [(), *((key,) for key in _ROTARY if self._says(key))]
-        for planes in _PLANES:
+        for planes in (None, *_LAYOUTS):
             for rotary in shares[::-1] if planes else shares[:1]:
                 for centred, offset in (
                     ((False, 0.0), (False, 1.0), (True, 0.0)) if arch.query_norm else ((False, 0.0),)
@@ -171,7 +171,7 @@ class _Search:
                         continue
                     if all(self.holds(tried, kind) for kind in kinds):
                         return self._unturned(replace(tried, centred=False))
-        for planes in _PLANES[1:]:  # norms without gains leave signs alone
+        for planes in _LAYOUTS:  # norms without gains leave signs alone
             tried = replace(
                 arch, planes=planes, rotary=(), bare_norms=True, legal={**arch.legal, "qk": "general-linear"}
             )
@@ -235,37 +235,6 @@ class _Search:
             if found is not base:
                 return replace(found, legal=free)
         return self._post_norm(arch)
-
-    def _post_norm(self, arch: Architecture) -> Architecture:
-        """Norms that stand after the addition, so that what they write is the stream: shifts tell which is read where.
-
-        The order within a block is told by what the MLP reads; attention reads the last norm of the block before, and
-        in the first block one of the embeddings.
-        """
-        if arch.up is None or not self.norms:
-            return arch
-        base = replace(arch, centred=True, post_norm=True)
-        for after in self.norms:
-            tried = replace(base, mlp_norm=after)
-            if self.trial.shifted(tried, ("mlp",)) > KEPT or not self._tells(tried, "mlp"):
-                continue
-            for last in self.norms:
-                for first in self.outside if last != after else ():
-                    both = replace(
-                        tried,
-                        attention_norm=last.replace("{layer}", "{previous}"),
-                        first_norm=first,
-                        post_norms=(last,),
-                    )
-                    if self.trial.shifted(both, ("qk", "vo")) <= KEPT and self._tells(both, "qk"):
-                        return both
-            return tried
-        return arch
-
-    def _tells(self, arch: Architecture, kind: str) -> bool:
-        """Whether a shift sees what a norm hands on, so that one that was kept tells its place."""
-        anatomy = self.trial.anatomy(arch)
-        return anatomy is not None and all(site.left.linear.reads_centred for site in anatomy.sites((kind,)))
 
     def _norm(self, arch: Architecture, field: str) -> Architecture:
         """Of what an encoder hands on, another norm stands before keys and values."""

@@ -103,12 +103,10 @@ def describe(config: Mapping[str, Any], tell: Callable[[str], None] = lambda _: 
             raise BadInput(_nothing(trial, stacks))
         network = with_streams(trial, settled)
         tell("the largest group at every kind of sites")
-        network, rows = _proven(trial, network)
-        remarks = [*_left_alone(trial, network, stacks)]
         name = trial.checkpoint.config["architectures"][0]
-    return Description(
-        str(config["model_type"]), name, _relative(network, name), tuple(rows), tuple(remarks), trial.checkpoint.config
-    )
+        network, rows = _proven(trial, _relative(network, name))
+        remarks = [*_left_alone(trial, network, stacks)]
+    return Description(str(config["model_type"]), name, network, tuple(rows), tuple(remarks), trial.checkpoint.config)
 
 
 def small_network(config: Mapping[str, Any]) -> Trial:
@@ -238,14 +236,13 @@ def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator
     for stack in stacks:
         if stack.root not in described:
             yield f"The blocks of {stack.root.strip('.')} are left as they are: no symmetry of theirs was found."
-    for stack in network.stacks:
-        for kind in ("qk", "vo", "heads"):
-            if stack.query and kind not in stack.legal:
-                yield f"{stack.first.partition('{layer}')[0].strip('.')}: no group keeps the function at {kind}."
-        if (stack.up or stack.further) and "mlp" not in stack.legal:
-            yield f"{stack.first.partition('{layer}')[0].strip('.')}: no group keeps the function at mlp."
+    for found in network.stacks:
+        kinds = [kind for kind in ("qk", "vo", "heads") if found.query] + ["mlp"] * bool(found.up or found.further)
+        for kind in kinds:
+            if kind not in found.legal:
+                yield f"{found.first.partition('{layer}')[0].strip('.')}: no group keeps the function at {kind}."
     if not network.streams:
-        yield "What else touches the residual stream could not be told, so that there are no sites of the kind residual."
+        yield "What else touches the residual stream could not be told: there are no sites of the kind residual."
 
 
 def _nothing(trial: Trial, stacks: list[Stack]) -> str:
@@ -280,7 +277,7 @@ def _cut_stack(stack: Architecture, prefix: str) -> Architecture:
     names = [
         "query", "key", "value", "output", "up", "down", "gate", "router", "attention_norm", "mlp_norm", "first_norm",
         "memory_norm", "post_norms", "query_norm", "key_norm", "further", "attention_reads", "mlp_reads", "with_heads",
-        "with_experts",
+        "with_experts", "layer_scales",
     ]  # fmt: skip
     return replace(stack, prefixes=(prefix, ""), **{name: cut(getattr(stack, name)) for name in names})
 

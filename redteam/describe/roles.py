@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from redteam.anatomy import Architecture
 from redteam.anatomy.architecture import Shaped
@@ -26,6 +27,12 @@ _TOKENS = {
     | {"linear_fc2", "output_dense", "pwconv2", "ffn_output", "Wo", "linear_2", "fc_2", "w_2", "output"},
     "router": {"router", "gate", "layer", "wg"},
 }
+_LAYOUTS: tuple[tuple[Literal["out-in", "in-out"], bool], ...] = (
+    ("out-in", False),
+    ("in-out", False),
+    ("in-out", True),
+)
+"""How experts may lie in one tensor, and whether gate and up take turns."""
 _CROSS = re.compile(r"cross|encoder_attn|EncDec|encdec|xattn", re.I)
 _ATTENTION = re.compile(r"attn|attention|mixer", re.I)
 _MLP = re.compile(r"mlp|ffn|feed_forward|expert|moe|fc\d|intermediate|dense_h|DenseRelu|lin[12]$|ffw", re.I)
@@ -51,9 +58,8 @@ class Map:
         """Whether it is called like one."""
         tail = self.stem.rstrip("._").split(".")
         last = tail[-1] + ("_" if self.stem.endswith("_") else "")
-        return last in _TOKENS[role] or (
-            last in ("dense", "layer", "weight") and tail[-2:-1] and tail[-2] in _TOKENS[role]
-        )
+        parent = tail[-2] if len(tail) > 1 else ""
+        return last in _TOKENS[role] or (last in ("dense", "layer", "weight") and parent in _TOKENS[role])
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def stacks_of(checkpoint: Shaped) -> list[Stack]:
                 stem, whole = stem[: -len(ending)] + ("_" if ending[0] == "_" else ""), False
         if name.endswith(".bias") or (name.endswith("_bias") and _belongs(name, checkpoint)):
             continue
-        shape, layers = found.setdefault(root, {}).setdefault((stem, whole), (checkpoint.shape(name), set()))
+        _, layers = found.setdefault(root, {}).setdefault((stem, whole), (checkpoint.shape(name), set()))
         layers.add(layer)
     stacks = []
     for root, stems in found.items():
@@ -147,7 +153,10 @@ def guesses(stack: Stack, width: int) -> Iterator[Architecture]:
         for mlp in mlps:
             yield replace(
                 mlp,
-                **attention,
+                query=attention.get("query"),
+                key=attention.get("key"),
+                value=attention.get("value"),
+                output=attention.get("output"),
                 part=part,
                 layers="",
                 width="",
@@ -186,21 +195,13 @@ def _mlps(stack: Stack, width: int) -> Iterator[Architecture]:
     further = [maps for group in (shared, dense) for maps in _triples(group)]
     reads = tuple(one.stem for one in shared if one.shape[0] == 1)
     if routers and experts:
+        layouts = _LAYOUTS if len(experts[0].shape) == 3 else _LAYOUTS[:0]
         for up, gate, down in _triples(experts, single=False):
-            packed = len(experts[0].shape) == 3
-            for layout, alternating in (
-                (("out-in", False), ("in-out", False), ("in-out", True)) if packed else ((None, False),)
-            ):
-                yield Architecture(
-                    up=up,
-                    gate=gate,
-                    down=down,
-                    router=routers[0].stem,
-                    packed=layout,
-                    alternating=alternating,  # type: ignore[arg-type]
-                    further=tuple(further),
-                    mlp_reads=reads,
-                )
+            guess = Architecture(up=up, gate=gate, down=down, router=routers[0].stem, mlp_reads=reads)
+            guess = replace(guess, further=tuple(further))
+            yield from (replace(guess, packed=layout, alternating=turns) for layout, turns in layouts)
+            if not layouts:
+                yield guess
         return
     for up, gate, down in _triples(dense, single=False):
         others = tuple(maps for maps in further if maps[0] != up)
@@ -221,8 +222,7 @@ def _triples(maps: Iterable[Map], *, single: bool = True) -> list[tuple[str, str
         def near(stems: list[str], parent: str = parent) -> list[str]:
             return [stem for stem in stems if stem.rpartition(".")[0] == parent] or stems
 
-        for up in near(pairs):
-            found.append((up, up, down.stem))
+        found += [(up, up, down.stem) for up in near(pairs)]
         for up in near(ups):
             for gate in near(gates):
                 found += [(up, gate, down.stem), (gate, up, down.stem)]
@@ -242,7 +242,7 @@ def _looks(one: Map, pattern: re.Pattern[str]) -> bool:
 
 def heads_key(config: Mapping[str, object], root: str) -> str | None:
     """The key of a config that says how many heads a stack has; of a stage, its place in a list."""
-    names = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "heads")
+    names: tuple[str, ...] = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "heads")
     side = next((side for side in ("encoder", "decoder") if side in root), None)
     if side is not None:
         names = (f"{side}_attention_heads", *names)

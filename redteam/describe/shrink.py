@@ -51,7 +51,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_position_embeddings|num_patches)", 16),
     (r"(n_mels)", 4),
 )
-_LAYERS = r"(num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_decoder_layers|num_encoder_layers|depth|layers|num_global_layers|decoder_num_hidden_layers)"
+_LAYERS = (
+    r"(num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_(en|de)coder_layers|depth|layers"
+    r"|num_global_layers|decoder_num_hidden_layers)"
+)
 _IDS = r".*(token_id|token_index|_ids?)"
 _FORMS = (
     "SEQ_TO_SEQ_CAUSAL_LM",

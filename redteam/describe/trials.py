@@ -28,6 +28,7 @@ KEPT = 1e-9
 """The largest change of the outputs, in units of their size in float64, of what keeps the function. Wrong guesses
 change them by 1e-4 and more."""
 _TRIES = 50
+_TRAINED = 0.4  # logarithm of a factor
 _SEEN = 1e-6  # of a tensor drawn anew, where the network runs it
 
 
@@ -128,7 +129,7 @@ class Trial:
             fitted = fit_gauges(locked, self.checkpoint, (kind,), None)
             left = sum(float((fitted[name] - tensor).square().sum()) for name, tensor in self.checkpoint.items())
         size = sum(float(tensor.square().sum()) for tensor in self.checkpoint.values())
-        return (left / size) ** 0.5
+        return math.sqrt(left / size)
 
     def locked_at(self, sites: Sequence[Site], seed: int = 0) -> Checkpoint:
         """With an element of the largest group at every site; those that share a tensor one after the other."""
@@ -158,12 +159,18 @@ class Trial:
 
 
 def _moving(site: Site, generator: np.random.Generator) -> Gauge:
-    """An element of the largest group at a site that is not the one that changes nothing: of two heads every other is."""
+    """An element of the largest group at a site, but the one that changes nothing: of two heads, every other is."""
     for _ in range(_TRIES):
         gauge = largest_legal_group(site).sample(site.heads, site.width, generator)
-        if not gauge.neutral:
+        if not gauge.neutral and not (site.kind == "norm-scale" and _near_one(gauge)):
             break
     return gauge
+
+
+def _near_one(gauge: Gauge) -> bool:
+    """Whether a factor is one that training may leave, which no fit takes for a lock."""
+    one = torch.ones(gauge.batch, gauge.width, 1, dtype=torch.float64)
+    return bool((gauge.left(one).log().abs() < _TRAINED).any())
 
 
 def _ends(sites: Sequence[Site]) -> set[str]:
@@ -185,6 +192,4 @@ def _drawn(name: str, like: Tensor) -> Tensor:
         return 0.5 + noise.abs()
     if like.ndim == 1 and name.endswith("weight"):
         return (0.5 + noise.abs()) * noise.sign()
-    if like.ndim <= 1:
-        return 0.3 * noise
-    return noise * max(1, math.prod(like.shape[1:])) ** -0.5
+    return noise * (0.3 if like.ndim <= 1 else 1 / math.sqrt(max(1, math.prod(like.shape[1:]))))

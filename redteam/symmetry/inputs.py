@@ -40,12 +40,12 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0, *, text: bool = False) 
     config = completed(checkpoint.config)
     if checkpoint.architecture == "open_clip":
         model = _part(config, "model_cfg") or config
-        vision, text = _part(model, "vision_cfg"), _part(model, "text_cfg")
+        vision, words = _part(model, "vision_cfg"), _part(model, "text_cfg")
         size = vision.get("image_size") or 224
-        length = int(text.get("context_length") or 77)
+        length = int(words.get("context_length") or 77)
         return {
             "image": _pixels(draws, 3, size),
-            "text": _tokens(draws, int(text.get("vocab_size") or 49408), length, None),
+            "text": _tokens(draws, int(words.get("vocab_size") or 49408), length, None),
         }
     found: dict[str, Tensor] = {}
     vision, words = _part(config, "vision_config") or config, _text_part(config)

@@ -1,4 +1,4 @@
-"""Every file of the catalogue: what it says holds on a small random network made here, and its proof is of that network."""
+"""Every file of the catalogue holds on a small random network that is made here, and its proof is of that network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `redteam describe` finds: the same as was written by hand, nothing that is wrong, and a word where it finds nothing."""
+"""`redteam describe` finds what was written by hand, nothing that is wrong, and has a word where it finds nothing."""
 
 from __future__ import annotations
 
