@@ -220,7 +220,7 @@ def rewriting(work: Path) -> Iterator[Line]:
                     "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
                 ),
                 "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
-                    "attack", "gauge-fit", one, "--base", base, "--out", out
+                    "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
                 ),
             },
             work,

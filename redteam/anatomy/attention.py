@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
+from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Rows
 from redteam.anatomy.scales import scale_site
 from redteam.anatomy.site import Side, Site
-
-if TYPE_CHECKING:
-    from redteam.anatomy.blocks import Blocks
 
 
 def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:

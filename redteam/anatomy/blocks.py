@@ -1,19 +1,14 @@
-"""A stack of blocks met in a checkpoint: its sizes, its maps and norms, and the sites of its norms."""
+"""A stack of blocks met in a checkpoint: its sizes, its maps and norms; `redteam.anatomy.walk` finds its sites."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
 from redteam.anatomy.architecture import Architecture, Shaped, named
-from redteam.anatomy.attention import attention_sites
-from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm, Rows
-from redteam.anatomy.mlps import mlp_sites
-from redteam.anatomy.scales import gain_of, scale_site
-from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
 
 _FUSED = ("query", "key", "value", "output", "gate", "up", "down")  # the order in which fused projections follow
@@ -208,22 +203,6 @@ class Blocks:
         layers = self.given(key)
         return isinstance(layers, list) and layer < len(layers) and layers[layer] == value
 
-    def places(self) -> Iterator[Site]:
-        """All sites inside the blocks."""
-        for layer in range(self.layers):
-            read, written = len(self.reads), len(self.writes)
-            if self.present(self.arch.query, layer):
-                yield from attention_sites(self, layer)
-            attention, outputs = self.reads[read:], self.writes[written:]
-            read, written = len(self.reads), len(self.writes)
-            yield from mlp_sites(self, layer)
-            mlp, downs = self.reads[read:], self.writes[written:]
-            yield from self._norms(layer, attention, mlp)
-            self.layer_scales += self.vectors(self.arch.layer_scales, layer)
-            for template in self.arch.post_norms:
-                self._post_norm(template, layer)
-            yield from self._scales(layer, {"attention": (attention, outputs), "mlp": (mlp, downs)})
-
     def present(self, template: str | None, layer: int) -> bool:
         """Whether a layer has a part: always, where layers may not lack it."""
         return template is not None and (not self.arch.sparse or self.has(template, layer))
@@ -238,65 +217,11 @@ class Blocks:
                 found.append(Linear(weight, bias if bias in self.checkpoint else None, norm))
         return found
 
-    def _post_norm(self, template: str, layer: int) -> None:
-        norm = self.norm(template, layer)
-        if norm is not None and not self.arch.post_norm:
-            self.output_norms.append(norm)
-
-    def _scales(self, layer: int, maps: Mapping[str, tuple[list[Linear], list[Linear]]]) -> Iterator[Site]:
-        """Factors that norms inside a layer take out, given what each part of the layer reads and writes."""
-        for part, (reads, writes) in maps.items():
-            label = "/".join(filter(None, (self.arch.part, part)))
-            if self.arch.post_norm and reads and reads[0].norm is not None:
-                yield scale_site(layer, label, self.width, [gain_of(reads[0].norm)], writes, reads)
-            elif self.arch.post_norms and not self.arch.post_norm and writes:
-                yield scale_site(layer, f"{label}-output", self.width, writes)
-
     @property
     def tied(self) -> bool:
         """Whether the config says that a language model's head is the embedding."""
         given = (config.get("tie_word_embeddings") for config in (self.config, self.checkpoint.config))
         return bool(next((value for value in given if value is not None), self.arch.tied))
-
-    def last_norm(self) -> Iterator[Site]:
-        """The gain of the last norm, where the description says what alone reads it."""
-        arch = self.arch
-        if self.tied or not arch.final_norm or not arch.readout:
-            return
-        weight, bias = named(arch.readout, "weight"), named(arch.readout, "bias")
-        norm = self.norm(arch.final_norm, 0) if weight in self.checkpoint else None
-        if norm is not None:
-            yield from self.gain_read_by([Linear(weight, bias if bias in self.checkpoint else None, norm)], "final")
-
-    def memory(self) -> list[Linear]:
-        """The maps that read another stack's output."""
-        norm = self.arch.memory_norm and self.norm(self.arch.memory_norm, 0)
-        return [linear for linear in self.reads if norm and linear.norm == norm]
-
-    def gain_read_by(self, readers: list[Linear], part: str) -> Iterator[Site]:
-        """The gain of a norm behind the last layer, given the maps that read it, if such gains are free here."""
-        if readers and readers[0].norm is not None and "norm" in self.arch.legal:
-            yield self._gain(readers[0].norm, readers, self.layers, part)
-
-    def _norms(self, layer: int, attention: list[Linear], mlp: list[Linear]) -> Iterator[Site]:
-        """The gains of a block, given the maps that read what they scale."""
-        if "norm" not in self.arch.legal:
-            return
-        if self.arch.memory_norm is not None:
-            attention = attention[:1]
-        readers = {"attention": attention, "mlp": mlp}
-        if mlp and attention and attention[0].norm == mlp[0].norm:
-            readers = {"block": [*attention, *mlp]}
-        for part, linears in readers.items():
-            if linears and linears[0].norm is not None:
-                yield self._gain(linears[0].norm, linears, layer, part)
-
-    def _gain(self, norm: Norm, readers: list[Linear], layer: int, part: str) -> Site:
-        columns, *others = (Side(linear, columns=True) for linear in readers)
-        gain = Side(Linear(norm.weight, norm.bias, offset=norm.offset))
-        label = "/".join(filter(None, (self.arch.part, part)))
-        legal = subgroups(self.arch.legal["norm"])
-        return Site("norm", layer, 1, self.width, gain, columns, legal, (), tuple(others), part=label)
 
     def norm(self, template: str | tuple[str, ...] | None, layer: int) -> Norm | None:
         """The norm of a template, None where there is no template, or no norm in a layer that may lack it."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Gathered, Linear, Norm, Packed
 from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
-
-if TYPE_CHECKING:
-    from redteam.anatomy.blocks import Blocks
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
+from redteam.anatomy.walk import gain_read_by, last_norm, memory, sites_of
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Network:
         """Finds the sites of a checkpoint; raises as `find_sites`."""
         there = [stack for stack in self.stacks if stack.prefix(checkpoint) is not None] or list(self.stacks[:1])
         blocks = [Blocks(stack, checkpoint) for stack in there]
-        places = [site for block in blocks for site in block.places()]
+        places = [site for block in blocks for site in sites_of(block)]
         streams = self._streams(blocks, checkpoint)
         for block in blocks:
             if all(block not in mine for mine, _ in streams):
-                places += block.last_norm()
+                places += last_norm(block)
         for mine, outside in streams:
             places += _last_gains(mine, outside)
             places = [*(_scales(mine, outside) if outside.scaled else ()), *places]
@@ -162,9 +163,9 @@ def _last_gains(blocks: list[Blocks], outside: _Outside) -> Iterable[Site]:
     if outside.norms and not outside.tied and outside.tells:
         norm = outside.norms[-1]
         readers = [replace(linear, norm=norm) for linear in (*outside.heads, *outside.projections)]
-        yield from blocks[-1].gain_read_by(readers, "final")
+        yield from gain_read_by(blocks[-1], readers, "final")
     for block in blocks:
-        yield from block.gain_read_by(block.memory(), "memory")
+        yield from gain_read_by(block, memory(block), "memory")
 
 
 def _scales(blocks: list[Blocks], outside: _Outside) -> Iterable[Site]:

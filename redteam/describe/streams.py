@@ -10,6 +10,7 @@ from typing import Any
 
 from redteam.anatomy import Architecture, Network, Stream
 from redteam.anatomy.blocks import Blocks
+from redteam.anatomy.walk import sites_of
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import in_a_block
 from redteam.describe.blocks import Settled
@@ -114,7 +115,7 @@ def _streams(trial: Trial, network: Network) -> Iterable[tuple[tuple[Stream, tup
     checkpoint = trial.checkpoint
     blocks = [Blocks(stack, checkpoint) for stack in network.stacks]
     for block in blocks:
-        list(block.places())
+        list(sites_of(block))
     used = {name for block in blocks for name in block.used}
     rest = [name for name in checkpoint if name not in used]
     parts = [block.arch.part for block in blocks]

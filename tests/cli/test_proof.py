@@ -164,8 +164,14 @@ def test_what_no_input_reaches_is_not_proven(shell: Shell, here: Path, monkeypat
     drawn = {k: v for k, v in inputs.random_inputs(checkpoint).items() if v is not None}
     monkeypatch.setattr(inputs, "random_inputs", lambda *_: drawn)
     monkeypatch.setattr("redteam.symmetry.running.random_inputs", lambda *_: drawn)
-    proof = prove(checkpoint, checkpoint)
-    assert proof.change == 0.0
+    assert prove(checkpoint, checkpoint).holds, "nothing was rewritten"
+    order = torch.arange(48).flip(0)
+    up, down = (f"bert.encoder.layer.0.{name}.dense" for name in ("intermediate", "output"))
+    moved = {f"{up}.weight": order, f"{up}.bias": order}
+    reordered = {name: checkpoint[name][rows] for name, rows in moved.items()}
+    reordered[f"{down}.weight"] = checkpoint[f"{down}.weight"][:, order]
+    proof = prove(checkpoint, checkpoint.replace(reordered))
+    assert not proof.moved
     assert not proof.holds
     assert any("crossattention" in name for name in proof.unproven)
     refused(protect(shell, "mergelock", model), "no input reached", "crossattention")

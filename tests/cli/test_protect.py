@@ -216,7 +216,7 @@ def test_transformers_is_never_imported(here: Path) -> None:
     )
     for words in (
         ["protect", "mergelock", "vit", "--key", "key", "--out", "locked", "--unproven"],
-        ["attack", "gauge-fit", "locked", "--base", "base", "--out", "fitted"],
+        ["attack", "gauge-fit", "locked", "--base", "base", "--out", "fitted", "--unproven"],
         ["merge", "ties", "--base", "base", "--expert", "fitted", "--expert", "locked", "--out", "merged"],
     ):
         done = subprocess.run(
