@@ -11,7 +11,8 @@ from typing import Any, get_args
 
 import pytest
 
-from redteam.anatomy import KINDS, KINDS_OF_SITES, anatomy_of, listed
+from redteam.anatomy import KINDS_OF_SITES
+from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.audit.findings import SiteFinding
 from redteam.audit.words import MEANING, STATES
 from redteam.errors import RedteamError, ThreatModelViolation
@@ -24,10 +25,9 @@ from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, SCENARIOS
-from redteam.symmetry.shifts import shifts_of
 from redteam.threat import THREAT_MODELS, threat_model
 from redteam.views import DefenderView
-from tests.zoo import NETWORKS, network
+from tests.zoo import network
 
 HERE = Path(__file__).parent
 TOY = HERE / "evaluation" / "toy.py"
@@ -66,20 +66,19 @@ def states() -> Iterator[str]:
 
 
 def anatomies() -> Iterator[str]:
-    """Of the networks in the zoo, those of one model type in one row."""
-    columns = ("qk", "vo", "mlp", "heads", "norm", "residual")
-    yield "| model type | qk | vo | mlp | heads | norm | stream | shifts |\n|---|---|---|---|---|---|---|---|\n"
-    for name in NETWORKS:
-        checkpoint = network(name).checkpoint
-        anatomy = anatomy_of(checkpoint)
+    """Of the catalogue, from the proof that stands in each file."""
+    columns = ("qk", "vo", "mlp", "heads", "experts", "norm", "residual")
+    yield "| model type | qk | vo | mlp | heads | experts | norm | stream | outputs change by | comes off to |\n"
+    yield "|---|---|---|---|---|---|---|---|---|---|\n"
+    for name in sorted(ARCHITECTURES):
+        rows = ARCHITECTURES.data(name)["proof"]
         cells = []
         for kind in columns:
-            found = dict.fromkeys(listed(site.legal) for site in anatomy.sites((kind,)))
-            also = " + queries" if kind == "heads" and anatomy.sites(("queries",)) else ""
-            cells.append((" / ".join(found) or "–") + also)
-        shifts = any(shifts_of(site) for site in anatomy.sites(KINDS))
-        label = f"{checkpoint.architecture} (gated)" if name == "flan-t5" else checkpoint.architecture
-        yield f"| {label} | {' | '.join(cells)} | {'yes' if shifts else '–'} |\n"
+            groups = (group for row in rows if row["kind"] == kind for group in row["group"].split(" or "))
+            also = " + queries" if kind == "heads" and any(row["kind"] == "queries" for row in rows) else ""
+            cells.append((" / ".join(dict.fromkeys(groups)) or "–") + also)
+        change, back = (max(row[what] for row in rows) for what in ("change", "back"))
+        yield f"| {name} | {' | '.join(cells)} | {change:.0e} | {back:.0e} |\n"
 
 
 def defenses() -> Iterator[str]:

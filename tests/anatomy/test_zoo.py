@@ -16,7 +16,6 @@ from redteam.symmetry.fitting import moved
 from tests.zoo import NETWORKS, THOROUGH, network
 
 KEY = Key.derive(seed=0, index=0, name="zoo")
-networks = pytest.mark.parametrize("name", NETWORKS)
 thorough = pytest.mark.parametrize("name", THOROUGH)
 kinds = pytest.mark.parametrize("kind", KINDS_OF_SITES)
 
@@ -94,7 +93,7 @@ def test_every_network_has_the_sites_that_it_should(kind):
 
 
 @kinds
-@networks
+@thorough
 def test_a_legal_lock_keeps_the_function_and_comes_off_again(name, kind):
     case, sites = network(name), sites_of(name, kind)
     for group in (group for group in GROUPS if all(group in site.legal for site in sites)):
@@ -157,20 +156,20 @@ def test_it_is_recognised_without_a_config(name):
     assert found == expected or any({found, expected} <= names for names in same_names)
 
 
-def test_a_lock_of_everything_at_once_comes_off():
+@thorough
+def test_a_lock_of_everything_at_once_comes_off(name):
     """Every kind locked from its largest group, then fitted in the attacks' order."""
     from redteam.symmetry.fit_all import fit_all
 
-    for name in NETWORKS:
-        case = network(name)
-        there = [kind for kind in reversed(ORDER) if anatomy_of(case.checkpoint).sites((kind,))]
-        locked = case.checkpoint
-        for kind in there:
-            locked = _locked_from_the_widest(locked, kind)
-        assert case.change(locked, eps=False) <= 1e-9, name
-        back = fit_all(locked, case.checkpoint, ORDER)
-        assert case.change(back, eps=False) <= 1e-9, name
-        assert size(back, case.checkpoint) <= 1e-7 * size(case.checkpoint), name
+    case = network(name)
+    there = [kind for kind in reversed(ORDER) if anatomy_of(case.checkpoint).sites((kind,))]
+    locked = case.checkpoint
+    for kind in there:
+        locked = _locked_from_the_widest(locked, kind)
+    assert case.change(locked, eps=False) <= 1e-9
+    back = fit_all(locked, case.checkpoint, ORDER)
+    assert case.change(back, eps=False) <= 1e-9
+    assert size(back, case.checkpoint) <= 1e-7 * size(case.checkpoint)
 
 
 def _locked_from_the_widest(checkpoint, kind):
