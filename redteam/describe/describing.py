@@ -20,7 +20,7 @@ from redteam.describe.streams import with_streams
 from redteam.describe.trials import KEPT, Trial
 from redteam.errors import BadInput
 
-_LARGEST = 8_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
+_LARGEST = 16_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
 
 
 @dataclass(frozen=True)
@@ -234,14 +234,20 @@ def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator
     """What a description says nothing of."""
     described = {stack.first.partition("{layer}")[0] for stack in network.stacks}
     for stack in stacks:
-        if stack.root not in described:
+        if not any(stack.root.endswith(root) for root in described):
             yield f"The blocks of {stack.root.strip('.')} are left as they are: no symmetry of theirs was found."
     for found in network.stacks:
+        root = found.first.partition("{layer}")[0].strip(".")
         kinds = [kind for kind in ("qk", "vo", "heads") if found.query] + ["mlp"] * bool(found.up or found.further)
         for kind in kinds:
             if kind not in found.legal:
-                yield f"{found.first.partition('{layer}')[0].strip('.')}: no group keeps the function at {kind}."
-    if not network.streams:
+                yield f"{root}: no group keeps the function at {kind}."
+        if not found.query and not any(other.query and other.first.startswith(root) for other in network.stacks):
+            yield f"{root}: the attention, if there is one, has none of the known forms and is left as it is."
+    if trial.exact.unread:
+        names = ", ".join(trial.exact.unread[:2]) + (", …" if len(trial.exact.unread) > 2 else "")
+        yield f"No input reached {names}: what depends on these is left as it is, and so is the residual stream."
+    elif not network.streams:
         yield "What else touches the residual stream could not be told: there are no sites of the kind residual."
 
 

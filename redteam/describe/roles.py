@@ -148,9 +148,12 @@ def _nested(checkpoint: Shaped) -> frozenset[str]:
 
 def guesses(stack: Stack, width: int) -> Iterator[Architecture]:
     """What the blocks may be: roles by names and shapes, with everything left open that numbers tell."""
-    for part, attention in _attentions(stack, width):
-        mlps = [Architecture()] if part == "cross" else [*_mlps(stack, width)] or [Architecture()]
-        for mlp in mlps:
+    attentions, mlps = _attentions(stack, width), [*_mlps(stack, width)]
+    pairs = [(part, attention, mlp) for part, attention in attentions for mlp in mlps if part != "cross"]
+    pairs += [(part, attention, Architecture()) for part, attention in attentions if attention]
+    pairs += [("", {}, mlp) for mlp in mlps]
+    for part, attention, mlp in pairs:
+        if attention or mlp != Architecture():
             yield replace(
                 mlp,
                 query=attention.get("query"),

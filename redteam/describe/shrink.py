@@ -9,7 +9,8 @@ from typing import Any
 from redteam.errors import BadInput
 
 WIDTH, HEADS, GROUPS, HEAD, NEURONS, VOCABULARY, EXPERTS = 64, 4, 2, 24, 40, 70, 4
-_LENGTH = 64
+_LENGTH = 65
+_WIDER = 8  # where code has a number of its own for the rotary planes of a head
 
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|n_embd|dim|embed_dim|width|output_hidden_size|text_embed_dim|project_dim)", WIDTH),
@@ -85,8 +86,8 @@ def small_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         Configs with `architectures` of one class.
     """
     for name in _classes(config):
-        for layers in (2, 4, 6):
-            tiny = _shrunk(dict(config), layers)
+        for layers, scale in ((2, 1), (4, 1), (6, 1), (2, _WIDER)):
+            tiny = _shrunk(dict(config), layers, scale)
             tiny["architectures"] = [name]
             yield tiny
 
@@ -123,13 +124,17 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     return names or ([alone] if hasattr(transformers, alone) else [])
 
 
-def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
+def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
     tiny: dict[str, Any] = {}
     for key, value in config.items():
         if key in _FOLLOWS or key == "per_layer_config":
             continue
-        if isinstance(value, Mapping) and not key.startswith(("rope", "id2", "label2", "quantization")):
-            tiny[key] = _shrunk(dict(value), layers)
+        if (
+            isinstance(value, Mapping)
+            and all(isinstance(x, str) for x in value)
+            and not key.startswith(("rope", "id2", "label2", "quantization"))
+        ):
+            tiny[key] = _shrunk(dict(value), layers, scale)
         elif key == "attention_types" and isinstance(value, list):
             tiny[key] = [[kinds, layers // len(kinds)] for kinds, _ in value]
         elif key == "num_key_value_heads" and value is None:
@@ -137,7 +142,7 @@ def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
         elif isinstance(value, list) and key.endswith(("layer_types", "block_type", "_pattern", "attention_layers")):
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
-            tiny[key] = _head(config)
+            tiny[key] = _head(config, scale)
         elif isinstance(value, bool) or value is None:
             tiny[key] = value
         elif key in _STAGES and isinstance(value, list):
@@ -152,10 +157,12 @@ def _shrunk(config: dict[str, Any], layers: int) -> dict[str, Any]:
             tiny[key] = value if value < 8 else VOCABULARY - 2 - sum(map(ord, key)) % 20
         else:
             tiny[key] = _sized(key, value)
+            if scale > 1 and tiny[key] == WIDTH and value != WIDTH:
+                tiny[key] *= scale
     return _consistent(tiny)
 
 
-def _head(config: Mapping[str, Any]) -> int:
+def _head(config: Mapping[str, Any], scale: int) -> int:
     """The width of a head: of the rotary part where a config has one, else another than the model's share of it.
 
     Where the config has it follow from the model's width, it does here; where it is None, some networks fail.
@@ -164,7 +171,7 @@ def _head(config: Mapping[str, Any]) -> int:
         return dict(_SIZES)["(qk_rope_head_dim)"]
     width, heads, head = (config.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
     follows = isinstance(width, int) and isinstance(heads, int) and width == heads * (head or 0)
-    return WIDTH // HEADS if follows else HEAD
+    return scale * WIDTH // HEADS if follows else HEAD
 
 
 def _sized(key: str, value: Any) -> Any:

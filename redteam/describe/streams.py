@@ -37,6 +37,8 @@ def with_streams(trial: Trial, found: Sequence[Settled]) -> Network:
                 stacks[place] = guess
                 break
     plain = Network(tuple(stacks))
+    if trial.exact.unread:  # what no input reached may write to the stream, as a vision tower does
+        return plain
     for tried in _variants(trial, plain):
         if _sites(trial, tried, "residual") and all(
             trial.kept(tried, kind) <= KEPT for kind in ("residual", "norm-scale", "norm") if _sites(trial, tried, kind)
