@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench import Line
 
@@ -40,6 +41,41 @@ CONFIG = {
     "eos_token_id": 2,
 }
 SHARDS, REPEATS = 3, 3
+_DECODER = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "intermediate_size": 1536,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
+FORMS: Mapping[str, Mapping[str, Any]] = {
+    "experts in one tensor": {
+        "architectures": ["GraniteMoeForCausalLM"],
+        "model_type": "granitemoe",
+        **_DECODER,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "tie_word_embeddings": True,
+    },
+    "a vision tower in front": {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "text_config": {"model_type": "llama", **_DECODER, "num_hidden_layers": 16, "intermediate_size": 2816},
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 224,
+            "patch_size": 14,
+        },
+        "image_token_index": 31999,
+    },
+}
+"""Half a billion weights each, in the forms that a Llama does not have."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +143,25 @@ def make(folder: Path, layers: int, seed: int, base: Path | None = None) -> None
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}, indent=1))
+
+
+def make_form(folder: Path, name: str, base: Path | None = None) -> None:
+    """A random network of one of `FORMS` as transformers saves it in bfloat16, or one a little away from a base."""
+    import torch
+    import transformers
+
+    settings = dict(FORMS[name])
+    made_of = getattr(transformers, settings["architectures"][0])
+    torch.manual_seed(0 if base is None else 1)
+    if base is None:
+        torch.set_default_dtype(torch.bfloat16)
+        network = made_of(transformers.AutoConfig.for_model(**settings))
+    else:
+        network = made_of.from_pretrained(base, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight += 0.002 * torch.randn_like(weight)
+    network.save_pretrained(folder, max_shard_size="400MB")
 
 
 def copy(source: Path, target: Path) -> None:
@@ -234,6 +289,35 @@ def rewriting(work: Path) -> Iterator[Line]:
         yield from against(f"{name}, twice the layers ÷ once", twice[name], once[name], 2.2, 1.05)
 
 
+def forms(work: Path) -> Iterator[Line]:
+    """A lock, a fit and a merge of what is stored otherwise than a Llama, against a copy."""
+    for name in FORMS:
+        base, victim, key, locked = (work / f"{one}-{name.split()[0]}" for one in ("base", "victim", "key", "locked"))
+        spent([sys.executable, __file__, "form", base, name])
+        spent([sys.executable, __file__, "form", victim, name, base])
+        spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked, "--unproven"))
+        found = costs(
+            {
+                "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
+                "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
+                    "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
+                ),
+                "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
+                    "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
+                ),
+                "merge task-arithmetic": lambda out, one=victim, base=base: redteam(  # type: ignore[misc]
+                    "merge", "task-arithmetic", "--base", base, "--expert", one, "--out", out
+                ),
+            },
+            work,
+        )
+        for what, runs in found.items():
+            yield from plain(f"{name}: {what}", runs, None if what == "copy" else 1.5)
+            if what != "copy":
+                ratios = [one.seconds / other.seconds for one, other in zip(runs, found["copy"], strict=True)]
+                yield Line(f"{name}: {what} ÷ copy: time", statistics.median(ratios), (min(ratios), max(ratios)))
+
+
 def _parameters(layers: int) -> float:
     import math
 
@@ -242,7 +326,7 @@ def _parameters(layers: int) -> float:
 
 def main() -> None:
     """Prints every line as soon as it is known."""
-    parts = {"merge": merging, "rewrite": rewriting}
+    parts = {"merge": merging, "rewrite": rewriting, "forms": forms}
     for name in sys.argv[1:] or parts:
         with tempfile.TemporaryDirectory(prefix="redteam-files-") as folder:
             for line in parts[name](Path(folder)):
@@ -254,5 +338,7 @@ if __name__ == "__main__":
         copy(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["make"]:
         make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), *map(Path, sys.argv[5:]))
+    elif sys.argv[1:2] == ["form"]:
+        make_form(Path(sys.argv[2]), sys.argv[3], *map(Path, sys.argv[4:]))
     else:
         main()
