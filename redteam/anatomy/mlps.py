@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
-from redteam.anatomy.linear import Gathered, Linear, Norm, Packed
+from redteam.anatomy.linear import Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
 
@@ -137,6 +137,8 @@ def _further(blocks: Blocks, layer: int, norm: Norm | None, maps: tuple[str, str
             f"The checkpoint has no tensor {down.weight!r}; expected the names that its model type is saved with."
         )
     n = blocks.checkpoint.shape(down.weight)[1]
+    if maps[0] == maps[1]:  # the gate's rows come first, as everywhere
+        gate, up = replace(up, rows=Rows(0, n)), replace(up, rows=Rows(n, n))
     reads = (up,) if gate is None else (up, gate)
     part = maps[0].split(".")[-2].replace("_", "-")
     return _Maps(reads, (down,), tuple(_neurons(blocks, layer, up, down, gate, part, n)))
