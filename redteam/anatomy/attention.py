@@ -16,7 +16,7 @@ from redteam.anatomy.site import Side, Site
 def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     """Those of one layer; what they read and write is added to the blocks' lists."""
     arch, n, groups, share = blocks.arch, blocks.n, blocks.groups, blocks.heads // blocks.groups
-    norm = blocks.norm(arch.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
+    norm = blocks.norm(blocks.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
     memory = norm if arch.memory_norm is None else blocks.norm(arch.memory_norm, layer)
     planes = None if blocks.unturned(layer) else arch.planes
     turned = None if planes is None else blocks.turned
@@ -24,13 +24,12 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     sizes = {"query": (queries, model), "key": (keys, model), "value": (keys, model), "output": (model, queries)}
     output = blocks.linear("output", layer, sizes, writes_centred=blocks.centred_writes)
     query = blocks.linear("query", layer, sizes, norm=norm)
-    free = arch.key_bias_free and blocks.normed == "none"
+    free = arch.key_bias_free and blocks.normed == "none" and not blocks.clipped
     bound = (n, turned) if free and turned is not None else None
     free = free and planes is None
     key = blocks.linear("key", layer, sizes, norm=memory, bias_free=free, bias_bound=bound)
-    value = blocks.linear(
-        "value", layer, sizes, norm=memory, bias_free=output.bias is not None and not arch.gated_output
-    )
+    value_free = output.bias is not None and not arch.gated_output and not blocks.clipped
+    value = blocks.linear("value", layer, sizes, norm=memory, bias_free=value_free)
     gates = [replace(query, rows=Rows(n, queries, n, 2 * n))] if arch.gated_output else []
     blocks.reads += [query, key, value, *gates, *blocks.further(arch.attention_reads, layer, norm)]
     blocks.writes.append(output)
@@ -47,6 +46,9 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
         legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
     if arch.bare_norms and planes is not None:
         legal["qk"] = subgroups("plane-signs")
+    if blocks.clipped:  # numbers are cut off one by one: signs and orders pass, and nothing else
+        narrowed = {"qk": "plane-signs" if planes else "signed-permutation", "vo": "signed-permutation"}
+        legal |= {kind: subgroups(group) & legal[kind] for kind, group in narrowed.items() if kind in legal}
     if "qk" not in arch.legal:
         legal.pop("qk", None)
     if blocks.normed != "none":

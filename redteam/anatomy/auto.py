@@ -35,7 +35,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | Archite
         f"model_type = {named!r}" if named else "no config with a model_type, and tensors with names of no known kind"
     )
     raise BadInput(
-        f"The checkpoint has {found}, which is none of the {len(ARCHITECTURES)} types that are known (docs/architectures.md). "
+        f"The checkpoint has {found}, none of the {len(ARCHITECTURES)} known types (docs/architectures.md). "
         f"redteam describe {named or 'TYPE'} --out FILE looks for its heads and neurons; then give --architecture FILE."
     )
 

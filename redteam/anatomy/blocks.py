@@ -195,6 +195,23 @@ class Blocks:
             return bare, f"{bare}_bias"
         return f"{bare}.weight", f"{bare}.bias"
 
+    @property
+    def clipped(self) -> bool:
+        """Whether the config says that queries, keys and values are cut off at a number."""
+        inner = self.config.get("attn_config")
+        configs = (self.config, inner if isinstance(inner, Mapping) else {})
+        return any(config.get("clip_qkv") is not None for config in configs)
+
+    @property
+    def first_norm(self) -> str | None:
+        """What the first layer's attention reads, where it has the model's width: a map may stand between."""
+        template = self.arch.first_norm
+        name = self.name(template)
+        if name in self.checkpoint and self.checkpoint.shape(name) != (self.width,):
+            self.used |= {name, self.name(template, "bias")}
+            return None
+        return template
+
     def unturned(self, layer: int) -> bool:
         """Whether the config says that a layer goes without the rotary embedding."""
         if self.arch.unturned is None:
@@ -203,9 +220,11 @@ class Blocks:
         layers = self.given(key)
         return isinstance(layers, list) and layer < len(layers) and layers[layer] == value
 
-    def present(self, template: str | None, layer: int) -> bool:
-        """Whether a layer has a part: always, where layers may not lack it."""
-        return template is not None and (not self.arch.sparse or self.has(template, layer))
+    def attends(self, layer: int) -> bool:
+        """Whether a layer has an attention of its own: always, where layers may not lack it."""
+        arch = self.arch
+        templates = (arch.query, arch.key, arch.value, arch.output)
+        return arch.query is not None and (not arch.sparse or all(self.has(one, layer) for one in templates))
 
     def further(self, templates: Iterable[str], layer: int, norm: Norm | None) -> list[Linear]:
         """Maps that read a norm and have no site of their own, those that are there."""

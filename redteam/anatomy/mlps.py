@@ -91,6 +91,8 @@ def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
     up, up_bias = blocks.packed_names(arch.up, layer)
     gate, gate_bias = blocks.packed_names(arch.gate, layer) if arch.gate else (None, None)
     down, down_bias = blocks.packed_names(arch.down, layer)
+    if down not in blocks.checkpoint:
+        raise BadInput(f"The checkpoint has no tensor {down!r}; expected the names that its model type is saved with.")
     n = blocks.checkpoint.shape(down)[1 if transposed else 2]
     fused = gate == up
     stored = (experts, 2 * n if fused else n, model)

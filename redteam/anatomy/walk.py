@@ -18,7 +18,7 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
     """All sites inside the blocks."""
     for layer in range(blocks.layers):
         read, written = len(blocks.reads), len(blocks.writes)
-        if blocks.present(blocks.arch.query, layer):
+        if blocks.attends(layer):
             yield from attention_sites(blocks, layer)
         attention, outputs = blocks.reads[read:], blocks.writes[written:]
         read, written = len(blocks.reads), len(blocks.writes)

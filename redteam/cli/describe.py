@@ -36,6 +36,8 @@ def describe(
     """
     from redteam.describe.describing import describe as look
 
+    if out is not None and out.is_dir():
+        raise UnwritableOutput(f"{out} is a folder; name a file.")
     if out is not None and out.exists() and not force:
         raise UnwritableOutput(f"{out} exists; give --force to replace it.")
     config = _config(model)

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 TITLE, FINGERPRINT = "Protected against merging", "fingerprint of key and defense"
 """Of the section in the model card, and of one of its rows."""
 _SAMPLES = 16  # real inputs that are tried
+_OTHER_SWITCHES = (
+    "Where its config has switches that the catalogue was not tried with, redteam describe MODEL --out FILE may find "
+    "what does keep it, for --architecture FILE."
+)
 
 
 class Dtype(StrEnum):
@@ -102,7 +106,8 @@ def protect(
         )
         sites = where(victim, views)
         adapted = [sentence for view in views for sentence in view.adaptations()]
-        proof = "" if unproven or not _exact(chain) else _proven(victim, protected, scenario)
+        described = architecture is not None
+        proof = "" if unproven or not _exact(chain) else _proven(victim, protected, scenario, described=described)
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
         achieved = Achieved(protected.stored_as(stored), stored, given)
         with shared.keep(secret, key, out) if new and key is not None else nullcontext():
@@ -188,7 +193,7 @@ def _real(scenario: Scenario | None) -> dict[str, Tensor] | None:
     return {k: v[:_SAMPLES] for k, v in scenario.tasks[scenario.victim].inputs_of("validation").items()}
 
 
-def _proven(victim: Checkpoint, protected: Checkpoint, scenario: Scenario | None) -> str:
+def _proven(victim: Checkpoint, protected: Checkpoint, scenario: Scenario | None, *, described: bool) -> str:
     import torch
 
     from redteam.symmetry import prove
@@ -201,7 +206,8 @@ def _proven(victim: Checkpoint, protected: Checkpoint, scenario: Scenario | None
             "(--unproven goes without)."
         ) from error
     if not proof.holds:
-        raise BadInput(f"{proof} Nothing was written.")
+        hint = "" if described else f" {_OTHER_SWITCHES}"
+        raise BadInput(f"{proof} Nothing was written.{hint}")
     return str(proof)
 
 

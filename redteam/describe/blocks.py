@@ -85,10 +85,6 @@ def _first(trial: Trial, stack: Stack, width: int, guessed: Iterable[Architectur
 def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architecture]:
     """How a guess may lie in its tensors."""
     shapes = {one.stem: one.shape for one in stack.maps}
-    layers = {one.stem: one.layers for one in stack.maps}
-    needed = [stem for stem in (guess.query, guess.router or guess.down) if stem]
-    sparse = any(len(layers[stem]) < stack.layers for stem in needed)
-    sparse = sparse or any(one.shape == (width,) and len(one.layers) < stack.layers for one in stack.norms)
     fused = guess.query is not None and guess.query == guess.key
     up = shapes.get(guess.up or "", ())
     told = len(up) == 2 and up[0] != up[1] and not guess.packed
@@ -96,7 +92,7 @@ def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architect
     gated = guess.query is not None and not fused and _doubled(guess, shapes)
     for transposed in stored:
         for interleaved in (False, True) if fused else (False,):
-            yield replace(guess, transposed=transposed, interleaved=interleaved, sparse=sparse, gated_output=gated)
+            yield replace(guess, transposed=transposed, interleaved=interleaved, sparse=True, gated_output=gated)
 
 
 def _doubled(guess: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> bool:

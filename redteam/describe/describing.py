@@ -220,14 +220,22 @@ def _part_of(site: Site) -> str:
 
 def _without(network: Network, kind: str) -> Network:
     """A description without a kind of sites."""
-    if kind in ("residual", "norm-scale"):
+    if kind in ("residual", "norm-scale") and network.streams:
         return replace(network, streams=())
+    if kind == "norm-scale":  # of norms that stand behind the addition or on an output, whose place is not known then
+        return replace(network, stacks=tuple(_without_post_norms(stack) for stack in network.stacks))
     if kind == "experts":
         return replace(network, stacks=tuple(replace(stack, ordered_experts=True) for stack in network.stacks))
     less = [
         replace(stack, legal={k: group for k, group in stack.legal.items() if k != kind}) for stack in network.stacks
     ]
     return replace(network, stacks=tuple(less))
+
+
+def _without_post_norms(stack: Architecture) -> Architecture:
+    if not stack.post_norm:
+        return replace(stack, post_norms=())
+    return replace(stack, post_norms=(), post_norm=False, attention_norm=None, mlp_norm=None, first_norm=None)
 
 
 def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator[str]:
@@ -266,12 +274,23 @@ def _relative(network: Network, name: str) -> Network:
 
     prefix = str(getattr(getattr(transformers, name, None), "base_model_prefix", "") or "")
     prefix = f"{prefix}." if prefix else ""
-    if not prefix or not all(stack.first.startswith(prefix) for stack in network.stacks):
+    if not prefix:
         return network
+    bare = not any(stack.first.startswith(prefix) for stack in network.stacks)
+    if not bare and not all(stack.first.startswith(prefix) for stack in network.stacks):
+        return network
+    if bare:
+        return _with_prefix(network, prefix)
     return Network(
         tuple(_cut_stack(stack, prefix) for stack in network.stacks),
         tuple((_cut_stream(stream, prefix), parts) for stream, parts in network.streams),
     )
+
+
+def _with_prefix(network: Network, prefix: str) -> Network:
+    """Of a network without a head, whose names have the prefix in one with a head."""
+    streams = tuple((_cut_stream(stream, ""), parts) for stream, parts in network.streams)
+    return Network(tuple(replace(stack, prefixes=("", prefix)) for stack in network.stacks), streams)
 
 
 def _cut_stack(stack: Architecture, prefix: str) -> Architecture:

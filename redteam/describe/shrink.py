@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from redteam.errors import BadInput
+from redteam.symmetry.inputs import tightened
 
 WIDTH, HEADS, GROUPS, HEAD, NEURONS, VOCABULARY, EXPERTS = 64, 4, 2, 24, 40, 70, 4
 _LENGTH = 65
@@ -197,6 +198,7 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
             half = (tiny.get("head_dim") or WIDTH // HEADS) // 2
             side = half * 3 // 8
             tiny[key] = {**rope, "mrope_section": [half - 2 * side, side, side]}
+    tiny = tightened(tiny)
     if tiny.get("num_kv_shared_layers"):
         tiny["num_kv_shared_layers"] = 0
     if "num_experts_per_tok" in tiny and tiny["num_experts_per_tok"] is None:

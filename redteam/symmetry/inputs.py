@@ -15,6 +15,7 @@ from redteam.checkpoint.modules import completed
 from redteam.errors import BadInput
 
 _SAMPLES, _TOKENS = 4, 16
+_LIMITS, _LOW = ("clip_qkv",), 0.2
 _PLACEHOLDER = ("image_token_id", "image_token_index")  # in a config: the token in whose place an image's features come
 _COUNT = ("mm_tokens_per_image", "image_seq_length")  # how many of them an image takes up, else one a patch
 _SQUARE = 64  # pixels, where a network takes images of any size and its config names none
@@ -97,6 +98,15 @@ def _sounds(draws: np.random.Generator, config: Mapping[str, Any]) -> dict[str, 
         length = 8 * math.prod(int(stride) for stride in config["conv_stride"])
         return {"input_values": torch.from_numpy(draws.standard_normal((_SAMPLES, length)))}
     return {}
+
+
+def tightened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose limits on activations are low enough for most numbers to be cut off; as it is where it has none.
+
+    What keeps a network's function keeps it whatever the limit is.
+    """
+    found = {k: tightened(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    return found | {key: _LOW for key in _LIMITS if isinstance(found.get(key), int | float)}
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import in_a_block
 from redteam.errors import BadInput
 from redteam.symmetry.certificate import EXACT
+from redteam.symmetry.inputs import tightened
 from redteam.symmetry.running import Inputs, Ran, run_network, run_on_inputs
 
 _BYTES = 12  # for each weight while one of the two networks is built and run: 11.4 were measured
@@ -53,8 +54,8 @@ class Proof:
             )
         if not self.states <= EXACT:
             return (
-                f"It keeps the logits and changes the encoder's states by {self.states:.2g} of their size, which other "
-                "networks of these weights give out."
+                f"It keeps the logits and changes what an encoder or a tower hands on by {self.states:.2g} of its "
+                "size, which other networks of these weights give out."
             )
         if self.unproven:
             names = ", ".join(self.unproven[:3]) + (", …" if len(self.unproven) > 3 else "")
@@ -80,11 +81,17 @@ def prove(
         NotACheckpoint: If the network cannot be built, or has no place for a tensor.
     """
     _require_memory(before)
+    before, after = (_tightened(checkpoint) for checkpoint in (before, after))
     exact, tried = run_on_inputs(before, inputs, seed, torch.float64, eps=eps)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     found = run_network(after, tried, torch.float64, eps=eps)
     return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps)
+
+
+def _tightened(checkpoint: Checkpoint) -> Checkpoint:
+    """With limits at which most numbers are cut off: made-up inputs may never reach those of the config."""
+    return checkpoint.configured(tightened(checkpoint.config))
 
 
 def _require_memory(checkpoint: Checkpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
 
+_HANDED_ON = re.compile(r"(^|\.)(encoder_last_hidden_state|last_hidden_state|pooler_output)$")
+_WHOLE = "output"
 _NO_EPS = 1e-60  # a row of zeros stays one
 
 Inputs = Mapping[str, Tensor]
@@ -32,7 +35,7 @@ class Ran:
 
     Attributes:
         outputs: float64, on the CPU, for all inputs: the logits where there are some, else all that it gives out.
-        states: The same, of what an encoder hands to its decoder, which networks of the same weights give out.
+        states: The same, of what encoders and towers hand on, which other networks of the same weights give out.
         unread: Its floating parameters that no operation took, by the network's own names.
     """
 
@@ -130,7 +133,8 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 raise BadInput(f"The network does not run on {', '.join(given)} ({why}).") from error
             outputs += [x.to(torch.float64) for x in (_counted(found) if whole else _streams(found)).values()]
-            states += [x.to(torch.float64) for name, x in found.items() if name == "encoder_last_hidden_state"]
+            given_on = (x for name, x in found.items() if _HANDED_ON.search(name)) if _has_logits(found) else ()
+            states += [x.to(torch.float64) for x in given_on]
     return Ran(tuple(outputs), reading.passed_over(network), tuple(states))
 
 
@@ -150,6 +154,10 @@ def _built(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, bool]:
         raise
 
 
+def _has_logits(found: dict[str, Tensor]) -> bool:
+    return any(name.startswith("logits") for name in found)
+
+
 def _counted(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in found.items() if name.startswith("logits")} or found
 
@@ -165,7 +173,7 @@ def _accepted(network: nn.Module, inputs: Inputs) -> Inputs:
     return {name: value for name, value in inputs.items() if name in named} or inputs
 
 
-def _named(outputs: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
+def _named(outputs: Any, name: str = _WHOLE) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of floats in what a network returned, but for caches of keys and values."""
     if isinstance(outputs, Tensor):
         if outputs.is_floating_point():
@@ -173,7 +181,7 @@ def _named(outputs: Any, name: str = "output") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(outputs, Mapping):
         for key, value in outputs.items():
             if not str(key).startswith("past"):
-                yield from _named(value, str(key))
+                yield from _named(value, str(key) if name == _WHOLE else f"{name}.{key}")
     elif isinstance(outputs, (tuple, list)):
         for place, value in enumerate(outputs):
             yield from _named(value, f"{name}.{place}")

@@ -130,6 +130,46 @@ def test_variants_of_a_type_are_locked_and_the_lock_comes_off(
     assert left < 1e-4 * moved
 
 
+def test_numbers_that_are_cut_off_are_seen_in_the_proof(shell: Shell, here: Path) -> None:
+    """Though no made-up input comes near the limit of the config."""
+    model = saved("olmo", "OlmoForCausalLM", "OlmoConfig", **SMALL, num_key_value_heads=4, clip_qkv=1000.0)
+    told = protect(shell, "rotation:sites=[vo]", model)
+    assert told.code == 2
+    assert "signed-permutation" in told.err
+    told = protect(shell, "signed-permutation:sites=[vo]", model)
+    assert told.code == 0, told.err
+    assert "Proven" in told.out
+
+
+def test_a_proof_tries_limits_that_bite(monkeypatch: pytest.MonkeyPatch, here: Path) -> None:
+    """A rotation that a description allows by mistake is told, however far the limit is."""
+    import numpy as np
+
+    from redteam.anatomy import anatomy_of, subgroups
+    from redteam.symmetry import Orthogonal, prove
+    from redteam.symmetry.fitting import moved
+
+    checkpoint = Checkpoint.open(
+        saved("olmo", "OlmoForCausalLM", "OlmoConfig", **SMALL, num_key_value_heads=4, clip_qkv=1000.0)
+    )
+    sites = [replace(s, legal=subgroups("general-linear")) for s in anatomy_of(checkpoint).sites(("vo",))]
+    gauge = Orthogonal().sample(4, 8, np.random.default_rng(0))
+    locked = moved(checkpoint.cast(torch.float64), sites, lambda _: gauge)
+    assert prove(checkpoint.cast(torch.float64), locked).moved
+    free = {**checkpoint.config, "clip_qkv": None}
+    assert prove(checkpoint.cast(torch.float64).configured(free), locked.configured(free)).holds
+
+
+def test_what_a_tower_gives_out_counts(shell: Shell, here: Path) -> None:
+    text = {**SMALL, "projection_dim": 16}
+    vision = {**_TOWER, "projection_dim": 16}
+    model = saved("clip", "CLIPModel", "CLIPConfig", text_config=text, vision_config=vision, projection_dim=16)
+    refused(protect(shell, "scaling:sites=[norm]", model), "what an encoder or a tower hands on")
+    refused(protect(shell, "permutation:sites=[residual]", model), "what an encoder or a tower hands on")
+    told = protect(shell, "mergelock", model)
+    assert told.code == 0, told.err
+
+
 def test_an_attack_on_what_the_description_does_not_fit_writes_nothing(
     shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +316,7 @@ def test_what_does_not_fit_into_memory_is_said_before(
 def test_what_an_encoder_hands_on_is_an_output_too(shell: Shell, here: Path, defense: str) -> None:
     settings = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 60}
     model = saved("t5", "T5ForConditionalGeneration", "T5Config", **settings, pad_token_id=0, decoder_start_token_id=0)
-    refused(protect(shell, defense, model), "encoder's states")
+    refused(protect(shell, defense, model), "what an encoder or a tower hands on")
 
 
 def test_nan_before_any_lock_is_not_blamed_on_it(shell: Shell, here: Path) -> None:

@@ -20,16 +20,11 @@ BY_HAND = sorted(
     if ARCHITECTURES.data(name).get("by") == "hand" and name not in ("open_clip", "resnet", "nemotron")
 )
 FAST = ("bert", "gpt2", "gpt_neox", "llama", "gemma2", "mixtral")
-MORE = {
-    "siglip": "its vision tower's stream, which nobody had described",
-    "cohere2": "any matrix at the layers that go without the rotary embedding",
-    "smollm3": "any matrix at the layers that go without the rotary embedding",
-}
-"""Where it finds more than was written by hand."""
-LESS = {"t5": {"residual", "norm-scale", "norm"}, "mt5": {"residual", "norm-scale", "norm"}} | {
-    "umt5": {"residual", "norm-scale", "norm"}
-}
-"""Where it finds less: it counts what an encoder hands on, which is the stream itself."""
+MORE = {"siglip"}
+"""Where it finds more than was written by hand: the stream of a vision tower."""
+_OF_STREAMS = {"residual", "norm-scale", "norm"}
+LESS = {"t5": _OF_STREAMS, "mt5": _OF_STREAMS, "umt5": _OF_STREAMS, "clip": _OF_STREAMS}
+"""Where it finds less: it counts what an encoder or a tower hands on, which is the stream itself."""
 
 
 def sites(described: Any, case: Trial) -> dict[Any, Any]:
