@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from redteam.anatomy import KINDS_OF_SITES
-from redteam.anatomy.catalog import ARCHITECTURES
+from redteam.anatomy.catalog import ARCHITECTURES, FOLDER
 from redteam.audit.findings import SiteFinding
 from redteam.audit.words import MEANING, STATES
 from redteam.errors import RedteamError, ThreatModelViolation
@@ -70,7 +70,7 @@ def anatomies() -> Iterator[str]:
     columns = ("qk", "vo", "mlp", "heads", "experts", "norm", "residual")
     yield "| model type | qk | vo | mlp | heads | experts | norm | stream | outputs change by | comes off to |\n"
     yield "|---|---|---|---|---|---|---|---|---|---|\n"
-    for name in sorted(ARCHITECTURES):
+    for name in sorted(file.stem for file in FOLDER.glob("*.json")):
         rows = ARCHITECTURES.data(name)["proof"]
         cells = []
         for kind in columns:

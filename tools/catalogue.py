@@ -64,7 +64,9 @@ def main(arguments: list[str]) -> int:
     """Writes what is asked for, and says what could not be."""
     torch.set_num_threads(1)
     proving = "--prove" in arguments
-    names = [name for name in arguments if not name.startswith("--")] or [*ARCHITECTURES]
+    names = [name for name in arguments if not name.startswith("--")] or sorted(
+        file.stem for file in FOLDER.glob("*.json")
+    )
     failed = 0
     for name in names:
         try:

@@ -44,19 +44,16 @@ def test_everything_locked_at_once_keeps_the_function_and_comes_off(name: str) -
         left, moved = (_distance(one, case.checkpoint) for one in (fitted, locked))
     assert moved > 0.1
     assert left <= 1e-7 * max(1.0, moved)
+    assert {row["kind"] for row in proof(name)} == {site.kind for site in sites}, (
+        "the proof beside it is of these sites"
+    )
+    assert sum(int(str(row["sites"])) for row in proof(name)) == len(sites)
+    assert all(float(str(row["change"])) <= 1e-9 and float(str(row["back"])) <= 1e-7 for row in proof(name))
 
 
 def _distance(one: Checkpoint, other: Checkpoint) -> float:
     size = sum(float(tensor.square().sum()) for tensor in other.values())
     return math.sqrt(sum(float((one[name] - tensor).square().sum()) for name, tensor in other.items()) / size)
-
-
-@pytest.mark.parametrize("name", TYPES)
-def test_the_proof_beside_it_is_of_these_sites(name: str) -> None:
-    found = find_sites(ARCHITECTURES[name], trial(name).checkpoint).sites(ORDER)
-    assert {row["kind"] for row in proof(name)} == {site.kind for site in found}
-    assert sum(int(str(row["sites"])) for row in proof(name)) == len(found)
-    assert all(float(str(row["change"])) <= 1e-9 and float(str(row["back"])) <= 1e-7 for row in proof(name))
 
 
 @pytest.mark.slow

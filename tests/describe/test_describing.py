@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from redteam.anatomy import ARCHITECTURES, KINDS_OF_SITES, find_sites, largest_group
+from redteam.anatomy.catalog import FOLDER
 from redteam.describe.describing import describe, rows_of, small_network
 from redteam.describe.shrink import complete, small_configs
 from redteam.describe.trials import Trial
@@ -16,10 +17,10 @@ from redteam.errors import BadInput
 
 BY_HAND = sorted(
     name
-    for name in ARCHITECTURES
+    for name in (file.stem for file in FOLDER.glob("*.json"))
     if ARCHITECTURES.data(name).get("by") == "hand" and name not in ("open_clip", "resnet", "nemotron")
 )
-FAST = ("bert", "gpt2", "gpt_neox", "llama", "gemma2", "mixtral")
+FAST = ("bert", "gpt2", "llama")
 MORE = {"siglip"}
 """Where it finds more than was written by hand: the stream of a vision tower."""
 _OF_STREAMS = {"residual", "norm-scale", "norm"}
