@@ -21,6 +21,7 @@ from redteam.symmetry.fit_all import fit_all
 from tools.catalogue import trial_of
 
 TYPES = sorted(file.stem for file in FOLDER.glob("*.json"))
+LARGE = ("qwen2_vl", "qwen2_5_vl")  # whose code has a number of its own for rotary planes, so that they stay large
 
 
 @cache
@@ -33,7 +34,7 @@ def proof(name: str) -> list[dict[str, object]]:
     return found
 
 
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in TYPES])
 def test_everything_locked_at_once_keeps_the_function_and_comes_off(name: str) -> None:
     case, described = trial(name), ARCHITECTURES[name]
     with case.known_as(described):
