@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
+from redteam.describe.trials import drawn
 from redteam.lifted import lifted
 
 TEXT = {
@@ -186,7 +186,7 @@ class Network:
 def network(name: str) -> Network:
     """The network, drawn once."""
     blank = _blank(name)
-    return Network(name, Checkpoint.of({n: _drawn(n, blank[n]) for n in sorted(blank)}, blank.config))
+    return Network(name, Checkpoint.of({n: drawn(n, blank[n]) for n in sorted(blank)}, blank.config))
 
 
 def _blank(name: str) -> Checkpoint:
@@ -202,19 +202,6 @@ def _blank(name: str) -> Checkpoint:
         getattr(transformers, cls)(getattr(transformers, config)(**settings)).save_pretrained(folder)
         saved = Checkpoint.open(Path(folder))
         return Checkpoint.of(dict(saved), saved.config)
-
-
-def _drawn(name: str, like: Tensor) -> Tensor:
-    """No tensor is left at a value (0 or 1) that would hide that it was forgotten."""
-    if not like.is_floating_point():
-        return like
-    draws = np.random.default_rng(list(name.encode()))
-    noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(like.shape))))
-    if name.endswith("running_var"):
-        return 0.5 + noise.abs()
-    if ("norm" in name.lower() or ".ln_" in name) and name.endswith("weight"):
-        return (0.5 + noise.abs()) * noise.sign()
-    return noise * (0.3 if like.ndim <= 1 else math.prod(like.shape[1:]) ** -0.5)
 
 
 def _inputs(name: str) -> dict[str, Tensor]:

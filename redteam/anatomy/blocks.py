@@ -164,15 +164,18 @@ class Blocks:
 
     def neurons_of(self, layer: int) -> int:
         """Of a layer's MLP: the config's number, or where it has none or one for each layer, the tensor's."""
-        name = self.name(self.arch.down, layer=layer)
+        shape = self.shape(self.name(self.arch.down, layer=layer))
+        found = shape[0 if self.arch.transposed else -1]
+        several = self.arch.sparse or isinstance(self.given(self.arch.neurons), list)
+        return found if several else self.number(self.arch.neurons, found)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; raises BadInput if the checkpoint has no such tensor."""
         if name not in self.checkpoint:
             raise BadInput(
                 f"The checkpoint has no tensor {name!r}; expected the names that its model type is saved with."
             )
-        shape = self.checkpoint.shape(name)
-        found = shape[0 if self.arch.transposed else -1]
-        several = self.arch.sparse or isinstance(self.given(self.arch.neurons), list)
-        return found if several else self.number(self.arch.neurons, found)
+        return self.checkpoint.shape(name)
 
     def has_mlp(self, layer: int) -> bool:
         """Whether a layer has an MLP, of the form that most have."""

@@ -9,7 +9,6 @@ from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.site import Side, Site
-from redteam.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
     up, up_bias = blocks.packed_names(arch.up, layer)
     gate, gate_bias = blocks.packed_names(arch.gate, layer) if arch.gate else (None, None)
     down, down_bias = blocks.packed_names(arch.down, layer)
-    if down not in blocks.checkpoint:
-        raise BadInput(f"The checkpoint has no tensor {down!r}; expected the names that its model type is saved with.")
-    n = blocks.checkpoint.shape(down)[1 if transposed else 2]
+    n = blocks.shape(down)[1 if transposed else 2]
     fused = gate == up
     stored = (experts, 2 * n if fused else n, model)
     blocks.expect(up, (stored[0], stored[2], stored[1]) if transposed else stored)
@@ -134,11 +131,7 @@ def _further(blocks: Blocks, layer: int, norm: Norm | None, maps: tuple[str, str
 
     up, down = linear(maps[0]), linear(maps[2], writes=True)
     gate = linear(maps[1]) if maps[1] is not None and blocks.has(maps[1], layer) else None
-    if down.weight not in blocks.checkpoint:
-        raise BadInput(
-            f"The checkpoint has no tensor {down.weight!r}; expected the names that its model type is saved with."
-        )
-    n = blocks.checkpoint.shape(down.weight)[1]
+    n = blocks.shape(down.weight)[1]
     if maps[0] == maps[1]:  # the gate's rows come first, as everywhere
         gate, up = replace(up, rows=Rows(0, n)), replace(up, rows=Rows(n, n))
     reads = (up,) if gate is None else (up, gate)

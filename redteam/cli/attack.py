@@ -128,16 +128,15 @@ def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:
     import torch
 
     from redteam.symmetry import prove
-    from redteam.symmetry.certificate import EXACT
 
     locked, found = protected.cast(torch.float64), recovered.cast(torch.float64, "cpu")
     try:
         proof = prove(locked, found)
-        if not proof.change <= EXACT:
+        if proof.outputs_moved:
             proof = prove(locked, found, eps=False)  # a factor that norms take out is seen by their eps
     except (BadInput, NotACheckpoint) as error:
         return f"Not proven: {error}"
-    if not proof.change <= EXACT:
+    if proof.outputs_moved:
         raise BadInput(
             f"{proof} The description of this model type does not fit it (docs/architectures.md), or the attack is "
             "wrong. Nothing was written (--unproven writes it anyway)."

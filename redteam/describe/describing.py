@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from redteam.anatomy import ORDER, Architecture, Network, Site, Stream, largest_group
 from redteam.anatomy.architecture import ArchitectureLike
@@ -20,6 +20,7 @@ from redteam.describe.streams import with_streams
 from redteam.describe.trials import KEPT, Trial
 from redteam.errors import BadInput
 
+_Described = TypeVar("_Described", Architecture, Stream)
 _LARGEST = 16_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
 
 
@@ -281,37 +282,32 @@ def _relative(network: Network, name: str) -> Network:
         return network
     if bare:
         return _with_prefix(network, prefix)
-    return Network(
-        tuple(_cut_stack(stack, prefix) for stack in network.stacks),
-        tuple((_cut_stream(stream, prefix), parts) for stream, parts in network.streams),
-    )
+    return _renamed(network, (prefix, ""), lambda name: name.removeprefix(prefix), prefix)
 
 
 def _with_prefix(network: Network, prefix: str) -> Network:
     """Of a network without a head, whose names have the prefix in one with a head."""
-    streams = tuple((_cut_stream(stream, ""), parts) for stream, parts in network.streams)
-    return Network(tuple(replace(stack, prefixes=("", prefix)) for stack in network.stacks), streams)
+    return _renamed(network, ("", prefix), lambda name: name, "")
 
 
-def _cut_stack(stack: Architecture, prefix: str) -> Architecture:
-    def cut(value: Any) -> Any:
+def _renamed(network: Network, prefixes: tuple[str, ...], cut: Callable[[str], str], prefix: str) -> Network:
+    """With other templates in the blocks, and `{prefix}` before the names in the streams that begin with one."""
+
+    def marked(name: str) -> str:
+        return "{prefix}" + name.removeprefix(prefix) if name.startswith(prefix) else name
+
+    stacks = (replace(_each_name(stack, cut), prefixes=prefixes) for stack in network.stacks)
+    return Network(tuple(stacks), tuple((_each_name(stream, marked), parts) for stream, parts in network.streams))
+
+
+def _each_name(described: _Described, change: Callable[[str], str]) -> _Described:
+    """A description with every string in it changed, but those that are parts of names of classes."""
+
+    def changed(value: Any) -> Any:
         if isinstance(value, str):
-            return value.removeprefix(prefix)
-        return tuple(cut(each) for each in value) if isinstance(value, tuple) else value
+            return change(value)
+        return tuple(changed(each) for each in value) if isinstance(value, tuple) else value
 
-    names = [
-        "query", "key", "value", "output", "up", "down", "gate", "router", "attention_norm", "mlp_norm", "first_norm",
-        "memory_norm", "post_norms", "query_norm", "key_norm", "further", "attention_reads", "mlp_reads", "with_heads",
-        "with_experts", "layer_scales",
-    ]  # fmt: skip
-    return replace(stack, prefixes=(prefix, ""), **{name: cut(getattr(stack, name)) for name in names})
-
-
-def _cut_stream(stream: Stream, prefix: str) -> Stream:
-    def cut(value: Any) -> Any:
-        if isinstance(value, str):
-            return "{prefix}" + value.removeprefix(prefix) if value.startswith(prefix) else value
-        return tuple(cut(each) for each in value) if isinstance(value, tuple) else value
-
-    names = ["embeddings", "writes", "norms", "heads", "projections", "entry_norm", "vectors", "others"]
-    return replace(stream, **{name: cut(getattr(stream, name)) for name in names})
+    kept = {"tied_classes", "exposed"}
+    names = (one.name for one in fields(described) if one.name not in kept)
+    return replace(described, **{name: changed(getattr(described, name)) for name in names})

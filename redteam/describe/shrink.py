@@ -73,7 +73,7 @@ _FORMS = (
 )
 
 
-_FOLLOWS = ("stage_names", "out_features", "out_indices")
+_FOLLOWS = ("stage_names", "out_features", "out_indices", "per_layer_config")
 _STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 1, "embed_dims": 16, "embed_dim": 16}
 
 
@@ -121,14 +121,16 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     tables = [getattr(auto, f"MODEL_FOR_{form}_MAPPING_NAMES") for form in forms] + [auto.MODEL_MAPPING_NAMES]
     found = [table[config["model_type"]] for table in tables if config["model_type"] in table]
     names = [name if isinstance(name, str) else name[0] for name in found]
+    if names:
+        return names
     alone = type(transformers.AutoConfig.for_model(config["model_type"])).__name__.replace("Config", "Model")
-    return names or ([alone] if hasattr(transformers, alone) else [])
+    return [alone] if hasattr(transformers, alone) else []
 
 
 def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
     tiny: dict[str, Any] = {}
     for key, value in config.items():
-        if key in _FOLLOWS or key == "per_layer_config":
+        if key in _FOLLOWS:
             continue
         if (
             isinstance(value, Mapping)

@@ -55,8 +55,8 @@ class Trial:
         Raises:
             BadInput: If no inputs can be made up, or the network does not run on them.
         """
-        drawn = {name: _drawn(name, tensor) for name, tensor in checkpoint.items()}
-        trial = cls(Checkpoint.of(drawn, checkpoint.config))
+        weights = {name: drawn(name, tensor) for name, tensor in checkpoint.items()}
+        trial = cls(Checkpoint.of(weights, checkpoint.config))
         _, tried = run_on_inputs(trial.checkpoint, None, 0, torch.float64)
         trial.inputs.extend(dict(inputs) for inputs in tried)
         if not trial.exact.outputs or not trial.exact.finite:
@@ -182,14 +182,14 @@ def _ends(sites: Sequence[Site]) -> set[str]:
     return {side.linear.weight for site in ends for side in (site.lefts[0], *site.rights[:1])}
 
 
-def _drawn(name: str, like: Tensor) -> Tensor:
-    """No tensor is left at a value (0 or 1) that would hide that it was forgotten."""
+def drawn(name: str, like: Tensor) -> Tensor:
+    """A tensor drawn by its name, float64, with no number at a value (0 or 1) that would hide that it was forgotten."""
     if not like.is_floating_point():
         return like
     draws = np.random.default_rng(list(name.encode()))
     noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(like.shape))))
     if name.endswith("running_var"):
         return 0.5 + noise.abs()
-    if like.ndim == 1 and name.endswith("weight"):
+    if name.endswith("weight") and (like.ndim == 1 or "norm" in name.lower() or ".ln_" in name):
         return (0.5 + noise.abs()) * noise.sign()
     return noise * (0.3 if like.ndim <= 1 else 1 / math.sqrt(max(1, math.prod(like.shape[1:]))))

@@ -36,9 +36,14 @@ class Proof:
     eps: bool = True
 
     @property
+    def outputs_moved(self) -> bool:
+        """Whether it changed the network's outputs."""
+        return not self.change <= EXACT
+
+    @property
     def moved(self) -> bool:
-        """Whether it changed what the network computes."""
-        return not (self.change <= EXACT and self.states <= EXACT)
+        """Whether it changed those or what an encoder or a tower hands on."""
+        return self.outputs_moved or not self.states <= EXACT
 
     @property
     def holds(self) -> bool:
@@ -47,7 +52,7 @@ class Proof:
 
     def __str__(self) -> str:
         """A sentence."""
-        if not self.change <= EXACT:
+        if self.outputs_moved:
             return (
                 f"It changes what this network computes: the outputs by {self.change:.2g} of their size in float64, "
                 f"where a rewrite that keeps the function stays under {EXACT:.0e}."
@@ -81,17 +86,13 @@ def prove(
         NotACheckpoint: If the network cannot be built, or has no place for a tensor.
     """
     _require_memory(before)
-    before, after = (_tightened(checkpoint) for checkpoint in (before, after))
+    # Made-up inputs may never reach the limits of the config.
+    before, after = (checkpoint.configured(tightened(checkpoint.config)) for checkpoint in (before, after))
     exact, tried = run_on_inputs(before, inputs, seed, torch.float64, eps=eps)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     found = run_network(after, tried, torch.float64, eps=eps)
     return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps)
-
-
-def _tightened(checkpoint: Checkpoint) -> Checkpoint:
-    """With limits at which most numbers are cut off: made-up inputs may never reach those of the config."""
-    return checkpoint.configured(tightened(checkpoint.config))
 
 
 def _require_memory(checkpoint: Checkpoint) -> None:

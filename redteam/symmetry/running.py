@@ -132,9 +132,10 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
             except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 raise BadInput(f"The network does not run on {', '.join(given)} ({why}).") from error
-            outputs += [x.to(torch.float64) for x in (_counted(found) if whole else _streams(found)).values()]
-            given_on = (x for name, x in found.items() if _HANDED_ON.search(name)) if _has_logits(found) else ()
-            states += [x.to(torch.float64) for x in given_on]
+            logits = {name: x for name, x in found.items() if name.startswith("logits")}
+            handed_on = {name: x for name, x in found.items() if logits and _HANDED_ON.search(name)}
+            outputs += [x.to(torch.float64) for x in ((logits or found) if whole else _streams(found)).values()]
+            states += [x.to(torch.float64) for x in handed_on.values()]
     return Ran(tuple(outputs), reading.passed_over(network), tuple(states))
 
 
@@ -152,14 +153,6 @@ def _built(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, bool]:
         with suppress(NotACheckpoint):
             return build_without_heads(checkpoint, dtype), False
         raise
-
-
-def _has_logits(found: dict[str, Tensor]) -> bool:
-    return any(name.startswith("logits") for name in found)
-
-
-def _counted(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: x for name, x in found.items() if name.startswith("logits")} or found
 
 
 def _streams(found: dict[str, Tensor]) -> dict[str, Tensor]:
