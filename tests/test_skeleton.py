@@ -42,7 +42,7 @@ def test_the_second_network_of_a_kind_is_bit_for_bit_what_the_library_loads(
         raise AssertionError("loaded once more")
 
     monkeypatch.setattr(modules, "_transformers", refuse)
-    monkeypatch.setattr(modules, "_open_clip", refuse)
+    monkeypatch.setattr(modules, "open_clip_network", refuse)
     fast = other.module(dtype)
     old, new = slow.state_dict(), fast.state_dict()
     assert list(old) == list(new)

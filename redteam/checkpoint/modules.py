@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import re
 import tempfile
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from redteam.checkpoint.discover import OPEN_CLIP
+from redteam.checkpoint.from_open_clip import open_clip_network
+from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
 from redteam.checkpoint.quantised import said_by
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
@@ -169,7 +170,7 @@ def _loader(checkpoint: Tensors) -> Loader:
 
 def _load(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     """The network, built and checked by the library that knows it."""
-    return (_open_clip if checkpoint.architecture == OPEN_CLIP else _transformers)(checkpoint, dtype)
+    return (open_clip_network if checkpoint.architecture == OPEN_CLIP else _transformers)(checkpoint, dtype)
 
 
 def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool = True) -> nn.Module:
@@ -177,7 +178,7 @@ def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool
     _plausible(checkpoint, cls, config)
     layout = torch.contiguous_format  # other strides would change the last bits of what the network computes
     tensors = {n: t.to(dtype or t.dtype, copy=True, memory_format=layout) for n, t in checkpoint.items()}
-    with quiet_transformers(), _as_a_sentence(cls.__name__):
+    with quiet_transformers(), as_a_sentence(cls.__name__):
         network, info = cls.from_pretrained(
             None,
             config=config,
@@ -188,7 +189,7 @@ def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool
             experts_implementation="eager",  # the grouped one knows no float64
         )
     missing = {name for name in info["missing_keys"] if heads or in_a_block(name)}
-    _fits(cls.__name__, {**{k: info[k] for k in ("unexpected_keys", "mismatched_keys")}, "missing_keys": missing})
+    require_fit(cls.__name__, {**{k: info[k] for k in ("unexpected_keys", "mismatched_keys")}, "missing_keys": missing})
     return network.eval()  # type: ignore[no-any-return]
 
 
@@ -204,7 +205,7 @@ def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
             "back to the base's form first."
         )
     cls, settings = _known(config)
-    with torch.random.fork_rng(devices=[]), quiet_transformers(), _as_a_sentence(cls.__name__):
+    with torch.random.fork_rng(devices=[]), quiet_transformers(), as_a_sentence(cls.__name__):
         torch.manual_seed(seed)
         return cls(settings)  # type: ignore[no-any-return]
 
@@ -292,13 +293,13 @@ def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:
         raise NotACheckpoint(
             "The config says that the weights are quantised (quantization_config); expected the model before that."
         )
-    with _as_a_sentence(cls.__name__):
+    with as_a_sentence(cls.__name__):
         return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
 
 
 def _plausible(checkpoint: Tensors, cls: Any, config: Any) -> None:
     """Refuses a config that would take far more memory than the weights have, before it does."""
-    with torch.device("meta"), quiet_transformers(), _as_a_sentence(cls.__name__):
+    with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
         claimed = sum(weight.numel() for weight in cls(config).parameters())
     found = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
     if claimed > 8 * found + 1_000_000:  # tied weights are in a file once
@@ -318,104 +319,3 @@ def _harmless(settings: Any) -> Any:
     if "use_pretrained_backbone" in kept:
         kept["use_pretrained_backbone"] = False
     return {key: _harmless(value) for key, value in kept.items()}
-
-
-def _open_clip(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
-    try:
-        import open_clip
-    except ImportError:
-        raise NotACheckpoint(
-            "This is a checkpoint of open_clip, which is not installed; install it: pip install open_clip_torch."
-        ) from None
-    settings = checkpoint.config.get("model_cfg")
-    if not isinstance(settings, dict):
-        raise NotACheckpoint("The config of this open_clip checkpoint has no model_cfg; restore open_clip_config.json.")
-    for tower in (settings.get("vision_cfg"), settings.get("text_cfg")):
-        if not isinstance(tower, dict) or "hf_model_name" in tower or ":" in str(tower.get("timm_model_name", "")):
-            raise NotACheckpoint(
-                "The model_cfg of this open_clip checkpoint lacks a tower or takes one from a server; expected towers "
-                "of open_clip or timm."
-            )
-
-    def made(device: str) -> Any:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            torch.random.fork_rng(devices=[]),
-            torch.device(device),
-            _quiet_root(),
-            _as_a_sentence("network of open_clip"),
-        ):
-            (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}), encoding="utf-8")
-            return open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_image=False, device=device
-            )
-
-    shapes = {name: tuple(tensor.shape) for name, tensor in made("meta").state_dict().items()}
-    here = set(checkpoint)
-    scalars = {n for n in here & {"logit_scale", "logit_bias"} if math.prod(checkpoint.shape(n)) == 1}
-    _fits(
-        "network of open_clip",
-        {
-            "missing_keys": shapes.keys() - here,
-            "unexpected_keys": here - shapes.keys(),
-            "mismatched_keys": {n for n in (here & shapes.keys()) - scalars if checkpoint.shape(n) != shapes[n]},
-        },
-    )
-    network = made("cpu")  # only now, since a config that claims too much would have claimed memory, too
-    network.load_state_dict(
-        {name: tensor.reshape(shapes[name]).contiguous() for name, tensor in checkpoint.items()}, assign=True
-    )
-    return (network if dtype is None else network.to(dtype)).eval()  # type: ignore[no-any-return]
-
-
-def _fits(name: str, wrong: Mapping[str, Any]) -> None:
-    found = {key: sorted(map(str, names)) for key, names in wrong.items() if names}
-    if found:
-        text = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:3])}" for key, names in found.items())
-        raise NotACheckpoint(f"The tensors do not fit a {name} ({text}); config and weights must belong together.")
-
-
-class _as_a_sentence:
-    """Turns whatever a library says of a config that it cannot build into one sentence."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, NotACheckpoint):
-            why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise NotACheckpoint(f"The config does not describe a {self._name} ({why}); restore the file.") from error
-
-
-class _quiet_root:
-    """Silences the root logger, on which open_clip writes, and keeps `logging` from setting it up for that."""
-
-    def __enter__(self) -> None:
-        self._level, self._handler = logging.root.manager.disable, logging.NullHandler()
-        logging.root.addHandler(self._handler)
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(self._level)
-        logging.root.removeHandler(self._handler)
-
-
-class quiet_transformers:
-    """Silences transformers' progress bars and advice, and puts its settings back."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._level, self._bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        if self._bars:
-            logging.enable_progress_bar()

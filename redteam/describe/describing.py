@@ -12,7 +12,8 @@ from redteam.anatomy import ORDER, Architecture, Network, Site, Stream, largest_
 from redteam.anatomy.architecture import ArchitectureLike
 from redteam.anatomy.files import as_data
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import initialised, quiet_transformers, weights_of
+from redteam.checkpoint.libraries import quiet_transformers
+from redteam.checkpoint.modules import initialised, weights_of
 from redteam.describe.blocks import Settled, settle
 from redteam.describe.roles import Stack, stacks_of
 from redteam.describe.shrink import small_configs

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import build_without_heads, quiet_transformers
+from redteam.checkpoint.libraries import quiet_transformers
+from redteam.checkpoint.modules import build_without_heads
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
