@@ -4,7 +4,7 @@ from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, ORDER, Anatomy, 
 from redteam.anatomy.auto import anatomy_of, architecture_of
 from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.anatomy.legality import GROUPS, Layout, largest_group, listed, smallest, subgroups, supergroups
-from redteam.anatomy.linear import Affine, Gathered, Linear, Norm, Packed, Rows
+from redteam.anatomy.linear import Affine, Draft, Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.network import Network, find_sites
 from redteam.anatomy.site import Piece, Side, Site
 from redteam.anatomy.stacks import GaugeLike, Stacks
@@ -18,6 +18,7 @@ __all__ = [
     "Affine",
     "Anatomy",
     "Architecture",
+    "Draft",
     "Gathered",
     "GaugeLike",
     "Layout",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -82,6 +82,7 @@ class Packed:
         side: Whether experts' columns stand side by side, [rows, experts · columns], and not their rows one below the
             other, [experts · rows, columns].
         transposed: Whether a slice is stored [in, out].
+        expert: The one expert that is meant, all by default.
     """
 
     start: int
@@ -89,9 +90,11 @@ class Packed:
     step: int = 1
     side: bool = False
     transposed: bool = False
+    expert: int | None = None
 
     def of(self, stored: Tensor) -> Tensor:
         """Those rows of [experts, …] or of biases [experts, out]: a view, [experts, rows, …] or [rows, experts, …]."""
+        stored = stored if self.expert is None else stored[self.expert : self.expert + 1]
         slices = stored.mT if self.transposed and stored.ndim == 3 else stored
         own = slices[:, self.start : self.start + self.count * self.step : self.step]
         return own.transpose(0, 1) if self.side else own
@@ -171,14 +174,16 @@ class Linear:
     def outputs(self, shape: tuple[int, ...]) -> int:
         """How many rows it has, given the shape of the tensor that it lies in."""
         if self.packed is not None:
-            return self.packed.count * (1 if self.packed.side else shape[0])
+            one = self.packed.side or self.packed.expert is not None
+            return self.packed.count * (1 if one else shape[0])
         return shape[-1 if self.transposed else 0] if self.rows is None else self.rows.count
 
     def inputs(self, shape: tuple[int, ...]) -> int:
         """How many columns it has, given the shape of the tensor that it lies in."""
         if self.packed is not None:
             columns = shape[1 if self.packed.transposed else 2]
-            return shape[0] * columns if self.packed.side else columns
+            several = self.packed.side and self.packed.expert is None
+            return shape[0] * columns if several else columns
         if len(shape) < 3:
             return 1 if len(shape) == 1 else shape[0 if self.transposed else 1]
         columns = shape[-1] if len(shape) == 3 else math.prod(shape[1:])
@@ -190,6 +195,10 @@ class Linear:
         Raises:
             BadInput: If a tensor holds NaN or infinity.
         """
+        if self.packed is not None and self.packed.expert is not None:
+            packed, place = replace(self.packed, expert=None), self.packed.expert
+            alone = {name: _part(checkpoint, name, place) for name in self.names}
+            return replace(self, packed=packed).read(alone)
         stored = read_float64(checkpoint, self.weight)
         weight = self._flat(self._own(stored[:, None] if stored.ndim == 1 else stored))
         bias = None if self.bias is None else self._rows(read_float64(checkpoint, self.bias)).reshape(-1)
@@ -215,12 +224,13 @@ class Linear:
 
     def write(self, checkpoint: Mapping[str, Tensor], affine: Affine) -> dict[str, Tensor]:
         """The tensors it lies in with `affine` in its place, in their own dtype; a fused tensor's other rows stay."""
-        weight = checkpoint[self.weight].clone(memory_format=torch.contiguous_format)
+        draft = Draft.of(checkpoint)
+        weight = draft.begun(self.weight)
         own = self._own(weight[:, None] if weight.ndim == 1 else weight)
         own.copy_((affine.weight - self.offset if self.offset else affine.weight).reshape(own.shape))
         if self.bias is None or affine.bias is None:
             return {self.weight: weight}
-        bias = checkpoint[self.bias].clone(memory_format=torch.contiguous_format)
+        bias = draft.begun(self.bias)
         mine = self._rows(bias)
         mine.copy_(affine.bias.reshape(mine.shape))
         return {self.weight: weight, self.bias: bias}
@@ -279,10 +289,52 @@ class Gathered:
         """As `Linear.write`."""
         weights = affine.weight.chunk(len(self.linears))
         biases = [None] * len(weights) if affine.bias is None else affine.bias.chunk(len(weights))
-        tensors: dict[str, Tensor] = {}
+        draft = Draft.of(checkpoint)
         for linear, weight, bias in zip(self.linears, weights, biases, strict=True):
-            tensors |= linear.write(checkpoint, Affine(weight, bias))
-        return tensors
+            linear.write(draft, Affine(weight, bias))
+        return draft.tensors
+
+
+class Draft(Mapping[str, Tensor]):
+    """A checkpoint some of whose tensors are being rewritten, each copied once, however many maps lie in it.
+
+    Attributes:
+        tensors: Those that were begun.
+    """
+
+    def __init__(self, checkpoint: Mapping[str, Tensor]) -> None:
+        self._checkpoint = checkpoint
+        self.tensors: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Tensor]) -> Draft:
+        """The checkpoint itself if it is a draft, else a new draft of it."""
+        return checkpoint if isinstance(checkpoint, Draft) else cls(checkpoint)
+
+    def begun(self, name: str) -> Tensor:
+        """The tensor to write into."""
+        if name not in self.tensors:
+            self.tensors[name] = self._checkpoint[name].clone(memory_format=torch.contiguous_format)
+        return self.tensors[name]
+
+    def part(self, name: str, place: int) -> Tensor:
+        """One slice of a tensor's first dimension, which stays."""
+        return _part(self.tensors if name in self.tensors else self._checkpoint, name, place)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name] if name in self.tensors else self._checkpoint[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checkpoint)
+
+    def __len__(self) -> int:
+        return len(self._checkpoint)
+
+
+def _part(checkpoint: Mapping[str, Tensor], name: str, place: int) -> Tensor:
+    look = getattr(checkpoint, "part", None)
+    found: Tensor = checkpoint[name][place : place + 1] if look is None else look(name, place)
+    return found
 
 
 def read_float64(checkpoint: Mapping[str, Tensor], name: str) -> Tensor:

@@ -19,16 +19,16 @@ What is carried follows a gauge's permutation and nothing else of it: a gate is 
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from redteam.anatomy.legality import Layout, listed
-from redteam.anatomy.linear import Affine, Gathered, Linear
+from redteam.anatomy.linear import Affine, Draft, Gathered, Linear
 from redteam.anatomy.stacks import GaugeLike, Stacks
 from redteam.errors import IllegalGauge
 
@@ -147,6 +147,29 @@ class Site:
         """The tensors that a gauge rewrites, each once."""
         return tuple(dict.fromkeys(name for side in self.sides for name in side.names))
 
+    @cached_property
+    def members(self) -> tuple[Site, ...]:
+        """The site of each expert where all lie in one tensor, so that one need be held at a time; else none."""
+        packed = self.paired and all(isinstance(side.linear, Linear) and side.linear.packed for side in self.sides)
+        return tuple(self._member(place) for place in range(self.heads)) if packed and self.heads > 1 else ()
+
+    def _member(self, place: int) -> Site:
+        def own(side: Side) -> Side:
+            assert isinstance(side.linear, Linear)
+            assert side.linear.packed is not None
+            return replace(side, linear=replace(side.linear, packed=replace(side.linear.packed, expert=place)))
+
+        left, right = map(own, self.pair)
+        part = "/".join(filter(None, (self.part, f"expert-{place}")))
+        return replace(self, heads=1, left=left, right=right, carried=tuple(map(own, self.carried)), part=part)
+
+    def parts(self, amount: Any) -> Iterator[tuple[Site, Any]]:
+        """Each of `members` with its part of an amount, a gauge or None; the site itself where it has none."""
+        if not self.members or not (amount is None or hasattr(amount, "part")):
+            yield self, amount
+            return
+        yield from ((one, None if amount is None else amount.part(place)) for place, one in enumerate(self.members))
+
     def read(self, checkpoint: Mapping[str, Tensor]) -> tuple[Affine, Affine]:
         """The two maps `left` and `right`, in float64."""
         left, right = self.pair
@@ -194,11 +217,11 @@ class Site:
             IllegalGauge: See `moved`.
         """
         self.require(gauge)
-        tensors = _written(
-            checkpoint,
-            ((side, _turned(side, side.linear.read(checkpoint), self.heads, act)) for side, act in self._acts(gauge)),
-        )
-        return {name: tensors[name] for name in self.names}
+        draft = Draft.of(checkpoint)
+        for site, own in self.parts(gauge):
+            for side, act in site._acts(own):
+                side.linear.write(draft, _turned(side, side.linear.read(checkpoint), site.heads, act))
+        return {name: draft.tensors[name] for name in self.names}
 
     @property
     def pieces(self) -> tuple[Rewrite, ...]:
@@ -292,10 +315,10 @@ Rewrite = Site | Piece
 
 
 def _written(checkpoint: Mapping[str, Tensor], sides: Iterable[tuple[Side, Affine]]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+    draft = Draft.of(checkpoint)
     for side, affine in sides:
-        tensors |= side.linear.write(ChainMap(tensors, checkpoint), affine)  # type: ignore[arg-type]
-    return tensors
+        side.linear.write(draft, affine)
+    return draft.tensors
 
 
 def _beside(stacks: list[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from redteam.checkpoint.adapters import Merged, is_adapter
 from redteam.checkpoint.discover import find
-from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Replaced, Rewrite, StoredAs, Transformed
+from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Renamed, Replaced, Rewrite, StoredAs, Transformed
 from redteam.checkpoint.quantised import scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
@@ -81,6 +81,12 @@ class Checkpoint(Tensors):
         look: Callable[[str], torch.Tensor] = getattr(self._source, "rough", self._source.load)
         return look(name)
 
+    def part(self, name: str, place: int) -> torch.Tensor:
+        """`self[name][place : place + 1]`, without reading the rest where that can be had."""
+        look = getattr(self._source, "part", None)
+        found: torch.Tensor = self[name][place : place + 1] if look is None else look(name, place)
+        return found
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.names())
 
@@ -125,7 +131,7 @@ class Checkpoint(Tensors):
 
     def only(self, names: Iterable[str]) -> Checkpoint:
         """Some of the tensors, with the same config; lazy."""
-        return Checkpoint.computed(self.outline(names), self.__getitem__, self.config, self.rough)
+        return self.renamed({name: name for name in names})
 
     def replace(self, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
         """This checkpoint with some tensors exchanged or added; those of a checkpoint are read when they are needed."""
@@ -161,8 +167,7 @@ class Checkpoint(Tensors):
 
     def renamed(self, names: Mapping[str, str]) -> Checkpoint:
         """Some of the tensors under other names, new name → name found here; lazy."""
-        outline = {new: (self.shape(old), self.dtype(old)) for new, old in names.items()}
-        return Checkpoint.computed(outline, lambda n: self[names[n]], self.config, lambda n: self.rough(names[n]))
+        return Checkpoint(Renamed(self, names), self.config)
 
     def canonical(self) -> Checkpoint:
         """The tensors under the names by which transformers saves them, where it also loads the names found here.

@@ -60,6 +60,31 @@ class Computed:
         return self._outline[name][1]
 
 
+class Renamed:
+    """Some of the tensors of a checkpoint, under other names or their own: new name → name below."""
+
+    def __init__(self, below: Tensors, names: Mapping[str, str]) -> None:
+        self._below, self._names = below, names
+
+    def names(self) -> Mapping[str, str]:
+        return self._names
+
+    def load(self, name: str) -> torch.Tensor:
+        return self._below[self._names[name]]
+
+    def rough(self, name: str) -> torch.Tensor:
+        return self._below.rough(self._names[name])
+
+    def part(self, name: str, place: int) -> torch.Tensor:
+        return self._below.part(self._names[name], place)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._below.shape(self._names[name])
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._below.dtype(self._names[name])
+
+
 class Replaced:
     """A source with some tensors exchanged."""
 
@@ -75,6 +100,9 @@ class Replaced:
 
     def rough(self, name: str) -> torch.Tensor:
         return self._holder(name).rough(name)
+
+    def part(self, name: str, place: int) -> torch.Tensor:
+        return self._holder(name).part(name, place)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._holder(name).shape(name)
@@ -115,6 +143,10 @@ class Transformed:
     def rough(self, name: str) -> torch.Tensor:
         rewritten = self._rewritten(name)
         return self._below.rough(name) if rewritten is None else rewritten[name]
+
+    def part(self, name: str, place: int) -> torch.Tensor:
+        rewritten = self._rewritten(name)
+        return self._below.part(name, place) if rewritten is None else rewritten[name][place : place + 1]
 
     def _rewritten(self, name: str) -> dict[str, torch.Tensor] | None:
         if name not in self._place:
@@ -162,6 +194,10 @@ class Recent:
             self._kept.popitem(last=False)
         return tensor
 
+    def part(self, name: str, place: int) -> torch.Tensor:
+        kept = self._kept.get(name)
+        return self._below.part(name, place) if kept is None else kept[place : place + 1].clone()
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)
 
@@ -186,6 +222,10 @@ class Cast:
     def rough(self, name: str) -> torch.Tensor:
         tensor = self._below.rough(name)
         return tensor if self._device is None else tensor.to(self._device)
+
+    def part(self, name: str, place: int) -> torch.Tensor:
+        dtype = self._dtype if self.dtype(name).is_floating_point else None
+        return self._below.part(name, place).to(device=self._device, dtype=dtype)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)

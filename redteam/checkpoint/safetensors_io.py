@@ -54,6 +54,12 @@ class Entry(NamedTuple):
     start: int
     end: int
 
+    def part(self, place: int) -> Entry:
+        """Where one slice of the first dimension lies, which stays."""
+        size = (self.end - self.start) // self.shape[0]
+        start = self.start + place * size
+        return Entry(self.dtype, (1, *self.shape[1:]), start, start + size)
+
 
 @dataclass(frozen=True)
 class Header:

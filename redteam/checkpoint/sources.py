@@ -46,6 +46,9 @@ class Memory:
     def rough(self, name: str) -> torch.Tensor:
         return self._tensors[name]
 
+    def part(self, name: str, place: int) -> torch.Tensor:
+        return self._tensors[name][place : place + 1].clone()
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._tensors[name].shape)
 
@@ -101,6 +104,10 @@ class Files:
 
     def load(self, name: str) -> torch.Tensor:
         return read_tensor(*self._entries[name])
+
+    def part(self, name: str, place: int) -> torch.Tensor:
+        path, entry = self._entries[name]
+        return read_tensor(path, entry.part(place))
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name][1].shape

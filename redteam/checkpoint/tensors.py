@@ -35,6 +35,10 @@ class Tensors(Mapping[str, torch.Tensor]):
         """The tensor in whatever dtype it is stored, before casts, to look at a part of it; not to be written to."""
         return self[name]
 
+    def part(self, name: str, place: int) -> torch.Tensor:
+        """`self[name][place : place + 1]`, without reading the rest where that can be had."""
+        return self[name][place : place + 1]
+
 
 class Held(Tensors):
     """Tensors in memory, as they are."""

@@ -116,6 +116,8 @@ def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:
     Raises:
         BadInput: If a tensor holds NaN or infinity.
     """
+    if site.members:
+        return sum(distance(one, checkpoint, anchor) for one in site.members)
     common = shared_sides(site, checkpoint, anchor)
     if not site.spanning:
         sides = (*common, *site.carried)

@@ -191,6 +191,8 @@ def _fitted(
     compare = Comparison(*in_common(protected, anchor), again=again)
 
     def gauge(site: Site) -> Gauge:
+        if site.members:  # neurons, so that each gauge is one of rows
+            return MonomialGauge.of_each([gauge(one) for one in site.members])  # type: ignore[misc]
         if group is not None:
             return at(group, site).fit(*compare(site))
         return _quickly(site, compare) or largest_legal_group(site).fit(*compare(site))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -89,6 +90,20 @@ class MonomialGauge:
     def scaled(cls, scale: Tensor) -> MonomialGauge:
         """A diagonal gauge: every row stays where it is and is multiplied by its factor, [B, n]."""
         return cls(torch.arange(scale.shape[1], device=scale.device).expand(scale.shape), scale)
+
+    @classmethod
+    def of_each(cls, gauges: Sequence[MonomialGauge]) -> MonomialGauge:
+        """Gauges of one width as one, each for its heads."""
+        index = torch.cat([gauge.index for gauge in gauges])
+        if all(gauge.scale is None for gauge in gauges):
+            return cls(index)
+        ones = torch.ones_like(index[:1], dtype=torch.float64)
+        return cls(index, torch.cat([ones if gauge.scale is None else gauge.scale for gauge in gauges]))
+
+    def part(self, place: int) -> MonomialGauge:
+        """That of one head alone."""
+        one = slice(place, place + 1)
+        return MonomialGauge(self.index[one], None if self.scale is None else self.scale[one])
 
     @classmethod
     def still(cls, batch: int, width: int) -> MonomialGauge:

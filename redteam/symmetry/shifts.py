@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from redteam.anatomy import KINDS, Affine, Gathered, Linear, Site, anatomy_of
+from redteam.anatomy import KINDS, Affine, Draft, Gathered, Linear, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import null_direction
 from redteam.symmetry.gauges import Gauge
@@ -228,8 +228,11 @@ class SiteRewrite:
 
     def apply(self, checkpoint: Mapping[str, Tensor], amount: Any) -> dict[str, Tensor]:
         """Those tensors, changed, in their own dtype: rounded once."""
-        parts = self.change(self.site, SiteMaps.read(self.site, checkpoint), amount)
-        return self.site.write(checkpoint, parts.left, parts.right, parts.carried)
+        draft = Draft.of(checkpoint)
+        for site, own in self.site.parts(amount):
+            maps = self.change(site, SiteMaps.read(site, checkpoint), own)
+            site.write(draft, maps.left, maps.right, maps.carried)
+        return draft.tensors
 
 
 def restore(checkpoint: Checkpoint, anchor: Checkpoint, kinds: Iterable[str] = KINDS) -> Checkpoint:
