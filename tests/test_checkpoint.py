@@ -107,6 +107,34 @@ def test_overlays_leave_what_is_below_unchanged() -> None:
     assert below.digest() == digest != above.digest()
 
 
+def test_a_part_is_what_indexing_gives_whatever_lies_above(tmp_path: Path) -> None:
+    tensors = {"packed": torch.randn(4, 3, 2).bfloat16(), "row": torch.randn(4), "codes": torch.arange(4)}
+    held = Checkpoint.of(tensors, {})
+    held.save(tmp_path / "model")
+    place = Doubling("packed")
+    for below in (held, Checkpoint.open(tmp_path / "model"), Checkpoint.computed(held.outline(), held.__getitem__)):
+        recent = below.recent()
+        overlays = {
+            "cast": below.cast(torch.float64),
+            "recent": recent,
+            "kept": recent.cast(torch.float32),
+            "moved": below.transform([place], place.gauge),
+            "other": below.transform([Doubling("row")], place.gauge),
+            "replaced": below.replace({"row": torch.ones(4)}),
+            "renamed": below.renamed({"new": "packed"}),
+            "some": below.only(["codes", "packed"]),
+            "stored": below.stored_as(held.cast(torch.float32)),
+        }
+        assert torch.equal(recent["packed"], tensors["packed"])
+        for above in (below, *overlays.values()):
+            for name in above:
+                parts = [above.part(name, index) for index in range(4)]
+                assert all(part.dtype == above.dtype(name) for part in parts)
+                assert torch.equal(torch.cat(parts), above[name])
+        held.part("packed", 0).zero_()
+        assert torch.equal(held["packed"], tensors["packed"])
+
+
 def test_task_heads_are_told_from_what_can_be_merged() -> None:
     base = Checkpoint.of({"body": torch.ones(2), "head": torch.ones(5)}, {})
     expert = Checkpoint.of({"body": torch.ones(2), "head": torch.ones(3), "extra": torch.ones(1)}, {})

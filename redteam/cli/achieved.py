@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint import Checkpoint
 
+_PIECE = 2**18  # numbers that are looked at together
+
 
 class Achieved:
     """Compares each tensor with what it was, as it is read for writing, and with the base's where there is one.
@@ -96,13 +98,23 @@ class Achieved:
         alike = name in self._before and self._before.shape(name) == tuple(tensor.shape)
         self._reshaped |= not alike
         old = self._before[name] if alike else None
-        if old is not None and torch.equal(old.to(tensor.dtype), tensor):
+        same = old is not None and torch.equal(old.to(tensor.dtype), tensor)
+        if same:
             self._untouched[part] += 1
         else:
             self.rewritten += 1
             self._touched.add(part)
         if self._base is not None and old is not None and name in self._base and self._base.shape(name) == old.shape:
-            origin = self._base[name].double()
-            apart = (origin, origin - old.double(), origin - tensor.double())
-            self._squares = [so_far + float(x.square().sum()) for so_far, x in zip(self._squares, apart, strict=True)]
+            origin = self._base[name]
+            before = _apart(old, origin)
+            found = (_apart(origin), before, before if same else _apart(tensor, origin))
+            self._squares = [so_far + new for so_far, new in zip(self._squares, found, strict=True)]
         return tensor
+
+
+def _apart(tensor: Tensor, other: Tensor | None = None) -> float:
+    """`‖tensor − other‖²` in float64, piece by piece: a whole tensor of experts would take gigabytes."""
+    pieces = tensor.reshape(-1).split(_PIECE)
+    others = pieces if other is None else other.reshape(-1).split(_PIECE)
+    gaps = (a.double() if other is None else a.double() - b.double() for a, b in zip(pieces, others, strict=True))
+    return sum(float(gap.dot(gap)) for gap in gaps)

@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redteam.anatomy import Affine, Linear, Side, anatomy_of
+from redteam.anatomy import ARCHITECTURES, Affine, Linear, Side, anatomy_of, find_sites
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import BadInput, IllegalGauge
 from redteam.symmetry import GeneralLinear, MatrixGauge, MonomialGauge, Orthogonal, Permutation
+from tools.catalogue import trial_of
 
 
 @settings(deadline=None, max_examples=40)
@@ -65,6 +67,53 @@ def test_apply_leaves_the_checkpoint_alone(grouped):
     for site in anatomy_of(grouped.checkpoint).sites():
         site.apply(grouped.checkpoint, Permutation().sample(site.heads, site.width, np.random.default_rng(0)))
     assert grouped.checkpoint.digest() == before
+
+
+@pytest.mark.parametrize("name", ["granitemoe", "gpt_oss", "llama4_text"])
+def test_experts_in_one_tensor_are_moved_and_compared_one_by_one(name):
+    """What reads one expert at a time gives what all at once would, without a float64 copy of the whole tensor."""
+    checkpoint = trial_of(name).checkpoint
+    site = next(site for site in find_sites(ARCHITECTURES[name], checkpoint).sites(("mlp",)) if site.heads > 1)
+    assert [member.width for member in site.members] == [site.width] * site.heads
+    assert all(member.members == () for member in site.members)
+    whole = site.stacks(checkpoint)
+    for place, member in enumerate(site.members):
+        alone = member.stacks(checkpoint)
+        assert torch.equal(alone.left[0], whole.left[place])
+        assert torch.equal(alone.right[0], whole.right[place])
+        assert torch.equal(alone.carried[0], whole.carried[place])
+    gauge = Permutation().sample(site.heads, site.width, np.random.default_rng(0))
+    moved = checkpoint.transform([site], lambda _: gauge)
+    assert site.stacks(moved).distance(whole.moved(gauge)) == 0
+    reads = Reads(moved.cast(torch.float64))
+    site.members[1].stacks(reads)
+    assert set(reads.whole) <= {name for name in moved if len(moved.shape(name)) == 1}
+
+
+class Reads(Tensors):
+    """Notes which tensors are read whole."""
+
+    def __init__(self, below):
+        self.below, self.whole, self.config = below, [], below.config
+
+    def __getitem__(self, name):
+        self.whole.append(name)
+        return self.below[name]
+
+    def __iter__(self):
+        return iter(self.below)
+
+    def __len__(self):
+        return len(self.below)
+
+    def shape(self, name):
+        return self.below.shape(name)
+
+    def dtype(self, name):
+        return self.below.dtype(name)
+
+    def part(self, name, place):
+        return self.below.part(name, place)
 
 
 def test_illegal_gauges_are_refused(vit):
