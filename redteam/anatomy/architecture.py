@@ -176,6 +176,7 @@ class Architecture:
             before (pre-norm), or straight after the addition (post-norm).
         offset: What norms add to their gain.
         key_bias_free: Whether softmax ignores the key bias: no rotary embedding and no norm of queries and keys.
+        value_bias_free: Whether the output's bias can take up a value bias: attention sums to one, so no sinks.
         exposed: Parts of the names of classes that read the stream without a norm or give it out; then nothing that is
             written is centred.
         planes: Layout of the rotary planes, if queries and keys are rotated by position. Then qk allows planar gauges
@@ -239,6 +240,7 @@ class Architecture:
     centred: bool = True
     offset: float = 0.0
     key_bias_free: bool = True
+    value_bias_free: bool = True
     exposed: tuple[str, ...] = ()
     planes: Layout | None = None
     unturned: tuple[str, Any] | None = None

@@ -28,7 +28,7 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     bound = (n, turned) if free and turned is not None else None
     free = free and planes is None
     key = blocks.linear("key", layer, sizes, norm=memory, bias_free=free, bias_bound=bound)
-    value_free = output.bias is not None and not arch.gated_output and not blocks.clipped
+    value_free = arch.value_bias_free and output.bias is not None and not arch.gated_output and not blocks.clipped
     value = blocks.linear("value", layer, sizes, norm=memory, bias_free=value_free)
     gates = [replace(query, rows=Rows(n, queries, n, 2 * n))] if arch.gated_output else []
     blocks.reads += [query, key, value, *gates, *blocks.further(arch.attention_reads, layer, norm)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,12 +18,13 @@ from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, requ
 from redteam.checkpoint.quantised import said_by
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
-from redteam.checkpoint.tensors import Held, Tensors
+from redteam.checkpoint.tensors import Held, Tensors, in_a_block
 from redteam.errors import BadInput, Inapplicable, NotACheckpoint
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from redteam.checkpoint.streamed import Streamed
 
 NETWORK = "redteam_network"
 """Entry of a config that names a network which an installed package builds, by an entry point of the group
@@ -54,11 +54,6 @@ def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     return with_weights(checkpoint, dtype, _load)
 
 
-def in_a_block(name: str) -> bool:
-    """Whether a tensor belongs to a numbered block, as in `layers.0.…`, and not to what lies around them."""
-    return re.search(r"(^|\.)\d+\.", name) is not None
-
-
 def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
     """The network, its tensors outside the numbered blocks drawn at random where the checkpoint lacks them.
 
@@ -70,6 +65,26 @@ def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _transformers(checkpoint, dtype, heads=False)
+
+
+def build_streamed(checkpoint: Tensors, dtype: torch.dtype, *, heads: bool = True) -> Streamed:
+    """The network with weights that are read as its blocks run, for what is larger than memory.
+
+    Args:
+        checkpoint: Config and weights.
+        dtype: In which a block's weights are held.
+        heads: Whether tensors outside the numbered blocks that the checkpoint lacks are a fault; else they are drawn.
+
+    Raises:
+        NotACheckpoint: If transformers knows no such network, the tensors do not fit it, or it cannot be loaded so.
+    """
+    from redteam.checkpoint.streamed import streamed
+
+    if NETWORK in checkpoint.config or checkpoint.architecture == OPEN_CLIP:
+        raise NotACheckpoint("Only networks of transformers are run block by block.")
+    cls, config = _known(checkpoint.config)
+    _plausible(checkpoint, cls, config)
+    return streamed(checkpoint, cls, config, dtype, heads=heads)
 
 
 def parameter_names(checkpoint: Tensors) -> dict[str, str]:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from redteam.checkpoint.checkpoint import Checkpoint
-from redteam.checkpoint.modules import in_a_block
-from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.tensors import Tensors, in_a_block
 
 
 def part_names(part: Tensors, whole: Tensors) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,6 +39,11 @@ class Tensors(Mapping[str, torch.Tensor]):
     def part(self, name: str, place: int) -> torch.Tensor:
         """`self[name][place : place + 1]`, without reading the rest where that can be had."""
         return self[name][place : place + 1]
+
+
+def in_a_block(name: str) -> bool:
+    """Whether a tensor belongs to a numbered block, as in `layers.0.…`, and not to what lies around them."""
+    return re.search(r"(^|\.)\d+\.", name) is not None
 
 
 class Held(Tensors):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from redteam.anatomy import Architecture, Layout
-from redteam.checkpoint.modules import in_a_block
+from redteam.checkpoint.tensors import in_a_block
 from redteam.describe.roles import Map, Stack, guesses, heads_key
 from redteam.describe.trials import KEPT, Trial
 
@@ -274,18 +276,19 @@ class _Search:
         return anatomy is not None and all(site.left.linear.reads_centred for site in anatomy.sites((kind,)))
 
     def _shifts(self, arch: Architecture) -> Architecture:
-        """Whether norms subtract the mean, and whether a key's bias goes unseen."""
+        """Whether norms subtract the mean, and which biases go unseen."""
         if not arch.legal:
             return arch
         for centred in (True,) if arch.post_norm else (True, False):
             for exposed in ((), ("",)) if centred else ((),):
-                for free in (True, False):
-                    tried = replace(arch, centred=centred, exposed=exposed, key_bias_free=free)
+                for key, value in product((True, False), repeat=2):
+                    tried = replace(arch, centred=centred, exposed=exposed, key_bias_free=key, value_bias_free=value)
                     if "qk" in arch.legal and not self.holds(tried, "qk"):
                         continue
                     if self.trial.shifted(tried, ("qk", "vo", "mlp")) <= KEPT:
                         return tried
-        return replace(arch, centred=False, key_bias_free=False)
+        bare = replace(arch, centred=False, key_bias_free=False)
+        return replace(bare, value_bias_free=not KEPT < self.trial.shifted(bare, ("vo",)) < math.inf)
 
 
 def _named(arch: Architecture) -> set[str]:

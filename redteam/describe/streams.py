@@ -12,7 +12,7 @@ from redteam.anatomy import Architecture, Network, Stream
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.walk import sites_of
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import in_a_block
+from redteam.checkpoint.tensors import in_a_block
 from redteam.describe.blocks import Settled
 from redteam.describe.trials import KEPT, Trial
 

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.libraries import quiet_transformers
-from redteam.checkpoint.modules import build_without_heads
+from redteam.checkpoint.modules import build_streamed, build_without_heads
+from redteam.checkpoint.streamed import Streamed
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
@@ -79,7 +80,13 @@ def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[
 
 
 def run_on_inputs(
-    checkpoint: Checkpoint, given: Inputs | None, seed: int, dtype: torch.dtype, *, eps: bool = True
+    checkpoint: Checkpoint,
+    given: Inputs | None,
+    seed: int,
+    dtype: torch.dtype,
+    *,
+    eps: bool = True,
+    streamed: bool = False,
 ) -> tuple[Ran, list[Inputs]]:
     """What a network does with made-up inputs and given ones, and these inputs.
 
@@ -90,17 +97,24 @@ def run_on_inputs(
     """
     tried = inputs_for(checkpoint, given, seed)
     try:
-        return run_network(checkpoint, tried, dtype, eps=eps), tried
+        return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed), tried
     except NotACheckpoint:
         raise
     except BadInput:
         if not {"input_ids", "pixel_values"} <= set(tried[0]) and "vision_config" not in checkpoint.config:
             raise
         tried = [random_inputs(checkpoint, seed, text=True), *tried[1:]]
-        return run_network(checkpoint, tried, dtype, eps=eps), tried
+        return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed), tried
 
 
-def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dtype, *, eps: bool = True) -> Ran:
+def run_network(
+    checkpoint: Checkpoint,
+    tried: Sequence[Inputs],
+    dtype: torch.dtype,
+    *,
+    eps: bool = True,
+    streamed: bool = False,
+) -> Ran:
     """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
 
     A checkpoint that lacks its heads gives out its stream: the last hidden states count then.
@@ -110,12 +124,14 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
         tried: One after the other; what the network doesn't take is left out.
         dtype: Of weights and computation.
         eps: Whether norms add their eps; without it a factor on what they read goes unseen altogether.
+        streamed: Whether to hold the weights of the block that runs alone.
 
     Raises:
         BadInput: If it does not run on them.
         NotACheckpoint: If it cannot be built.
     """
-    network, whole = _built(checkpoint, dtype)
+    built, whole = _built(checkpoint, dtype, streamed)
+    network = built.network if isinstance(built, Streamed) else built
     if hasattr(network, "set_attn_implementation"):
         with quiet_transformers():
             network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
@@ -124,7 +140,9 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
     outputs: list[Tensor] = []
     states: list[Tensor] = []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), exact, _Reading() as reading:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), exact, _Reading(network) as reading:
+        if isinstance(built, Streamed):
+            built.dropping = reading.note
         for inputs in tried:
             torch.manual_seed(0)  # masked autoencoders draw what they mask
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
@@ -137,7 +155,8 @@ def run_network(checkpoint: Checkpoint, tried: Sequence[Inputs], dtype: torch.dt
             handed_on = {name: x for name, x in found.items() if logits and _HANDED_ON.search(name)}
             outputs += [x.to(torch.float64) for x in ((logits or found) if whole else _streams(found)).values()]
             states += [x.to(torch.float64) for x in handed_on.values()]
-    return Ran(tuple(outputs), reading.passed_over(network), tuple(states))
+        reading.note(dict(network.named_parameters()))
+    return Ran(tuple(outputs), reading.passed_over, tuple(states))
 
 
 def _without_eps(network: nn.Module) -> None:
@@ -146,12 +165,14 @@ def _without_eps(network: nn.Module) -> None:
             setattr(part, name, _NO_EPS)
 
 
-def _built(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, bool]:
+def _built(checkpoint: Checkpoint, dtype: torch.dtype, streamed: bool) -> tuple[Any, bool]:
     """The network, and whether all of it is there."""
     try:
-        return checkpoint.module(dtype), True
+        return build_streamed(checkpoint, dtype) if streamed else checkpoint.module(dtype), True
     except NotACheckpoint:
         with suppress(NotACheckpoint):
+            if streamed:
+                return build_streamed(checkpoint, dtype, heads=False), False
             return build_without_heads(checkpoint, dtype), False
         raise
 
@@ -182,11 +203,16 @@ def _named(outputs: Any, name: str = _WHOLE) -> Iterator[tuple[str, Tensor]]:
 
 
 class _Reading(TorchDispatchMode):
-    """Notes which memory operations were given: a weight that is in none of it cannot have mattered."""
+    """Notes which memory operations were given: a weight that is in none of it cannot have mattered.
 
-    def __init__(self) -> None:
+    Attributes:
+        passed_over: Floating parameters that no operation was given, by name, as far as they were noted.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seen: set[int] = set()
+        self._unread = {name for name, weight in network.named_parameters() if weight.is_floating_point()}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -196,9 +222,12 @@ class _Reading(TorchDispatchMode):
                 self._seen.add(leaf.untyped_storage().data_ptr())
         return func(*args, **(kwargs or {}))
 
-    def passed_over(self, network: nn.Module) -> tuple[str, ...]:
-        return tuple(
-            name
-            for name, weight in network.named_parameters()
-            if weight.is_floating_point() and weight.untyped_storage().data_ptr() not in self._seen
-        )
+    def note(self, weights: Mapping[str, Tensor]) -> None:
+        """Looks which of some weights were given to an operation, before their memory is something else's."""
+        places = {name: weight.untyped_storage().data_ptr() for name, weight in weights.items()}
+        self._unread -= {name for name, place in places.items() if place in self._seen}
+        self._seen -= set(places.values())
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        return tuple(sorted(self._unread))

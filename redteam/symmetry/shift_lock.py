@@ -79,8 +79,8 @@ def random_shifts(
         BadInput: If the architecture is not known, or, when a tensor is read, if one holds NaN or infinity.
     """
     kinds = tuple(dict.fromkeys(kinds))
-    sites = anatomy_of(checkpoint).sites(kinds)
-    seeds = dict(zip((s.label for s in sites), generator.integers(0, 2**32, (len(sites), 8), np.uint32), strict=True))
+    labels = [one.label for site in anatomy_of(checkpoint).sites(kinds) for one in site.members or (site,)]
+    seeds = dict(zip(labels, generator.integers(0, 2**32, (len(labels), 8), np.uint32), strict=True))
     return ShiftLock(size, lambda label: np.random.default_rng(seeds[label]), kinds).put_on(checkpoint)
 
 

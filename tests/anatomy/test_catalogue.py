@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from redteam.anatomy import ORDER, find_sites
+from redteam.anatomy import KINDS, ORDER, find_sites
 from redteam.anatomy.catalog import ARCHITECTURES, FOLDER, Catalogue
 from redteam.anatomy.files import as_data, from_data, read_description
 from redteam.checkpoint import Checkpoint
@@ -43,6 +43,8 @@ def test_everything_locked_at_once_keeps_the_function_and_comes_off(name: str) -
         assert case.change(locked, eps=False) <= 1e-9
         fitted = fit_all(locked, case.checkpoint, ORDER)
         left, moved = (_distance(one, case.checkpoint) for one in (fitted, locked))
+        shifted = case.shifted(described, KINDS)  # infinity where nothing can be shifted
+    assert shifted <= 1e-9 or shifted == math.inf
     assert moved > 0.1
     assert left <= 1e-7 * max(1.0, moved)
     assert {row["kind"] for row in proof(name)} == {site.kind for site in sites}, (

@@ -12,7 +12,7 @@ from torch import nn
 
 from redteam.anatomy import ARCHITECTURES, KINDS, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import in_a_block
+from redteam.checkpoint.tensors import in_a_block
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.key import Key
 from redteam.symmetry import largest_legal_group, prove, sample_gauges

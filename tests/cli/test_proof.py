@@ -307,7 +307,8 @@ def test_whoever_goes_without_is_told_so(shell: Shell, here: Path) -> None:
 def test_what_does_not_fit_into_memory_is_said_before(
     shell: Shell, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redteam.symmetry.proof._BYTES", 2**50)
+    for constant in ("_BYTES", "_STREAMED"):
+        monkeypatch.setattr(f"redteam.symmetry.proof.{constant}", 2**50)
     model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
     refused(protect(shell, "mergelock", model), "GB of memory", "--unproven")
 

@@ -1,0 +1,229 @@
+"""Networks larger than memory: the weights of a block are read when it runs, and dropped after it.
+
+The network is built without weights. Which tensors a block needs is learned by loading outlines, so that whatever
+transformers renames, stacks or splits on the way in is done by itself, block by block.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
+from redteam.checkpoint.tensors import Tensors, in_a_block
+from redteam.errors import NotACheckpoint
+
+Look = Callable[[Mapping[str, Tensor]], None]
+"""Takes weights by the network's own names."""
+
+
+@dataclass(eq=False)
+class _Group:
+    """Tensors that are read together.
+
+    Attributes:
+        names: Of the checkpoint's tensors.
+        weights: Of the network's parameters and buffers that are made of them, tied ones under every name.
+        running: How many modules need them at the moment.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[str, ...] = ()
+    running: int = 0
+
+
+@dataclass(eq=False)
+class Streamed:
+    """A network that reads its weights as it runs.
+
+    Attributes:
+        network: In evaluation mode; its parameters are NaN and take no memory but while their block runs.
+        dropping: Called with the weights of a group that is about to be dropped.
+    """
+
+    network: Any
+    checkpoint: Tensors
+    dtype: torch.dtype
+    dropping: Look | None = None
+    _bare: dict[str, nn.Parameter] = field(default_factory=dict)
+    _aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        self._conversions = get_model_conversion_mapping(self.network, None, None)
+        same: dict[nn.Parameter, list[str]] = {}
+        for name, weight in self.network.named_parameters(remove_duplicate=False):
+            same.setdefault(weight, []).append(name)
+        self._aliases = {name: tuple(names) for names in same.values() for name in names}
+        for weight, names in same.items():  # whoever uses one that is not there gets NaN
+            absent = nn.Parameter(torch.full((), math.nan, dtype=self.dtype).expand(weight.shape), requires_grad=False)
+            self._bare |= dict.fromkeys(names, absent)
+        self._put(self._bare)
+        # A thread of its own: what watches or changes the operations of the one that runs has no bearing on loading.
+        self._pool = ThreadPoolExecutor(1)
+
+    def arrange(self, *, heads: bool) -> None:
+        """Finds out which tensors go where, and has each group read when the modules that hold it run.
+
+        Args:
+            heads: Whether it is a fault if weights outside the numbered blocks are missing; else they are drawn.
+
+        Raises:
+            NotACheckpoint: If the tensors do not fit the network.
+        """
+        expected = set(self.network.state_dict())
+        unexpected: set[str] = set()
+        mismatched: set[str] = set()
+        provided: set[str] = set()
+        for group in _groups(self.checkpoint):
+            outline = {n: torch.empty(self.checkpoint.shape(n), dtype=self.dtype, device="meta") for n in group.names}
+            told = self._given(outline, "meta")
+            unexpected |= set(told.unexpected_keys)
+            mismatched |= {key[0] if isinstance(key, tuple) else key for key in told.mismatched_keys}
+            own = expected - set(told.missing_keys)
+            group.weights = tuple(sorted({alias for name in own for alias in self._aliases.get(name, (name,))}))
+            provided |= set(group.weights)
+            self._put({name: self._bare[name] for name in own if name in self._bare})
+            if own:
+                self._hook(group)
+        missing = {name for name in expected - provided if heads or in_a_block(name)}
+        ignored = getattr(self.network, "_keys_to_ignore_on_load_unexpected", None) or ()
+        unexpected = {name for name in unexpected if not any(re.search(pattern, name) for pattern in ignored)}
+        wrong = {"unexpected_keys": unexpected, "mismatched_keys": mismatched, "missing_keys": missing}
+        require_fit(type(self.network).__name__, wrong)
+        draws = torch.Generator().manual_seed(0)
+        for name in sorted(expected - provided):
+            if name in self._bare:
+                drawn = 0.02 * torch.randn(self._bare[name].shape, generator=draws, dtype=self.dtype)
+                self._put({alias: nn.Parameter(drawn, requires_grad=False) for alias in self._aliases[name]})
+
+    def _hook(self, group: _Group) -> None:
+        places = {name.rpartition(".")[0] for name in group.weights}
+        common = _common(sorted(places))
+        for place in sorted({common, *places}):
+            module = self.network.get_submodule(place)
+            module.register_forward_pre_hook(lambda *_, group=group: self._begin(group))
+            module.register_forward_hook(lambda *_, group=group: self._end(group), always_call=True)
+
+    def _begin(self, group: _Group) -> None:
+        if group.running == 0:
+            self._pool.submit(self._load, group).result()
+        group.running += 1
+
+    def _end(self, group: _Group) -> None:
+        group.running -= 1
+        if group.running == 0:
+            held = self._held(group)
+            if self.dropping is not None:
+                self.dropping({name: self._at(name) for name in held})
+            self._put({name: self._bare[name] for name in held})
+
+    def _load(self, group: _Group) -> None:
+        with torch.no_grad():
+            told = self._given({name: self.checkpoint[name] for name in group.names}, "cpu")
+            given = {name: self._at(name) for name in self._held(group) if name not in told.missing_keys}
+            for name, weight in given.items():
+                self._put(dict.fromkeys(self._aliases[name], weight))
+
+    def _held(self, group: _Group) -> list[str]:
+        """What of a group is dropped again: buffers stay."""
+        return [name for name in group.weights if name in self._bare]
+
+    def _given(self, tensors: Mapping[str, Tensor], device: str) -> Any:
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        settings = LoadStateDictConfig(
+            dtype=self.dtype,
+            device_map={"": device},
+            ignore_mismatched_sizes=True,  # they are reported
+            weight_mapping=copy.deepcopy(self._conversions),
+        )
+        with quiet_transformers():
+            return convert_and_load_state_dict_in_model(self.network, dict(tensors), settings)[0]
+
+    def _at(self, name: str) -> nn.Parameter:
+        path, _, last = name.rpartition(".")
+        return self.network.get_submodule(path)._parameters[last]  # type: ignore[no-any-return]
+
+    def _put(self, weights: Mapping[str, nn.Parameter]) -> None:
+        for name, weight in weights.items():
+            path, _, last = name.rpartition(".")
+            self.network.get_submodule(path)._parameters[last] = weight
+
+
+def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype, *, heads: bool = True) -> Streamed:
+    """The network of a checkpoint, which reads its weights as it runs.
+
+    Args:
+        checkpoint: Config and weights.
+        cls: The class of transformers that the config names.
+        config: As an object of transformers.
+        dtype: In which the weights are held while they are.
+        heads: As of `Streamed.arrange`.
+
+    Raises:
+        NotACheckpoint: If the tensors do not fit, or this version of transformers loads otherwise.
+    """
+    with quiet_transformers(), as_a_sentence(cls.__name__), _without_weights(dtype):
+        config.dtype, config._experts_implementation = dtype, "eager"  # the grouped one knows no float64
+        network = cls(config).eval()
+        network.tie_weights()
+    try:
+        found = Streamed(network, checkpoint, dtype)
+        found.arrange(heads=heads)
+    except (ImportError, TypeError, AttributeError) as error:
+        raise NotACheckpoint(f"This version of transformers cannot load a network block by block ({error}).") from error
+    return found
+
+
+def largest_group(checkpoint: Tensors) -> int:
+    """How many weights the largest group has."""
+    return max((sum(math.prod(checkpoint.shape(n)) for n in group.names) for group in _groups(checkpoint)), default=0)
+
+
+def _groups(checkpoint: Tensors) -> list[_Group]:
+    """A numbered block, and around the blocks the outermost modules, since one may use what its parts hold."""
+    blocks = {name: match[0] for name in checkpoint if (match := re.match(r"(?:.*?\.)??\d+\.", name))}
+    found: dict[str, list[str]] = {}
+    for name in checkpoint:
+        parents = [name[: place.start()] for place in re.finditer(r"\.", name)]
+        alone = (path for path in parents if not any(block.startswith(f"{path}.") for block in blocks.values()))
+        found.setdefault(blocks.get(name) or next(alone, ""), []).append(name)
+    return [_Group(tuple(names)) for names in found.values()]
+
+
+def _common(paths: list[str]) -> str:
+    """The path of the innermost module that holds all of these, which are sorted."""
+    first, last = (path.split(".") for path in (paths[0], paths[-1]))
+    return ".".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+
+
+@contextmanager
+def _without_weights(dtype: torch.dtype) -> Iterator[None]:
+    """While it is active, modules are made with parameters on the meta device and with their buffers as they are."""
+    register, usual = nn.Module.register_parameter, torch.get_default_dtype()
+
+    def bare(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:
+        register(module, name, weight)
+        if weight is not None and not weight.is_meta:  # a tied one is there already
+            module._parameters[name] = nn.Parameter(weight.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = bare  # type: ignore[method-assign, assignment]
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        torch.set_default_dtype(usual)
