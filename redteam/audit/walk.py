@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,7 +15,7 @@ from redteam.audit.findings import SiteFinding, State
 from redteam.audit.shifts import shifts_found
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
-from redteam.symmetry import Gauge
+from redteam.symmetry import Gauge, MonomialGauge
 from redteam.symmetry.fitting import moved
 
 
@@ -57,6 +57,7 @@ class Walk:
         self._anchor = base.cast(torch.float64, device)
         self.sites = in_order(model)
         self.explainer = Explainer()
+        self._equal: dict[str, bool] = {}
 
     def __iter__(self) -> Iterator[Looked]:
         view = self._view
@@ -64,10 +65,9 @@ class Walk:
             here = view
             looked: list[Looked] = []
             for site in sites:
-                one = self._look(site, here)
-                looked.append(one)
-                if one.gauge is not None:
-                    here = moved(here, (site,), _always(one.gauge))
+                found = [self._look(one, here) for one in site.members or (site,)]
+                looked += found
+                here = _taken_off(site, [one.gauge for one in found], here)
             view = here if layer is None else self._crossing(view, looked)
             for one in looked:
                 yield self._with_shifts(one, here)
@@ -87,7 +87,7 @@ class Walk:
         names = tensors_of(site, self.model, self.base)
         if any(name not in self.base or self.base.shape(name) != self.model.shape(name) for name in names):
             return Looked(site, _bare(site, "reshaped"), view, None)
-        if all(same(self.model, self.base, name) for name in names):
+        if all(self._same(name) for name in names):
             return Looked(site, _bare(site, "equal"), view, None)
         # A stream is looked at first, and its embeddings are the largest tensors: they need not be cast as a whole.
         view, anchor = (self.model, self.base) if site.kind == "residual" else (view, self._anchor)
@@ -102,6 +102,11 @@ class Walk:
         shifts = shifts_found(one.site, view, self._anchor, finding.after)
         return Looked(one.site, finding.model_copy(update={"shifts": shifts}), one.view, one.gauge) if shifts else one
 
+    def _same(self, name: str) -> bool:
+        if name not in self._equal:  # experts in one tensor ask for it in turn
+            self._equal[name] = same(self.model, self.base, name)
+        return self._equal[name]
+
     def _precision(self, names: tuple[str, ...]) -> float:
         dtypes = [checkpoint.dtype(name) for checkpoint in (self.model, self.base) for name in names]
         return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
@@ -110,6 +115,16 @@ class Walk:
 def same(model: Checkpoint, base: Checkpoint, name: str) -> bool:
     """Whether a tensor equals the base's bit for bit."""
     return model.dtype(name) == base.dtype(name) and bool(torch.equal(model[name], base[name]))
+
+
+def _taken_off(site: Site, gauges: Sequence[Gauge | None], view: Checkpoint) -> Checkpoint:
+    """The model with a site moved by what was found there, or by what was found at each of its members."""
+    if all(gauge is None for gauge in gauges):
+        return view
+    still = MonomialGauge.still(1, site.width)
+    parts = [still if gauge is None else gauge for gauge in gauges]
+    whole = MonomialGauge.of_each(parts) if site.members else parts[0]  # type: ignore[arg-type]
+    return moved(view, (site,), _always(whole))
 
 
 def _always(gauge: Gauge) -> Callable[[Site], Gauge]:
