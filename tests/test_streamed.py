@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from redteam.anatomy.catalog import FOLDER
-from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import build_streamed
 from redteam.checkpoint.streamed import largest_group
-from redteam.errors import NotACheckpoint
+from redteam.errors import BadInput, NotACheckpoint
 from redteam.symmetry import prove
 from redteam.symmetry.running import run_network
 from tools.catalogue import trial_of
@@ -66,14 +65,15 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for a block and not for a network."""
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network counts as a large one, and as too large for memory as a whole."""
+    monkeypatch.setattr("redteam.symmetry.proof._LARGE", 0)
     monkeypatch.setattr("redteam.symmetry.proof._BYTES", 2**50)
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("name", ["llama", "mixtral", "t5"])
-def test_a_proof_without_the_memory_for_it_is_the_same(name: str) -> None:
+def test_a_large_network_is_proven_block_by_block(name: str) -> None:
     before = trial_of(name).checkpoint
     target = next(n for n in before if n.endswith(("down_proj.weight", "w2.weight", "wo.weight")) and ".1." in n)
     kept, broken = prove(before, before), prove(before, before.replace({target: before[target] * 1.01}))
@@ -83,7 +83,7 @@ def test_a_proof_without_the_memory_for_it_is_the_same(name: str) -> None:
     assert math.isfinite(broken.change)
 
 
-@pytest.mark.usefixtures("short")
+@pytest.mark.usefixtures("large")
 def test_a_model_larger_than_memory_is_locked_and_proven(
     shell: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +92,14 @@ def test_a_model_larger_than_memory_is_locked_and_proven(
     told = shell("protect", "mergelock", "model", "--key", "key", "--out", "out")
     assert told.code == 0, told.err
     assert "Proven" in told.out
-    body = Checkpoint.open("model")
-    headless = body.only([n for n in body if n != "lm_head.weight"])
-    assert prove(headless, headless).holds
+
+
+def test_what_cannot_be_streamed_is_run_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redteam.symmetry.proof._LARGE", 0)
+    before = trial_of("marian").checkpoint
+    with pytest.raises(NotACheckpoint):
+        build_streamed(before, torch.float64)
+    assert prove(before, before).holds
+    monkeypatch.setattr("redteam.symmetry.proof._BYTES", 2**50)
+    with pytest.raises(BadInput, match="GB of memory"):
+        prove(before, before)

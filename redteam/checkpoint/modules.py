@@ -67,13 +67,12 @@ def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
         return _transformers(checkpoint, dtype, heads=False)
 
 
-def build_streamed(checkpoint: Tensors, dtype: torch.dtype, *, heads: bool = True) -> Streamed:
+def build_streamed(checkpoint: Tensors, dtype: torch.dtype) -> Streamed:
     """The network with weights that are read as its blocks run, for what is larger than memory.
 
     Args:
         checkpoint: Config and weights.
         dtype: In which a block's weights are held.
-        heads: Whether tensors outside the numbered blocks that the checkpoint lacks are a fault; else they are drawn.
 
     Raises:
         NotACheckpoint: If transformers knows no such network, the tensors do not fit it, or it cannot be loaded so.
@@ -84,7 +83,7 @@ def build_streamed(checkpoint: Tensors, dtype: torch.dtype, *, heads: bool = Tru
         raise NotACheckpoint("Only networks of transformers are run block by block.")
     cls, config = _known(checkpoint.config)
     _plausible(checkpoint, cls, config)
-    return streamed(checkpoint, cls, config, dtype, heads=heads)
+    return streamed(checkpoint, cls, config, dtype)
 
 
 def parameter_names(checkpoint: Tensors) -> dict[str, str]:

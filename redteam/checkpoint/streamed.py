@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
-from redteam.checkpoint.tensors import Tensors, in_a_block
+from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
 
 Look = Callable[[Mapping[str, Tensor]], None]
@@ -73,11 +73,8 @@ class Streamed:
         # A thread of its own: what watches or changes the operations of the one that runs has no bearing on loading.
         self._pool = ThreadPoolExecutor(1)
 
-    def arrange(self, *, heads: bool) -> None:
+    def arrange(self) -> None:
         """Finds out which tensors go where, and has each group read when the modules that hold it run.
-
-        Args:
-            heads: Whether it is a fault if weights outside the numbered blocks are missing; else they are drawn.
 
         Raises:
             NotACheckpoint: If the tensors do not fit the network.
@@ -97,16 +94,10 @@ class Streamed:
             self._put({name: self._bare[name] for name in own if name in self._bare})
             if own:
                 self._hook(group)
-        missing = {name for name in expected - provided if heads or in_a_block(name)}
         ignored = getattr(self.network, "_keys_to_ignore_on_load_unexpected", None) or ()
         unexpected = {name for name in unexpected if not any(re.search(pattern, name) for pattern in ignored)}
-        wrong = {"unexpected_keys": unexpected, "mismatched_keys": mismatched, "missing_keys": missing}
+        wrong = {"unexpected_keys": unexpected, "mismatched_keys": mismatched, "missing_keys": expected - provided}
         require_fit(type(self.network).__name__, wrong)
-        draws = torch.Generator().manual_seed(0)
-        for name in sorted(expected - provided):
-            if name in self._bare:
-                drawn = 0.02 * torch.randn(self._bare[name].shape, generator=draws, dtype=self.dtype)
-                self._put({alias: nn.Parameter(drawn, requires_grad=False) for alias in self._aliases[name]})
 
     def _hook(self, group: _Group) -> None:
         places = {name.rpartition(".")[0] for name in group.weights}
@@ -163,7 +154,7 @@ class Streamed:
             self.network.get_submodule(path)._parameters[last] = weight
 
 
-def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype, *, heads: bool = True) -> Streamed:
+def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> Streamed:
     """The network of a checkpoint, which reads its weights as it runs.
 
     Args:
@@ -171,7 +162,6 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype, *, 
         cls: The class of transformers that the config names.
         config: As an object of transformers.
         dtype: In which the weights are held while they are.
-        heads: As of `Streamed.arrange`.
 
     Raises:
         NotACheckpoint: If the tensors do not fit, or this version of transformers loads otherwise.
@@ -182,7 +172,7 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype, *, 
         network.tie_weights()
     try:
         found = Streamed(network, checkpoint, dtype)
-        found.arrange(heads=heads)
+        found.arrange()
     except (ImportError, TypeError, AttributeError) as error:
         raise NotACheckpoint(f"This version of transformers cannot load a network block by block ({error}).") from error
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import torch
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.streamed import largest_group
 from redteam.checkpoint.tensors import in_a_block
-from redteam.errors import BadInput
+from redteam.errors import BadInput, NotACheckpoint
 from redteam.symmetry.certificate import EXACT
 from redteam.symmetry.inputs import tightened
 from redteam.symmetry.running import Inputs, Ran, run_network, run_on_inputs
 
+_LARGE = 2**25  # weights from which a network is read block by block, which then takes no longer
 _BYTES = 12  # for each weight while one of the two networks is built and run: 11.4 were measured
-_STREAMED = 24  # for each weight of the largest block, where the network is read block by block
+_STREAMED = 24  # for each weight of the largest block, where it is read block by block
 
 
 @dataclass(frozen=True)
@@ -87,37 +89,40 @@ def prove(
         BadInput: If no inputs can be made up, the network does not run on them or gives NaN, or memory is short.
         NotACheckpoint: If the network cannot be built, or has no place for a tensor.
     """
-    streamed = _too_large(before)
     # Made-up inputs may never reach the limits of the config.
     before, after = (checkpoint.configured(tightened(checkpoint.config)) for checkpoint in (before, after))
-    exact, tried = run_on_inputs(before, inputs, seed, torch.float64, eps=eps, streamed=streamed)
+    exact, tried, streamed = _exactly(before, inputs, seed, eps)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     found = run_network(after, tried, torch.float64, eps=eps, streamed=streamed)
     return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps)
 
 
-def _too_large(checkpoint: Checkpoint) -> bool:
-    """Whether the network as a whole would drive the machine out of memory, where Linux tells how much there is.
-
-    Raises:
-        BadInput: If one block alone would.
-    """
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-    except OSError:
-        return False
-    free = 1024 * int(found[1]) if found else math.inf
-    whole, block = (
-        _BYTES * sum(math.prod(checkpoint.shape(n)) for n in checkpoint),
-        _STREAMED * largest_group(checkpoint),
-    )
-    if min(whole, block) > free:
+def _exactly(checkpoint: Checkpoint, inputs: Inputs | None, seed: int, eps: bool) -> tuple[Ran, list[Inputs], bool]:
+    """What a network computes, on which inputs, and whether a block at a time: a large one is, where that can be."""
+    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+    free = _free_memory()
+    if weights >= _LARGE and _STREAMED * largest_group(checkpoint) <= free:
+        with suppress(NotACheckpoint, BadInput):
+            exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps, streamed=True)
+            if exact.finite:
+                return exact, tried, True
+    if _BYTES * weights > free:
         raise BadInput(
-            f"Running the network in float64 takes about {block / 2**30:.1f} GB of memory, a block at a time, and "
+            f"Running the network in float64 takes about {_BYTES * weights / 2**30:.1f} GB of memory, and "
             f"{free / 2**30:.1f} are available."
         )
-    return whole > free
+    exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps)
+    return exact, tried, False
+
+
+def _free_memory() -> float:
+    """Bytes, where Linux tells; else infinity."""
+    with suppress(OSError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        if found:
+            return 1024 * int(found[1])
+    return math.inf
 
 
 def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...]:

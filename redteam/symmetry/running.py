@@ -167,12 +167,12 @@ def _without_eps(network: nn.Module) -> None:
 
 def _built(checkpoint: Checkpoint, dtype: torch.dtype, streamed: bool) -> tuple[Any, bool]:
     """The network, and whether all of it is there."""
+    if streamed:
+        return build_streamed(checkpoint, dtype), True
     try:
-        return build_streamed(checkpoint, dtype) if streamed else checkpoint.module(dtype), True
+        return checkpoint.module(dtype), True
     except NotACheckpoint:
         with suppress(NotACheckpoint):
-            if streamed:
-                return build_streamed(checkpoint, dtype, heads=False), False
             return build_without_heads(checkpoint, dtype), False
         raise
 
