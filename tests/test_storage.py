@@ -56,7 +56,7 @@ def refused(path: Path, why: str) -> str:
         ({"w": {**W, "shape": [10**30]}}, bytes(8), "no list of sizes"),
         ({"w": {**W, "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}}, b"", "no tensor has"),
         ({"w": {**W, "shape": [1] * 100}}, bytes(8), "no tensor has"),
-        ({"w": {**W, "dtype": "F4"}}, bytes(8), "as 'F4'; expected one of"),
+        ({"w": {**W, "dtype": "F4"}}, bytes(8), "as F4, whose codes share bytes"),
         ({"w": {**W, "dtype": ["F32"]}}, bytes(8), "expected one of"),
         ({"w": [1]}, bytes(8), "not described"),
         ({"w" * 5000: W}, bytes(8), "name that no tensor has"),

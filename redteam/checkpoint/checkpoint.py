@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from redteam.checkpoint.adapters import Merged, is_adapter
+from redteam.checkpoint.dequantised import Dequantised
 from redteam.checkpoint.discover import find
 from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Renamed, Replaced, Rewrite, StoredAs, Transformed
-from redteam.checkpoint.quantised import scheme_of
+from redteam.checkpoint.quantised import can_be_brought_back, scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
-from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.tensors import Tensors, is_finite
 from redteam.errors import NotACheckpoint
 
 if TYPE_CHECKING:
@@ -45,28 +46,43 @@ class Checkpoint(Tensors):
         self._digest = ""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, base: Checkpoint | None = None) -> Checkpoint:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        base: Checkpoint | None = None,
+        dequantise: torch.dtype | None = None,
+    ) -> Checkpoint:
         """Reads a checkpoint of Hugging Face or open_clip, or a safetensors file; only headers are read now.
 
         Args:
             path: A folder, or a safetensors file.
             base: What a LoRA adapter is merged into, when tensors are read; of no use to whole checkpoints.
+            dequantise: In what weights come that are stored as FP8 with scales, or MXFP4; they are refused otherwise.
 
         Raises:
             NotACheckpoint: If there is nothing there from which weights can be read safely, no base for an adapter, or
-                the weights are quantised.
+                the weights are quantised, by another scheme or without what their scheme needs.
         """
         if is_adapter(Path(path)):
             merged = Merged(Path(path), base)
             return cls(merged, merged.settings())
         found = find(Path(path))
         opened = cls(Files(found), found.settings())
-        if scheme := scheme_of(opened):
-            raise NotACheckpoint(
-                f"The weights in {path} are quantised ({scheme}): codes, not numbers; expected the model before that, "
-                "or a config without quantization_config if its weights were brought back."
-            )
-        return opened
+        if not (scheme := scheme_of(opened)):
+            return opened
+        readable = can_be_brought_back(opened)
+        if readable and dequantise is not None:
+            plain = Dequantised(opened, Path(path), dequantise)
+            return cls(plain, plain.settings())
+        what = f"The weights in {path} are quantised ({scheme}): codes, not numbers; "
+        if readable:
+            raise NotACheckpoint(f"{what}--dequantise reads them (in Python: Checkpoint.open(path, dequantise=dtype)).")
+        only = "" if dequantise is None else "--dequantise reads FP8 with scales and MXFP4 alone; "
+        raise NotACheckpoint(
+            f"{what}{only}expected the model before that, or a config without quantization_config if its weights were "
+            "brought back."
+        )
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Checkpoint:
@@ -246,14 +262,6 @@ def shared_tensors(expert: Checkpoint, base: Checkpoint) -> tuple[str, ...]:
     """Names of the tensors that expert and base have in common: what can be merged."""
     own = set(own_tensors(expert, base))
     return tuple(name for name in expert if name not in own)
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """By least and greatest, which NaN becomes: a tenth of the time that looking at each takes."""
-    if tensor.numel() == 0 or not tensor.is_floating_point():
-        return True
-    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no order for 8 bits
-    return all(bool(torch.isfinite(edge)) for edge in wide.aminmax())
 
 
 def not_finite(checkpoint: Checkpoint) -> str:

@@ -19,6 +19,7 @@ from redteam.files import looks_like_a_key
 _TEXTS = {".json", ".txt", ".md", ".jinja", ".yaml", ".yml"}
 _TOKENIZERS = {".model", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes"}
 _STARTS = ("license", "licence", "notice", "copying", "readme", "use_policy")
+_OF_CODES = {"hf_quant_config.json", "quantize_config.json", "quant_config.json"}  # what is written is never quantised
 _LARGEST = 2**26
 _BINARY = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF", b"GGUF")
 
@@ -145,7 +146,7 @@ def card_row(model: Path, title: str, row: str) -> str | None:
 def _goes_along(found: Found, path: Path) -> bool:
     name = path.name.lower()
     known = path.suffix.lower() in _TEXTS | _TOKENIZERS or (name.startswith(_STARTS) and path.suffix.lower() != ".py")
-    if not known or name.startswith((".", "adapter_")) or name.endswith(".index.json"):
+    if not known or name in _OF_CODES or name.startswith((".", "adapter_")) or name.endswith(".index.json"):
         return False
     if path.name in CONFIGS and (found.config is None or path.name != found.config.name):
         return False

@@ -37,6 +37,7 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_SHARING = ("F4", "F6_E2M3", "F6_E3M2")
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 LARGEST_HEADER = 2**24  # a hundred thousand tensors in one file need less
@@ -132,6 +133,11 @@ def _entry(path: Path, name: str, raw: Any, origin: int) -> Entry:
         raise wrong("is not described as a tensor") from None
     if len(name) > _LONGEST_NAME:
         raise wrong("has a name that no tensor has")
+    if code in _SHARING:
+        raise NotACheckpoint(
+            f"{path} holds {shown(name)} as {code}, whose codes share bytes: its weights are quantised; expected the "
+            "model before that."
+        )
     if not isinstance(code, str) or code not in DTYPES:
         raise NotACheckpoint(f"{path} holds {shown(name)} as {shown(code)}; expected one of {', '.join(DTYPES)}.")
     if not isinstance(shape, list) or not all(type(extent) is int and 0 <= extent < 2**63 for extent in shape):

@@ -43,6 +43,7 @@ def attack(
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
     architecture: shared.Description = None,
+    dequantise: shared.Dequantise = False,
     force: shared.Force = False,
 ) -> None:
     """Try to take a lock off a checkpoint, from its weights and the base's.
@@ -68,7 +69,7 @@ def attack(
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     shared.require_usable(device, out, force, [model, base, key])
     widened = chain.any(lambda spec: spec.changes_architecture)
-    protected, anchor = opening.open_model(model, base, shapes=not widened)
+    protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
 

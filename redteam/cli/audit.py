@@ -32,6 +32,7 @@ def audit(
     ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
     architecture: shared.Description = None,
+    dequantise: shared.Dequantise = False,
     report: Pages = None,
 ) -> None:
     """Say which lock is on a model, at which sites, of which group, and how much of it comes off.
@@ -46,7 +47,7 @@ def audit(
     asked = writers(report or (), AUDIT_REPORTS)
     others = [] if other is None else [other]
     _require_apart([path for path, _ in asked], [model, base, *others])
-    anchor, *opened = opening.open_alike(base, model, *others)
+    anchor, *opened = opening.open_alike(base, model, *others, dequantise=shared.read_as(dequantise))
     anchor = part_of(anchor, opened[0])
     names = (str(model), str(base), str(other or ""))
     shared.require_device(device)

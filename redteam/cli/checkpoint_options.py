@@ -17,6 +17,7 @@ from redteam.cli.progress import Progress
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from redteam.checkpoint import Checkpoint
@@ -66,8 +67,21 @@ Description = Annotated[
         callback=described,
     ),
 ]
+Dequantise = Annotated[
+    bool,
+    typer.Option(
+        "--dequantise", help="Read FP8 with scales and MXFP4 as bfloat16; what is written is the plain model."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
 _ON_THE_CPU = "leave --device out to compute on the CPU."
+
+
+def read_as(dequantise: bool, dtype: str | None = None) -> torch.dtype | None:
+    """In what quantised weights are read: bfloat16 or the dtype that is asked for; `None` where they are refused."""
+    import torch
+
+    return getattr(torch, dtype or "bfloat16") if dequantise else None
 
 
 @contextmanager
@@ -206,13 +220,15 @@ def save(
 
 def _as_spelled(made: Checkpoint, like: Path) -> Checkpoint:
     """Under the names that the tensors have in the files: those by which transformers saves them were ours alone."""
+    import torch
+
     from redteam.checkpoint import Checkpoint
     from redteam.checkpoint.modules import canonical_names
-    from redteam.checkpoint.sources import Files
 
-    if set(made) <= set(Files.find(like).names()):
+    original = Checkpoint.open(like, dequantise=torch.bfloat16)
+    if set(made) <= set(original):
         return made
-    names = canonical_names(Checkpoint.open(like)) or {}
+    names = canonical_names(original) or {}
     return made.renamed({names.get(name, name): name for name in made})
 
 

@@ -33,6 +33,7 @@ def merge(
     out: shared.Out,
     device: shared.OnDevice = shared.Device.cpu,
     architecture: shared.Description = None,
+    dequantise: shared.Dequantise = False,
     force: shared.Force = False,
 ) -> None:
     """Merge experts as a free-rider would: a tensor at a time, summed in float64 and rounded once.
@@ -53,7 +54,7 @@ def merge(
     experts = _by_name(expert)
     _require_names(plugin.settings, list(experts))
     shared.require_usable(device, out, force, [base, *experts.values()])
-    origin, *alike = opening.open_alike(base, *experts.values())
+    origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
     for name, one in opened.items():

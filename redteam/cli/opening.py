@@ -12,38 +12,43 @@ import typer
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
+    import torch
+
     from redteam.checkpoint import Checkpoint
 
 
-def open_alike(base: Path, *models: Path) -> tuple[Checkpoint, ...]:
+def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None) -> tuple[Checkpoint, ...]:
     """The base, then the models made from it, under names that agree; an adapter is merged into the base.
 
-    Parts of the base's network keep their own (`redteam.checkpoint.parts`).
+    Parts of the base's network keep their own (`redteam.checkpoint.parts`). `dequantise` is that of `Checkpoint.open`.
     """
     from redteam.checkpoint.parts import part_names
 
-    anchor = _opened(base)
-    found = [_opened(path, anchor) for path in models]
+    anchor = _opened(base, dequantise=dequantise)
+    found = [_opened(path, anchor, dequantise=dequantise) for path in models]
     return (anchor, *found) if any(part_names(one, anchor) for one in found) else named_alike(anchor, *found)
 
 
-def _opened(path: Path, base: Checkpoint | None = None) -> Checkpoint:
+def _opened(path: Path, base: Checkpoint | None = None, *, dequantise: torch.dtype | None = None) -> Checkpoint:
     """A checkpoint, after saying what is odd about its files."""
     from redteam.checkpoint import Checkpoint
 
-    found = Checkpoint.open(path, base=base)
+    found = Checkpoint.open(path, base=base, dequantise=dequantise)
     for remark in found.remarks:
         typer.echo(f"Note on {path}: {remark}", err=True)
     return found
 
 
-def open_model(model: Path, base: Path | None, *, shapes: bool = True) -> tuple[Checkpoint, Checkpoint | None]:
+def open_model(
+    model: Path, base: Path | None, *, shapes: bool = True, dequantise: torch.dtype | None = None
+) -> tuple[Checkpoint, Checkpoint | None]:
     """A model, and the base where one is named.
 
     Args:
         model: Its folder or file.
         base: The base's.
         shapes: As in `require_related`.
+        dequantise: As of `Checkpoint.open`.
 
     Raises:
         BadInput: If they do not belong together.
@@ -51,8 +56,8 @@ def open_model(model: Path, base: Path | None, *, shapes: bool = True) -> tuple[
     from redteam.checkpoint.parts import part_of
 
     if base is None:
-        return named_alike(_opened(model))[0], None
-    anchor, found = open_alike(base, model)
+        return named_alike(_opened(model, dequantise=dequantise))[0], None
+    anchor, found = open_alike(base, model, dequantise=dequantise)
     anchor = part_of(anchor, found)
     require_related(found, anchor, f"The model {model}", shapes=shapes)
     return found, anchor

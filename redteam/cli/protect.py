@@ -73,6 +73,7 @@ def protect(
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
     architecture: shared.Description = None,
+    dequantise: shared.Dequantise = False,
     force: shared.Force = False,
 ) -> None:
     """Put a defense on a checkpoint and write what may be published.
@@ -91,7 +92,7 @@ def protect(
 
     chain = Pipeline.load(DEFENSES, defense, Path())
     shared.require_usable(device, out, force, [model, base])
-    victim, given = opening.open_model(model, base)
+    victim, given = opening.open_model(model, base, dequantise=shared.read_as(dequantise, dtype))
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
     secret, new = _key_for(chain, key, out)
     with shared.working() as progress:
