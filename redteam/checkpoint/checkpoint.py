@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from redteam.checkpoint.adapters import Merged, is_adapter
+from redteam.checkpoint.adapters import is_adapter
+from redteam.checkpoint.by_peft import merged_adapter
 from redteam.checkpoint.dequantised import Dequantised
 from redteam.checkpoint.discover import find
 from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Renamed, Replaced, Rewrite, StoredAs, Transformed
@@ -57,7 +58,7 @@ class Checkpoint(Tensors):
 
         Args:
             path: A folder, or a safetensors file.
-            base: What a LoRA adapter is merged into, when tensors are read; of no use to whole checkpoints.
+            base: What an adapter is merged into, when tensors are read; of no use to whole checkpoints.
             dequantise: In what weights come that are stored as FP8 with scales, or MXFP4; they are refused otherwise.
 
         Raises:
@@ -65,7 +66,7 @@ class Checkpoint(Tensors):
                 the weights are quantised, by another scheme or without what their scheme needs.
         """
         if is_adapter(Path(path)):
-            merged = Merged(Path(path), base)
+            merged = merged_adapter(Path(path), base)
             return cls(merged, merged.settings())
         found = find(Path(path))
         opened = cls(Files(found), found.settings())

@@ -224,6 +224,17 @@ def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
         return cls(settings)  # type: ignore[no-any-return]
 
 
+def bare_network(config: Mapping[str, Any]) -> nn.Module:
+    """The network that a config describes, without weights (on the device `meta`).
+
+    Raises:
+        NotACheckpoint: If transformers knows none.
+    """
+    cls, settings = _known(config)
+    with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
+        return cls(settings).eval()  # type: ignore[no-any-return]
+
+
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """The weights of a network of transformers or open_clip, under the names that its library saves them by."""
     _require_trainable(module)
