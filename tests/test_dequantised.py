@@ -23,6 +23,7 @@ from redteam.errors import NotACheckpoint
 UP = "model.layers.0.mlp.up_proj.weight"
 EXPERTS = "model.layers.0.mlp.experts.down_proj"
 BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+FOURS = {"quant_method": "fp8", "weight_block_size": [4, 4]}
 ROWS = {"quant_method": "fbgemm_fp8"}
 FLOATS = {"num_bits": 8, "type": "float"}
 
@@ -151,6 +152,31 @@ def test_mxfp4_is_what_transformers_makes_of_it(tmp_path: Path, shards: bool) ->
     found = opened(tmp_path / "m", stored, {"quant_method": "mxfp4"}, shards=shards)
     assert found.shape(EXPERTS) == (3, 64, 6)
     assert torch.equal(found[EXPERTS], convert_moe_packed_tensors(*stored.values()))
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (microscaled(3, 6, 2), {"quant_method": "mxfp4"}),
+        (
+            {EXPERTS: codes(3, 10, 8), f"{EXPERTS}_scale_inv": drawn(3, 3, 2).abs()},
+            BLOCKS | {"weight_block_size": [4, 4]},
+        ),
+        ({EXPERTS: codes(3, 5, 4), f"{EXPERTS}_scale": drawn(3, 4, 1).abs()}, ROWS),
+        ({EXPERTS: codes(3, 5, 4), f"{EXPERTS}_scale": drawn(1).abs()}, {"quant_method": "modelopt"}),
+    ],
+)
+def test_one_expert_is_brought_back_without_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: dict[str, Tensor], said: dict[str, Any]
+) -> None:
+    from redteam.checkpoint import sources
+
+    found = opened(tmp_path / "m", stored, said)
+    whole, read = found[EXPERTS], list[int]()
+    reader = sources.read_tensor
+    monkeypatch.setattr(sources, "read_tensor", lambda path, entry: read.append(entry.shape[0]) or reader(path, entry))
+    assert torch.equal(torch.cat([found.part(EXPERTS, expert) for expert in range(3)]), whole)
+    assert set(read) == {1} or said["quant_method"] == "modelopt"
 
 
 def test_scales_may_be_stored_as_powers_of_two(tmp_path: Path) -> None:

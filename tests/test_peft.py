@@ -161,6 +161,14 @@ def test_only_the_module_that_is_asked_for_is_read(tmp_path: Path) -> None:
     assert read == [touched]
 
 
+def test_one_expert_is_the_slice_of_all(tmp_path: Path) -> None:
+    kind, config = ADAPTERS["experts, packed"]
+    trained(tmp_path, kind, config())
+    found = opened(tmp_path)
+    for tensor in found:
+        assert torch.equal(found.part(tensor, 1), found[tensor][1:2])
+
+
 def test_without_peft_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path, "llama", lora(use_dora=True))
     monkeypatch.setattr("redteam.checkpoint.by_peft.find_spec", lambda _: None)
@@ -207,7 +215,7 @@ def without(*parts: str) -> Change:
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_every_module_that_the_config_speaks_of_must_have_weights(tmp_path: Path, dora: bool) -> None:
-    """peft#3449's kind of loss, and "saved 320 of 326": those that are missing are listed."""
+    """"320 of 326": what is missing is listed."""
     trained(tmp_path, "llama", lora(use_dora=dora))
     changed(tmp_path, without("layers.1.mlp"))
     with pytest.raises(NotACheckpoint, match=r"3 of 4 modules.*none for 'model\.layers\.1\.mlp\.down_proj'"):

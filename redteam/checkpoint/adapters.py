@@ -103,6 +103,12 @@ class Adapted:
         whole = self._whole.get(name)
         return self._base[name] if whole is None else self._files.load(whole).to(self.dtype(name))
 
+    def part(self, name: str, place: int) -> torch.Tensor:
+        """`load(name)[place : place + 1]`, of the base alone where nothing changes the tensor."""
+        if name in self._whole or name in self.updated():
+            return self.load(name)[place : place + 1]
+        return self._base.part(name, place)
+
     def updated(self) -> set[str]:
         """Names of the tensors that are computed from those below."""
         return set()

@@ -131,14 +131,18 @@ class ByPeft(Adapted):
         self._require_all(name.removesuffix(".weight") for name in self._places)
 
     def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
+        return self._looked_up(name).clone() if name in self._places else super().load(name)
+
+    def part(self, name: str, place: int) -> Tensor:
+        return self._looked_up(name)[place : place + 1].clone() if name in self._places else super().part(name, place)
+
+    def _looked_up(self, name: str) -> Tensor:
         module = self._places[name]
         if self._latest[0] != module:
             self._latest = ("", {})  # the one before is not kept meanwhile
             with self._told():
                 self._latest = (module, self._merged(module))
-        return self._latest[1][name].clone()
+        return self._latest[1][name]
 
     def updated(self) -> set[str]:
         return set(self._places)

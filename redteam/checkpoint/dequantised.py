@@ -107,8 +107,21 @@ class Dequantised:
         if name not in self._coded:
             return self._stored[name]
         one = self._coded[name]
-        codes, scales = self._stored[one.codes], self._stored[one.scales]
-        out = torch.empty(one.shape, dtype=self._dtype)
+        return self._numbers(one, self._stored[one.codes], self._stored[one.scales], one.shape)
+
+    def part(self, name: str, place: int) -> Tensor:
+        """One expert of several, from its own codes and scales."""
+        if name not in self._coded:
+            return self._stored.part(name, place)
+        one = self._coded[name]
+        if len(one.shape) != 3 or one.shape[0] != self._stored.shape(one.scales)[0]:
+            return self.load(name)[place : place + 1]
+        codes, scales = (self._stored.part(held, place) for held in (one.codes, one.scales))
+        return self._numbers(one, codes, scales, (1, *one.shape[1:]))
+
+    def _numbers(self, one: _Coded, codes: Tensor, scales: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """What codes and scales of a weight, or of a part of it, stand for."""
+        out = torch.empty(shape, dtype=self._dtype)
         if one.block is None:
             exponents = scales.view(torch.uint8)
             if bool((exponents == 255).any()):
