@@ -19,14 +19,31 @@ Refuse = Callable[[str], NotACheckpoint]
 
 KINDS = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "TRAINABLE_TOKENS")
 """Kinds of adapters that are merged; what becomes of them is compared with PEFT's own `merge_and_unload`."""
+_NEVER = {
+    "layer_replication": "repeats layers",
+    "alora_invocation_tokens": "acts from some token on only (activated LoRA)",
+    "megatron_config": "is for Megatron's layers",
+    "use_qalora": "groups its inputs (QALoRA)",
+    "use_bdlora": "is block-diagonal (BD-LoRA)",
+    "arrow_config": "chooses among adapters (Arrow)",
+}
 _ORDINARY_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 _PATTERN = re.compile(r"\^?(?:[\w\-]|\\?\.|\\d|\.\*|\\d\+|\[0-9\]\+?|[|()](?![*+?{]))+\$?")
 _LONGEST = 256
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
 
 
-def require_ordinary_start(settings: Mapping[str, Any], refuse: Refuse) -> None:
-    """Refuses an adapter whose making changed the base (PiSSA, OLoRA, LoftQ, …): the published base is not its own."""
+def require_mergeable(settings: Mapping[str, Any], refuse: Refuse) -> None:
+    """Refuses an adapter that nothing here merges: of another kind, of another form than its base, or acting in part.
+
+    So is one whose making changed the base (PiSSA, OLoRA, LoftQ, …): the published base is not the one that it is for.
+    """
+    kind = settings.get("peft_type")
+    if kind not in KINDS:
+        raise refuse(f"is of the kind {shown(kind)}, and {', '.join(KINDS)} are what is merged here")
+    for setting, what in _NEVER.items():
+        if settings.get(setting):
+            raise refuse(what)
     start = settings.get("init_lora_weights")
     if not any(start is ordinary or start == ordinary for ordinary in _ORDINARY_STARTS):
         raise refuse(f"changed its base when it was made (init_lora_weights = {shown(start)})")

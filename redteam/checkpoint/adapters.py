@@ -124,8 +124,8 @@ class Adapted:
         saved = {name for name in self._whole if copied and f".{name}".endswith(copied)}
         return next((name for name in tables if name in self.updated() | saved and name not in self._retied), "")
 
-    def _refuse(self, what: str) -> NotACheckpoint:
-        return NotACheckpoint(f"The adapter in {self.where} {what}; merge it into its base with PEFT first.")
+    def _refuse(self, what: str, remedy: str = "check that it is whole, and made for this base") -> NotACheckpoint:
+        return NotACheckpoint(f"The adapter in {self.where} {what}; {remedy}.")
 
     def _replace(self, module: str, stored: str) -> None:
         """Notes that a stored tensor takes the place of one of the base's, or is added."""

@@ -253,7 +253,7 @@ class ByPeft(Adapted):
     def _by_peft(self, module: str, below: nn.Module) -> nn.Module:
         """A module after PEFT has merged the adapter into it, alone under its own path."""
         from peft import PeftModel
-        from peft.utils import set_peft_model_state_dict
+        from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
         config = config_for(self._said, module, below, tokens=self._is_of_tokens(module))
         root = node = nn.Module()
@@ -265,6 +265,10 @@ class ByPeft(Adapted):
         stored = {part.removeprefix(f"{_TOKENS}."): place for part, place in self._layers[module].stored.items()}
         weights = {f"{_PREFIX}{module}.{part}": self._files.load(place) for part, place in stored.items()}
         model = PeftModel(root, config)
+        for name, expected in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+            if name in weights and weights[name].shape != expected.shape:
+                sizes = f"{list(weights[name].shape)} where {list(expected.shape)} fits"
+                raise NotACheckpoint(f"its {shown(name.removeprefix(_PREFIX))} is {sizes} the base and its config.")
         outcome = set_peft_model_state_dict(model, weights)
         starts = (*self._starts, "trainable_tokens_")
         if missing := [n for n in outcome.missing_keys if any(word.startswith(starts) for word in n.split("."))]:

@@ -9,18 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from redteam.checkpoint.adapter_config import harmless, listed, patterned, require_ordinary_start
+from redteam.checkpoint.adapter_config import harmless, listed, patterned
 from redteam.checkpoint.safetensors_io import shown
 from redteam.errors import NotACheckpoint
 
-_NEVER = {
-    "layer_replication": "repeats layers",
-    "alora_invocation_tokens": "acts from some token on only (activated LoRA)",
-    "megatron_config": "is for Megatron's layers",
-    "use_qalora": "groups its inputs (QALoRA)",
-    "use_bdlora": "is block-diagonal (BD-LoRA)",
-    "arrow_config": "chooses among adapters (Arrow)",
-}
 _OF_TRAINING = ("auto_mapping", "modules_to_save", "exclude_modules", "layers_to_transform", "layers_pattern")
 _PATTERNS = {"r": "rank_pattern", "lora_alpha": "alpha_pattern", "alpha": "alpha_pattern"}
 _LARGEST = 2**20  # of any number in a config
@@ -38,10 +30,6 @@ def start_of(said: Mapping[str, Any]) -> str:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
 
     kind = said["peft_type"]
-    require_ordinary_start(said, lambda what: NotACheckpoint(f"it {what}."))
-    for setting, what in _NEVER.items():
-        if said.get(setting):
-            raise NotACheckpoint(f"it {what}.")
     known = {one.name for one in fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     if strange := [key for key, value in said.items() if key not in known and value]:
         raise NotACheckpoint(f"its config has {listed(strange)}, which this version of PEFT does not know.")

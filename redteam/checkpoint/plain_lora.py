@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from redteam.checkpoint.adapter_config import KINDS, listed, patterned, require_ordinary_start
+from redteam.checkpoint.adapter_config import listed, patterned, require_mergeable
 from redteam.checkpoint.adapters import UNDER, Adapted, parted
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.tensors import Tensors
@@ -23,12 +23,8 @@ from redteam.errors import NotACheckpoint
 _STRANGE = {
     "use_dora": "scales whole columns (DoRA)",
     "lora_bias": "has biases of its own",
-    "layer_replication": "repeats layers",
     "target_parameters": "changes parameters that are no layer's weight",
     "trainable_token_indices": "changes single tokens",
-    "alora_invocation_tokens": "acts from some token on only (activated LoRA)",
-    "use_qalora": "groups its inputs (QALoRA)",
-    "use_bdlora": "is block-diagonal (BD-LoRA)",
 }
 _PARTS = {
     "lora_A": ("down", False),
@@ -94,11 +90,8 @@ class Merged(Adapted):
         return BeyondPlain(f"The adapter in {self.where} {what}")
 
     def _ordinary(self, settings: Mapping[str, Any]) -> None:
-        require_ordinary_start(settings, self._refuse)
-        kind = settings.get("peft_type")
-        if kind not in KINDS:
-            raise self._refuse(f"is of the kind {shown(kind)}, and {', '.join(KINDS)} are what is merged here")
-        if kind != "LORA":
+        require_mergeable(settings, lambda what: self._refuse(what, "merge it into its base with what made it first"))
+        if (kind := settings["peft_type"]) != "LORA":
             raise self._beyond(f"is of the kind {kind}")
         for setting, what in _STRANGE.items():
             if settings.get(setting):
