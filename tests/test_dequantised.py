@@ -457,3 +457,28 @@ def test_protect_stores_in_the_dtype_that_is_asked_for(
     assert torch.equal(found[name], (stored[name].double() * factors).float())
     assert {found.dtype(name) for name in found} == {torch.float32}
     assert found.config["dtype"] == "float32"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_is_merged_into_what_its_quantised_base_stands_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Callable[..., Any], dora: bool
+) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.chdir(tmp_path)
+    network = published(Path("base"), dense())
+    model = peft.get_peft_model(network, peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], use_dora=dora))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.add_(0.05 * torch.randn_like(weight))
+    model.save_pretrained("adapter")
+    words = ("protect", LOCK, "adapter", "--base", "base", "--key", "key", "--out", "out", "--dtype", "float32")
+    told = shell(*words)
+    assert (told.code, "--dequantise" in told.err) == (2, True)
+    assert shell(*words, "--dequantise").code == 0
+    found, expected = AutoModelForCausalLM.from_pretrained("out"), logits(model)
+    assert found.dtype == torch.float32
+    assert torch.allclose(logits(found), expected, rtol=0, atol=0.02 * float(expected.abs().max()))

@@ -214,6 +214,12 @@ def without(*parts: str) -> Change:
 
 
 @pytest.mark.parametrize("dora", [False, True])
+def test_what_it_changes_is_counted(tmp_path: Path, dora: bool) -> None:
+    trained(tmp_path, "llama", lora(use_dora=dora, modules_to_save=["lm_head"]))
+    assert opened(tmp_path).remarks == ("The adapter changes 4 modules and replaces 1 tensor of its base.",)
+
+
+@pytest.mark.parametrize("dora", [False, True])
 def test_every_module_that_the_config_speaks_of_must_have_weights(tmp_path: Path, dora: bool) -> None:
     """As in "320 of 326": what is missing is listed."""
     trained(tmp_path, "llama", lora(use_dora=dora))
@@ -294,9 +300,9 @@ def test_experts_under_their_older_names_are_merged_or_named(tmp_path: Path) -> 
 def test_experts_that_unsloth_trained_are_said_to_be_doubtful(tmp_path: Path) -> None:
     """unsloth#6930: until September 2026 it took columns of lora_B in another order than PEFT, and no file says so."""
     trained(tmp_path, "qwen3_moe", lora(target_modules=[], target_parameters=EXPERTS))
-    assert opened(tmp_path).remarks == ()
+    assert len(opened(tmp_path).remarks) == 1
     changed(tmp_path, auto_mapping={"base_model_class": "Qwen3MoeForCausalLM", "unsloth_fixed": True})
-    assert "Unsloth" in opened(tmp_path).remarks[0]
+    assert "Unsloth" in opened(tmp_path).remarks[1]
 
 
 def test_the_sum_of_a_dora_is_taken_before_its_norm(tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ class Adapted:
     def _require_all(self, modules: Iterable[str]) -> None:
         """Refuses an adapter that names tensors which the base lacks, or lacks weights that its config speaks of.
 
+        What it does change is counted in a remark.
+
         Args:
             modules: The modules of the base that it changes.
         """
@@ -180,6 +182,9 @@ class Adapted:
             raise self._refuse(
                 f"has weights for {count} modules that its config speaks of, and none for {listed(missing)}"
             )
+        counts = {"changes": (len(touched), "module"), "replaces": (len(self._whole), "tensor")}
+        told = [f"{verb} {count} {what}{'s' * (count > 1)}" for verb, (count, what) in counts.items() if count]
+        self.remarks.insert(0, f"The adapter {' and '.join(told)} of its base.")
 
 
 def parted(stored: str) -> tuple[str, str | None]:

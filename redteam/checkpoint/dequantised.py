@@ -244,14 +244,13 @@ def _multiply(codes: Tensor, scales: Tensor, block: tuple[int, int], out: Tensor
     codes, out = codes.reshape(-1, rows, columns), out.view(-1, rows, columns)
     height, width = block
     grid = scales.reshape(-1, -(-rows // height), -(-columns // width)).expand(len(codes), -1, -1)
-    across = torch.arange(columns) // width
+    across, down = torch.arange(columns) // width, torch.arange(rows) // height
     step = max(1, _ROWS // max(1, columns))
     for expert in range(len(codes)):
+        factors = grid[expert][:, across]
         for start in range(0, rows, step):
-            stretch = slice(start, min(start + step, rows))
-            down = torch.arange(rows)[stretch] // height
-            factors = grid[expert][down][:, across]
-            out[expert, stretch] = codes[expert, stretch].to(factors.dtype) * factors
+            stretch = slice(start, start + step)
+            out[expert, stretch] = codes[expert, stretch].to(factors.dtype).mul_(factors[down[stretch]])
 
 
 def _unpack(codes: Tensor, exponents: Tensor, out: Tensor) -> None:
