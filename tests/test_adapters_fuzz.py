@@ -125,7 +125,7 @@ ADAPTER = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**ADAPTER)
 def test_an_adapter_is_merged_or_refused(
     base: Path, dora: bool, said: dict[str, Any], changes: list[tuple[str, int, str, str]]
@@ -150,7 +150,7 @@ def test_an_adapter_is_merged_or_refused(
         assert any(name not in below or not torch.equal(tensors[name], below[name]) for name in tensors) or changes
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**ADAPTER)
 def test_a_command_writes_a_whole_model_or_says_why_not(
     base: Path, shell: Callable[..., Any], dora: bool, said: dict[str, Any], changes: list[tuple[str, int, str, str]]

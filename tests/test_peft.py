@@ -67,6 +67,7 @@ ADAPTERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "experts, packed": ("gpt_oss", lambda: lora(target_modules=["q_proj"], target_parameters=EXPERTS)),
     "experts, one by one": ("qwen3_moe", lambda: lora(target_modules=["q_proj"], target_parameters=EXPERTS)),
     "experts, older names": ("mixtral", lambda: lora(target_modules=["q_proj"], target_parameters=EXPERTS)),
+    "experts, as PEFT converts them": ("mixtral", lambda: lora(target_modules=["w1", "w2", "w3", "q_proj"])),
     "experts, ranks": (
         "qwen3_moe",
         lambda: lora(target_modules=[], target_parameters=EXPERTS, rank_pattern={"experts.down_proj": 3}),
@@ -225,6 +226,18 @@ def test_every_module_that_the_config_speaks_of_must_have_weights(tmp_path: Path
     trained(tmp_path, "llama", lora(use_dora=dora))
     changed(tmp_path, without("layers.1.mlp"))
     with pytest.raises(NotACheckpoint, match=r"3 of 4 modules.*none for 'model\.layers\.1\.mlp\.down_proj'"):
+        opened(tmp_path)
+
+
+def test_parameters_and_tokens_are_counted_as_well(tmp_path: Path) -> None:
+    settings = {"target_modules": ["q_proj"], "target_parameters": EXPERTS}
+    trained(tmp_path, "qwen3_moe", lora(**settings, trainable_token_indices=[3]))
+    opened(tmp_path)
+    changed(tmp_path, without("token_adapter"))
+    with pytest.raises(NotACheckpoint, match=r"single tokens, and it has no weights for any"):
+        opened(tmp_path)
+    changed(tmp_path, without("layers.1.mlp.experts"), trainable_token_indices=None)
+    with pytest.raises(NotACheckpoint, match=r"1 of 2 modules, and none for 'model\.layers\.1\.mlp\.experts'"):
         opened(tmp_path)
 
 

@@ -137,12 +137,13 @@ class ByPeft(Adapted):
         return self._looked_up(name)[place : place + 1].clone() if name in self._places else super().part(name, place)
 
     def _looked_up(self, name: str) -> Tensor:
-        module = self._places[name]
-        if self._latest[0] != module:
-            self._latest = ("", {})  # the one before is not kept meanwhile
+        module, (latest, found) = self._places[name], self._latest
+        if latest != module:
+            found, self._latest = {}, ("", {})  # the one before is not kept meanwhile
             with self._told():
-                self._latest = (module, self._merged(module))
-        return self._latest[1][name]
+                found = self._merged(module)
+            self._latest = (module, found)
+        return found[name]
 
     def updated(self) -> set[str]:
         return set(self._places)
@@ -190,6 +191,14 @@ class ByPeft(Adapted):
                 layers.setdefault(found, _Layer()).stored[".".join((*nested, *words[cut:]))] = stored
         if unknown:
             raise NotACheckpoint(f"the network has no {listed(sorted(unknown))}.")
+        wanted = [name for name, one in self._network.named_modules() if single_parameters(self._said, name, one)]
+        if missing := [name for name in wanted if name not in layers]:
+            count = f"{len(wanted) - len(missing)} of {len(wanted)}"
+            raise NotACheckpoint(
+                f"it has weights for the parameters of {count} modules, and none for {listed(missing)}."
+            )
+        if self._said.get("trainable_token_indices") and not any(_TOKENS in name.split(".") for name in parts):
+            raise NotACheckpoint("its config speaks of single tokens, and it has no weights for any.")
         return layers
 
     def _find(self, module: str, layer: _Layer) -> None:
