@@ -145,6 +145,22 @@ def test_a_prefix_that_only_one_of_them_has_is_seen_through(tmp_path: Path) -> N
         assert close(after[f"{Q}.weight"], BASE[f"{Q}.weight"] + 3 * b @ a)
 
 
+@pytest.mark.parametrize("there", ["language_model.model.", "model.language_model.", "model.", ""])
+@pytest.mark.parametrize("here", ["language_model.model.", "model.language_model.", "model.", ""])
+def test_words_around_a_network_may_stand_in_any_order(tmp_path: Path, here: str, there: str) -> None:
+    """A language model in a VLM is called one way by transformers 4, another by 5, and a third by its files."""
+    base = {n.replace("model.", there, 1): tensor for n, tensor in BASE.items()}
+    base["vision_tower.layers.0.q.weight"] = random(6, 4, seed=30)
+    halves, norm = low_rank(Q.replace("model.", here, 1), 6, 4), random(4, seed=20)
+    folder = adapter(tmp_path / "a", {**halves, f"{here}norm.weight": norm})
+    after = Checkpoint.open(folder, base=Checkpoint.of(base, {"model_type": "toy"}))
+    a, b = halves.values()
+    name = f"{Q.replace('model.', there, 1)}.weight"
+    assert close(after[name], base[name] + 3 * b @ a)
+    assert torch.equal(after[f"{there}norm.weight"], norm)
+    assert set(after) == set(base)
+
+
 def test_a_merged_adapter_is_published_like_its_base(tmp_path: Path) -> None:
     Checkpoint.of(BASE, {"model_type": "toy"}).save(tmp_path / "base")
     base = Checkpoint.open(tmp_path / "base")

@@ -21,12 +21,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT warns of much that is 
 TEXT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 TEXT |= {"vocab_size": 30, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MIXTURE = TEXT | {"num_experts_per_tok": 2, "intermediate_size": 20}
+VLM_TEXT = TEXT | {"model_type": "llama", "intermediate_size": 20}
+VLM_VISION = {"model_type": "clip_vision_model", "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2}
+VLM_VISION |= {"num_attention_heads": 4, "image_size": 8, "patch_size": 4}
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", TEXT | {"intermediate_size": 20}),
     "tied": ("Llama", TEXT | {"intermediate_size": 20, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", TEXT | {"intermediate_size": 20}),
     "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 2, "n_head": 4, "vocab_size": 30, "n_positions": 32}),
+    "llava": ("Llava", {"text_config": VLM_TEXT, "vision_config": VLM_VISION, "image_token_index": 29}),
     "mixtral": ("Mixtral", MIXTURE | {"num_local_experts": 3}),
     "qwen3_moe": ("Qwen3Moe", MIXTURE | {"num_experts": 3, "moe_intermediate_size": 12, "head_dim": 6}),
     "gpt_oss": ("GptOss", MIXTURE | {"num_local_experts": 3, "head_dim": 6, **ROPE}),
@@ -57,6 +61,8 @@ ADAPTERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "DoRA, whole modules": ("llama", lambda: lora(use_dora=True, modules_to_save=["lm_head", "norm"])),
     "DoRA, by a pattern": ("llama", lambda: lora(use_dora=True, target_modules=r".*\.self_attn\.(q_proj|v_proj)")),
     "DoRA, some layers": ("llama", lambda: lora(use_dora=True, layers_to_transform=[1])),
+    "VLM": ("llava", lambda: lora(target_modules=r".*language_model.*\.(q_proj|down_proj)")),
+    "VLM, DoRA": ("llava", lambda: lora(use_dora=True, target_modules=["q_proj", "linear_1"])),
     "biases": ("qwen2", lambda: lora(lora_bias=True, target_modules=["q_proj", "k_proj"])),
     "biases trained": ("qwen2", lambda: lora(use_dora=True, bias="all", target_modules=["q_proj", "k_proj"])),
     "tokens": ("llama", lambda: lora(trainable_token_indices=[3, 7])),
@@ -91,7 +97,7 @@ def _blank(kind: str) -> Any:
 
     name, settings = NETWORKS[kind]
     config = getattr(transformers, f"{name}Config")(**settings)
-    head = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
+    head = {"GPT2": "LMHeadModel", "Llava": "ForConditionalGeneration"}.get(name, "ForCausalLM")
     return getattr(transformers, f"{name}{head}")(config)
 
 

@@ -21,6 +21,8 @@ WEIGHTS = "adapter_model.safetensors"
 
 UNDER = ".base_layer."
 """What PEFT puts into the names of biases and embeddings that it stores from below an update."""
+_AROUND = {"model", "language_model", "transformer", "base_model", "module"}
+"""Words that stand before the names of one network in one order or another, from one version to the next."""
 _HEADS = ("lm_head.", "embed_out.")
 
 
@@ -69,8 +71,10 @@ class Adapted:
         self._base = base
         self._files = Files(Found(folder, (own(folder, WEIGHTS),)))
         self._longer: dict[str, list[str]] = {}
+        self._cores: dict[str, list[str]] = {}
         for name in base:
             self._longer.setdefault(name.partition(".")[2], []).append(name)
+            self._cores.setdefault(core(name), []).append(name)
         self._whole: dict[str, str] = {}  # name → that of the stored tensor which takes its place
         self._retied: set[str] = set()  # embeddings that change together with the head that is tied to them
         self._heads: list[str] = []  # stored heads that the base has in its embedding
@@ -142,11 +146,11 @@ class Adapted:
         if name in self._base:
             return name
         shorter = name.partition(".")[2]
-        longer = self._longer.get(name, [])
         if shorter and shorter in self._base:
             return shorter
-        if len(longer) == 1:
-            return longer[0]
+        for found in (self._cores.get(core(name), []), self._longer.get(name, [])):
+            if len(found) == 1:
+                return found[0]
         if not optional:
             self._lacking.append(name)
         return name  # a head for the adapter's task
@@ -185,6 +189,14 @@ class Adapted:
         counts = {"changes": (len(touched), "module"), "replaces": (len(self._whole), "tensor")}
         told = [f"{verb} {count} {what}{'s' * (count > 1)}" for verb, (count, what) in counts.items() if count]
         self.remarks.insert(0, f"The adapter {' and '.join(told)} of its base.")
+
+
+def core(name: str) -> str:
+    """A name without the words that stand around a network at its beginning."""
+    words = name.split(".")
+    while len(words) > 1 and words[0] in _AROUND:
+        words.pop(0)
+    return ".".join(words)
 
 
 def parted(stored: str) -> tuple[str, str | None]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from redteam.checkpoint.adapter_config import listed
-from redteam.checkpoint.adapters import UNDER, Adapted
+from redteam.checkpoint.adapters import UNDER, Adapted, core
 from redteam.checkpoint.libraries import quiet_transformers
 from redteam.checkpoint.modules import bare_network
 from redteam.checkpoint.peft_config import config_for, single_parameters, start_of
@@ -295,7 +295,8 @@ def _by_unsloth(said: Mapping[str, Any]) -> bool:
 
 def _located(module: str, there: set[str]) -> str | None:
     """A module of the network, of which an adapter may know another prefix."""
-    if module in there:
-        return module
-    shorter, longer = module.partition(".")[2], [name for name in there if name.partition(".")[2] == module]
-    return shorter if shorter in there else longer[0] if len(longer) == 1 else None
+    if module in there or (shorter := module.partition(".")[2]) in there:
+        return module if module in there else shorter
+    alike = [name for name in there if core(name) == core(module)]
+    found = alike or [name for name in there if name.partition(".")[2] == module]
+    return found[0] if len(found) == 1 else None
