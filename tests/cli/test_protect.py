@@ -283,7 +283,7 @@ def test_open_clip_loads_what_was_written_and_its_features_agree(shell: Shell, h
 
 def test_an_adapter_is_merged_into_its_base_and_laid_out_like_it(shell: Shell, here: Path) -> None:
     (here / "lora").mkdir()
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "bias": "none"}
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "layers_to_transform": [0]}
     (here / "lora/adapter_config.json").write_text(json.dumps(settings))
     module = "base_model.model.vit.encoder.layer.0.attention.attention.query"
     draws = torch.Generator().manual_seed(0)
@@ -309,7 +309,7 @@ def test_an_adapter_s_tokenizer_and_its_grown_vocabulary_go_along(shell: Shell, 
     base = Checkpoint.open("bert")
     (here / "bert/tokenizer.json").write_text('{"of": "the base"}')
     (here / "lora").mkdir()
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "bias": "none"}
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"], "layers_to_transform": [0]}
     (here / "lora/adapter_config.json").write_text(json.dumps(settings))
     (here / "lora/tokenizer.json").write_text('{"of": "the adapter"}')
     name = "bert.embeddings.word_embeddings.weight"
