@@ -164,6 +164,7 @@ def test_mxfp4_is_what_transformers_makes_of_it(tmp_path: Path, shards: bool) ->
         ),
         ({EXPERTS: codes(3, 5, 4), f"{EXPERTS}_scale": drawn(3, 4, 1).abs()}, ROWS),
         ({EXPERTS: codes(3, 5, 4), f"{EXPERTS}_scale": drawn(1).abs()}, {"quant_method": "modelopt"}),
+        ({EXPERTS: codes(3, 5, 4), f"{EXPERTS}_scale": drawn().abs()}, {"quant_method": "modelopt"}),
     ],
 )
 def test_one_expert_is_brought_back_without_the_others(
@@ -174,7 +175,9 @@ def test_one_expert_is_brought_back_without_the_others(
     found = opened(tmp_path / "m", stored, said)
     whole, read = found[EXPERTS], list[int]()
     reader = sources.read_tensor
-    monkeypatch.setattr(sources, "read_tensor", lambda path, entry: read.append(entry.shape[0]) or reader(path, entry))
+    monkeypatch.setattr(
+        sources, "read_tensor", lambda path, entry: read.append(*entry.shape[:1] or (0,)) or reader(path, entry)
+    )
     assert torch.equal(torch.cat([found.part(EXPERTS, expert) for expert in range(3)]), whole)
     assert set(read) == {1} or said["quant_method"] == "modelopt"
 
@@ -282,6 +285,66 @@ MX, FP4 = microscaled(2, 4, 1), {"quant_method": "mxfp4"}
 def test_never_half(tmp_path: Path, stored: dict[str, Tensor], said: dict[str, Any], why: str) -> None:
     with pytest.raises(NotACheckpoint, match=why):
         dict(opened(tmp_path / "m", stored, said))
+
+
+ODD = st.none() | st.integers(-2, 200) | st.sampled_from(["fp8", "mxfp4", "block", "128x128", "float", ""])
+SAID = st.recursive(
+    ODD,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "quant_method",
+                    "weight_block_size",
+                    "config_groups",
+                    "weights",
+                    "num_bits",
+                    "type",
+                    "strategy",
+                    "format",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+)
+SIZES = st.lists(st.integers(0, 5), max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    said=SAID,
+    shape=SIZES,
+    scales=SIZES,
+    end=st.sampled_from(["_scale", "_scale_inv", "_blocks", "_scales", "_zero_point"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.uint8, torch.float8_e8m0fnu, torch.float8_e5m2]),
+    method=st.sampled_from(["fp8", "fbgemm_fp8", "mxfp4", "compressed-tensors", "modelopt", None]),
+)
+def test_whatever_is_said_of_codes_they_are_numbers_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    said: Any,
+    shape: list[int],
+    scales: list[int],
+    end: str,
+    dtype: torch.dtype,
+    method: str | None,
+) -> None:
+    config = {"quant_method": method, **said} if method and isinstance(said, dict) else said
+    stored = {UP: codes(*shape), f"{UP}{end}": torch.ones(scales).to(dtype)}
+    path = folder(tmp_path_factory.mktemp("odd") / "m", stored, {"quantization_config": config})
+    try:
+        found = Checkpoint.open(path, dequantise=torch.bfloat16)
+        tensors = dict(found)
+    except NotACheckpoint as error:
+        told = str(error)
+    else:
+        told = ""
+        assert all(tuple(tensor.shape) == found.shape(name) for name, tensor in tensors.items())
+        assert len(shape) < 2 or tensors[UP].dtype == torch.bfloat16 or not isinstance(config, dict)
+    assert "\n" not in told
 
 
 CODES = torch.randint(-100, 100, (8, 8), dtype=torch.int8, generator=torch.Generator().manual_seed(0))

@@ -114,7 +114,7 @@ class Dequantised:
         if name not in self._coded:
             return self._stored.part(name, place)
         one = self._coded[name]
-        if len(one.shape) != 3 or one.shape[0] != self._stored.shape(one.scales)[0]:
+        if len(one.shape) != 3 or self._stored.shape(one.scales)[:1] != one.shape[:1]:
             return self.load(name)[place : place + 1]
         codes, scales = (self._stored.part(held, place) for held in (one.codes, one.scales))
         return self._numbers(one, codes, scales, (1, *one.shape[1:]))
@@ -240,6 +240,8 @@ def _multiply(codes: Tensor, scales: Tensor, block: tuple[int, int], out: Tensor
         block: Rows and columns of a block.
         out: Where to, of the shape of the codes.
     """
+    if not codes.numel():
+        return
     rows, columns = codes.shape[-2:]
     codes, out = codes.reshape(-1, rows, columns), out.view(-1, rows, columns)
     height, width = block

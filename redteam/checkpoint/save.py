@@ -105,14 +105,14 @@ def _layout(checkpoint: Tensors, like: Path | None) -> tuple[_Layout, Any]:
         return _Layout({"model.safetensors": tuple(checkpoint)}, {"model.safetensors": {"format": "pt"}}), None
     found = find(like)
     files = Files(found)
-    plain = {f"{name}_blocks": name for name in checkpoint if f"{name}_blocks" in files.names()}  # was MXFP4 there
+    added = [name for name in checkpoint if name not in files.names()]
+    plain = {f"{name}_blocks": name for name in added if f"{name}_blocks" in files.names()}  # is MXFP4 there
     shards = {
         path.name: tuple(plain.get(name, name) for name in held if plain.get(name, name) in checkpoint)
         for path, held in files.held().items()
     }
-    added = tuple(name for name in checkpoint if name not in files.names() and name not in plain.values())
     last = next(reversed(shards))
-    shards[last] = (*shards[last], *added)
+    shards[last] = (*shards[last], *(name for name in added if name not in plain.values()))
     shards = {file: names for file, names in shards.items() if names or len(shards) == 1}
     metadata = {path.name: header.metadata for path, header in files.headers.items()}
     return _Layout(shards, metadata, found), usual_dtype(files)
