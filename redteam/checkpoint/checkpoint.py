@@ -22,10 +22,13 @@ from redteam.checkpoint.quantised import scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
 from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.wrapped import require_unwrapped
 from redteam.errors import NotACheckpoint
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from redteam.checkpoint.naming import Spelling
 
 G = TypeVar("G")
 
@@ -36,12 +39,14 @@ class Checkpoint(Tensors):
     Attributes:
         config: What `config.json` holds, `{}` where there is none; not to be changed.
         remarks: What was odd about the files and did not keep them from being read, in sentences.
+        spelling: How its file names the tensors, where they have other names here.
     """
 
     def __init__(self, source: Source, config: Mapping[str, Any]) -> None:
         self._source = source
         self.remarks: tuple[str, ...] = tuple(getattr(source, "remarks", ()))
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
+        self.spelling: Spelling | None = None
         self._digest = ""
 
     @classmethod
@@ -53,14 +58,15 @@ class Checkpoint(Tensors):
             base: What a LoRA adapter is merged into, when tensors are read; of no use to whole checkpoints.
 
         Raises:
-            NotACheckpoint: If there is nothing there from which weights can be read safely, no base for an adapter, or
-                the weights are quantised.
+            NotACheckpoint: If there is nothing there from which weights can be read safely, no base for an adapter, the
+                weights are quantised, or the names are those of a wrapper around the network.
         """
         if is_adapter(Path(path)):
             merged = Merged(Path(path), base)
             return cls(merged, merged.settings())
         found = find(Path(path))
         opened = cls(Files(found), found.settings())
+        require_unwrapped(tuple(opened), str(path))
         if scheme := scheme_of(opened):
             raise NotACheckpoint(
                 f"The weights in {path} are quantised ({scheme}): codes, not numbers; expected the model before that, "
@@ -172,15 +178,27 @@ class Checkpoint(Tensors):
     def canonical(self) -> Checkpoint:
         """The tensors under the names by which transformers saves them, where it also loads the names found here.
 
-        The checkpoint itself where it has these names, where nobody knows its network, or where it doesn't fit it.
+        What it has no use for stays as it is. The checkpoint itself where it has these names, where nobody knows its
+        network, or where it holds one tensor twice.
         """
-        from redteam.checkpoint.modules import canonical_names
+        from redteam.checkpoint.naming import frame_of, spelling
 
+        frame = frame_of(self)
         try:
-            names = canonical_names(self)
+            found = None if frame is None else spelling(self, frame)
         except NotACheckpoint:
             return self
-        return self if names is None else self.renamed(names)
+        return self if found is None else self.spelled(found)
+
+    def spelled(self, spelling: Spelling) -> Checkpoint:
+        """The tensors of a file under the names that a spelling gives them; lazy."""
+        found = Checkpoint(spelling.here(self), self.config)
+        found.spelling = spelling
+        return found
+
+    def as_in_file(self, spelling: Spelling | None) -> Checkpoint:
+        """What was made of `spelled` tensors under the names in their file again; itself where they were the same."""
+        return self if spelling is None else Checkpoint(spelling.there(self), self.config)
 
     def configured(self, changes: Mapping[str, Any]) -> Checkpoint:
         """The same tensors with some entries of the config exchanged or added."""

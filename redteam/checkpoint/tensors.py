@@ -66,3 +66,9 @@ class Held(Tensors):
 
     def dtype(self, name: str) -> torch.dtype:
         return self._tensors[name].dtype
+
+
+def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What `architectures` of a config names, the classes of the network; empty where it is no list."""
+    named = config.get("architectures")
+    return tuple(map(str, named)) if isinstance(named, (list, tuple)) else ()

@@ -42,6 +42,7 @@ def attack(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
+    check: shared.Check = False,
     architecture: shared.Description = None,
     force: shared.Force = False,
 ) -> None:
@@ -53,6 +54,7 @@ def attack(
     """
     import torch
 
+    from redteam.checkpoint.loading import require_loads
     from redteam.evaluation.pipelines import remove
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
@@ -100,6 +102,7 @@ def attack(
                 achieved,
                 out,
                 **shared.laid_out_like(model, base),
+                spelling=protected.spelling,
                 force=force,
                 progress=progress,
                 title="Attacked",
@@ -117,6 +120,8 @@ def attack(
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+    if check:
+        typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
 
 
 def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:

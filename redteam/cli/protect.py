@@ -72,6 +72,7 @@ def protect(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
+    check: shared.Check = False,
     architecture: shared.Description = None,
     force: shared.Force = False,
 ) -> None:
@@ -84,6 +85,7 @@ def protect(
     """
     import torch
 
+    from redteam.checkpoint.loading import require_loads
     from redteam.evaluation.pipelines import apply
     from redteam.evaluation.resolve import Pipeline
     from redteam.plugins.registry import DEFENSES
@@ -115,6 +117,7 @@ def protect(
                 achieved,
                 out,
                 **shared.laid_out_like(model, base),
+                spelling=victim.spelling,
                 force=force,
                 progress=progress,
                 title=TITLE,
@@ -131,6 +134,8 @@ def protect(
     if key is not None and _keyed(chain):
         typer.echo(f"The key is in {key}{', made now' if new else ''}; whoever has it takes the lock off.")
     shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
+    if check:
+        typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
 
 
 def where(victim: Checkpoint, views: Sequence[DefenderView]) -> list[tuple[str, str]]:
