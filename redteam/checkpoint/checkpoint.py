@@ -28,7 +28,7 @@ from redteam.errors import NotACheckpoint
 if TYPE_CHECKING:
     from torch import nn
 
-    from redteam.checkpoint.naming import Spelling
+    from redteam.checkpoint.spelling import Spelling
 
 G = TypeVar("G")
 
@@ -181,7 +181,8 @@ class Checkpoint(Tensors):
         What it has no use for stays as it is. The checkpoint itself where it has these names, where nobody knows its
         network, or where it holds one tensor twice.
         """
-        from redteam.checkpoint.naming import frame_of, spelling
+        from redteam.checkpoint.naming import frame_of
+        from redteam.checkpoint.spelling import spelling
 
         frame = frame_of(self)
         try:

@@ -105,7 +105,7 @@ def attack(
                 spelling=protected.spelling,
                 force=force,
                 progress=progress,
-                title="Attacked",
+                title=opening.ATTACKED,
                 rows={"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)},
                 check=lambda: _require_effect(chain, achieved, what),
                 ending="A lock against merging may have been taken off the weights.",
@@ -177,9 +177,9 @@ def _key_told(model: Path, lock: Pipeline | None, secret: Secret | None) -> bool
         BadInput: If its fingerprint differs.
     """
     from redteam.checkpoint.companion_files import card_row
-    from redteam.cli.protect import FINGERPRINT, TITLE, fingerprint
+    from redteam.cli.protect import FINGERPRINT, fingerprint
 
-    said = card_row(model, TITLE, FINGERPRINT)
+    said = card_row(model, opening.PROTECTED, FINGERPRINT)
     if lock is None or secret is None or said is None:
         return False
     if said != fingerprint(lock, secret):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.naming import Spelling
     from redteam.checkpoint.save import Written
+    from redteam.checkpoint.spelling import Spelling
     from redteam.cli.achieved import Achieved
     from redteam.key import Key
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
 
 
+PROTECTED, ATTACKED = "Protected against merging", "Attacked"
+"""Titles of the sections that commands add to a model's card."""
+
+
 def open_alike(base: Path, *models: Path) -> tuple[Checkpoint, ...]:
     """The base, then the models made from it, under names that agree; an adapter is merged into the base.
 
@@ -22,10 +26,9 @@ def open_alike(base: Path, *models: Path) -> tuple[Checkpoint, ...]:
     """
     from redteam.checkpoint.companion_files import card_row
     from redteam.checkpoint.parts import part_names
-    from redteam.cli.protect import TITLE
 
     anchor = _opened(base)
-    if card_row(base, TITLE, "defense") is not None and card_row(base, "Attacked", "attack") is None:
+    if card_row(base, PROTECTED, "defense") is not None and card_row(base, ATTACKED, "attack") is None:
         typer.echo(
             f"Note on {base}: its card says that it was locked; a base is the public model before that.", err=True
         )
@@ -36,7 +39,7 @@ def open_alike(base: Path, *models: Path) -> tuple[Checkpoint, ...]:
 def _opened(path: Path, base: Checkpoint | None = None) -> Checkpoint:
     """A checkpoint, after saying what is odd about its files."""
     from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.naming import require_once
+    from redteam.checkpoint.spelling import require_once
 
     found = Checkpoint.open(path, base=base)
     require_once(found, str(path))
@@ -113,7 +116,8 @@ def named_alike(*checkpoints: Checkpoint) -> tuple[Checkpoint, ...]:
 
     That is the first one's, as transformers saves it; what is of another model type is named as its own network is.
     """
-    from redteam.checkpoint.naming import frame_of, spelling
+    from redteam.checkpoint.naming import frame_of
+    from redteam.checkpoint.spelling import spelling
 
     names = _blocks(*checkpoints)
     alike = all(_blocks(one) == names and _tables(one) == _tables(checkpoints[0]) for one in checkpoints)

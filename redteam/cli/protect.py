@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from redteam.views import DefenderView
 
 
-TITLE, FINGERPRINT = "Protected against merging", "fingerprint of key and defense"
-"""Of the section in the model card, and of one of its rows."""
+FINGERPRINT = "fingerprint of key and defense"
+"""Of a row in the model card."""
 _SAMPLES = 16  # real inputs that are tried
 _OTHER_SWITCHES = (
     "Where its config has switches that the catalogue was not tried with, redteam describe MODEL --out FILE may find "
@@ -120,7 +120,7 @@ def protect(
                 spelling=victim.spelling,
                 force=force,
                 progress=progress,
-                title=TITLE,
+                title=opening.PROTECTED,
                 rows=_rows(chain, sites, adapted, stored, proof, secret),
                 check=lambda: _require_effect(chain, achieved),
                 ending="The weights were rewritten so that the model works alone and merging it with others fails.",

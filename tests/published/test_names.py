@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.naming import frame_of, is_remnant, spelling
+from redteam.checkpoint.naming import frame_of, is_remnant
 from redteam.checkpoint.skeleton import sources
+from redteam.checkpoint.spelling import spelling
 from tests.published.conftest import COMMANDS, SMALL, VISION, Shell, all_four, made, put, refused, tuned
 from tests.zoo import NETWORKS, network
 
