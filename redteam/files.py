@@ -147,7 +147,8 @@ def vacant(out: Path, force: bool) -> None:
         raise UnwritableOutput(f"{out} exists already and is no folder; name a folder that does not exist.")
     if out.exists() and not force:
         raise UnwritableOutput(f"{out} exists already; name a folder that does not, or replace it with --force.")
-    if out.exists() and any(out.iterdir()) and not any(out.glob("*.safetensors")):
+    inside = out.glob("*/*.safetensors") if (out / "modules.json").is_file() else ()  # of sentence-transformers
+    if out.exists() and any(out.iterdir()) and not any((*out.glob("*.safetensors"), *inside)):
         raise UnwritableOutput(f"{out} holds no checkpoint, so that it is not replaced; name another folder.")
     if out.exists() and (key := next((e.name for e in out.iterdir() if looks_like_a_key(e)), "")):
         raise UnwritableOutput(f"{out} holds {key}, which looks like a key; move it elsewhere, or name another folder.")

@@ -173,7 +173,7 @@ def test_weights_pickles_code_and_links_elsewhere_are_left_behind(source: Path, 
     written = write(Checkpoint.open(source), tmp_path / "out", like=source)
     assert set(written.left_out) == {
         "notes.txt", "modeling_evil.py", "license.py", "pytorch_model.bin", "vocab.model", "zip.txt",
-        "pytorch_model.bin.index.json", "other.safetensors", "open_clip_config.json", ".env",
+        "pytorch_model.bin.index.json", "other.safetensors", "open_clip_config.json", ".env", "folder/",
     }  # fmt: skip
     assert not set(written.left_out) & set(files(tmp_path / "out"))
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
@@ -454,4 +454,4 @@ def test_the_modules_of_a_sentence_model_go_along(tmp_path: Path) -> None:
         "2_Dense/model.safetensors",
     }
     assert json.loads((tmp_path / "out/1_Pooling/config.json").read_text()) == {"in": "1_Pooling"}
-    assert set(written.left_out) == {"1_Pooling/secret", "2_Dense/pytorch_model.bin"}
+    assert set(written.left_out) == {"1_Pooling/secret", "2_Dense/pytorch_model.bin", "unnamed/"}

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from redteam.anatomy import ARCHITECTURES, Anatomy, Site, anatomy_of, find_sites
 from redteam.anatomy.architecture import Shaped
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import NETWORK, parameter_names
+from redteam.checkpoint.known import NETWORK
 from redteam.checkpoint.modules import build as plain_network
+from redteam.checkpoint.modules import parameter_names
 from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:

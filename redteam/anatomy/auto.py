@@ -10,7 +10,7 @@ from redteam.anatomy.architecture import Anatomy, Architecture, ArchitectureLike
 from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.anatomy.network import find_sites
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import NETWORK
+from redteam.checkpoint.known import NETWORK
 from redteam.errors import BadInput
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from redteam.anatomy.architecture import Architecture, Shaped, named
 from redteam.anatomy.linear import Linear, Norm, Rows
+from redteam.checkpoint.tensors import classes_of
 from redteam.errors import BadInput
 
 _FUSED = ("query", "key", "value", "output", "gate", "up", "down")  # the order in which fused projections follow
@@ -57,7 +58,7 @@ class Blocks:
         self.gated = self.has(architecture.gate)
         self.experts = self._experts() if architecture.router else 0
         scaled = any(self.prefix + name.format(layer=0) in checkpoint for name in architecture.layer_scales)
-        classes = [str(name) for name in checkpoint.config.get("architectures") or ()]
+        classes = classes_of(checkpoint.config)
         seen = any(part in name for part in architecture.exposed for name in classes)
         self.centred_writes = architecture.centred and not scaled and not seen
 

@@ -15,6 +15,7 @@ from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
 from redteam.anatomy.walk import gain_read_by, last_norm, memory, sites_of
+from redteam.checkpoint.tensors import classes_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class _Outside:
         self.heads = maps(stream.heads)
         self.norms = norms(stream.norms)
         self.entry = next(iter(norms(() if stream.entry_norm is None else (stream.entry_norm,))), None)
-        classes = [str(name) for name in checkpoint.config.get("architectures") or ()]
+        classes = classes_of(checkpoint.config)
         language = any(part in name for part in stream.tied_classes for name in classes)
         self.tied = block.tied and language
         self.tells = not block.tied or bool(classes)

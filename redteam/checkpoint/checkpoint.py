@@ -24,10 +24,13 @@ from redteam.checkpoint.quantised import can_be_brought_back, scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
 from redteam.checkpoint.tensors import Tensors, is_finite
+from redteam.checkpoint.wrapped import require_unwrapped
 from redteam.errors import NotACheckpoint
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from redteam.checkpoint.spelling import Spelling
 
 G = TypeVar("G")
 
@@ -38,12 +41,14 @@ class Checkpoint(Tensors):
     Attributes:
         config: What `config.json` holds, `{}` where there is none; not to be changed.
         remarks: What was odd about the files and did not keep them from being read, in sentences.
+        spelling: How its file names the tensors, where they have other names here.
     """
 
     def __init__(self, source: Source, config: Mapping[str, Any]) -> None:
         self._source = source
         self.remarks: tuple[str, ...] = tuple(getattr(source, "remarks", ()))
         self.config: Mapping[str, Any] = MappingProxyType(dict(config))
+        self.spelling: Spelling | None = None
         self._digest = ""
 
     @classmethod
@@ -62,14 +67,16 @@ class Checkpoint(Tensors):
             dequantise: In what weights come that are stored as FP8 with scales, or MXFP4; they are refused otherwise.
 
         Raises:
-            NotACheckpoint: If there is nothing there from which weights can be read safely, no base for an adapter, or
-                the weights are quantised, by another scheme or without what their scheme needs.
+            NotACheckpoint: If there is nothing there from which weights can be read safely, no base for an adapter, the
+                names are those of a wrapper around the network, or the weights are quantised, by another scheme or
+                without what their scheme needs.
         """
         if is_adapter(Path(path)):
             merged = merged_adapter(Path(path), base)
             return cls(merged, merged.settings())
         found = find(Path(path))
         opened = cls(Files(found), found.settings())
+        require_unwrapped(tuple(opened), str(path))
         if not (scheme := scheme_of(opened)):
             return opened
         readable = can_be_brought_back(opened)
@@ -189,15 +196,28 @@ class Checkpoint(Tensors):
     def canonical(self) -> Checkpoint:
         """The tensors under the names by which transformers saves them, where it also loads the names found here.
 
-        The checkpoint itself where it has these names, where nobody knows its network, or where it doesn't fit it.
+        What it has no use for stays as it is. The checkpoint itself where it has these names, where nobody knows its
+        network, or where it holds one tensor twice.
         """
-        from redteam.checkpoint.modules import canonical_names
+        from redteam.checkpoint.naming import frame_of
+        from redteam.checkpoint.spelling import spelling
 
+        frame = frame_of(self)
         try:
-            names = canonical_names(self)
+            found = None if frame is None else spelling(self, frame)
         except NotACheckpoint:
             return self
-        return self if names is None else self.renamed(names)
+        return self if found is None else self.spelled(found)
+
+    def spelled(self, spelling: Spelling) -> Checkpoint:
+        """The tensors of a file under the names that a spelling gives them; lazy."""
+        found = Checkpoint(spelling.here(self), self.config)
+        found.spelling = spelling
+        return found
+
+    def as_in_file(self, spelling: Spelling | None) -> Checkpoint:
+        """What was made of `spelled` tensors under the names in their file again; itself where they were the same."""
+        return self if spelling is None else Checkpoint(spelling.there(self), self.config)
 
     def configured(self, changes: Mapping[str, Any]) -> Checkpoint:
         """The same tensors with some entries of the config exchanged or added."""

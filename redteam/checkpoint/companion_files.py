@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from redteam.checkpoint.discover import CONFIGS, OPEN_CLIP, Found, own
-from redteam.checkpoint.safetensors_io import write_json
+from redteam.checkpoint.discover import CONFIGS, OPEN_CLIP, Found, modules_of, own
+from redteam.checkpoint.safetensors_io import LARGEST_CONFIG, write_json
 from redteam.errors import NotACheckpoint
 from redteam.files import looks_like_a_key
 
@@ -32,36 +32,25 @@ def copy_beside(found: Found, folder: Path) -> tuple[str, ...]:
         folder: Where to.
 
     Returns:
-        The names of the files that were left out.
+        The names of the files and folders that were left out.
     """
     if found.alone and found.config is None:
         return ()  # a lone file in a folder of anything
     weights = {path.name for path in (*found.weights, *((found.index,) if found.index else ()))}
     left: list[str] = []
-    modules = _modules(found.folder)
+    modules = modules_of(found.folder)
     for path in sorted(found.folder.iterdir()):
-        if path.name in weights:
+        if path.name in weights or (found.inside and path.name == found.inside):
             continue
-        if path.is_dir():
-            if path.name in modules and not path.is_symlink():
-                left += [f"{path.name}/{name}" for name in _copy_module(path, folder / path.name)]
+        if path.is_dir() and path.name in modules and not path.is_symlink():
+            left += [f"{path.name}/{name}" for name in _copy_module(path, folder / path.name)]
+        elif path.is_dir():
+            left.append(f"{path.name}/")
         elif _goes_along(found, path):
             shutil.copyfile(path, folder / path.name)
         else:
             left.append(path.name)
     return tuple(left)
-
-
-def _modules(folder: Path) -> set[str]:
-    """The subfolders that a model of sentence-transformers says it is made of, beside the folder itself."""
-    if not (folder / "modules.json").exists():
-        return set()
-    try:
-        path = own(folder, "modules.json")
-        said = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST else ()
-        return {Path(name).name for module in said if (name := str(module.get("path") or "")) and "/" not in name}
-    except (NotACheckpoint, ValueError, AttributeError, TypeError):
-        return set()
 
 
 def _copy_module(source: Path, folder: Path) -> list[str]:
@@ -98,6 +87,32 @@ def write_config(
     if name == "open_clip_config.json" and settings.get("model_type") == OPEN_CLIP:
         del settings["model_type"]
     write_json(folder / name, settings, sort=found is None)
+
+
+def without_code(folder: Path) -> tuple[str, ...]:
+    """Takes `auto_map` out of the settings in a folder: it names code, which is not copied.
+
+    Returns:
+        The names of the files that had it.
+    """
+    named = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            settings = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else None
+        except (ValueError, RecursionError):
+            continue  # another program's file
+        if isinstance(settings, dict) and (kept := _uncoded(settings)) != settings:
+            write_json(path, kept)
+            named.append(str(path.relative_to(folder)))
+    return tuple(named)
+
+
+def _uncoded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _uncoded(value) if isinstance(value, Mapping) and key.endswith("_config") else value
+        for key, value in settings.items()
+        if key != "auto_map"
+    }
 
 
 def add_card(card: str, folder: Path) -> None:

@@ -53,7 +53,7 @@ def disagreements(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
 
     What one of them leaves out has transformers' default where transformers knows the model type.
     """
-    from redteam.checkpoint.modules import completed
+    from redteam.checkpoint.known import completed
 
     mine, theirs = dict(_settings(one)), dict(_settings(other))
     if mine.keys() ^ theirs.keys():

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, shown
+from redteam.checkpoint.safetensors_io import LARGEST_CONFIG, LARGEST_INDEX, read_json, shown
 from redteam.errors import NotACheckpoint
 
 OPEN_CLIP = "open_clip"
 """The `model_type` that a checkpoint of open_clip gets, whose own config has none."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_FOREIGN = {
+    "*.gguf": "GGUF, for llama.cpp",
+    "*.onnx": "ONNX",
+    "*.h5": "of TensorFlow",
+    "*.msgpack": "of Flax",
+    "*.npz": "NumPy arrays",
+}
+"""Files that hold a model in another format → how it is called."""
+_MISTRAL = re.compile(r"consolidated([.-].*)?\.safetensors$")
 _PART = re.compile(r"-\d+-of-\d+\.safetensors$")
 _STEMS = {"model": "config.json", "open_clip_model": "open_clip_config.json"}
 CONFIGS = tuple(_STEMS.values())
@@ -31,6 +42,7 @@ class Found:
         weight_map: What it says: tensor → file name.
         config: The file that describes the network.
         alone: Whether one file was named, not a folder.
+        inside: In which subfolder these lie, where the folder named is a model of sentence-transformers; else empty.
         remarks: What is odd about the files and does not keep them from being read, in sentences.
     """
 
@@ -40,6 +52,7 @@ class Found:
     index: Path | None = None
     weight_map: Mapping[str, str] | None = None
     alone: bool = False
+    inside: str = ""
     remarks: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
@@ -77,17 +90,76 @@ def find(path: Path) -> Found:
         if _there(index):
             weight_map = _weight_map(own(path, index.name))
             weights = tuple(_shard(path, name) for name in sorted(set(weight_map.values())))
-            return Found(path, weights, _config(path, stem), index, weight_map)
+            return Found(path, weights, _config(path, stem), index, weight_map, remarks=_unnamed(path, weights))
         if _there(single):
             return Found(path, (own(path, single.name),), _config(path, stem))
-    alone = [file for file in path.glob("*.safetensors") if not _PART.search(file.name)]
+    safe = sorted(path.glob("*.safetensors"))
+    if safe and all(_MISTRAL.match(file.name) for file in safe):
+        raise NotACheckpoint(_mistral(path, safe[0]))
+    alone = [file for file in safe if not _PART.search(file.name) and not _MISTRAL.match(file.name)]
+    if not alone and (inner := _transformer(path)) is not None:
+        return replace(find(inner), inside=inner.name)
     if len(alone) == 1:
         stem = "open_clip_model" if alone[0].name.startswith(OPEN_CLIP) else "model"
         return Found(path, (own(path, alone[0].name),), _config(path, stem))
     pickled = sorted(found.name for pattern in _PICKLES for found in path.glob(pattern))
-    why = f"{pickled[0]} is a pickle, which is never loaded" if pickled else "no model.safetensors is in it"
+    other = next((f"{file.name} is {kind}" for glob, kind in _FOREIGN.items() for file in sorted(path.glob(glob))), "")
+    why = f"{pickled[0]} is a pickle, which is never loaded" if pickled else other or "no model.safetensors is in it"
     why = f"{len(alone)} safetensors files and no index are in it" if len(alone) > 1 else why
     raise NotACheckpoint(f"{path} is no checkpoint ({why}); expected a folder with model.safetensors.")
+
+
+def _mistral(path: Path, file: Path) -> str:
+    return (
+        f"{path} holds Mistral's own layout ({file.name}), with names and an order of rows of its own; "
+        "fetch the files model*.safetensors and config.json of the same repository."
+    )
+
+
+def _transformer(path: Path) -> Path | None:
+    """The subfolder with the weights of a model of sentence-transformers, where they don't lie in the folder itself.
+
+    Raises:
+        NotACheckpoint: If several subfolders have weights: which of them is meant cannot be known.
+    """
+    inner = [path / name for name in modules_of(path) if (path / name / "config.json").is_file()]
+    found = [sub for sub in inner if not sub.is_symlink() and any(sub.glob("*.safetensors")) and _typed(sub)]
+    if len(found) > 1:
+        raise NotACheckpoint(
+            f"{path} is made of several networks ({', '.join(sorted(sub.name for sub in found))}); name one of these "
+            "folders."
+        )
+    return found[0] if found else None
+
+
+def _typed(folder: Path) -> bool:
+    """Whether a folder holds a network, not a layer on top of one."""
+    return "model_type" in read_json(own(folder, "config.json"))
+
+
+def modules_of(folder: Path) -> set[str]:
+    """The subfolders that a model of sentence-transformers says it is made of, beside the folder itself."""
+    found: set[str] = set()
+    for file in ("modules.json", "router_config.json"):
+        if not (folder / file).exists():
+            continue
+        try:
+            path = own(folder, file)
+            said = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST_CONFIG else ()
+            names = said["types"] if isinstance(said, dict) else [module.get("path") for module in said]
+            found |= {name for name in map(str, names) if name and Path(name).name == name}
+        except (NotACheckpoint, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+            continue
+    return found - {"None", ".", ".."}
+
+
+def _unnamed(path: Path, shards: tuple[Path, ...]) -> tuple[str, ...]:
+    """A remark on files beside an index that does not name them, which loaders pass over."""
+    names = {shard.name for shard in shards}
+    left = sorted(f.name for f in path.glob("*.safetensors") if f.name not in names and not _MISTRAL.match(f.name))
+    return (f"The index names nothing in {', '.join(left[:3])}{', …' if len(left) > 3 else ''}, left aside.",) * bool(
+        left
+    )
 
 
 def _both(path: Path, single: Path, index: Path, config: Path | None) -> Found:
@@ -136,6 +208,11 @@ def own(folder: Path, name: str) -> Path:
 def _file(path: Path) -> Found:
     if any(path.match(pattern) for pattern in _PICKLES):
         raise NotACheckpoint(f"{path} is a pickle, which is never loaded; expected a safetensors file.")
+    for glob, kind in _FOREIGN.items():
+        if path.match(glob):
+            raise NotACheckpoint(f"{path} is {kind}; expected the safetensors file that it was made from.")
+    if _MISTRAL.match(path.name):
+        raise NotACheckpoint(_mistral(path.parent, path))
     stem = "open_clip_model" if path.name.startswith(OPEN_CLIP) else "model"
     return Found(path.parent, (path,), _config(path.parent, stem), alone=True)
 
@@ -164,4 +241,10 @@ def _shard(folder: Path, name: str) -> Path:
     """A shard, which is a plain file name: shards lie beside their index."""
     if not name or "\0" in name or name in {".", ".."} or Path(name).name != name or "\\" in name:
         raise NotACheckpoint(f"The index in {folder} leads outside the folder ({shown(name)}); it is refused.")
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    if others and len(name) < 256 and not os.path.lexists(folder / name):
+        raise NotACheckpoint(
+            f"{shown(name)} in {folder} is missing, which its index names; fetch the file, or, if the index is older, "
+            f"the index that goes with {', '.join(others[:3])}{', …' if len(others) > 3 else ''}."
+        )
     return own(folder, name)

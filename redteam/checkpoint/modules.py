@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,11 +14,11 @@ import torch
 
 from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.checkpoint.from_open_clip import open_clip_network
+from redteam.checkpoint.known import NETWORK, completed, known_network
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
-from redteam.checkpoint.quantised import said_by
-from redteam.checkpoint.safetensors_io import shown
+from redteam.checkpoint.naming import class_for, is_remnant
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
-from redteam.checkpoint.tensors import Held, Tensors, in_a_block
+from redteam.checkpoint.tensors import Tensors, in_a_block
 from redteam.errors import BadInput, Inapplicable, NotACheckpoint
 
 if TYPE_CHECKING:
@@ -26,17 +26,11 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint.streamed import Streamed
 
-NETWORK = "redteam_network"
-"""Entry of a config that names a network which an installed package builds, by an entry point of the group
-`redteam.networks`: a function of a checkpoint and a dtype that gives a module. What is not installed is not run."""
 
 Look = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Takes a label, what a layer was given and what it gave."""
 
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
-_CODE = {"auto_map", "trust_remote_code", "custom_pipelines"}
-_BACKENDS = ("attn_implementation", "experts_implementation")
-"""Settings that can name code on a server, which transformers would fetch and run."""
 
 
 def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
@@ -81,8 +75,7 @@ def build_streamed(checkpoint: Tensors, dtype: torch.dtype) -> Streamed:
 
     if NETWORK in checkpoint.config or checkpoint.architecture == OPEN_CLIP:
         raise NotACheckpoint("Only networks of transformers are run block by block.")
-    cls, config = _known(checkpoint.config)
-    _plausible(checkpoint, cls, config)
+    cls, config = _fitting(checkpoint)
     return streamed(checkpoint, cls, config, dtype)
 
 
@@ -99,41 +92,6 @@ def parameter_names(checkpoint: Tensors) -> dict[str, str]:
         for name in source.names:
             found.setdefault(name, place)
     return found
-
-
-def canonical_names(checkpoint: Tensors) -> dict[str, str] | None:
-    """Name that transformers saves a tensor of this network by → name in the checkpoint.
-
-    Loading also takes other names: with the prefix of the network without a head, or without it, or those of older
-    versions. `None` where nothing is to be renamed: all the saved names are there, or nobody knows the network; or
-    where tensors are stacked or split in another way than they are saved.
-
-    Raises:
-        NotACheckpoint: If the tensors do not fit the network.
-    """
-    if NETWORK in checkpoint.config or checkpoint.architecture == OPEN_CLIP or not checkpoint.config:
-        return None
-    saved = _saved(checkpoint)
-    if set(saved) <= set(checkpoint):
-        return None
-    alone = {place: s.names[0] for place, s in sources(checkpoint, _load).items() if s.index is None}
-    wanted = {s.names[0]: place for place, s in sources(saved, _load).items() if s.index is None}
-    names = {name: alone.get(wanted.get(name, "")) for name in saved}
-    return None if None in names.values() else names  # type: ignore[return-value]
-
-
-def _saved(checkpoint: Tensors) -> Tensors:
-    """Names and shapes as transformers saves a network of this config; without values."""
-    kind = json.dumps(dict(checkpoint.config), sort_keys=True, default=repr)
-    if kind not in _OUTLINES:
-        tensors = weights_of(initialised(checkpoint.config, 0))
-        _OUTLINES[kind] = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    outline = _OUTLINES[kind].items()
-    blank = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in outline}
-    return Held(blank, checkpoint.config)
-
-
-_OUTLINES: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype]]] = {}
 
 
 def parameters_of(checkpoint: Tensors) -> dict[str, torch.Tensor]:
@@ -188,8 +146,7 @@ def _load(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool = True) -> nn.Module:
-    cls, config = _known(checkpoint.config)
-    _plausible(checkpoint, cls, config)
+    cls, config = _fitting(checkpoint)
     layout = torch.contiguous_format  # other strides would change the last bits of what the network computes
     tensors = {n: t.to(dtype or t.dtype, copy=True, memory_format=layout) for n, t in checkpoint.items()}
     with quiet_transformers(), as_a_sentence(cls.__name__):
@@ -203,7 +160,9 @@ def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool
             experts_implementation="eager",  # the grouped one knows no float64
         )
     missing = {name for name in info["missing_keys"] if heads or in_a_block(name)}
-    require_fit(cls.__name__, {**{k: info[k] for k in ("unexpected_keys", "mismatched_keys")}, "missing_keys": missing})
+    unexpected = {n for n in info["unexpected_keys"] if n not in checkpoint or not is_remnant(n, checkpoint.shape(n))}
+    wrong = {"unexpected_keys": unexpected, "mismatched_keys": info["mismatched_keys"], "missing_keys": missing}
+    require_fit(cls.__name__, wrong)
     return network.eval()  # type: ignore[no-any-return]
 
 
@@ -218,7 +177,7 @@ def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
             f"The config asks for the network {config[NETWORK]!r} ({NETWORK}), which cannot be initialised; bring it "
             "back to the base's form first."
         )
-    cls, settings = _known(config)
+    cls, settings = known_network(config)
     with torch.random.fork_rng(devices=[]), quiet_transformers(), as_a_sentence(cls.__name__):
         torch.manual_seed(seed)
         return cls(settings)  # type: ignore[no-any-return]
@@ -230,7 +189,7 @@ def bare_network(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         NotACheckpoint: If transformers knows none.
     """
-    cls, settings = _known(config)
+    cls, settings = known_network(config)
     with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
         return cls(settings).eval()  # type: ignore[no-any-return]
 
@@ -262,17 +221,6 @@ def _require_trainable(module: nn.Module) -> None:
         )
 
 
-def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config with transformers' defaults for what it leaves out, where transformers knows the model type."""
-    import transformers
-
-    try:
-        full: Mapping[str, Any] = transformers.AutoConfig.for_model(**_harmless(dict(config))).to_dict()
-    except (TypeError, ValueError, KeyError):
-        return config
-    return full
-
-
 def activation_of(checkpoint: Tensors) -> Any:
     """The activation of the MLPs, a function of tensors: the config's, or transformers' default where it names none.
 
@@ -302,24 +250,17 @@ def _installed(name: object) -> Any:
     return points[0].load()
 
 
-def _known(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    import transformers
+def _fitting(checkpoint: Tensors) -> tuple[Any, Any]:
+    """The class and the config of transformers for a checkpoint, in a size that its weights bear out.
 
-    names = config.get("architectures") or [""]
-    name = names[0] if isinstance(names, list) else names
-    cls = getattr(transformers, name, None) if isinstance(name, str) else None
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-        code = " and auto_map asks for code of its own, which is never run" if "auto_map" in config else ""
-        raise NotACheckpoint(
-            f"The config names no network that transformers knows (architectures = {shown(names)}{code}); expected for "
-            "example 'ViTForImageClassification'."
-        )
-    if said_by(config):
-        raise NotACheckpoint(
-            "The config says that the weights are quantised (quantization_config); expected the model before that."
-        )
-    with as_a_sentence(cls.__name__):
-        return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
+    Raises:
+        NotACheckpoint: If transformers knows none, or the config claims far more weights than there are.
+    """
+    cls, config = known_network(checkpoint.config)
+    if better := class_for(checkpoint):
+        cls = getattr(sys.modules[cls.__module__], better)
+    _plausible(checkpoint, cls, config)
+    return cls, config
 
 
 def _plausible(checkpoint: Tensors, cls: Any, config: Any) -> None:
@@ -332,15 +273,3 @@ def _plausible(checkpoint: Tensors, cls: Any, config: Any) -> None:
             f"The config describes a {cls.__name__} of {claimed} weights and there are {found}; config and weights "
             "must belong together."
         )
-
-
-def _harmless(settings: Any) -> Any:
-    """Settings without those that make transformers fetch code or weights."""
-    if isinstance(settings, list):
-        return [_harmless(value) for value in settings]
-    if not isinstance(settings, dict):
-        return settings
-    kept = {k: v for k, v in settings.items() if k not in _CODE and not str(k).lstrip("_").startswith(_BACKENDS)}
-    if "use_pretrained_backbone" in kept:
-        kept["use_pretrained_backbone"] = False
-    return {key: _harmless(value) for key, value in kept.items()}

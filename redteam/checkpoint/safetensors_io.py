@@ -102,7 +102,7 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise NotACheckpoint(f"{path} cannot be read ({error.strerror}); expected a safetensors file.") from None
     raw = _parsed(text, path, "safetensors header", unique=True)
-    metadata = raw.pop("__metadata__", {})
+    metadata = raw.pop("__metadata__", None) or {}  # some writers put null
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise NotACheckpoint(f"{path} has a damaged safetensors header (__metadata__); fetch the file again.")
     entries = {name: _entry(path, name, entry, 8 + length) for name, entry in raw.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redteam.checkpoint.companion_files import add_card, copy_beside, write_config
+from redteam.checkpoint.companion_files import add_card, copy_beside, without_code, write_config
 from redteam.checkpoint.discover import Found, find
 from redteam.checkpoint.lazy import usual_dtype
 from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, size_of, write_json, write_safetensors
@@ -28,10 +28,12 @@ class Written:
     Attributes:
         folder: The output folder.
         left_out: Files beside the source's weights that were not copied: other weights, pickles, code, links elsewhere.
+        uncoded: Settings out of which `auto_map` was taken, which names such code.
     """
 
     folder: Path
     left_out: tuple[str, ...] = ()
+    uncoded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,24 @@ def write(
         free = shutil.disk_usage(folder).free
         if free < total:
             raise UnwritableOutput(f"{out} needs {total} bytes and its disk has {free} free; name another place.")
-        _weights(checkpoint, layout, folder, progress)
+        place = folder
+        if layout.found is not None and layout.found.inside:
+            place = folder / layout.found.inside
+            place.mkdir()
+            around = Found(layout.found.folder.parent, (), inside=layout.found.inside)
+            left_out = copy_beside(around, folder)
+        _weights(checkpoint, layout, place, progress)
         if layout.found is not None:
-            left_out = copy_beside(layout.found, folder)
+            left_out += copy_beside(layout.found, place)
             if beside is not None:
-                left_out += copy_beside(Found(Path(beside), ()), folder)
+                left_out += copy_beside(Found(Path(beside), ()), place)
             if layout.found.index is not None:
-                _index(checkpoint, layout, layout.found.index, folder, total)
-        write_config(layout.found, checkpoint.config, folder, (before, usual_dtype(checkpoint)))
+                _index(checkpoint, layout, layout.found.index, place, total)
+        write_config(layout.found, checkpoint.config, place, (before, usual_dtype(checkpoint)))
+        uncoded = () if layout.found is None else without_code(folder)
         if card is not None:
             add_card(card if isinstance(card, str) else card(), folder)
-    return Written(out, left_out)
+    return Written(out, left_out, uncoded)
 
 
 def _layout(checkpoint: Tensors, like: Path | None) -> tuple[_Layout, Any]:

@@ -115,6 +115,11 @@ class Files:
     def dtype(self, name: str) -> torch.dtype:
         return self._entries[name][1].dtype
 
+    def size(self, name: str) -> int:
+        """Its bytes."""
+        entry = self._entries[name][1]
+        return entry.end - entry.start
+
     def held(self) -> dict[Path, tuple[str, ...]]:
         """File → the tensors that are read from it, in the order in which they lie there."""
         return {p: tuple(n for n in h.entries if self._entries[n][0] == p) for p, h in self.headers.items()}

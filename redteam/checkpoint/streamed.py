@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
+from redteam.checkpoint.naming import is_remnant
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
 
@@ -96,6 +97,8 @@ class Streamed:
                 self._hook(group)
         ignored = getattr(self.network, "_keys_to_ignore_on_load_unexpected", None) or ()
         unexpected = {name for name in unexpected if not any(re.search(pattern, name) for pattern in ignored)}
+        shapes = {name: self.checkpoint.shape(name) for name in unexpected if name in self.checkpoint}
+        unexpected = {name for name in unexpected if name not in shapes or not is_remnant(name, shapes[name])}
         wrong = {"unexpected_keys": unexpected, "mismatched_keys": mismatched, "missing_keys": expected - provided}
         require_fit(type(self.network).__name__, wrong)
 

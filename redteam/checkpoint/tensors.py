@@ -74,3 +74,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
         return True
     wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no order for 8 bits
     return all(bool(torch.isfinite(edge)) for edge in wide.aminmax())
+
+
+def classes_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What `architectures` of a config names, the classes of the network; empty where it is no list."""
+    named = config.get("architectures")
+    return tuple(map(str, named)) if isinstance(named, (list, tuple)) else ()

@@ -42,6 +42,7 @@ def attack(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
+    check: shared.Check = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
@@ -54,6 +55,7 @@ def attack(
     """
     import torch
 
+    from redteam.checkpoint.loading import require_loads
     from redteam.evaluation.pipelines import remove
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
@@ -101,9 +103,10 @@ def attack(
                 achieved,
                 out,
                 **shared.laid_out_like(model, base),
+                spelling=protected.spelling,
                 force=force,
                 progress=progress,
-                title="Attacked",
+                title=opening.ATTACKED,
                 rows={"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)},
                 check=lambda: _require_effect(chain, achieved, what),
                 ending="A lock against merging may have been taken off the weights.",
@@ -118,6 +121,8 @@ def attack(
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+    if check:
+        typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
 
 
 def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:
@@ -173,9 +178,9 @@ def _key_told(model: Path, lock: Pipeline | None, secret: Secret | None) -> bool
         BadInput: If its fingerprint differs.
     """
     from redteam.checkpoint.companion_files import card_row
-    from redteam.cli.protect import FINGERPRINT, TITLE, fingerprint
+    from redteam.cli.protect import FINGERPRINT, fingerprint
 
-    said = card_row(model, TITLE, FINGERPRINT)
+    said = card_row(model, opening.PROTECTED, FINGERPRINT)
     if lock is None or secret is None or said is None:
         return False
     if said != fingerprint(lock, secret):

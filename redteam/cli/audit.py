@@ -11,7 +11,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import Pages, writers
-from redteam.errors import UnwritableOutput
+from redteam.errors import BadInput, UnwritableOutput
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
@@ -41,6 +41,7 @@ def audit(
     not told from training.
     """
     from redteam.audit import audit as look
+    from redteam.checkpoint import shared_tensors
     from redteam.checkpoint.parts import part_of
     from redteam.plugins.registry import AUDIT_REPORTS
 
@@ -49,6 +50,10 @@ def audit(
     _require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = opening.open_alike(base, model, *others, dequantise=shared.read_as(dequantise))
     anchor = part_of(anchor, opened[0])
+    if not shared_tensors(opened[0], anchor):
+        raise BadInput(
+            f"The model {model} shares no tensor of one name and shape with its base; check that they belong together."
+        )
     names = (str(model), str(base), str(other or ""))
     shared.require_device(device)
     with shared.working() as shown:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint import Checkpoint
     from redteam.checkpoint.save import Written
+    from redteam.checkpoint.spelling import Spelling
     from redteam.cli.achieved import Achieved
     from redteam.key import Key
 
@@ -74,6 +75,13 @@ Dequantise = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Load what was written, with transformers, and fail where a key is missing, unexpected or misshapen.",
+    ),
+]
 _ON_THE_CPU = "leave --device out to compute on the CPU."
 
 
@@ -179,6 +187,7 @@ def save(
     *,
     like: Path,
     beside: Path | None = None,
+    spelling: Spelling | None,
     force: bool,
     progress: Progress,
     title: str,
@@ -193,6 +202,7 @@ def save(
         out: The folder.
         like: Whose files say how it is laid out.
         beside: A folder whose tokenizer and the like take the place of those.
+        spelling: How these files name the tensors, where not as `achieved` does.
         force: Whether it may be replaced.
         progress: Told of every tensor.
         title: Of the section.
@@ -214,22 +224,8 @@ def save(
         end = [f"\n{ending}"] if ending else []
         return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
 
-    spelled = _as_spelled(achieved.checkpoint, like)
-    return write(spelled, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
-
-
-def _as_spelled(made: Checkpoint, like: Path) -> Checkpoint:
-    """Under the names that the tensors have in the files: those by which transformers saves them were ours alone."""
-    import torch
-
-    from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.modules import canonical_names
-
-    original = Checkpoint.open(like, dequantise=torch.bfloat16)
-    if set(made) <= set(original):
-        return made
-    names = canonical_names(original) or {}
-    return made.renamed({names.get(name, name): name for name in made})
+    made = achieved.checkpoint.as_in_file(spelling)
+    return write(made, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
 
 
 def tell(written: Written, achieved: Achieved, sentence: str) -> None:
@@ -238,6 +234,11 @@ def tell(written: Written, achieved: Achieved, sentence: str) -> None:
         typer.echo(line)
     if written.left_out:
         typer.echo(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
+    if written.uncoded:
+        typer.echo(
+            f"auto_map was taken out of {', '.join(written.uncoded)}: it names code, which is never copied nor run. "
+            "Where transformers doesn't know the network, whoever publishes it puts both back."
+        )
     typer.echo(sentence)
 
 

@@ -52,7 +52,7 @@ def describe(
 
 def _config(model: str) -> Mapping[str, Any]:
     """The complete config that a path or a name stands for."""
-    from redteam.checkpoint.modules import completed
+    from redteam.checkpoint.known import completed
     from redteam.describe.shrink import complete
 
     path = Path(model).expanduser()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint import Checkpoint
 
+_TOLD = 8  # names in a sentence
+
 
 def merge(
     merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in name:setting=value or path/to/file.py@name.")],
@@ -32,6 +34,7 @@ def merge(
     ],
     out: shared.Out,
     device: shared.OnDevice = shared.Device.cpu,
+    check: shared.Check = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
@@ -42,7 +45,9 @@ def merge(
     such as `weights=[[NAME,2.0]]` as well. What the base lacks, or has in another shape, such as the heads of tasks, is
     not merged.
     """
-    from redteam.checkpoint import Checkpoint, shared_tensors
+    from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
+    from redteam.checkpoint.loading import require_loads
+    from redteam.checkpoint.naming import is_remnant
     from redteam.checkpoint.parts import in_place, part_of, settings_of
     from redteam.checkpoint.vocabulary import as_long_as, token_rows
     from redteam.key import Key
@@ -83,6 +88,7 @@ def merge(
                 achieved,
                 out,
                 like=base,
+                spelling=origin.spelling,
                 force=force,
                 progress=progress,
                 title="Merged",
@@ -96,8 +102,14 @@ def merge(
     for name, twin in twins.items():
         typer.echo(f"{name} is what {twin} became, since the base holds the two as one.")
     if left := [name for name in origin if name not in held and name not in twins]:
-        typer.echo(f"Taken from the base, since no expert has them in its shape: {', '.join(left)}.")
+        typer.echo(f"Taken from the base, since no expert has them in its shape: {_some(left)}.")
+    for name, one in opened.items():
+        own = [tensor for tensor in own_tensors(one, origin) if not is_remnant(tensor, one.shape(tensor))]
+        if own := [tensor for tensor in own if not _is_a_copy(tensor, one, origin)]:
+            typer.echo(f"Not merged of {name}, since the base lacks them in this shape: {_some(own)}.")
     shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
+    if check:
+        typer.echo(require_loads(out, base))
 
 
 def _require_config(name: str, expert: Mapping[str, Any], base: Mapping[str, Any]) -> None:
@@ -176,6 +188,18 @@ def _tied(base: Checkpoint, experts: Iterable[Checkpoint]) -> dict[str, str]:
         ):
             found[name] = twin
     return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
+
+
+def _is_a_copy(name: str, expert: Checkpoint, base: Checkpoint) -> bool:
+    """Whether a tensor is what another one is that is merged, as a tied head that is stored is the embedding."""
+    import torch
+
+    alike = (n for n in expert if n != name and n in base and expert.shape(n) == expert.shape(name))
+    return len(expert.shape(name)) == 2 and any(torch.equal(expert[name], expert[other]) for other in alike)
 
 
 def _told_rows(rows: Mapping[str, int]) -> str:

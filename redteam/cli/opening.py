@@ -17,14 +17,23 @@ if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
 
 
+PROTECTED, ATTACKED = "Protected against merging", "Attacked"
+"""Titles of the sections that commands add to a model's card."""
+
+
 def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None) -> tuple[Checkpoint, ...]:
     """The base, then the models made from it, under names that agree; an adapter is merged into the base.
 
     Parts of the base's network keep their own (`redteam.checkpoint.parts`). `dequantise` is that of `Checkpoint.open`.
     """
+    from redteam.checkpoint.companion_files import card_row
     from redteam.checkpoint.parts import part_names
 
     anchor = _opened(base, dequantise=dequantise)
+    if card_row(base, PROTECTED, "defense") is not None and card_row(base, ATTACKED, "attack") is None:
+        typer.echo(
+            f"Note on {base}: its card says that it was locked; a base is the public model before that.", err=True
+        )
     found = [_opened(path, anchor, dequantise=dequantise) for path in models]
     return (anchor, *found) if any(part_names(one, anchor) for one in found) else named_alike(anchor, *found)
 
@@ -32,8 +41,10 @@ def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None)
 def _opened(path: Path, base: Checkpoint | None = None, *, dequantise: torch.dtype | None = None) -> Checkpoint:
     """A checkpoint, after saying what is odd about its files."""
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.spelling import require_once
 
     found = Checkpoint.open(path, base=base, dequantise=dequantise)
+    require_once(found, str(path))
     for remark in found.remarks:
         typer.echo(f"Note on {path}: {remark}", err=True)
     return found
@@ -84,7 +95,7 @@ def require_related(model: Checkpoint, base: Checkpoint, what: str, *, shapes: b
         raise BadInput(f"{what} is of architecture {found}, its base of {expected}; expected the same, so check both.")
     if not shared_tensors(model, base):
         raise BadInput(f"{what} shares no tensor of one name and shape with its base; check that they belong together.")
-    names = _blocks({*model, *base}) if shapes else ()
+    names = _blocks(model, base) if shapes else ()
     for name in sorted(names):
         here, there = (str(list(c.shape(name))) if name in c else "missing" for c in (model, base))
         if here != there:
@@ -106,30 +117,58 @@ def _restoring() -> str:
 
 
 def named_alike(*checkpoints: Checkpoint) -> tuple[Checkpoint, ...]:
-    """Checkpoints under the names that transformers saves them by, unless all have names that are known and agree."""
-    names = _blocks({name for checkpoint in checkpoints for name in checkpoint})
-    alike = all({name for name in checkpoint if name in names} == names for checkpoint in checkpoints)
+    """Checkpoints as they are where all have names that are known and agree, else under those of one network.
+
+    That is the first one's, as transformers saves it; what is of another model type is named as its own network is.
+    """
+    from redteam.checkpoint.naming import frame_of
+    from redteam.checkpoint.spelling import spelling
+
+    names = _blocks(*checkpoints)
+    alike = all(_blocks(one) == names and _tables(one) == _tables(checkpoints[0]) for one in checkpoints)
     if alike and all(_recognised(checkpoint) for checkpoint in checkpoints):
         return checkpoints
-    return tuple(checkpoint.canonical() for checkpoint in checkpoints)
+    first = frame_of(checkpoints[0])
+    found = []
+    for one in checkpoints:
+        frame = first if one.architecture == checkpoints[0].architecture else frame_of(one)
+        spelled = None if frame is None else spelling(one, frame)
+        found.append(one if spelled is None else one.spelled(spelled))
+    return tuple(found)
 
 
 def _recognised(checkpoint: Checkpoint) -> bool:
-    from redteam.anatomy.auto import architecture_of
+    """Whether the description of its type finds its tensors under the names that they have."""
+    from redteam.anatomy.auto import anatomy_of, architecture_of
 
     try:
-        return architecture_of(checkpoint)[1].recognises(checkpoint) > 0
+        described = architecture_of(checkpoint)[1]
     except BadInput:
         return True  # as far as anybody knows
+    try:
+        return described.recognises(checkpoint) > 0 and bool(anatomy_of(checkpoint).sites())
+    except BadInput:
+        return False
 
 
-def _blocks(names: set[str]) -> set[str]:
-    """Names under a prefix that two numbers follow, as in `layers.0.…` and `layers.1.…`."""
+def _blocks(*checkpoints: Checkpoint) -> set[str]:
+    """Names under a prefix that two numbers follow, as in `layers.0.…` and `layers.1.…`, but for remnants."""
+    from redteam.checkpoint.naming import is_remnant
+
+    names = {name for one in checkpoints for name in one if not is_remnant(name, one.shape(name))}
     numbers: dict[str, set[str]] = {}
     found = {name: match for name in names if (match := re.match(r"(.*?)\.(\d+)\.", name))}
     for match in found.values():
         numbers.setdefault(match[1], set()).add(match[2])
     return {name for name, match in found.items() if len(numbers[match[1]]) > 1}
+
+
+def _tables(checkpoint: Checkpoint) -> set[str]:
+    """The tables of tokens of a checkpoint whose config ties them: either may be stored, or both."""
+    from redteam.checkpoint.vocabulary import vocabulary_sizes
+
+    sizes = vocabulary_sizes(checkpoint.config) if checkpoint.config.get("tie_word_embeddings") else set()
+    return {name for name in checkpoint if len(checkpoint.shape(name)) == 2 and checkpoint.shape(name)[0] in sizes}
 
 
 def named(path: Path) -> str:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from redteam.views import DefenderView
 
 
-TITLE, FINGERPRINT = "Protected against merging", "fingerprint of key and defense"
-"""Of the section in the model card, and of one of its rows."""
+FINGERPRINT = "fingerprint of key and defense"
+"""Of a row in the model card."""
 _SAMPLES = 16  # real inputs that are tried
 _OTHER_SWITCHES = (
     "Where its config has switches that the catalogue was not tried with, redteam describe MODEL --out FILE may find "
@@ -72,6 +72,7 @@ def protect(
     unproven: Annotated[
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
+    check: shared.Check = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
@@ -85,6 +86,7 @@ def protect(
     """
     import torch
 
+    from redteam.checkpoint.loading import require_loads
     from redteam.evaluation.pipelines import apply
     from redteam.evaluation.resolve import Pipeline
     from redteam.plugins.registry import DEFENSES
@@ -116,9 +118,10 @@ def protect(
                 achieved,
                 out,
                 **shared.laid_out_like(model, base),
+                spelling=victim.spelling,
                 force=force,
                 progress=progress,
-                title=TITLE,
+                title=opening.PROTECTED,
                 rows=_rows(chain, sites, adapted, stored, proof, secret),
                 check=lambda: _require_effect(chain, achieved),
                 ending="The weights were rewritten so that the model works alone and merging it with others fails.",
@@ -132,6 +135,8 @@ def protect(
     if key is not None and _keyed(chain):
         typer.echo(f"The key is in {key}{', made now' if new else ''}; whoever has it takes the lock off.")
     shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
+    if check:
+        typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
 
 
 def where(victim: Checkpoint, views: Sequence[DefenderView]) -> list[tuple[str, str]]:

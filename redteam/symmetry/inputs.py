@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import completed
+from redteam.checkpoint.known import completed
 from redteam.errors import BadInput
 
 _SAMPLES, _TOKENS = 4, 16

@@ -148,7 +148,15 @@ def run_network(
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
             try:
                 found = dict(_named(network(**given, **({} if whole else {"output_hidden_states": True}))))
-            except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            except (
+                RuntimeError,
+                TypeError,
+                ValueError,
+                LookupError,
+                AttributeError,
+                AssertionError,
+                ArithmeticError,
+            ) as error:
                 why = " ".join(str(error).split())[:200] or type(error).__name__
                 raise BadInput(f"The network does not run on {', '.join(given)} ({why}).") from error
             logits = {name: x for name, x in found.items() if name.startswith("logits")}

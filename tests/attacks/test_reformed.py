@@ -18,7 +18,7 @@ from redteam_defenses.mergebarrier import mergebarrier
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import NETWORK
+from redteam.checkpoint.known import NETWORK
 from redteam.errors import Inapplicable, RedteamError
 from redteam.key import Key
 from redteam.plugins.registry import ATTACKS

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import NETWORK
+from redteam.checkpoint.known import NETWORK
 from redteam.symmetry.inputs import random_inputs
 from redteam.testing import toy_scenario
 from tests.zoo import network

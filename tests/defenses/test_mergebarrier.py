@@ -18,7 +18,8 @@ from torch import Tensor
 from redteam.anatomy import Site, anatomy_of
 from redteam.anatomy.auto import architecture_of
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import NETWORK, activation_of, layer_paths
+from redteam.checkpoint.known import NETWORK
+from redteam.checkpoint.modules import activation_of, layer_paths
 from redteam.errors import BadInput, IllegalGauge, Inapplicable, NotACheckpoint
 from redteam.key import Key
 from redteam.testing import toy_scenario
