@@ -41,7 +41,10 @@ class Network:
         for mine, outside in streams:
             places += _last_gains(mine, outside)
             places = [*(_scales(mine, outside) if outside.scaled else ()), *places]
-        return Anatomy(tuple(places), lambda: tuple(_residual(mine, outside, checkpoint) for mine, outside in streams))
+        latents = [site for block in blocks for site in block.latents]
+        return Anatomy(
+            tuple(places), lambda: (*(_residual(mine, outside, checkpoint) for mine, outside in streams), *latents)
+        )
 
     def recognises(self, checkpoint: Shaped) -> int:
         """As `Architecture.recognises`, of all stacks of which the checkpoint has something."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from redteam.anatomy.architecture import named
 from redteam.anatomy.attention import attention_sites
 from redteam.anatomy.blocks import Blocks
+from redteam.anatomy.latent import latent_sites
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.mlps import mlp_sites
@@ -19,7 +20,7 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
     for layer in range(blocks.layers):
         read, written = len(blocks.reads), len(blocks.writes)
         if blocks.attends(layer):
-            yield from attention_sites(blocks, layer)
+            yield from latent_sites(blocks, layer) if blocks.arch.latent else attention_sites(blocks, layer)
         attention, outputs = blocks.reads[read:], blocks.writes[written:]
         read, written = len(blocks.reads), len(blocks.writes)
         yield from mlp_sites(blocks, layer)

@@ -91,7 +91,8 @@ def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architect
     up = shapes.get(guess.up or "", ())
     told = len(up) == 2 and up[0] != up[1] and not guess.packed
     stored = [up[0] == width] if told else [False] if guess.packed else [False, True]
-    gated = guess.query is not None and not fused and _doubled(guess, shapes)
+    plain = guess.query is not None and guess.latent is None
+    gated = plain and not fused and _doubled(guess, shapes)
     for transposed in stored:
         for interleaved in (False, True) if fused else (False,):
             yield replace(guess, transposed=transposed, interleaved=interleaved, sparse=True, gated_output=gated)
@@ -117,10 +118,12 @@ class _Search:
         scales = tuple(one for one in vectors if _SCALE.search(one.partition("{layer}")[2]))
         arch = replace(arch, key_bias_free=False, centred=False, layer_scales=scales)
         if arch.query:
-            arch = self._query_norms(arch)
+            arch = arch if arch.latent else self._query_norms(arch)
             arch = self._qk(arch)
             arch = self._with(arch, "vo", ("general-linear", "orthogonal", "scaled-permutation", "permutation"))
             arch = self._heads(arch)
+        if arch.latent:
+            arch = self._with(arch, "residual", ("signed-permutation",))
         arch = self._mlp(arch)
         arch = self._norms(arch)
         arch = self._shifts(arch)

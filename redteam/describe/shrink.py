@@ -28,6 +28,9 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_local_experts|num_experts|n_routed_experts|moe_num_experts)", EXPERTS),
     (r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_topk|top_k_experts|moe_topk)", 2),
     (r"(n_group|topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts)", 1),
+    (r"(first_k_dense_replace)", 1),
+    (r"(n_groups|mamba_n?groups)", 2),
+    (r"(mamba_d_ssm)", 4 * 8),
     (r"(q_lora_rank)", 20),
     (r"(kv_lora_rank)", 28),
     (r"(qk_nope_head_dim)", 12),
@@ -207,6 +210,9 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
         tiny["num_experts_per_tok"] = 2
     if isinstance(tiny.get("depths"), list):
         tiny |= {"image_size": 64} | ({"embed_dim": 16} if isinstance(tiny.get("embed_dim"), int) else {})
+    if "mamba_d_head" in tiny:
+        inner = tiny.get("mamba_d_ssm") or tiny.get("mamba_expand", 2) * tiny["hidden_size"]
+        tiny["mamba_d_head"] = inner // tiny["mamba_n_heads"]
     if tiny.get("kv_lora_rank"):
         tiny["num_key_value_heads"] = tiny.get("num_attention_heads")
     return tiny
