@@ -97,8 +97,9 @@ PRE_NORM: Mapping[str, str] = {
 class Stream:
     """What of a network outside its blocks touches the residual stream; names that a checkpoint lacks go for nothing.
 
-    `{prefix}` stands for what the checkpoint's names begin with. A checkpoint that holds any tensor which is named
-    neither here nor in a block has no site of the kind residual, since nobody can tell what would have to follow it.
+    `{prefix}` stands for what the checkpoint's names begin with, `{layer}` for each of the blocks. A checkpoint that
+    holds any tensor which is named neither here nor in a block has no site of the kind residual, since nobody can tell
+    what would have to follow it.
 
     Attributes:
         embeddings: Tensors whose last dimension is the stream's.
@@ -144,7 +145,9 @@ class Architecture:
         alternating: Whether gate and up take turns in such a tensor, row by row.
         further: Up, gate (None where there is none) and down of more MLPs that a block may have beside it or in its
             place: shared experts, a mixture's dense layers.
-        attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there.
+        attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there; also in layers
+            that have a state space in the place of attention.
+        attention_writes: Further maps beside attention, or in its place, that write to the stream.
         with_heads, with_experts: Tensors that have a number for each query head, or for each expert.
         ordered_experts: Whether experts may not change places.
         latent: Template of the map to the latent that keys and values are raised from, with the rotary part of all
@@ -210,6 +213,7 @@ class Architecture:
     alternating: bool = False
     further: tuple[tuple[str, str | None, str], ...] = ()
     attention_reads: tuple[str, ...] = ()
+    attention_writes: tuple[str, ...] = ()
     mlp_reads: tuple[str, ...] = ()
     with_heads: tuple[str, ...] = ()
     with_experts: tuple[str, ...] = ()

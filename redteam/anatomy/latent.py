@@ -41,7 +41,7 @@ def latent_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     query = _map(blocks, template, layer, norm if further is None else queries)
     blocks.expect(query.weight, (heads * (key + turned), blocks.width if queries is None else _size(blocks, queries)))
 
-    blocks.reads += [query if further is None else further, down, *blocks.further(arch.attention_reads, layer, norm)]
+    blocks.reads += [query if further is None else further, down]
     blocks.writes.append(replace(output, writes_centred=blocks.centred_writes))
     plain, rotary = _split(query, heads, key, turned)
     keys, values = _split(raised, heads, key, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from redteam.anatomy.architecture import named
 from redteam.anatomy.attention import attention_sites
@@ -21,6 +22,7 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
         read, written = len(blocks.reads), len(blocks.writes)
         if blocks.attends(layer):
             yield from latent_sites(blocks, layer) if blocks.arch.latent else attention_sites(blocks, layer)
+        _beside(blocks, layer)
         attention, outputs = blocks.reads[read:], blocks.writes[written:]
         read, written = len(blocks.reads), len(blocks.writes)
         yield from mlp_sites(blocks, layer)
@@ -30,6 +32,15 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
         for template in blocks.arch.post_norms:
             _post_norm(blocks, template, layer)
         yield from _scales(blocks, layer, {"attention": (attention, outputs), "mlp": (mlp, downs)})
+
+
+def _beside(blocks: Blocks, layer: int) -> None:
+    """What reads and writes beside attention, or in its place."""
+    arch = blocks.arch
+    if any(blocks.has(one, layer) for one in arch.attention_reads):
+        blocks.reads += blocks.further(arch.attention_reads, layer, blocks.norm(arch.attention_norm, layer))
+    written = blocks.further(arch.attention_writes, layer, None)
+    blocks.writes += [replace(linear, writes_centred=blocks.centred_writes) for linear in written]
 
 
 def _post_norm(blocks: Blocks, template: str, layer: int) -> None:

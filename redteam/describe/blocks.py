@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -222,12 +222,15 @@ class _Search:
     def _norms(self, arch: Architecture) -> Architecture:
         """The norms that projections read, by gains that move between them."""
         free = {**arch.legal, "norm": "scaling"}
-        offsets = dict.fromkeys((arch.offset, 0.0, 1.0)) if not arch.query_norm else (arch.offset,)
+        told = arch.query_norm and "qk" in arch.legal
+        offsets = (arch.offset,) if told else dict.fromkeys((arch.offset, 0.0, 1.0))
         for offset in offsets:
             base = replace(arch, offset=offset, legal=free)
             found = base
             if arch.query:
-                found = self._norm(found, "attention_norm")
+                more = self._with_others(base)
+                found = self._norm(more, "attention_norm")
+                found = self._norm(base, "attention_norm") if found is more else found
             if arch.up or arch.further:
                 found = self._norm(found, "mlp_norm")
             if found is base and arch.query and arch.up:
@@ -237,13 +240,22 @@ class _Search:
                 return replace(found, legal=free)
         return self._post_norm(arch)
 
+    def _with_others(self, arch: Architecture) -> Architecture:
+        """With the maps of what may be beside attention or in its place: those that nothing else accounts for."""
+        texts = templates(arch)
+        rest = [one for one in self.stack.maps if one.stem not in texts and len(one.shape) == 2]
+        reads = tuple(one.stem for one in rest if one.shape[1] == self.width)
+        writes = tuple(one.stem for one in rest if one.shape[0] == self.width and one.stem not in reads)
+        more = (*arch.attention_reads, *reads)
+        return replace(arch, attention_reads=more, attention_writes=writes) if reads else arch
+
     def _norm(self, arch: Architecture, field: str) -> Architecture:
         """Of what an encoder hands on, another norm stands before keys and values."""
         crosses = arch.part.endswith("cross")
         memory = next((one for one in self.outside if "encoder" in one), None) if crosses else None
-        for norm in self.norms:
+        for norm in sorted(self.norms, key=lambda one: one in (arch.attention_norm, arch.mlp_norm)):
             alone: dict[str, Any] = {"attention_norm": None, "mlp_norm": None, field: norm, "memory_norm": memory}
-            if norm not in (arch.attention_norm, arch.mlp_norm) and self.holds(replace(arch, **alone), "norm"):
+            if self.holds(replace(arch, **alone), "norm"):
                 return replace(arch, memory_norm=memory, **{field: norm})  # type: ignore[arg-type]
         return arch
 
@@ -292,6 +304,19 @@ class _Search:
                         return tried
         bare = replace(arch, centred=False, key_bias_free=False)
         return replace(bare, value_bias_free=not KEPT < self.trial.shifted(bare, ("vo",)) < math.inf)
+
+
+def templates(arch: Architecture) -> set[str]:
+    """All templates of a description."""
+    found: set[str] = set()
+    values: list[Any] = [getattr(arch, one.name) for one in fields(arch)]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, tuple):
+            values += value
+    return found
 
 
 def _named(arch: Architecture) -> set[str]:

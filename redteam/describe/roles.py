@@ -184,6 +184,8 @@ def _attentions(stack: Stack, width: int) -> list[tuple[str, dict[str, Any]]]:
         if fused is not None and len(roles) < 3:
             roles = dict.fromkeys(("query", "key", "value"), fused.stem)
         outputs = [one for one in mine if one.stem not in roles.values() and width in one.shape and one.is_a("output")]
+        there_too = [one.layers for one in mine if one.stem in roles.values()]
+        outputs = [one for one in outputs if all(layers <= one.layers for layers in there_too)]
         if len(roles) == 3 and outputs:
             found.append((part, {**roles, "output": outputs[0].stem}))
     latent = _latent(stack, there, width)
@@ -218,7 +220,7 @@ def _latent(stack: Stack, there: Sequence[Map], width: int) -> dict[str, Any] | 
 
 def _mlps(stack: Stack, width: int) -> Iterator[Architecture]:
     rest = [one for one in stack.maps if width in one.shape and not _looks(one, _OTHER)]
-    rest = [one for one in rest if _looks(one, _MLP) or not _looks(one, _ATTENTION)]
+    rest = [one for one in rest if _looks(one, _MLP) or not _looks(one, _ATTENTION) or _mixes(one)]
     dense = [one for one in rest if len(one.shape) == 2 and "expert" not in _behind(one)]
     routers = [one for one in dense if one.is_a("router") and one.shape[0] != width and one.shape[0] < 16]
     experts = [one for one in rest if len(one.shape) == 3 or "{expert}" in one.stem]
@@ -262,6 +264,11 @@ def _triples(maps: Iterable[Map], *, single: bool = True) -> list[tuple[str, str
         if not ups and len(near(gates)) == 1:
             found.append((gates[0], None, down.stem))
     return found[:1] if single and found else found
+
+
+def _mixes(one: Map) -> bool:
+    """Whether it is an MLP's in a block that calls all its parts by one name."""
+    return "mixer" in _behind(one) and any(one.is_a(role) for role in ("up", "gate", "down", "router"))
 
 
 def _behind(one: Map) -> str:

@@ -29,7 +29,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_topk|top_k_experts|moe_topk)", 2),
     (r"(n_group|topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts)", 1),
     (r"(first_k_dense_replace)", 1),
-    (r"(n_groups|mamba_n?groups)", 2),
+    (r"(n_groups|mamba_n_?groups)", 2),
     (r"(mamba_d_ssm)", 4 * 8),
     (r"(q_lora_rank)", 20),
     (r"(kv_lora_rank)", 28),
@@ -76,6 +76,7 @@ _FORMS = (
 )
 
 
+_BY_LAYER = ("layer_types", "block_type", "_pattern", "attention_layers")
 _FOLLOWS = ("stage_names", "out_features", "out_indices", "per_layer_config")
 _STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 1, "embed_dims": 16, "embed_dim": 16}
 
@@ -90,7 +91,8 @@ def small_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         Configs with `architectures` of one class.
     """
     for name in _classes(config):
-        for layers, scale in ((2, 1), (4, 1), (6, 1), (2, _WIDER)):
+        least = _kinds(config)
+        for layers, scale in ((least, 1), (4, 1), (6, 1), (least, _WIDER)):
             tiny = _shrunk(dict(config), layers, scale)
             tiny["architectures"] = [name]
             yield tiny
@@ -130,6 +132,17 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     return [alone] if hasattr(transformers, alone) else []
 
 
+def _kinds(config: Mapping[str, Any]) -> int:
+    """How many layers show every kind that a config lists: at least two, and no more than six."""
+    found = 2
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found = max(found, _kinds(value))
+        elif isinstance(value, list) and key.endswith(_BY_LAYER) and all(isinstance(one, str) for one in value):
+            found = max(found, len(set(value)))
+    return min(found, 6)
+
+
 def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
     tiny: dict[str, Any] = {}
     for key, value in config.items():
@@ -145,7 +158,7 @@ def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
             tiny[key] = [[kinds, layers // len(kinds)] for kinds, _ in value]
         elif key == "num_key_value_heads" and value is None:
             tiny[key] = GROUPS
-        elif isinstance(value, list) and key.endswith(("layer_types", "block_type", "_pattern", "attention_layers")):
+        elif isinstance(value, list) and key.endswith(_BY_LAYER):
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
             tiny[key] = _head(config, scale)
@@ -155,7 +168,12 @@ def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
             tiny[key] = [_STAGES[key] * 2**i for i in range(len(value))]
         elif key in ("depths", "conv_dim") and isinstance(value, list):
             tiny[key] = [2 if key == "depths" else 8] * len(value)
-        elif isinstance(value, list) and value == value[:1] * len(value) and len(value) > layers:
+        elif (
+            isinstance(value, list)
+            and value == value[:1] * len(value)
+            and len(value) > layers
+            and not key.endswith("multipliers")
+        ):
             tiny[key] = [_sized(key, value[0])] * layers  # one a layer
         elif re.fullmatch(_LAYERS, key) and isinstance(value, int):
             tiny[key] = layers
