@@ -55,7 +55,7 @@ def _scales(blocks: Blocks, layer: int, maps: Mapping[str, tuple[list[Linear], l
         label = "/".join(filter(None, (blocks.arch.part, part)))
         if blocks.arch.post_norm and reads and reads[0].norm is not None:
             yield scale_site(layer, label, blocks.width, [gain_of(reads[0].norm)], writes, reads)
-        elif blocks.arch.post_norms and not blocks.arch.post_norm and writes:
+        elif writes and not blocks.arch.post_norm and any(blocks.has(one, layer) for one in blocks.arch.post_norms):
             yield scale_site(layer, f"{label}-output", blocks.width, writes)
 
 

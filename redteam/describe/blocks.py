@@ -244,8 +244,9 @@ class _Search:
         """With the maps of what may be beside attention or in its place: those that nothing else accounts for."""
         texts = templates(arch)
         rest = [one for one in self.stack.maps if one.stem not in texts and len(one.shape) == 2]
-        reads = tuple(one.stem for one in rest if one.shape[1] == self.width)
-        writes = tuple(one.stem for one in rest if one.shape[0] == self.width and one.stem not in reads)
+        out = [one for one in rest if one.shape[0] == self.width and (one.shape[1] != self.width or one.is_a("output"))]
+        writes = tuple(one.stem for one in out)
+        reads = tuple(one.stem for one in rest if one.shape[1] == self.width and one.stem not in writes)
         more = (*arch.attention_reads, *reads)
         return replace(arch, attention_reads=more, attention_writes=writes) if reads else arch
 

@@ -22,6 +22,7 @@ from redteam.describe.trials import KEPT, Trial
 from redteam.errors import BadInput
 
 _Described = TypeVar("_Described", Architecture, Stream)
+_STATE_SPACE = re.compile(r"A_log|dt_proj|dt_bias|time_decay|time_mix")
 _LARGEST = 16_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
 
 
@@ -278,9 +279,11 @@ def _beside(found: Architecture, stacks: list[Stack]) -> Iterator[str]:
 def _nothing(trial: Trial, stacks: list[Stack]) -> str:
     kind = trial.checkpoint.config.get("model_type")
     roots = ", ".join(stack.root.strip(".") for stack in stacks) or "no numbered blocks"
+    spaces = any(_STATE_SPACE.search(name) for name in trial.checkpoint)
     return (
         f"Nothing was found in model_type {kind!r} that keeps the function ({roots}): neither attention with queries, "
-        "keys and values nor an MLP of two maps has one of the known groups."
+        "keys and values nor an MLP of two maps has one of the known groups"
+        + (", and none is known for the state spaces or recurrences that its blocks are made of." if spaces else ".")
     )
 
 

@@ -16,6 +16,7 @@ _WIDER = 8  # where code has a number of its own for the rotary planes of a head
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|n_embd|dim|embed_dim|width|output_hidden_size|text_embed_dim|project_dim)", WIDTH),
     (r"(embedding_size|pooler_hidden_size|cross_hidden_size|encoder_hidden_size|reduce_dim)", WIDTH),
+    (r"(attention_hidden_size)", WIDTH),
     (r"(num_attention_heads|n_heads?|num_heads|(en|de)coder_attention_heads|attention_heads|heads)", HEADS),
     (r"(num_key_value_heads|num_kv_heads|multi_query_group_num|num_global_key_value_heads)", GROUPS),
     (r"(head_dim|d_kv|global_head_dim|attention_head_dim|kv_channels)", HEAD),
@@ -28,9 +29,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_local_experts|num_experts|n_routed_experts|moe_num_experts)", EXPERTS),
     (r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_topk|top_k_experts|moe_topk)", 2),
     (r"(n_group|topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts)", 1),
-    (r"(first_k_dense_replace)", 1),
+    (r"(first_k_dense_replace|num_dense_layers)", 1),
     (r"(n_groups|mamba_n_?groups)", 2),
     (r"(mamba_d_ssm)", 4 * 8),
+    (r"((mamba_)?chunk_size)", 8),
     (r"(q_lora_rank)", 20),
     (r"(kv_lora_rank)", 28),
     (r"(qk_nope_head_dim)", 12),
@@ -192,7 +194,9 @@ def _head(config: Mapping[str, Any], scale: int) -> int:
     Where the config has it follow from the model's width, it does here; where it is None, some networks fail.
     """
     if "qk_rope_head_dim" in config:
-        return dict(_SIZES)["(qk_rope_head_dim)"]
+        rope = config.get("rope_parameters")
+        share = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+        return int(dict(_SIZES)["(qk_rope_head_dim)"] / (share or 1))
     width, heads, head = (config.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
     follows = isinstance(width, int) and isinstance(heads, int) and width == heads * (head or 0)
     return scale * WIDTH // HEADS if follows else HEAD
@@ -231,6 +235,8 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
     if "mamba_d_head" in tiny:
         inner = tiny.get("mamba_d_ssm") or tiny.get("mamba_expand", 2) * tiny["hidden_size"]
         tiny["mamba_d_head"] = inner // tiny["mamba_n_heads"]
+    if {"state_size", "expand", "head_dim", "num_heads"} <= tiny.keys():
+        tiny["head_dim"] = tiny["expand"] * tiny["hidden_size"] // tiny["num_heads"]
     if tiny.get("kv_lora_rank"):
         tiny["num_key_value_heads"] = tiny.get("num_attention_heads")
     return tiny
