@@ -49,8 +49,9 @@ def latent_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     legal = {kind: subgroups(largest) for kind, largest in arch.legal.items()}
     site = partial(Site, layer=layer, part=arch.part)
     if "qk" in legal:
-        alone = legal["qk"] if arch.planes is None else subgroups("planar")
-        shared = {"left": Side(rotary, heads), "right": Side(once), "planes": arch.planes}
+        planes = "half" if arch.planes and blocks.given("rope_interleave") is False else arch.planes
+        alone = legal["qk"] if planes is None else subgroups("planar")
+        shared = {"left": Side(rotary, heads), "right": Side(once), "planes": planes}
         yield Site("qk", layer, 1, turned, legal=alone, part=_label(blocks, "rotary"), **shared)  # type: ignore[arg-type]
         yield site("qk", heads=heads, width=key, left=Side(plain), right=Side(keys), legal=legal["qk"])
     if "vo" in legal:

@@ -74,9 +74,10 @@ def test_more_changes_the_function(which: str, more: Planar | GeneralLinear | Or
     assert case.change(moved(case.checkpoint, [allowed], looked_up({site.label: gauge}))) > 1e-3
 
 
-def test_a_layout_that_a_config_changes_is_seen() -> None:
-    case = small_network({**complete("deepseek_v3"), "rope_interleave": False})
-    assert case.kept(ARCHITECTURES["deepseek_v3"], "qk") > 1e-3
+def test_the_layout_of_planes_is_the_one_that_a_config_says() -> None:
+    case, described = small_network({**complete("deepseek_v3"), "rope_interleave": False}), ARCHITECTURES["deepseek_v3"]
+    assert find_sites(described, case.checkpoint).sites(("qk",))[0].planes == "half"
+    assert case.kept(described, "qk") <= KEPT
 
 
 def test_a_part_of_another_size_is_said() -> None:
