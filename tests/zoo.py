@@ -38,6 +38,20 @@ PICTURES = {
     "patch_size": 4,
 }
 TOWERS = {"text_config": TEXT, "vision_config": PICTURES}
+LATENT = TEXT | {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 12,
+    "first_k_dense_replace": 1,
+}
 T5 = {"d_model": 24, "d_kv": 6, "d_ff": 20, "num_layers": 2, "num_heads": 4, "vocab_size": 30, "pad_token_id": 0}
 OPEN_CLIP = {
     "embed_dim": 16,
@@ -144,6 +158,7 @@ RELATIVES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "mt5": ("MT5ForConditionalGeneration", "MT5Config", T5 | {"feed_forward_proj": "gated-gelu"}),
     "umt5": ("UMT5ForConditionalGeneration", "UMT5Config", T5 | {"feed_forward_proj": "gated-gelu"}),
     "phimoe": ("PhimoeForCausalLM", "PhimoeConfig", GROUPED | {"num_local_experts": 4}),
+    "deepseek-v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", LATENT),
 }
 """Of the types that differ from a described one in a detail: fast tests see whether their locks keep the function and
 come off, `make acceptance` the rest."""

@@ -25,12 +25,25 @@ OPEN_CLIP = {
     "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 64, "layers": 2, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 70, "width": 64, "heads": 4, "layers": 2},
 }
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 16},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "dots1": {"n_routed_experts": 128, "n_shared_experts": 2},
+}
+"""Of types whose defaults build no network, or one without the parts that those which are published have."""
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The config by which a type is described."""
+    return {**complete(name), **SETTINGS.get(name, {})}
 
 
 def trial_of(name: str) -> Trial:
     """A small random network of a type of the catalogue."""
     if name != "open_clip":
-        return small_network(complete(name))
+        return small_network(config_of(name))
     import open_clip
 
     from redteam.checkpoint import Checkpoint
@@ -56,7 +69,7 @@ def prove(name: str) -> dict[str, Any]:
 
 def described(name: str) -> dict[str, Any]:
     """The file of a type that is described anew."""
-    found: Description = replace(describe(complete(name)), model_type=name)
+    found: Description = replace(describe(config_of(name)), model_type=name)
     return found.as_data()
 
 

@@ -97,8 +97,9 @@ PRE_NORM: Mapping[str, str] = {
 class Stream:
     """What of a network outside its blocks touches the residual stream; names that a checkpoint lacks go for nothing.
 
-    `{prefix}` stands for what the checkpoint's names begin with. A checkpoint that holds any tensor which is named
-    neither here nor in a block has no site of the kind residual, since nobody can tell what would have to follow it.
+    `{prefix}` stands for what the checkpoint's names begin with, `{layer}` for each of the blocks. A checkpoint that
+    holds any tensor which is named neither here nor in a block has no site of the kind residual, since nobody can tell
+    what would have to follow it.
 
     Attributes:
         embeddings: Tensors whose last dimension is the stream's.
@@ -144,9 +145,17 @@ class Architecture:
         alternating: Whether gate and up take turns in such a tensor, row by row.
         further: Up, gate (None where there is none) and down of more MLPs that a block may have beside it or in its
             place: shared experts, a mixture's dense layers.
-        attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there.
+        attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there; also in layers
+            that have a state space in the place of attention.
+        attention_writes: Further maps beside attention, or in its place, that write to the stream.
         with_heads, with_experts: Tensors that have a number for each query head, or for each expert.
         ordered_experts: Whether experts may not change places.
+        latent: Template of the map to the latent that keys and values are raised from, with the rotary part of all
+            keys behind it; then `key` and `value` are one map that reads the latent's norm, head by head.
+        latent_norm: Template of that norm.
+        latent_query, latent_query_norm: Those of the queries, where these have a latent too.
+        raised_query: Template of `query` where they have, if that is another.
+        latent_reads: Further maps that read the norm of the queries' latent.
         gated_output: Whether each query head is followed, in its projection, by a gate on what the head puts out.
         clamped: Whether neurons allow no scales, whatever their gate or activation is.
         sparse: Whether a layer may lack its attention or its MLP.
@@ -186,9 +195,9 @@ class Architecture:
         transposed: Whether weights are stored [in, out].
         interleaved: Whether fused query, key and value follow one another head by head.
         stream: What else touches the residual stream; None where that is not known.
-        legal: The largest group that keeps the function, by kind of site; a kind that is left out has no sites. Leave
-            out norm where more than projections read what a norm writes: in post-norm blocks the stream does. A gate
-            or a ReLU in the MLP adds scales to its permutations.
+        legal: The largest group that keeps the function, by kind of site (residual: of latents); a kind that is left
+            out has no sites. Leave out norm where more than projections read what a norm writes: in post-norm blocks
+            the stream does. A gate or a ReLU in the MLP adds scales to its permutations.
     """
 
     query: str | None = None
@@ -204,10 +213,17 @@ class Architecture:
     alternating: bool = False
     further: tuple[tuple[str, str | None, str], ...] = ()
     attention_reads: tuple[str, ...] = ()
+    attention_writes: tuple[str, ...] = ()
     mlp_reads: tuple[str, ...] = ()
     with_heads: tuple[str, ...] = ()
     with_experts: tuple[str, ...] = ()
     ordered_experts: bool = False
+    latent: str | None = None
+    latent_norm: str | None = None
+    latent_query: str | None = None
+    latent_query_norm: str | None = None
+    raised_query: str | None = None
+    latent_reads: tuple[str, ...] = ()
     gated_output: bool = False
     clamped: bool = False
     sparse: bool = False
@@ -253,7 +269,7 @@ class Architecture:
     @property
     def first(self) -> str:
         """The template that every block has, or where blocks lack parts, most do."""
-        return self.query or self.up or self.further[0][0]
+        return self.latent or self.query or self.up or self.further[0][0]
 
     def prefix(self, checkpoint: Shaped) -> str | None:
         """What the names of the checkpoint begin with; None if it has no tensor of a block's query."""
@@ -269,8 +285,9 @@ class Architecture:
         prefix = self.prefix(checkpoint)
         norms = [template for template in (self.attention_norm, self.mlp_norm) if isinstance(template, str)]
         roles = [] if self.packed else [self.down]
+        roles += [self.latent or self.query, self.key, self.value, self.output]
         needed, extra = (
-            _names(self.query, self.key, self.value, self.output, *roles, *norms, *self.post_norms, self.router),
+            _names(*roles, *norms, *self.post_norms, self.router),
             _names(self.query_norm, self.key_norm),
         )
         if prefix is None or (not self.sparse and not all(prefix + name in checkpoint for name in needed)):

@@ -31,7 +31,7 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     value_free = arch.value_bias_free and output.bias is not None and not arch.gated_output and not blocks.clipped
     value = blocks.linear("value", layer, sizes, norm=memory, bias_free=value_free)
     gates = [replace(query, rows=Rows(n, queries, n, 2 * n))] if arch.gated_output else []
-    blocks.reads += [query, key, value, *gates, *blocks.further(arch.attention_reads, layer, norm)]
+    blocks.reads += [query, key, value, *gates]
     blocks.writes.append(output)
 
     legal = {kind: subgroups(largest) for kind, largest in arch.legal.items()}

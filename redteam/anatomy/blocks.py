@@ -9,6 +9,7 @@ from typing import Any
 
 from redteam.anatomy.architecture import Architecture, Shaped, named
 from redteam.anatomy.linear import Linear, Norm, Rows
+from redteam.anatomy.site import Site
 from redteam.checkpoint.tensors import classes_of
 from redteam.errors import BadInput
 
@@ -26,6 +27,7 @@ class Blocks:
         norms: The norms in the blocks.
         layer_scales: Numbers that multiply what is written, one for each dimension of the stream.
         output_norms: Those that stand on a block's output, before it is added to the stream.
+        latents: The sites of the kind residual inside the blocks.
 
     Raises:
         BadInput: If the config lacks a number, or a tensor is missing or has another shape than the config says.
@@ -50,10 +52,13 @@ class Blocks:
         self.writes: list[Linear] = []
         self.norms: list[Norm] = []
         self.output_norms: list[Norm] = []
+        self.latents: list[Site] = []
         self.layer_scales: list[Linear] = []
         self.layers = self.number(architecture.layers, self._counted())
         self.width = self.number(architecture.width, self._model_width())
-        if architecture.query:
+        if architecture.latent:
+            self.heads = self.number(architecture.heads)
+        elif architecture.query:
             self._size_heads()
         self.gated = self.has(architecture.gate)
         self.experts = self._experts() if architecture.router else 0
@@ -144,7 +149,7 @@ class Blocks:
     def _model_width(self) -> int:
         if self.arch.query is None and self.arch.packed is None:
             return self._columns(self.arch.first.replace("{expert}", "0"))
-        return self._columns(self.arch.query or self.arch.router)
+        return self._columns(self.arch.latent or self.arch.query or self.arch.router)
 
     def _groups(self) -> int:
         """Of keys and values, by the tensors."""
@@ -227,7 +232,7 @@ class Blocks:
     def attends(self, layer: int) -> bool:
         """Whether a layer has an attention of its own: always, where layers may not lack it."""
         arch = self.arch
-        templates = (arch.query, arch.key, arch.value, arch.output)
+        templates = (arch.latent or arch.query, arch.key, arch.value, arch.output)
         return arch.query is not None and (not arch.sparse or all(self.has(one, layer) for one in templates))
 
     def further(self, templates: Iterable[str], layer: int, norm: Norm | None) -> list[Linear]:

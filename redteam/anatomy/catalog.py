@@ -32,6 +32,8 @@ _FIRST = [
     "phi3",
     "cohere",
     "mixtral",
+    "qwen3_moe",
+    "deepseek_v3",
     "t5",
     "clip",
     "siglip",

@@ -42,7 +42,10 @@ class Network:
         for mine, outside in streams:
             places += _last_gains(mine, outside)
             places = [*(_scales(mine, outside) if outside.scaled else ()), *places]
-        return Anatomy(tuple(places), lambda: tuple(_residual(mine, outside, checkpoint) for mine, outside in streams))
+        latents = [site for block in blocks for site in block.latents]
+        return Anatomy(
+            tuple(places), lambda: (*(_residual(mine, outside, checkpoint) for mine, outside in streams), *latents)
+        )
 
     def recognises(self, checkpoint: Shaped) -> int:
         """As `Architecture.recognises`, of all stacks of which the checkpoint has something."""
@@ -85,16 +88,19 @@ class _Outside:
     def __init__(self, stream: Stream, block: Blocks, checkpoint: Shaped) -> None:
         self.used: set[str] = set()
         self.scaled = stream.scaled
-        self.others = tuple(name.format(prefix=block.prefix) for name in stream.others)
+
+        def met(templates: tuple[str, ...]) -> list[str]:
+            stems = [t.format(prefix=block.prefix, layer=n) for t in templates for n in range(block.layers)]
+            return list(dict.fromkeys(stems))
 
         def there(templates: tuple[str, ...], *which: str) -> list[list[str]]:
-            names = [[named(t.format(prefix=block.prefix), w) for w in which] for t in templates]
+            names = [[named(stem, w) for w in which] for stem in met(templates)]
             found = [group for group in names if group[0] in checkpoint]
             self.used |= {name for group in found for name in group}
             return found
 
         def plain(templates: tuple[str, ...], *, transposed: bool = False) -> list[Linear]:
-            names = [t.format(prefix=block.prefix) for t in templates]
+            names = met(templates)
             self.used |= {name for name in names if name in checkpoint}
             return [Linear(name, None, transposed=transposed) for name in names if name in checkpoint]
 
@@ -108,6 +114,9 @@ class _Outside:
             names = there(templates, "weight", "bias")
             return [Linear(weight, bias if bias in checkpoint else None) for weight, bias in names]
 
+        others = met(stream.others)
+        self.used |= {name for name in others if "*" not in name}
+        self.others = tuple(name for name in others if "*" in name)
         self.embeddings = plain(stream.embeddings)
         self.vectors = plain(stream.vectors)
         self.writes = maps(stream.writes)

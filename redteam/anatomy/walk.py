@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from redteam.anatomy.architecture import named
 from redteam.anatomy.attention import attention_sites
 from redteam.anatomy.blocks import Blocks
+from redteam.anatomy.latent import latent_sites
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.mlps import mlp_sites
@@ -19,7 +21,8 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
     for layer in range(blocks.layers):
         read, written = len(blocks.reads), len(blocks.writes)
         if blocks.attends(layer):
-            yield from attention_sites(blocks, layer)
+            yield from latent_sites(blocks, layer) if blocks.arch.latent else attention_sites(blocks, layer)
+        _beside(blocks, layer)
         attention, outputs = blocks.reads[read:], blocks.writes[written:]
         read, written = len(blocks.reads), len(blocks.writes)
         yield from mlp_sites(blocks, layer)
@@ -29,6 +32,15 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
         for template in blocks.arch.post_norms:
             _post_norm(blocks, template, layer)
         yield from _scales(blocks, layer, {"attention": (attention, outputs), "mlp": (mlp, downs)})
+
+
+def _beside(blocks: Blocks, layer: int) -> None:
+    """What reads and writes beside attention, or in its place."""
+    arch = blocks.arch
+    if any(blocks.has(one, layer) for one in arch.attention_reads):
+        blocks.reads += blocks.further(arch.attention_reads, layer, blocks.norm(arch.attention_norm, layer))
+    written = blocks.further(arch.attention_writes, layer, None)
+    blocks.writes += [replace(linear, writes_centred=blocks.centred_writes) for linear in written]
 
 
 def _post_norm(blocks: Blocks, template: str, layer: int) -> None:
@@ -43,7 +55,7 @@ def _scales(blocks: Blocks, layer: int, maps: Mapping[str, tuple[list[Linear], l
         label = "/".join(filter(None, (blocks.arch.part, part)))
         if blocks.arch.post_norm and reads and reads[0].norm is not None:
             yield scale_site(layer, label, blocks.width, [gain_of(reads[0].norm)], writes, reads)
-        elif blocks.arch.post_norms and not blocks.arch.post_norm and writes:
+        elif writes and not blocks.arch.post_norm and any(blocks.has(one, layer) for one in blocks.arch.post_norms):
             yield scale_site(layer, f"{label}-output", blocks.width, writes)
 
 

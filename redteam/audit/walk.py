@@ -90,7 +90,8 @@ class Walk:
         if all(self._same(name) for name in names):
             return Looked(site, _bare(site, "equal"), view, None)
         # A stream is looked at first, and its embeddings are the largest tensors: they need not be cast as a whole.
-        view, anchor = (self.model, self.base) if site.kind == "residual" else (view, self._anchor)
+        whole = site.kind == "residual" and site.spanning
+        view, anchor = (self.model, self.base) if whole else (view, self._anchor)
         moving, target = compared(site, view, anchor)
         found = self.explainer.explain(site, moving, target, precision=self._precision(names))
         return Looked(site, _finding(site, found, square(target)), view, found.gauge)

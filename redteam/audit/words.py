@@ -239,7 +239,7 @@ def _of_the_stream(kind: str, part: str) -> str | None:
     """The name of a site that belongs to no layer, None for the others."""
     if kind == "norm-scale" and part.rpartition("/")[2] == "stream":
         return "the scale of the residual stream"
-    return "the residual stream" if kind == "residual" else None
+    return "the residual stream" if kind == "residual" and not part.endswith("latent") else None
 
 
 def _and(words: Sequence[str]) -> str:

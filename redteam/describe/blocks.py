@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -91,7 +91,8 @@ def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architect
     up = shapes.get(guess.up or "", ())
     told = len(up) == 2 and up[0] != up[1] and not guess.packed
     stored = [up[0] == width] if told else [False] if guess.packed else [False, True]
-    gated = guess.query is not None and not fused and _doubled(guess, shapes)
+    plain = guess.query is not None and guess.latent is None
+    gated = plain and not fused and _doubled(guess, shapes)
     for transposed in stored:
         for interleaved in (False, True) if fused else (False,):
             yield replace(guess, transposed=transposed, interleaved=interleaved, sparse=True, gated_output=gated)
@@ -117,10 +118,12 @@ class _Search:
         scales = tuple(one for one in vectors if _SCALE.search(one.partition("{layer}")[2]))
         arch = replace(arch, key_bias_free=False, centred=False, layer_scales=scales)
         if arch.query:
-            arch = self._query_norms(arch)
+            arch = arch if arch.latent else self._query_norms(arch)
             arch = self._qk(arch)
             arch = self._with(arch, "vo", ("general-linear", "orthogonal", "scaled-permutation", "permutation"))
             arch = self._heads(arch)
+        if arch.latent:
+            arch = self._with(arch, "residual", ("signed-permutation",))
         arch = self._mlp(arch)
         arch = self._norms(arch)
         arch = self._shifts(arch)
@@ -219,12 +222,15 @@ class _Search:
     def _norms(self, arch: Architecture) -> Architecture:
         """The norms that projections read, by gains that move between them."""
         free = {**arch.legal, "norm": "scaling"}
-        offsets = dict.fromkeys((arch.offset, 0.0, 1.0)) if not arch.query_norm else (arch.offset,)
+        told = arch.query_norm and "qk" in arch.legal
+        offsets = (arch.offset,) if told else dict.fromkeys((arch.offset, 0.0, 1.0))
         for offset in offsets:
             base = replace(arch, offset=offset, legal=free)
             found = base
             if arch.query:
-                found = self._norm(found, "attention_norm")
+                more = self._with_others(base)
+                found = self._norm(more, "attention_norm")
+                found = self._norm(base, "attention_norm") if found is more else found
             if arch.up or arch.further:
                 found = self._norm(found, "mlp_norm")
             if found is base and arch.query and arch.up:
@@ -234,13 +240,23 @@ class _Search:
                 return replace(found, legal=free)
         return self._post_norm(arch)
 
+    def _with_others(self, arch: Architecture) -> Architecture:
+        """With the maps of what may be beside attention or in its place: those that nothing else accounts for."""
+        texts = templates(arch)
+        rest = [one for one in self.stack.maps if one.stem not in texts and len(one.shape) == 2]
+        out = [one for one in rest if one.shape[0] == self.width and (one.shape[1] != self.width or one.is_a("output"))]
+        writes = tuple(one.stem for one in out)
+        reads = tuple(one.stem for one in rest if one.shape[1] == self.width and one.stem not in writes)
+        more = (*arch.attention_reads, *reads)
+        return replace(arch, attention_reads=more, attention_writes=writes) if reads else arch
+
     def _norm(self, arch: Architecture, field: str) -> Architecture:
         """Of what an encoder hands on, another norm stands before keys and values."""
         crosses = arch.part.endswith("cross")
         memory = next((one for one in self.outside if "encoder" in one), None) if crosses else None
-        for norm in self.norms:
+        for norm in sorted(self.norms, key=lambda one: one in (arch.attention_norm, arch.mlp_norm)):
             alone: dict[str, Any] = {"attention_norm": None, "mlp_norm": None, field: norm, "memory_norm": memory}
-            if norm not in (arch.attention_norm, arch.mlp_norm) and self.holds(replace(arch, **alone), "norm"):
+            if self.holds(replace(arch, **alone), "norm"):
                 return replace(arch, memory_norm=memory, **{field: norm})  # type: ignore[arg-type]
         return arch
 
@@ -289,6 +305,19 @@ class _Search:
                         return tried
         bare = replace(arch, centred=False, key_bias_free=False)
         return replace(bare, value_bias_free=not KEPT < self.trial.shifted(bare, ("vo",)) < math.inf)
+
+
+def templates(arch: Architecture) -> set[str]:
+    """All templates of a description."""
+    found: set[str] = set()
+    values: list[Any] = [getattr(arch, one.name) for one in fields(arch)]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, tuple):
+            values += value
+    return found
 
 
 def _named(arch: Architecture) -> set[str]:

@@ -14,7 +14,7 @@ from redteam.anatomy.files import as_data
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.libraries import quiet_transformers
 from redteam.checkpoint.modules import initialised, weights_of
-from redteam.describe.blocks import Settled, settle
+from redteam.describe.blocks import Settled, settle, templates
 from redteam.describe.roles import Stack, stacks_of
 from redteam.describe.shrink import small_configs
 from redteam.describe.streams import with_streams
@@ -22,6 +22,7 @@ from redteam.describe.trials import KEPT, Trial
 from redteam.errors import BadInput
 
 _Described = TypeVar("_Described", Architecture, Stream)
+_STATE_SPACE = re.compile(r"A_log|dt_proj|dt_bias|time_decay|time_mix")
 _LARGEST = 16_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
 
 
@@ -252,6 +253,10 @@ def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator
         for kind in kinds:
             if kind not in found.legal:
                 yield f"{root}: no group keeps the function at {kind}."
+        beside = sorted(_beside(found, stacks))
+        if found.query and beside:
+            names = ", ".join(beside[:3]) + (", …" if len(beside) > 3 else "")
+            yield f"{root}: {names} are in no pair of maps that is described; the stream and norms alone move them."
         if not found.query and not any(other.query and other.first.startswith(root) for other in network.stacks):
             yield f"{root}: the attention, if there is one, has none of the known forms and is left as it is."
     if trial.exact.unread:
@@ -261,12 +266,24 @@ def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator
         yield "What else touches the residual stream could not be told: there are no sites of the kind residual."
 
 
+def _beside(found: Architecture, stacks: list[Stack]) -> Iterator[str]:
+    """The maps of a stack's blocks that have no site of their own, such as a state space's."""
+    root = found.first.partition("{layer}")[0]
+    named = templates(replace(found, attention_reads=(), attention_writes=()))
+    for stack in stacks:
+        if stack.root.endswith(root):
+            maps = (one.stem.partition("{layer}.")[2] for one in stack.maps if len(one.shape) == 2)
+            yield from (one for one in maps if not any(one == text.partition("{layer}.")[2] for text in named))
+
+
 def _nothing(trial: Trial, stacks: list[Stack]) -> str:
     kind = trial.checkpoint.config.get("model_type")
     roots = ", ".join(stack.root.strip(".") for stack in stacks) or "no numbered blocks"
+    spaces = any(_STATE_SPACE.search(name) for name in trial.checkpoint)
     return (
         f"Nothing was found in model_type {kind!r} that keeps the function ({roots}): neither attention with queries, "
-        "keys and values nor an MLP of two maps has one of the known groups."
+        "keys and values nor an MLP of two maps has one of the known groups"
+        + (", and none is known for the state spaces or recurrences that its blocks are made of." if spaces else ".")
     )
 
 

@@ -6,9 +6,9 @@ Nothing here is believed: what follows from a guess is tried on numbers (`redtea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from redteam.anatomy import Architecture
 from redteam.anatomy.architecture import Shaped
@@ -18,6 +18,10 @@ _TOKENS = {
     "key": {"k", "key", "wk", "k_proj", "key_proj", "k_lin", "linear_k", "to_k"},
     "value": {"v", "value", "wv", "v_proj", "value_proj", "v_lin", "linear_v", "to_v"},
     "fused": {"qkv", "qkv_proj", "Wqkv", "wqkv", "c_attn", "query_key_value", "in_proj", "in_proj_", "attn_qkv"},
+    "latent": {"kv_a_proj_with_mqa", "kv_a_proj"},
+    "raised": {"kv_b_proj"},
+    "latent_query": {"q_a_proj"},
+    "raised_query": {"q_b_proj"},
     "output": {"o", "o_proj", "out_proj", "out_lin", "Wo", "wo", "c_proj", "dense", "proj", "out", "linear_out"},
     "pair": {"gate_up_proj", "input_linear", "Wi", "wi_fused", "gate_up", "up_gate_proj", "w12", "weights_in"},
     "gate": {"gate_proj", "w1", "wi_0", "fc12", "gate", "linear_gate", "fc1_g"},
@@ -27,6 +31,7 @@ _TOKENS = {
     | {"linear_fc2", "output_dense", "pwconv2", "ffn_output", "Wo", "linear_2", "fc_2", "w_2", "output"},
     "router": {"router", "gate", "layer", "wg"},
 }
+_LATENT = ("latent", "raised", "latent_query", "raised_query", "output")
 _LAYOUTS: tuple[tuple[Literal["out-in", "in-out"], bool], ...] = (
     ("out-in", False),
     ("in-out", False),
@@ -156,10 +161,7 @@ def guesses(stack: Stack, width: int) -> Iterator[Architecture]:
         if attention or mlp != Architecture():
             yield replace(
                 mlp,
-                query=attention.get("query"),
-                key=attention.get("key"),
-                value=attention.get("value"),
-                output=attention.get("output"),
+                **attention,
                 part=part,
                 layers="",
                 width="",
@@ -171,10 +173,10 @@ def guesses(stack: Stack, width: int) -> Iterator[Architecture]:
             )
 
 
-def _attentions(stack: Stack, width: int) -> list[tuple[str, dict[str, str]]]:
+def _attentions(stack: Stack, width: int) -> list[tuple[str, dict[str, Any]]]:
     """Of each attention in a block, the templates of its projections; one without any where there is none."""
     there = [one for one in stack.maps if len(one.shape) == 2 and _looks(one, _ATTENTION) and not _looks(one, _OTHER)]
-    found: list[tuple[str, dict[str, str]]] = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for part in ("", "cross"):
         mine = [one for one in there if bool(_CROSS.search(_behind(one))) == (part == "cross")]
         roles = {role: one.stem for role in ("query", "key", "value") for one in mine if one.is_a(role)}
@@ -182,14 +184,43 @@ def _attentions(stack: Stack, width: int) -> list[tuple[str, dict[str, str]]]:
         if fused is not None and len(roles) < 3:
             roles = dict.fromkeys(("query", "key", "value"), fused.stem)
         outputs = [one for one in mine if one.stem not in roles.values() and width in one.shape and one.is_a("output")]
+        there_too = [one.layers for one in mine if one.stem in roles.values()]
+        outputs = [one for one in outputs if all(layers <= one.layers for layers in there_too)]
         if len(roles) == 3 and outputs:
             found.append((part, {**roles, "output": outputs[0].stem}))
+    latent = _latent(stack, there, width)
+    found += [("", latent)] if latent else []
     return found if any(part == "" for part, _ in found) else [("", {}), *found]
+
+
+def _latent(stack: Stack, there: Sequence[Map], width: int) -> dict[str, Any] | None:
+    """The projections of an attention whose keys and values are raised from a latent; None where there is none."""
+    roles = {role: one for role in _LATENT for one in there if one.is_a(role)}
+    query = next((one.stem for one in there if one.is_a("query")), None)
+    if not {"latent", "raised", "output"} <= roles.keys() or not (query or "raised_query" in roles):
+        return None
+
+    def norm(reader: Map) -> str | None:
+        beside = reader.stem.rpartition(".")[0]
+        fit = (one.stem for one in stack.norms if one.shape == reader.shape[1:] and one.stem.startswith(f"{beside}."))
+        return next((one for one in fit if one.rpartition(".")[2][0] == reader.stem.rpartition(".")[2][0]), None)
+
+    rest = [one for one in there if one not in roles.values() and one.stem != query]
+    raised = roles["raised"]
+    found: dict[str, Any] = {"latent": roles["latent"].stem, "latent_norm": norm(raised), "key": raised.stem}
+    found |= {"value": raised.stem, "output": roles["output"].stem}
+    found["query"] = query or f"{raised.stem.rpartition('.')[0]}.q_proj"
+    found["attention_reads"] = tuple(one.stem for one in rest if one.shape[1] == width)
+    if {"latent_query", "raised_query"} <= roles.keys():
+        own = roles["raised_query"]
+        found |= {"latent_query": roles["latent_query"].stem, "latent_query_norm": norm(own), "raised_query": own.stem}
+        found["latent_reads"] = tuple(one.stem for one in rest if one.shape[1] == own.shape[1])
+    return found if found["latent_norm"] else None
 
 
 def _mlps(stack: Stack, width: int) -> Iterator[Architecture]:
     rest = [one for one in stack.maps if width in one.shape and not _looks(one, _OTHER)]
-    rest = [one for one in rest if _looks(one, _MLP) or not _looks(one, _ATTENTION)]
+    rest = [one for one in rest if _looks(one, _MLP) or not _looks(one, _ATTENTION) or _mixes(one)]
     dense = [one for one in rest if len(one.shape) == 2 and "expert" not in _behind(one)]
     routers = [one for one in dense if one.is_a("router") and one.shape[0] != width and one.shape[0] < 16]
     experts = [one for one in rest if len(one.shape) == 3 or "{expert}" in one.stem]
@@ -233,6 +264,11 @@ def _triples(maps: Iterable[Map], *, single: bool = True) -> list[tuple[str, str
         if not ups and len(near(gates)) == 1:
             found.append((gates[0], None, down.stem))
     return found[:1] if single and found else found
+
+
+def _mixes(one: Map) -> bool:
+    """Whether it is an MLP's in a block that calls all its parts by one name."""
+    return "mixer" in _behind(one) and any(one.is_a(role) for role in ("up", "gate", "down", "router"))
 
 
 def _behind(one: Map) -> str:

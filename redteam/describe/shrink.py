@@ -16,6 +16,7 @@ _WIDER = 8  # where code has a number of its own for the rotary planes of a head
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|n_embd|dim|embed_dim|width|output_hidden_size|text_embed_dim|project_dim)", WIDTH),
     (r"(embedding_size|pooler_hidden_size|cross_hidden_size|encoder_hidden_size|reduce_dim)", WIDTH),
+    (r"(attention_hidden_size)", WIDTH),
     (r"(num_attention_heads|n_heads?|num_heads|(en|de)coder_attention_heads|attention_heads|heads)", HEADS),
     (r"(num_key_value_heads|num_kv_heads|multi_query_group_num|num_global_key_value_heads)", GROUPS),
     (r"(head_dim|d_kv|global_head_dim|attention_head_dim|kv_channels)", HEAD),
@@ -28,6 +29,10 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(num_local_experts|num_experts|n_routed_experts|moe_num_experts)", EXPERTS),
     (r"(num_experts_per_tok|num_experts_per_token|moe_k|moe_topk|top_k_experts|moe_topk)", 2),
     (r"(n_group|topk_group|n_shared_experts|num_shared_experts|moe_num_shared_experts)", 1),
+    (r"(first_k_dense_replace|num_dense_layers)", 1),
+    (r"(n_groups|mamba_n_?groups)", 2),
+    (r"(mamba_d_ssm)", 4 * 8),
+    (r"((mamba_)?chunk_size)", 8),
     (r"(q_lora_rank)", 20),
     (r"(kv_lora_rank)", 28),
     (r"(qk_nope_head_dim)", 12),
@@ -73,6 +78,7 @@ _FORMS = (
 )
 
 
+_BY_LAYER = ("layer_types", "block_type", "_pattern", "attention_layers")
 _FOLLOWS = ("stage_names", "out_features", "out_indices", "per_layer_config")
 _STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 1, "embed_dims": 16, "embed_dim": 16}
 
@@ -87,7 +93,8 @@ def small_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         Configs with `architectures` of one class.
     """
     for name in _classes(config):
-        for layers, scale in ((2, 1), (4, 1), (6, 1), (2, _WIDER)):
+        least = _kinds(config)
+        for layers, scale in ((least, 1), (4, 1), (6, 1), (least, _WIDER)):
             tiny = _shrunk(dict(config), layers, scale)
             tiny["architectures"] = [name]
             yield tiny
@@ -127,6 +134,17 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     return [alone] if hasattr(transformers, alone) else []
 
 
+def _kinds(config: Mapping[str, Any]) -> int:
+    """How many layers show every kind that a config lists: at least two, and no more than six."""
+    found = 2
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found = max(found, _kinds(value))
+        elif isinstance(value, list) and key.endswith(_BY_LAYER) and all(isinstance(one, str) for one in value):
+            found = max(found, len(set(value)))
+    return min(found, 6)
+
+
 def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
     tiny: dict[str, Any] = {}
     for key, value in config.items():
@@ -142,7 +160,7 @@ def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
             tiny[key] = [[kinds, layers // len(kinds)] for kinds, _ in value]
         elif key == "num_key_value_heads" and value is None:
             tiny[key] = GROUPS
-        elif isinstance(value, list) and key.endswith(("layer_types", "block_type", "_pattern", "attention_layers")):
+        elif isinstance(value, list) and key.endswith(_BY_LAYER):
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
             tiny[key] = _head(config, scale)
@@ -152,7 +170,12 @@ def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
             tiny[key] = [_STAGES[key] * 2**i for i in range(len(value))]
         elif key in ("depths", "conv_dim") and isinstance(value, list):
             tiny[key] = [2 if key == "depths" else 8] * len(value)
-        elif isinstance(value, list) and value == value[:1] * len(value) and len(value) > layers:
+        elif (
+            isinstance(value, list)
+            and value == value[:1] * len(value)
+            and len(value) > layers
+            and not key.endswith("multipliers")
+        ):
             tiny[key] = [_sized(key, value[0])] * layers  # one a layer
         elif re.fullmatch(_LAYERS, key) and isinstance(value, int):
             tiny[key] = layers
@@ -171,7 +194,9 @@ def _head(config: Mapping[str, Any], scale: int) -> int:
     Where the config has it follow from the model's width, it does here; where it is None, some networks fail.
     """
     if "qk_rope_head_dim" in config:
-        return dict(_SIZES)["(qk_rope_head_dim)"]
+        rope = config.get("rope_parameters")
+        share = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+        return int(dict(_SIZES)["(qk_rope_head_dim)"] / (share or 1))
     width, heads, head = (config.get(key) for key in ("hidden_size", "num_attention_heads", "head_dim"))
     follows = isinstance(width, int) and isinstance(heads, int) and width == heads * (head or 0)
     return scale * WIDTH // HEADS if follows else HEAD
@@ -207,6 +232,11 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
         tiny["num_experts_per_tok"] = 2
     if isinstance(tiny.get("depths"), list):
         tiny |= {"image_size": 64} | ({"embed_dim": 16} if isinstance(tiny.get("embed_dim"), int) else {})
+    if "mamba_d_head" in tiny:
+        inner = tiny.get("mamba_d_ssm") or tiny.get("mamba_expand", 2) * tiny["hidden_size"]
+        tiny["mamba_d_head"] = inner // tiny["mamba_n_heads"]
+    if {"state_size", "expand", "head_dim", "num_heads"} <= tiny.keys():
+        tiny["head_dim"] = tiny["expand"] * tiny["hidden_size"] // tiny["num_heads"]
     if tiny.get("kv_lora_rank"):
         tiny["num_key_value_heads"] = tiny.get("num_attention_heads")
     return tiny

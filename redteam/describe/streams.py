@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import combinations, product
 from typing import Any
 
@@ -120,9 +120,10 @@ def _streams(trial: Trial, network: Network) -> Iterable[tuple[tuple[Stream, tup
         list(sites_of(block))
     used = {name for block in blocks for name in block.used}
     rest = [name for name in checkpoint if name not in used]
+    beginnings = [(block.prefix + block.arch.first).partition("{layer}")[0] for block in blocks]
     parts = [block.arch.part for block in blocks]
     width = blocks[0].width
-    whole = ((_stream(checkpoint, rest, width), tuple(parts)),)
+    whole = ((_by_layer(_stream(checkpoint, rest, width), beginnings), tuple(parts)),)
     alone = [part for part in parts if not part.endswith("cross")]
     roots = {
         part: block.arch.first.partition("{layer}")[0].split(".") for part, block in zip(parts, blocks, strict=True)
@@ -132,11 +133,30 @@ def _streams(trial: Trial, network: Network) -> Iterable[tuple[tuple[Stream, tup
     for part in alone:
         mine = [name for name in rest if _owner(name, roots) == part]
         size = next(block.width for block in blocks if block.arch.part == part)
-        found.append((_stream(checkpoint, mine, size), tuple(p for p in parts if p in (part, f"{part}-cross"))))
+        stream = _by_layer(_stream(checkpoint, mine, size), beginnings)
+        found.append((stream, tuple(p for p in parts if p in (part, f"{part}-cross"))))
     linked = len(alone) < len(parts)
     yield whole if linked or len(alone) == 1 else tuple(found)
     if len(alone) > 1:
         yield tuple(found) if linked else whole
+
+
+def _by_layer(stream: Stream, beginnings: Sequence[str]) -> Stream:
+    """With one template for what all blocks have, where names go on after one of some beginnings."""
+
+    def template(name: str) -> str:
+        for one in beginnings:
+            number = re.match(rf"{re.escape(one)}\d+(?=\.)", name)
+            if number:
+                return f"{one}{{layer}}{name[number.end() :]}"
+        return name
+
+    several: dict[str, Any] = {
+        one.name: tuple(dict.fromkeys(map(template, value)))
+        for one in fields(stream)
+        if isinstance(value := getattr(stream, one.name), tuple) and one.name != "tied_classes"
+    }
+    return replace(stream, **several)
 
 
 def _owner(name: str, roots: dict[str, list[str]]) -> str:

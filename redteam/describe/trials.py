@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Anatomy, Architecture, Site, find_sites
+from redteam.anatomy import Anatomy, Architecture, Side, Site, find_sites
 from redteam.anatomy.architecture import ArchitectureLike
 from redteam.anatomy.auto import described_as
 from redteam.checkpoint import Checkpoint
@@ -99,7 +99,7 @@ class Trial:
         """
         anatomy = self.anatomy(architecture)
         sites = () if anatomy is None else anatomy.sites((kind,))
-        if not sites or not all(self._notices(name) for name in _ends(sites)):
+        if not sites or not all(any(self._sees(site) for site in group) for group in _ends(sites)):
             return math.inf
         worst = 0.0
         for draw in range(draws):
@@ -111,6 +111,15 @@ class Trial:
             if worst > KEPT:
                 break
         return worst
+
+    def _sees(self, site: Site) -> bool:
+        """Whether the outputs change with both sides: with what comes first on the left, and with something right."""
+
+        def any_of(sides: Sequence[Side]) -> bool:
+            maps = (one for side in sides for one in getattr(side.linear, "linears", (side.linear,)))
+            return any(self._notices(one.weight) for one in maps)
+
+        return any_of(site.lefts[:1]) and (not site.rights or any_of(site.rights))
 
     def _notices(self, name: str) -> bool:
         """Whether the outputs change with a tensor."""
@@ -173,13 +182,14 @@ def _near_one(gauge: Gauge) -> bool:
     return bool((gauge.left(one).log().abs() < _TRAINED).any())
 
 
-def _ends(sites: Sequence[Site]) -> set[str]:
-    """A weight of each side of the first and the last site of each part."""
-    parts: dict[str, list[Site]] = {}
+def _ends(sites: Sequence[Site]) -> Iterator[list[Site]]:
+    """The first and the last site of each part; all experts of such a layer, since a router may choose but some."""
+    parts: dict[str, dict[int, list[Site]]] = {}
     for site in sites:
-        parts.setdefault(re.sub(r"\d+", "", site.part), []).append(site)
-    ends = [site for group in parts.values() for site in (group[0], group[-1])]
-    return {side.linear.weight for site in ends for side in (site.lefts[0], *site.rights[:1])}
+        parts.setdefault(re.sub(r"\d+", "", site.part), {}).setdefault(site.layer, []).append(site)
+    for layers in parts.values():
+        first, *_, last = (*layers.values(), *layers.values())
+        yield from (first, last)
 
 
 def drawn(name: str, like: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ class Heads:
     Attributes:
         query: [G, r, n, a], a head's bias as one more column.
         key: [G, n, c].
-        value: [G, n, e].
-        output: [G, r, n, f], columns transposed.
+        value: [G, m, e].
+        output: [G, r, m, f], columns transposed.
     """
 
     query: Tensor
@@ -43,7 +43,7 @@ class Heads:
             BadInput: If a tensor holds NaN or infinity.
         """
         key, value, *_ = attention.left_too
-        groups, n = attention.width, key.unit
+        groups = attention.width
 
         def flat(side: Side) -> Tensor:
             if sample:
@@ -52,10 +52,10 @@ class Heads:
             return replace(side, unit=1).stack(affine, 1)[0]
 
         return cls(
-            flat(attention.left).unflatten(0, (groups, -1, n)),
-            flat(key).unflatten(0, (groups, n)),
-            flat(value).unflatten(0, (groups, n)),
-            flat(attention.pair[1]).unflatten(0, (groups, -1, n)),
+            flat(attention.left).unflatten(0, (groups, -1, key.unit)),
+            flat(key).unflatten(0, (groups, key.unit)),
+            flat(value).unflatten(0, (groups, value.unit)),
+            flat(attention.pair[1]).unflatten(0, (groups, -1, value.unit)),
         )
 
     def likeness(self, other: Heads) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ CENTRED = {
 HAVE = {
     "qk-norm": {"qwen3", "gemma3", "gemma3-vision", "olmo2", "olmo3", "exaone4", "apertus", "qwen3-moe"},
     "queries": GROUPED,
-    "experts": {"mixtral", "phimoe", "qwen3-moe"},
+    "experts": {"mixtral", "phimoe", "qwen3-moe", "deepseek-v3"},
     "norm": set(NETWORKS) - POST_NORM - {"resnet"},
     # Nobody has described the projector of the one and the scales of layers of the other.
     "residual": set(NETWORKS) - {"resnet", "gemma3-vision", "dinov2"},
@@ -152,6 +152,7 @@ def test_it_is_recognised_without_a_config(name):
         {"t5", "mt5", "umt5"},
         {"mixtral", "phimoe"},
         {"qwen3", "qwen3_moe"},
+        {"deepseek_v3", "minicpm3"},
     ]
     assert found == expected or any({found, expected} <= names for names in same_names)
 

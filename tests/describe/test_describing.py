@@ -75,9 +75,18 @@ def test_what_the_network_does_not_run_is_not_proven(monkeypatch: pytest.MonkeyP
     assert silent.kept(described, "qk") == float("inf"), "one token attends to itself, whatever queries and keys are"
 
 
-def test_a_network_without_such_places_is_refused_with_the_reason() -> None:
-    with pytest.raises(BadInput, match="neither attention with queries, keys and values nor an MLP"):
-        describe(complete("mamba"))
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "rwkv"])
+def test_a_network_without_such_places_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(BadInput, match=r"neither attention with queries, keys and values nor an MLP.*state spaces"):
+        describe(complete(name))
+
+
+@pytest.mark.parametrize("name", [pytest.param("deepseek_v3", marks=pytest.mark.slow), "minicpm3", "nemotron_h"])
+def test_latents_and_mixers_come_out(name: str) -> None:
+    case, found = small_network(complete(name)), describe(complete(name))
+    assert sites(found.described, case) == sites(ARCHITECTURES[name], case)
+    left = [remark for remark in found.remarks if "in_proj, mixer.out_proj are in no pair of maps" in remark]
+    assert len(left) == (name == "nemotron_h")
 
 
 def test_a_type_that_transformers_does_not_know() -> None:
