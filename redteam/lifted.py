@@ -17,8 +17,13 @@ def lifted() -> Iterator[None]:
     A lock that keeps the function keeps it in exact arithmetic; without this, two networks in float64 that compute the
     same agree to 1e-7 only, since their norms round to float32.
     """
-    with _Lifted():
-        yield
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # numbers that code makes tensors of, such as float64's smallest
+    try:
+        with _Lifted():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _Lifted(TorchFunctionMode):

@@ -159,11 +159,21 @@ def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool
             dtype=dtype or "auto",
             experts_implementation="eager",  # the grouped one knows no float64
         )
+    if dtype is torch.float64:
+        _widen(network, tensors)
     missing = {name for name in info["missing_keys"] if heads or in_a_block(name)}
     unexpected = {n for n in info["unexpected_keys"] if n not in checkpoint or not is_remnant(n, checkpoint.shape(n))}
     wrong = {"unexpected_keys": unexpected, "mismatched_keys": info["mismatched_keys"], "missing_keys": missing}
     require_fit(cls.__name__, wrong)
     return network.eval()  # type: ignore[no-any-return]
+
+
+def _widen(network: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Gives parameters that code makes float32 whatever it is asked for (DeBERTa's biases) their whole values."""
+    for name, weight in network.named_parameters():
+        if weight.dtype is torch.float32:
+            bare = name.removeprefix(f"{network.base_model_prefix}.")
+            weight.data = tensors.get(name, tensors.get(bare, weight.data)).to(torch.float64)
 
 
 def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
