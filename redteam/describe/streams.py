@@ -23,6 +23,9 @@ _READS = re.compile(r"embed_out|unembed|lm_head|classifier", re.I)
 _NORM = re.compile(r"norm|(^|[._])ln(_|\d|$|f)|layrnorm", re.I)
 
 
+_Streams = tuple[tuple[Stream, tuple[str, ...]], ...]
+
+
 def with_streams(trial: Trial, found: Sequence[Settled]) -> Network:
     """A network of the stacks that were settled, with the residual streams for which the numbers hold.
 
@@ -39,27 +42,61 @@ def with_streams(trial: Trial, found: Sequence[Settled]) -> Network:
     plain = Network(tuple(stacks))
     if trial.exact.unread:  # what no input reached may write to the stream, as a vision tower does
         return plain
-    for tried in _variants(trial, plain):
-        if _sites(trial, tried, "residual") and all(
-            trial.kept(tried, kind) <= KEPT for kind in ("residual", "norm-scale", "norm") if _sites(trial, tried, kind)
-        ):
-            return tried
-    return plain
+    best = plain
+    for tried, division in _variants(trial, plain):
+        streams = _that_hold(trial, tried, division)
+        if len(streams) == len(division):
+            return replace(tried, streams=streams)
+        if len(streams) > len(best.streams):
+            best = replace(tried, streams=streams)
+    return best
 
 
-def _variants(trial: Trial, plain: Network) -> Iterator[Network]:
+def _that_hold(trial: Trial, network: Network, division: _Streams) -> _Streams:
+    """Of some streams, those that hold, each tried alone."""
+    found = []
+    for stream, parts in division:
+        beside = tuple(name for other, its in division if its != parts for name in _names(trial.checkpoint, other))
+        for scaled, reading in product((True, False), _readings(stream)):
+            mine = replace(reading, scaled=scaled, others=(*reading.others, *beside))
+            if _holds(trial, replace(network, streams=((mine, parts),))):
+                found.append((mine, parts))
+                break
+    return tuple(found)
+
+
+def _holds(trial: Trial, network: Network) -> bool:
+    return _sites(trial, network, "residual") and all(
+        trial.kept(network, kind) <= KEPT for kind in ("residual", "norm-scale", "norm") if _sites(trial, network, kind)
+    )
+
+
+def _names(checkpoint: Checkpoint, stream: Stream) -> Iterator[str]:
+    """All tensors of a stream, whichever part they play, with `*` for the numbers of blocks."""
+    stems = (*stream.writes, *stream.norms, *stream.heads)
+    names = (f"{stem}.{which}" for stem in stems for which in ("weight", "bias"))
+    for name in (*stream.embeddings, *stream.vectors, *stream.projections, *names):
+        if name in checkpoint or "{layer}" in name:
+            yield _in_any_block(name.replace("{layer}", "*"))
+    yield from stream.others
+
+
+def _in_any_block(name: str) -> str:
+    """With `*` for the number of a block."""
+    return re.sub(r"(^|\.)\d+(?=\.\w+\.)", r"\1*", name)
+
+
+def _variants(trial: Trial, plain: Network) -> Iterator[tuple[Network, _Streams]]:
     """What the streams may be, the likelier first."""
-    for streams in _streams(trial, plain):
+    for division in _streams(trial, plain):
         for memory in dict.fromkeys((*_memories(trial, plain), None)):
             stacks = tuple(
                 replace(x, memory_norm=memory) if _crosses(x) and x.attention_norm else x for x in plain.stacks
             )
-            stacks = tuple(x if "norm" in x.legal or x.post_norm else _with_gains(x) for x in stacks)
-            for scaled in (True, False):
-                for each in product(*(_readings(stream) for stream, _ in streams)):
-                    told = zip(each, (parts for _, parts in streams), strict=True)
-                    through = tuple((replace(stream, scaled=scaled), parts) for stream, parts in told)
-                    yield replace(plain, stacks=stacks, streams=through)
+            yield (
+                replace(plain, stacks=tuple(x if "norm" in x.legal or x.post_norm else _with_gains(x) for x in stacks)),
+                division,
+            )
             if not any(_crosses(x) and x.attention_norm for x in plain.stacks):
                 break
 
@@ -112,7 +149,7 @@ def _with_norms(one: Settled) -> list[Architecture]:
     return [after, replace(after, post_norm=True), arch] if not arch.post_norm else [after, arch]
 
 
-def _streams(trial: Trial, network: Network) -> Iterable[tuple[tuple[Stream, tuple[str, ...]], ...]]:
+def _streams(trial: Trial, network: Network) -> Iterable[_Streams]:
     """One stream for each stack, or one through all; what is left over belongs to the first that fits."""
     checkpoint = trial.checkpoint
     blocks = [Blocks(stack, checkpoint) for stack in network.stacks]
@@ -156,7 +193,9 @@ def _by_layer(stream: Stream, beginnings: Sequence[str]) -> Stream:
         for one in fields(stream)
         if isinstance(value := getattr(stream, one.name), tuple) and one.name != "tied_classes"
     }
-    return replace(stream, **several)
+    others = tuple(dict.fromkeys(map(_in_any_block, several.pop("others"))))
+    told: dict[str, Any] = {key: tuple(x for x in names if _in_any_block(x) == x) for key, names in several.items()}
+    return replace(stream, **told, others=others)  # of what is left out nobody can tell: then there is no site
 
 
 def _owner(name: str, roots: dict[str, list[str]]) -> str:
@@ -209,7 +248,7 @@ def _stream(checkpoint: Checkpoint, names: Iterable[str], width: int) -> Stream:
         heads=tuple(heads),
         projections=tuple(projections),
         entry_norm=next((one for one in norms if re.search(r"pre_?la?y|ln_pre|embed", one, re.I)), None),
-        others=tuple(name for name in others if name not in bound),
+        others=tuple(dict.fromkeys(name for name in others if name not in bound)),
     )
 
 
