@@ -2,12 +2,16 @@
 
 python tools/catalogue.py TYPE…         describe these and write their files
 python tools/catalogue.py --prove TYPE… keep these descriptions and renew the proof (all types without TYPE)
+python tools/catalogue.py TYPE '{"key": …}'
+    describe it with other keys of the config than transformers' defaults, those of the checkpoints that people publish;
+    the file keeps them under "switches"
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,25 +29,28 @@ OPEN_CLIP = {
     "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 64, "layers": 2, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 70, "width": 64, "heads": 4, "layers": 2},
 }
-SETTINGS: dict[str, dict[str, Any]] = {
-    "bamba": {"attn_layer_indices": [1]},
-    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 16},
-    "lfm2": {"layer_types": ["conv", "full_attention"] * 8},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
-    "dots1": {"n_routed_experts": 128, "n_shared_experts": 2},
-}
-"""Of types whose defaults build no network, or one without the parts that those which are published have."""
 
 
-def config_of(name: str) -> dict[str, Any]:
-    """The config by which a type is described."""
-    return {**complete(name), **SETTINGS.get(name, {})}
+def switches_of(name: str) -> dict[str, Any]:
+    """What a file of the catalogue says that its type is tried with; nothing where it says nothing or is not there."""
+    found: dict[str, Any] = ARCHITECTURES.data(name).get("switches", {}) if name in ARCHITECTURES else {}
+    return found
+
+
+def config_of(name: str, switches: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that a type is tried with, its sizes still large."""
+    config = complete(name)
+    return {**config, **{key: _merged(config.get(key), value) for key, value in switches.items()}}
+
+
+def _merged(before: Any, value: Any) -> Any:
+    return {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
 
 
 def trial_of(name: str) -> Trial:
     """A small random network of a type of the catalogue."""
     if name != "open_clip":
-        return small_network(config_of(name))
+        return small_network(config_of(name, switches_of(name)))
     import open_clip
 
     from redteam.checkpoint import Checkpoint
@@ -67,23 +74,25 @@ def prove(name: str) -> dict[str, Any]:
     return {**kept, **new, "proof": [asdict(row) for row in rows], "open": ARCHITECTURES.data(name).get("open", [])}
 
 
-def described(name: str) -> dict[str, Any]:
+def described(name: str, switches: Mapping[str, Any]) -> dict[str, Any]:
     """The file of a type that is described anew."""
-    found: Description = replace(describe(config_of(name)), model_type=name)
-    return found.as_data()
+    found: Description = replace(describe(config_of(name, switches)), model_type=name)
+    data = found.as_data()
+    return {"model_type": name, **({"switches": switches} if switches else {}), **data}
 
 
 def main(arguments: list[str]) -> int:
     """Writes what is asked for, and says what could not be."""
     torch.set_num_threads(1)
     proving = "--prove" in arguments
-    names = [name for name in arguments if not name.startswith("--")] or sorted(
+    given = next((json.loads(argument) for argument in arguments if argument.startswith("{")), None)
+    names = [name for name in arguments if not name.startswith(("--", "{"))] or sorted(
         file.stem for file in FOLDER.glob("*.json")
     )
     failed = 0
     for name in names:
         try:
-            data = prove(name) if proving else described(name)
+            data = prove(name) if proving else described(name, switches_of(name) if given is None else given)
         except RedteamError as error:
             say(f"{name}: {error}")
             failed += 1

@@ -128,10 +128,15 @@ def small_network(config: Mapping[str, Any]) -> Trial:
             if size > _LARGEST:
                 raise BadInput(f"its sizes could not be made small: {size} weights are left")
             weights = weights_of(initialised(tiny, 0))
-            return Trial.of(Checkpoint.of({name: t.double() for name, t in weights.items()}, tiny))
+            return Trial.of(Checkpoint.of({_published(name): t.double() for name, t in weights.items()}, tiny))
         except Exception as error:  # whatever a library raises on a config that it does not like
             why = " ".join(str(error).split())[:300]
     raise BadInput(f"No small network of model_type {config.get('model_type')!r} could be built and run ({why}).")
+
+
+def _published(name: str) -> str:
+    """A tensor's name as it is in files that people publish, where transformers saves an older one (ESM)."""
+    return re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name))
 
 
 def _widths(trial: Trial) -> Callable[[Stack], int]:
@@ -167,6 +172,7 @@ def _path(config: Mapping[str, Any], stack: Stack, part: str) -> tuple[str, ...]
         "visual": ("vision",),
         "vision": ("vision",),
         "audio": ("audio",),
+        "backbone": ("backbone",),
     }
     looked = [part, *words.get(part, ()), *(w for w in words if w in stack.root)]
     for key, value in config.items():

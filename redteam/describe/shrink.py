@@ -17,11 +17,13 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(hidden_size|d_model|n_embd|dim|embed_dim|width|output_hidden_size|text_embed_dim|project_dim)", WIDTH),
     (r"(embedding_size|pooler_hidden_size|cross_hidden_size|encoder_hidden_size|reduce_dim)", WIDTH),
     (r"(attention_hidden_size)", WIDTH),
+    (r"(word_embed_proj_dim|reassemble_hidden_size)", WIDTH),
+    (r"(neck_hidden_sizes|fusion_hidden_size)", WIDTH // 4),
     (r"(num_attention_heads|n_heads?|num_heads|(en|de)coder_attention_heads|attention_heads|heads)", HEADS),
     (r"(num_key_value_heads|num_kv_heads|multi_query_group_num|num_global_key_value_heads)", GROUPS),
     (r"(head_dim|d_kv|global_head_dim|attention_head_dim|kv_channels)", HEAD),
     (r"(head_width|decoder_hidden_size)", WIDTH // HEADS),
-    (r"(intermediate_size|d_ff|n_inner|ffn_hidden_size|ffn_dim|(en|de)coder_ffn_dim|hidden_dim)", NEURONS),
+    (r"(intermediate_size|d_ff|n_inner|ffn_hidden_size|ffn_dim|dff|d_inner|(en|de)coder_ffn_dim|hidden_dim)", NEURONS),
     (r"(moe_intermediate_size|shared_expert_intermediate_size|shared_intermediate_size|mlp_dim)", NEURONS),
     (r"(expert_ffn_hidden_size|intermediate_size_mlp|moe_shared_expert_intermediate_size)", NEURONS),
     (r"(vocab_size|vocab_size_per_layer_input|text_vocab_size)", VOCABULARY),
@@ -40,13 +42,16 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(v_head_dim)", 10),
     (r"(rotary_dim)", 8),
     (r"(max_(text_)?(position_embeddings|seq_len|sequence_length)|n_positions|max_target_positions)", _LENGTH),
+    (r"(max_(en|de)coder_position_embeddings)", _LENGTH),
     (r"(max_source_positions)", _LENGTH // 2),
     (r"(projection_dim|classifier_proj_size|hidden_size_per_layer_input|logit_hidden_size)", 16),
-    (r"(image_size)", 16),
+    (r"(image_size|input_size)", 16),
+    (r"(coordinate_size)", 10),
+    (r"(shape_size)", 12),
     (r"(patch_size|spatial_patch_size)", 4),
     (r"(num_frames|tubelet_size)", 2),
     (r"(max_relative_positions|position_buckets)", 16),
-    (r"(sliding_window|attention_chunk_size|local_attention|window_size)", 8),
+    (r"(sliding_window|attention_chunk_size|local_attention|window_size|attention_window)", 8),
     (r"(num_mel_bins|linear_num_key_heads|linear_num_value_heads|mamba_n_heads|mamba_num_heads|mamba_d_state)", 4),
     (r"(linear_key_head_dim|linear_value_head_dim|mamba_d_head|mamba_head_dim|ssm_state_size)", 8),
     (r"(num_conv_pos_embeddings|num_conv_pos_embedding_groups|num_codevectors_per_group)", 4),
@@ -56,7 +61,8 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(mm_tokens_per_image|image_seq_length)", 16),
     (r"(out_hidden_size)", WIDTH),
     (r"(num_position_embeddings|num_patches)", 16),
-    (r"(n_mels)", 4),
+    (r"(n_mels|num_query_tokens)", 4),
+    (r"(input_feat_per_channel|feature_projection_input_dim)", 8),
 )
 _LAYERS = (
     r"(num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_(en|de)coder_layers|depth|layers"
@@ -75,12 +81,18 @@ _FORMS = (
     "CTC",
     "MASKED_LM",
     "SEMANTIC_SEGMENTATION",
+    "OBJECT_DETECTION",
+    "ZERO_SHOT_OBJECT_DETECTION",
+    "DEPTH_ESTIMATION",
+    "VISUAL_QUESTION_ANSWERING",
+    "AUDIO_CLASSIFICATION",
 )
 
 
 _BY_LAYER = ("layer_types", "block_type", "_pattern", "attention_layers")
 _FOLLOWS = ("stage_names", "out_features", "out_indices", "per_layer_config")
-_STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 1, "embed_dims": 16, "embed_dim": 16}
+_TAKEN = {"out_indices": 1, "backbone_out_indices": 0}
+_STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 2, "embed_dims": 16, "embed_dim": 16}
 
 
 def small_configs(config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -148,6 +160,10 @@ def _kinds(config: Mapping[str, Any]) -> int:
 def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
     tiny: dict[str, Any] = {}
     for key, value in config.items():
+        if key in _TAKEN and isinstance(value, list) and len(value) <= layers:  # the last, counted from 1 or from 0
+            first = layers - len(value) + _TAKEN[key]
+            tiny[key] = [*range(first, first + len(value))]
+            continue
         if key in _FOLLOWS:
             continue
         if (
@@ -164,6 +180,10 @@ def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
             tiny[key] = _head(config, scale)
+        elif key == "vocab_size" and value is None:
+            tiny[key] = VOCABULARY
+        elif key == "image_token_index" and value is None:
+            tiny[key] = VOCABULARY - 1
         elif isinstance(value, bool) or value is None:
             tiny[key] = value
         elif key in _STAGES and isinstance(value, list):
@@ -226,12 +246,15 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
             side = half * 3 // 8
             tiny[key] = {**rope, "mrope_section": [half - 2 * side, side, side]}
     tiny = tightened(tiny)
+    if "downsample_ratio" in tiny and "image_seq_length" in tiny:  # patches are put together
+        tiny["image_seq_length"] = int(tiny["image_seq_length"] * tiny["downsample_ratio"] ** 2)
     if tiny.get("num_kv_shared_layers"):
         tiny["num_kv_shared_layers"] = 0
     if "num_experts_per_tok" in tiny and tiny["num_experts_per_tok"] is None:
         tiny["num_experts_per_tok"] = 2
     if isinstance(tiny.get("depths"), list):
-        tiny |= {"image_size": 64} | ({"embed_dim": 16} if isinstance(tiny.get("embed_dim"), int) else {})
+        tiny |= {"image_size": 64} | ({"window_size": 2} if "window_size" in tiny else {})
+        tiny |= {"embed_dim": 16} if isinstance(tiny.get("embed_dim"), int) else {}
     if "mamba_d_head" in tiny:
         inner = tiny.get("mamba_d_ssm") or tiny.get("mamba_expand", 2) * tiny["hidden_size"]
         tiny["mamba_d_head"] = inner // tiny["mamba_n_heads"]

@@ -17,7 +17,11 @@ from redteam.errors import BadInput
 _SAMPLES, _TOKENS = 4, 16
 _LIMITS, _LOW = ("clip_qkv",), 0.2
 _PLACEHOLDER = ("image_token_id", "image_token_index")  # in a config: the token in whose place an image's features come
-_COUNT = ("mm_tokens_per_image", "image_seq_length")  # how many of them an image takes up, else one a patch
+_COUNT = (
+    "mm_tokens_per_image",
+    "image_seq_length",
+    "num_query_tokens",
+)  # how many of them an image takes up, else one a patch
 _SQUARE = 64  # pixels, where a network takes images of any size and its config names none
 
 
@@ -49,7 +53,7 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0, *, text: bool = False) 
             "text": _tokens(draws, int(words.get("vocab_size") or 49408), length, None),
         }
     found: dict[str, Tensor] = {}
-    vision, words = _part(config, "vision_config") or config, _text_part(config)
+    vision, words = _picture_part(config), _text_part(config)
     if words.get("vocab_size"):
         found["input_ids"] = _with_placeholders(_text(draws, words), config, vision, pictures=not text)
         if config.get("is_encoder_decoder"):
@@ -70,6 +74,10 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((part for name in ("text_config", "encoder") if (part := _part(config, name))), config)
 
 
+def _picture_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((part for name in ("vision_config", "backbone_config") if (part := _part(config, name))), config)
+
+
 def _pictures(draws: np.random.Generator, vision: Mapping[str, Any]) -> dict[str, Tensor]:
     channels = int(vision.get("num_channels") or 3)
     if vision.get("num_patches") and not vision.get("image_size"):  # pictures of any shape, cut up beforehand
@@ -83,8 +91,9 @@ def _pictures(draws: np.random.Generator, vision: Mapping[str, Any]) -> dict[str
     if vision.get("num_frames") and vision.get("tubelet_size"):
         frames = [_pixels(draws, channels, vision["image_size"]) for _ in range(int(vision["num_frames"]))]
         return {"pixel_values": torch.stack(frames, dim=1)}
-    if vision.get("image_size") or vision.get("num_channels"):
-        return {"pixel_values": _pixels(draws, channels, vision.get("image_size") or _SQUARE)}
+    size = vision.get("image_size") or vision.get("input_size")
+    if size or vision.get("num_channels"):
+        return {"pixel_values": _pixels(draws, channels, size or _SQUARE)}
     return {}
 
 
@@ -94,6 +103,12 @@ def _sounds(draws: np.random.Generator, config: Mapping[str, Any]) -> dict[str, 
         frames = 2 * int(config["max_source_positions"])
         shape: tuple[int, ...] = (_SAMPLES, int(config["num_mel_bins"]), frames)
         return {"input_features": torch.from_numpy(draws.standard_normal(shape))}
+    if config.get("num_mel_bins") and config.get("max_length"):
+        shape = (_SAMPLES, int(config["max_length"]), int(config["num_mel_bins"]))
+        return {"input_values": torch.from_numpy(draws.standard_normal(shape))}
+    if config.get("input_feat_per_channel") or config.get("feature_projection_input_dim"):
+        features = int(config.get("feature_projection_input_dim") or config["input_feat_per_channel"])
+        return {"input_features": torch.from_numpy(draws.standard_normal((_SAMPLES, 2 * _TOKENS, features)))}
     if config.get("conv_stride") and config.get("conv_kernel"):
         length = 8 * math.prod(int(stride) for stride in config["conv_stride"])
         return {"input_values": torch.from_numpy(draws.standard_normal((_SAMPLES, length)))}
@@ -139,7 +154,9 @@ def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[s
     held = next((value for name in _PLACEHOLDER if isinstance(value := config.get(name), int)), None)
     if held is None or vision is config:
         return ids
-    patches = (int(vision.get("image_size") or 0) // int(vision.get("patch_size") or 1)) ** 2
+    height, width = _both(vision.get("image_size") or 0)
+    rows, columns = _both(vision.get("patch_size") or 1)
+    patches = (height // rows) * (width // columns)
     count = next((value for name in _COUNT if isinstance(value := config.get(name), int)), patches)
     ids[ids == held] = abs(held - 1)  # its neighbour
     if not pictures:
@@ -155,5 +172,10 @@ def _tokens(draws: np.random.Generator, vocabulary: int, length: int, padding: A
 
 
 def _pixels(draws: np.random.Generator, channels: int, size: Any) -> Tensor:
+    return torch.from_numpy(draws.standard_normal((_SAMPLES, channels, *_both(size))))
+
+
+def _both(size: Any) -> tuple[int, int]:
+    """Height and width, where one number may stand for both."""
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return torch.from_numpy(draws.standard_normal((_SAMPLES, channels, int(height), int(width))))
+    return int(height), int(width)
