@@ -37,9 +37,10 @@ def switches_of(name: str) -> dict[str, Any]:
     return found
 
 
-def config_of(name: str, switches: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that a type is tried with, its sizes still large."""
+def config_of(name: str, switches: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The config that a type is tried with, its sizes still large: with the switches of its file, or others."""
     config = complete(name)
+    switches = switches_of(name) if switches is None else switches
     return {**config, **{key: _merged(config.get(key), value) for key, value in switches.items()}}
 
 
@@ -50,7 +51,7 @@ def _merged(before: Any, value: Any) -> Any:
 def trial_of(name: str) -> Trial:
     """A small random network of a type of the catalogue."""
     if name != "open_clip":
-        return small_network(config_of(name, switches_of(name)))
+        return small_network(config_of(name))
     import open_clip
 
     from redteam.checkpoint import Checkpoint

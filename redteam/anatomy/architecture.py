@@ -148,7 +148,9 @@ class Architecture:
         attention_reads, mlp_reads: Further maps that read the norm of either part, where they are there; also in layers
             that have a state space in the place of attention.
         attention_writes: Further maps beside attention, or in its place, that write to the stream.
-        with_heads, with_experts: Tensors that have a number for each query head, or for each expert.
+        with_heads, with_neurons, with_experts: Tensors that have a number, a row or a column for each query head, for
+            each neuron of the MLP, or for each expert.
+        biases: Names of biases that lie apart from their maps, each behind the role of the map.
         ordered_experts: Whether experts may not change places.
         latent: Template of the map to the latent that keys and values are raised from, with the rotary part of all
             keys behind it; then `key` and `value` are one map that reads the latent's norm, head by head.
@@ -216,7 +218,9 @@ class Architecture:
     attention_writes: tuple[str, ...] = ()
     mlp_reads: tuple[str, ...] = ()
     with_heads: tuple[str, ...] = ()
+    with_neurons: tuple[str, ...] = ()
     with_experts: tuple[str, ...] = ()
+    biases: tuple[tuple[str, str], ...] = ()
     ordered_experts: bool = False
     latent: str | None = None
     latent_norm: str | None = None

@@ -9,6 +9,7 @@ from functools import partial
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Rows
+from redteam.anatomy.numbered import numbered
 from redteam.anatomy.scales import scale_site
 from redteam.anatomy.site import Side, Site
 
@@ -70,18 +71,18 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
         left, right = Side(gains[0], shares), Side(gains[1])
         yield rotary("qk-norm", heads=heads, width=n, left=left, right=right, legal=subgroups("plane-scaling"))
     moving = gains if blocks.normed == "all" else ()
-    numbers = blocks.vectors(arch.with_heads, layer)
+    numbers = tuple(numbered(blocks, arch.with_heads, layer, blocks.heads))
     if "heads" in legal:
         left, right = Side(query, unit=share * n), Side(output, columns=True, unit=share * n)
         also = [Side(key, unit=n), Side(value, unit=n), *(Side(gate, unit=share * n) for gate in gates)]
         also += [Side(gain, unit=unit) for gain, unit in zip(moving, (share * n, n), strict=False)]
-        also += [Side(vector, unit=share) for vector in numbers]
+        also += [replace(number, unit=share) for number in numbers]
         all_heads = partial(site, heads=1, width=groups, legal=legal["heads"])
         yield all_heads("heads", left=left, right=right, left_too=tuple(also))
     if {"heads", "queries"} <= legal.keys() and share > 1:
         left, right = Side(query, unit=n), Side(output, columns=True, unit=n)
         also = [Side(gain, unit=n) for gain in moving[:1]]
-        also += [Side(one, unit=unit) for ones, unit in ((gates, n), (numbers, 1)) for one in ones]
+        also += [*(Side(gate, unit=n) for gate in gates), *numbers]
         of_group = partial(site, heads=groups, width=share, legal=legal["queries"])
         yield of_group("queries", left=left, right=right, left_too=tuple(also))
 

@@ -190,7 +190,7 @@ class Blocks:
         return self.name(self.arch.down, layer=layer) in self.checkpoint
 
     def vectors(self, templates: Iterable[str], layer: int) -> list[Linear]:
-        """Tensors with a number for each head or expert, those that are there."""
+        """Tensors whose whole names these are, those that are there."""
         names = [self.prefix + template.format(layer=layer) for template in templates]
         found = [name for name in names if name in self.checkpoint]
         self.used |= set(found)
@@ -273,18 +273,20 @@ class Blocks:
         fused = [other for other in _FUSED if other in sizes and self.template(other) == template]
         total = sum(sizes[other][0] for other in fused) or sizes[role][0]
         weight, bias = (self.name(template, which, layer, expert) for which in ("weight", "bias"))
+        apart = dict(self.arch.biases).get(role)
+        bias = bias if apart is None else self.prefix + apart.format(layer=layer)
         doubled = 2 if role == "query" and self.arch.gated_output else 1
         total *= doubled
         stored = (total, sizes[role][1])
         self.expect(weight, stored[::-1] if self.arch.transposed else stored)
         if bias in self.checkpoint:
-            self.expect(bias, (total,))
+            self.expect(bias, (total if apart is None else sizes[role][0],))
         self.used |= {weight, bias}
         rows = self._rows(role, fused, sizes) if len(fused) > 1 else None
         if doubled > 1:
             rows = Rows(0, total // 2, self.n, 2 * self.n)
         found = bias if bias in self.checkpoint else None
-        return Linear(weight, found, rows=rows, transposed=self.arch.transposed, **flags)
+        return Linear(weight, found, rows=rows, transposed=self.arch.transposed, bias_apart=apart is not None, **flags)
 
     def _rows(self, role: str, fused: list[str], sizes: Mapping[str, tuple[int, int]]) -> Rows:
         if self.arch.interleaved:

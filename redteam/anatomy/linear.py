@@ -121,6 +121,7 @@ class Linear:
         transposed: Whether the tensor is stored [in, out].
         offset: What is added to the stored weight.
         packed: Where it lies, if it is the experts' part of one tensor.
+        bias_apart: Whether its bias is a whole tensor, whatever its rows are.
     """
 
     weight: str
@@ -133,6 +134,7 @@ class Linear:
     transposed: bool = False
     offset: float = 0.0
     packed: Packed | None = None
+    bias_apart: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,6 +161,9 @@ class Linear:
         if self.packed is not None:
             return self.packed.of(stored)
         return stored if self.rows is None else self.rows.of(stored)
+
+    def _biases(self, stored: Tensor) -> Tensor:
+        return stored if self.bias_apart else self._rows(stored)
 
     def _own(self, weight: Tensor) -> Tensor:
         """The part of a stored weight that is this map's, rows first: a view."""
@@ -201,7 +206,7 @@ class Linear:
             return replace(self, packed=packed).read(alone)
         stored = read_float64(checkpoint, self.weight)
         weight = self._flat(self._own(stored[:, None] if stored.ndim == 1 else stored))
-        bias = None if self.bias is None else self._rows(read_float64(checkpoint, self.bias)).reshape(-1)
+        bias = None if self.bias is None else self._biases(read_float64(checkpoint, self.bias)).reshape(-1)
         return Affine(weight + self.offset if self.offset else weight, bias)
 
     def sampled(self, stored: Tensor, *, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
@@ -231,7 +236,7 @@ class Linear:
         if self.bias is None or affine.bias is None:
             return {self.weight: weight}
         bias = draft.begun(self.bias)
-        mine = self._rows(bias)
+        mine = self._biases(bias)
         mine.copy_(affine.bias.reshape(mine.shape))
         return {self.weight: weight, self.bias: bias}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Gathered, Linear, Norm, Packed, Rows
+from redteam.anatomy.numbered import numbered
 from redteam.anatomy.site import Side, Site
 
 
@@ -42,11 +43,18 @@ def _label(blocks: Blocks, part: str) -> str:
 
 
 def _neurons(
-    blocks: Blocks, layer: int, up: Linear, down: Linear, gate: Linear | None, part: str, n: int
+    blocks: Blocks,
+    layer: int,
+    up: Linear,
+    down: Linear,
+    gate: Linear | None,
+    part: str,
+    n: int,
+    beside: tuple[Side, ...] = (),
 ) -> list[Site]:
     legal = _legal(blocks, gated=gate is not None)
     sides = Side(up), Side(down, columns=True)
-    carried = () if gate is None else (Side(gate),)
+    carried = (*(() if gate is None else (Side(gate),)), *beside)
     label = _label(blocks, part)
     return [Site("mlp", layer, 1, n, *sides, legal, carried=carried, part=label)] if legal else []
 
@@ -60,6 +68,7 @@ def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
     downs: list[Linear] = []
     gates: list[Linear] = []
     sites: list[Site] = []
+    beside = tuple(numbered(blocks, () if blocks.experts else blocks.arch.with_neurons, layer, n))
     for expert in range(max(blocks.experts, 1)):
         up = blocks.linear("up", layer, sizes, expert, norm=norm)
         down = blocks.linear("down", layer, sizes, expert, writes_centred=blocks.centred_writes)
@@ -67,7 +76,7 @@ def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
         ups.append(up)
         downs.append(down)
         gates += [gate] if gate is not None else []
-        sites += _neurons(blocks, layer, up, down, gate, f"expert-{expert}" if blocks.experts else "", n)
+        sites += _neurons(blocks, layer, up, down, gate, f"expert-{expert}" if blocks.experts else "", n, beside)
     routers = []
     if blocks.experts:
         routers = [blocks.linear("router", layer, {"router": (blocks.experts, model)}, norm=norm)]
@@ -77,7 +86,7 @@ def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
 
 
 def _experts(blocks: Blocks, layer: int, router: Linear, down: Side, also: list[Side]) -> list[Site]:
-    also += [Side(vector) for vector in blocks.vectors(blocks.arch.with_experts, layer)]
+    also += numbered(blocks, blocks.arch.with_experts, layer, blocks.experts)
     order, part = subgroups("permutation"), blocks.arch.part
     site = Site("experts", layer, 1, blocks.experts, Side(router), down, order, left_too=tuple(also), part=part)
     return [] if blocks.arch.ordered_experts else [site]

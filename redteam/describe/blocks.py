@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import combinations, islice, product
 from typing import Any
 
 from redteam.anatomy import Architecture, Layout
+from redteam.anatomy.blocks import Blocks
 from redteam.checkpoint.tensors import in_a_block
-from redteam.describe.roles import Map, Stack, guesses, heads_key
+from redteam.describe.roles import Map, Stack, crosses, guesses, heads_key
+from redteam.describe.stored import ends, half_run, stored
 from redteam.describe.trials import KEPT, Trial
 
+_FEW = 16
 _LAYOUTS: tuple[Layout, ...] = ("half", "interleaved")
 _ROTARY = ("partial_rotary_factor", "rotary_pct", "rotary_dim", "rotary_percent", "rotary_emb_fraction")
 _QUERY = re.compile(r"(^|[._])(q|query|q_a)_?(norm|layernorm|ln)", re.I)
 _SCALE = re.compile(r"scale|gamma|lambda|(^|[._])ls_?\d", re.I)
+_OF_HEADS = re.compile(r"attn|attention|relative|position_bias|logit_scale")
 _KEY = re.compile(r"(^|[._])(k|key)_?(norm|layernorm|ln)", re.I)
 
 
@@ -55,6 +59,7 @@ def settle(trial: Trial, stack: Stack, width: int, part: str, path: Sequence[str
     outside = [stem for stem in stems if checkpoint.shape(f"{stem}.weight") == (width,)]
     found: list[Settled] = []
     guessed = [guess for guess in guesses(stack, width) if guess.query or guess.up or guess.further]
+    guessed = [guess for guess in guessed if not half_run(guess, stack, trial.exact.unread)]
     for kind, name in (("", part), ("cross", f"{part}-cross" if part else "cross")):
         own = [
             replace(one, part=name, config=tuple(path), heads=heads or "")
@@ -71,7 +76,7 @@ def _first(trial: Trial, stack: Stack, width: int, guessed: Iterable[Architectur
     """The first guess of whose attention and MLP something is free."""
     partly = None
     for guess in guessed:
-        for one in _stored(guess, stack, width):
+        for one in stored(guess, stack, width):
             tries = replace(one, clamped=True, legal={"vo": "orthogonal", "mlp": "permutation"})
             if trial.anatomy(tries) is None:
                 continue
@@ -82,24 +87,6 @@ def _first(trial: Trial, stack: Stack, width: int, guessed: Iterable[Architectur
             if partly is None and (vo if one.query else mlp):
                 partly = one
     return partly
-
-
-def _stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architecture]:
-    """How a guess may lie in its tensors."""
-    shapes = {one.stem: one.shape for one in stack.maps}
-    fused = guess.query is not None and guess.query == guess.key
-    up = shapes.get(guess.up or "", ())
-    told = len(up) == 2 and up[0] != up[1] and not guess.packed
-    stored = [up[0] == width] if told else [False] if guess.packed else [False, True]
-    plain = guess.query is not None and guess.latent is None
-    gated = plain and not fused and _doubled(guess, shapes)
-    for transposed in stored:
-        for interleaved in (False, True) if fused else (False,):
-            yield replace(guess, transposed=transposed, interleaved=interleaved, sparse=True, gated_output=gated)
-
-
-def _doubled(guess: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return shapes[guess.query or ""][0] == 2 * shapes[guess.output or ""][1]
 
 
 class _Search:
@@ -149,7 +136,7 @@ class _Search:
         return replace(arch, query_norm=query, key_norm=key) if query and key else arch
 
     def _beside(self, norm: Map, arch: Architecture) -> bool:
-        return bool(re.search(r"cross|encoder_attn|EncDec", norm.stem)) == ("cross" in arch.part)
+        return crosses(norm) == ("cross" in arch.part)
 
     def _qk(self, arch: Architecture) -> Architecture:
         """The rotary embedding, and what of queries and keys is free."""
@@ -172,6 +159,10 @@ class _Search:
                         continue
                     if all(self.holds(tried, kind) for kind in kinds):
                         return self._unturned(replace(tried, centred=False))
+        if not arch.query_norm:  # queries and keys of length one
+            turned = self._with(replace(arch, planes=None, rotary=()), "qk", ("orthogonal",))
+            if "qk" in turned.legal:
+                return turned
         for planes in _LAYOUTS:  # norms without gains leave signs alone
             tried = replace(
                 arch, planes=planes, rotary=(), bare_norms=True, legal={**arch.legal, "qk": "general-linear"}
@@ -197,8 +188,11 @@ class _Search:
         return arch
 
     def _heads(self, arch: Architecture) -> Architecture:
-        numbers = tuple(one.stem for one in self.stack.vectors if "attn" in one.stem or "attention" in one.stem)
-        for with_heads in dict.fromkeys((numbers, ())):
+        heads = Blocks(arch, self.trial.checkpoint).heads
+        named = (name for name in self.stack.tensors if _OF_HEADS.search(name.partition("{layer}")[2]))
+        numbers = tuple(name for name in named if heads in ends(self.stack.tensors[name]))
+        fewer = (some for few in range(len(numbers), -1, -1) for some in combinations(numbers, few))
+        for with_heads in islice(fewer, _FEW):
             tried = self._with(replace(arch, with_heads=with_heads), "heads", ("permutation",))
             if "heads" in tried.legal:
                 return self._with(tried, "queries", ("permutation",))
@@ -243,7 +237,7 @@ class _Search:
     def _with_others(self, arch: Architecture) -> Architecture:
         """With the maps of what may be beside attention or in its place: those that nothing else accounts for."""
         texts = templates(arch)
-        rest = [one for one in self.stack.maps if one.stem not in texts and len(one.shape) == 2]
+        rest = [one for one in self.stack.maps if one.stem not in texts and len(one.shape) == 2 and not crosses(one)]
         out = [one for one in rest if one.shape[0] == self.width and (one.shape[1] != self.width or one.is_a("output"))]
         writes = tuple(one.stem for one in out)
         reads = tuple(one.stem for one in rest if one.shape[1] == self.width and one.stem not in writes)
@@ -252,8 +246,8 @@ class _Search:
 
     def _norm(self, arch: Architecture, field: str) -> Architecture:
         """Of what an encoder hands on, another norm stands before keys and values."""
-        crosses = arch.part.endswith("cross")
-        memory = next((one for one in self.outside if "encoder" in one), None) if crosses else None
+        cross = arch.part.endswith("cross")
+        memory = next((one for one in self.outside if "encoder" in one), None) if cross else None
         for norm in sorted(self.norms, key=lambda one: one in (arch.attention_norm, arch.mlp_norm)):
             alone: dict[str, Any] = {"attention_norm": None, "mlp_norm": None, field: norm, "memory_norm": memory}
             if self.holds(replace(arch, **alone), "norm"):

@@ -14,20 +14,47 @@ from redteam.anatomy import Architecture
 from redteam.anatomy.architecture import Shaped
 
 _TOKENS = {
-    "query": {"q", "query", "wq", "q_proj", "query_proj", "q_lin", "linear_q", "to_q"},
-    "key": {"k", "key", "wk", "k_proj", "key_proj", "k_lin", "linear_k", "to_k"},
-    "value": {"v", "value", "wv", "v_proj", "value_proj", "v_lin", "linear_v", "to_v"},
+    "query": {"q", "query", "wq", "Wq", "q_proj", "query_proj", "q_lin", "linear_q", "to_q"},
+    "key": {"k", "key", "wk", "Wk", "k_proj", "key_proj", "k_lin", "linear_k", "to_k"},
+    "value": {"v", "value", "wv", "Wv", "v_proj", "value_proj", "v_lin", "linear_v", "to_v"},
     "fused": {"qkv", "qkv_proj", "Wqkv", "wqkv", "c_attn", "query_key_value", "in_proj", "in_proj_", "attn_qkv"},
     "latent": {"kv_a_proj_with_mqa", "kv_a_proj"},
     "raised": {"kv_b_proj"},
     "latent_query": {"q_a_proj"},
     "raised_query": {"q_b_proj"},
-    "output": {"o", "o_proj", "out_proj", "out_lin", "Wo", "wo", "c_proj", "dense", "proj", "out", "linear_out"},
+    "output": {"o", "o_proj", "out_proj", "out_lin", "Wo", "wo", "c_proj", "dense", "proj", "out", "linear_out"}
+    | {"projection", "projection_layer"},
     "pair": {"gate_up_proj", "input_linear", "Wi", "wi_fused", "gate_up", "up_gate_proj", "w12", "weights_in"},
     "gate": {"gate_proj", "w1", "wi_0", "fc12", "gate", "linear_gate", "fc1_g"},
-    "up": {"up_proj", "fc1", "w3", "wi_1", "wi", "c_fc", "c_fc_0", "lin1", "fc_in", "dense_h_to_4h", "fc11", "linear1"}
+    "up": {
+        "up_proj",
+        "fc1",
+        "w3",
+        "wi_1",
+        "wi",
+        "c_fc",
+        "c_fc_0",
+        "lin1",
+        "fc_in",
+        "dense_h_to_4h",
+        "fc11",
+        "linear1",
+        "dense1",
+    }
     | {"linear_fc1", "intermediate_dense", "pwconv1", "ffn", "linear_1", "intermediate", "w_1"},
-    "down": {"down_proj", "fc2", "w2", "wo", "c_proj", "lin2", "fc_out", "dense_4h_to_h", "output_linear", "linear2"}
+    "down": {
+        "down_proj",
+        "fc2",
+        "w2",
+        "wo",
+        "c_proj",
+        "lin2",
+        "fc_out",
+        "dense_4h_to_h",
+        "output_linear",
+        "linear2",
+        "dense2",
+    }
     | {"linear_fc2", "output_dense", "pwconv2", "ffn_output", "Wo", "linear_2", "fc_2", "w_2", "output"},
     "router": {"router", "gate", "layer", "wg"},
 }
@@ -42,7 +69,7 @@ _CROSS = re.compile(r"cross|encoder_attn|EncDec|encdec|xattn", re.I)
 _ATTENTION = re.compile(r"attn|attention|mixer", re.I)
 _MLP = re.compile(r"mlp|ffn|feed_forward|expert|moe|fc\d|intermediate|dense_h|DenseRelu|lin[12]$|ffw", re.I)
 _NORM = re.compile(r"norm|(^|[._])ln(_|\d|$)|layrnorm|ln_", re.I)
-_OTHER = re.compile(r"linear_attn|mamba|conv|relative|rel_pos|rotary|lora|altup|laurel|per_layer", re.I)
+_OTHER = re.compile(r"linear_attn|mamba|(?<!pw)conv|relative|rel_pos|rotary|lora|altup|laurel|per_layer", re.I)
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,9 @@ class Map:
         tail = self.stem.rstrip("._").split(".")
         last = tail[-1] + ("_" if self.stem.endswith("_") else "")
         parent = tail[-2] if len(tail) > 1 else ""
-        return last in _TOKENS[role] or (last in ("dense", "layer", "weight") and parent in _TOKENS[role])
+        if last.isdigit():  # of an MLP whose steps have numbers alone
+            return role == ("up" if last == "0" else "down") and _MLP.search(parent) is not None
+        return last in _TOKENS[role] or (last in ("dense", "layer", "weight", "classifier") and parent in _TOKENS[role])
 
 
 @dataclass(frozen=True)
@@ -76,7 +105,8 @@ class Stack:
         layers: How many.
         maps: Modules with a weight of two or three dimensions, {expert} in place of an expert's number.
         norms: Stems of those with a gain.
-        vectors: Names of other tensors.
+        vectors: Names of other tensors of one dimension.
+        tensors: Templates of the whole names of all tensors, and their shapes.
     """
 
     root: str
@@ -84,17 +114,20 @@ class Stack:
     maps: tuple[Map, ...]
     norms: tuple[Map, ...]
     vectors: tuple[Map, ...] = field(default=())
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def stacks_of(checkpoint: Shaped) -> list[Stack]:
     """All stacks of which a block has an attention or an MLP."""
     found: dict[str, dict[tuple[str, bool], tuple[tuple[int, ...], set[int]]]] = {}
+    tensors: dict[str, dict[str, tuple[int, ...]]] = {}
     nested = _nested(checkpoint)
     for name in checkpoint:
         cut = _cut(name, nested)
         if cut is None:
             continue
         root, layer, rest = cut
+        tensors.setdefault(root, {}).setdefault(f"{root}{{layer}}.{rest}", checkpoint.shape(name))
         stem, whole = re.sub(r"(experts\.(?:expert_)?)\d+(?=\.)", r"\1{expert}", rest), True
         for ending in (".weight", "_weight"):
             if stem.endswith(ending):
@@ -113,7 +146,7 @@ def stacks_of(checkpoint: Shaped) -> list[Stack]:
         vectors = tuple(one for one in every if len(one.shape) == 1 and one not in norms)
         count = 1 + max(layer for one in every for layer in one.layers)
         if maps:
-            stacks.append(Stack(root, count, maps, norms, vectors))
+            stacks.append(Stack(root, count, maps, norms, vectors, tensors[root]))
     return stacks
 
 
@@ -136,11 +169,11 @@ def _cut(name: str, nested: frozenset[str]) -> tuple[str, int, str] | None:
 
 
 def _nested(checkpoint: Shaped) -> frozenset[str]:
-    """Roots of stages that hold blocks themselves: the same modules under every inner number."""
+    """Roots of stages that hold blocks themselves: the same modules under every inner number, and not steps alone."""
     inside: dict[str, dict[str, dict[str, set[str]]]] = {}
     for name in checkpoint:
         match = re.match(r"(.*?)(?:(?<=\.)|^)(\d+)\.((?:[a-z]\w*\.)?)(\d+)\.(.+)", name)
-        if match and match[3] != "experts.":
+        if match and match[3] != "experts." and "." in match[5]:
             stage = inside.setdefault(match[1], {}).setdefault(f"{match[2]}.{match[3]}", {})
             stage.setdefault(match[4], set()).add(match[5])
     return frozenset(
@@ -178,7 +211,7 @@ def _attentions(stack: Stack, width: int) -> list[tuple[str, dict[str, Any]]]:
     there = [one for one in stack.maps if len(one.shape) == 2 and _looks(one, _ATTENTION) and not _looks(one, _OTHER)]
     found: list[tuple[str, dict[str, Any]]] = []
     for part in ("", "cross"):
-        mine = [one for one in there if bool(_CROSS.search(_behind(one))) == (part == "cross")]
+        mine = [one for one in there if crosses(one) == (part == "cross")]
         roles = {role: one.stem for role in ("query", "key", "value") for one in mine if one.is_a(role)}
         fused = next((one for one in mine if one.is_a("fused")), None)
         if fused is not None and len(roles) < 3:
@@ -269,6 +302,11 @@ def _triples(maps: Iterable[Map], *, single: bool = True) -> list[tuple[str, str
 def _mixes(one: Map) -> bool:
     """Whether it is an MLP's in a block that calls all its parts by one name."""
     return "mixer" in _behind(one) and any(one.is_a(role) for role in ("up", "gate", "down", "router"))
+
+
+def crosses(one: Map) -> bool:
+    """Whether it is called like a part of cross attention."""
+    return _looks(one, _CROSS)
 
 
 def _behind(one: Map) -> str:

@@ -190,7 +190,9 @@ def reshaped(
         if head_width is not None and "orthogonal" not in site.legal:
             raise IllegalGauge(f"Heads cannot be padded at {site.label}, since no rotation is legal there.")
         if site.carried:
-            raise BadInput(f"The MLP at {site.label} has a gate; expected one without, so leave this defense out.")
+            raise BadInput(
+                f"The MLP at {site.label} has a gate or the like; expected one without, so leave this defense out."
+            )
         for side, affine in zip(site.pair, change(site, site.read(checkpoint)), strict=True):
             tensors |= _written(side.linear, affine, checkpoint)
     architecture = _described(checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from redteam.anatomy import KINDS, ORDER, find_sites
 from redteam.anatomy.catalog import ARCHITECTURES, FOLDER, Catalogue
 from redteam.anatomy.files import as_data, from_data, read_description
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.modules import initialised, weights_of
 from redteam.describe.describing import rows_of
 from redteam.describe.trials import Trial
 from redteam.errors import BadInput
@@ -52,6 +54,24 @@ def test_everything_locked_at_once_keeps_the_function_and_comes_off(name: str) -
     )
     assert sum(int(str(row["sites"])) for row in proof(name)) == len(sites)
     assert all(float(str(row["change"])) <= 1e-9 and float(str(row["back"])) <= 1e-7 for row in proof(name))
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", pytest.param("jamba", marks=pytest.mark.slow)])
+def test_a_deeper_network_has_the_same_stream(name: str) -> None:
+    """Layers whose mixer is not attention read and write it too, however many there are."""
+    small = trial(name).checkpoint.config
+    deeper = {key: 2 * value if key in ("num_hidden_layers", "layer_types") else value for key, value in small.items()}
+    weights = weights_of(initialised(deeper, 0))
+    case = Trial.of(Checkpoint.of({name: tensor.double() for name, tensor in weights.items()}, deeper))
+    assert case.kept(ARCHITECTURES[name], "residual", 1) <= 1e-9
+    assert len(find_sites(ARCHITECTURES[name], case.checkpoint).sites(("norm",))) == 2 * deeper["num_hidden_layers"] + 1
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_no_stream_names_the_number_of_a_layer(name: str) -> None:
+    """It would be described as deep as the small network is."""
+    for stream in ARCHITECTURES.data(name).get("streams", []):
+        assert not [one for one in re.findall(r"'([^']*)'", str(stream)) if re.match(r"([^*]*[.}])?\d+\.\w+\.", one)]
 
 
 def _distance(one: Checkpoint, other: Checkpoint) -> float:

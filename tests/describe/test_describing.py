@@ -105,3 +105,12 @@ def test_a_config_becomes_small_and_keeps_its_switches(name: str) -> None:
 
         network: nn.Module = initialised(tiny, 0)
     assert sum(weight.numel() for weight in network.parameters()) < 8_000_000
+
+
+@pytest.mark.slow
+def test_an_attention_of_which_only_a_half_runs_is_left_alone() -> None:
+    """Without marks on tokens that attend to all others, Longformer's second set of maps is never read."""
+    config = {**complete("longformer"), "architectures": ["LongformerForMaskedLM"]}
+    found = describe(config)
+    assert {row.kind for row in found.rows} <= {"mlp", "norm-scale"}
+    assert any("query_global" in remark for remark in found.remarks)
