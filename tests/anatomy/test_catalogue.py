@@ -15,7 +15,6 @@ from redteam.anatomy import KINDS, ORDER, find_sites
 from redteam.anatomy.catalog import ARCHITECTURES, FOLDER, Catalogue
 from redteam.anatomy.files import as_data, from_data, read_description
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import initialised, weights_of
 from redteam.describe.describing import rows_of
 from redteam.describe.trials import Trial
 from redteam.errors import BadInput
@@ -23,7 +22,7 @@ from redteam.symmetry.fit_all import fit_all
 from tools.catalogue import trial_of
 
 TYPES = sorted(file.stem for file in FOLDER.glob("*.json"))
-LARGE = ("qwen2_vl", "qwen2_5_vl")  # whose code has a number of its own for rotary planes, so that they stay large
+LARGE = ("qwen2_vl", "qwen2_5_vl", "owlv2", "led")  # whose small networks stay large
 
 
 @cache
@@ -56,20 +55,9 @@ def test_everything_locked_at_once_keeps_the_function_and_comes_off(name: str) -
     assert all(float(str(row["change"])) <= 1e-9 and float(str(row["back"])) <= 1e-7 for row in proof(name))
 
 
-@pytest.mark.parametrize("name", ["qwen3_next", pytest.param("jamba", marks=pytest.mark.slow)])
-def test_a_deeper_network_has_the_same_stream(name: str) -> None:
-    """Layers whose mixer is not attention read and write it too, however many there are."""
-    small = trial(name).checkpoint.config
-    deeper = {key: 2 * value if key in ("num_hidden_layers", "layer_types") else value for key, value in small.items()}
-    weights = weights_of(initialised(deeper, 0))
-    case = Trial.of(Checkpoint.of({name: tensor.double() for name, tensor in weights.items()}, deeper))
-    assert case.kept(ARCHITECTURES[name], "residual", 1) <= 1e-9
-    assert len(find_sites(ARCHITECTURES[name], case.checkpoint).sites(("norm",))) == 2 * deeper["num_hidden_layers"] + 1
-
-
 @pytest.mark.parametrize("name", TYPES)
 def test_no_stream_names_the_number_of_a_layer(name: str) -> None:
-    """It would be described as deep as the small network is."""
+    """It would be described as deep as the small network is (`test_hybrids.py` tries deeper ones)."""
     for stream in ARCHITECTURES.data(name).get("streams", []):
         assert not [one for one in re.findall(r"'([^']*)'", str(stream)) if re.match(r"([^*]*[.}])?\d+\.\w+\.", one)]
 
