@@ -68,8 +68,9 @@ def states() -> Iterator[str]:
 def anatomies() -> Iterator[str]:
     """Of the catalogue, from the proof that stands in each file."""
     columns = ("qk", "vo", "mlp", "heads", "experts", "norm", "residual")
-    yield "| model type | qk | vo | mlp | heads | experts | norm | stream | outputs change by | comes off to |\n"
-    yield "|---|---|---|---|---|---|---|---|---|---|\n"
+    yield "| model type | qk | vo | mlp | heads | experts | norm | stream | outputs change by | comes off to |"
+    yield " `protect` | `attack` | nearness | `audit` | `merge` |\n"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
     for name in sorted(file.stem for file in FOLDER.glob("*.json")):
         rows = ARCHITECTURES.data(name)["proof"]
         cells = []
@@ -78,7 +79,15 @@ def anatomies() -> Iterator[str]:
             also = " + queries" if kind == "heads" and any(row["kind"] == "queries" for row in rows) else ""
             cells.append((" / ".join(dict.fromkeys(groups)) or "–") + also)
         change, back = (max(row[what] for row in rows) for what in ("change", "back"))
-        yield f"| {name} | {' | '.join(cells)} | {change:.0e} | {back:.0e} |\n"
+        ran = ARCHITECTURES.data(name)["commands"]
+        found, there, others = ran["audit"]
+        cells += [f"{change:.0e}", f"{back:.0e}", f"{ran['protect']:.0e}", f"{ran['attack']:.0e}"]
+        cells += [
+            f"{ran['nearness']:.2f}",
+            f"{found}/{there}" + (f" + {others}" if others else ""),
+            f"{ran['merge']:.0e}",
+        ]
+        yield f"| {name} | {' | '.join(cells)} |\n"
 
 
 def defenses() -> Iterator[str]:

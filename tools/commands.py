@@ -20,6 +20,7 @@ import torch
 from redteam.anatomy import find_sites
 from redteam.anatomy.catalog import ARCHITECTURES, FOLDER
 from redteam.checkpoint import Checkpoint
+from redteam.errors import RedteamError
 from redteam.terminal import say
 from tools.catalogue import trial_of
 
@@ -91,17 +92,24 @@ def _shell(*words: str | Path) -> None:
         raise SystemExit(f"redteam {' '.join(map(str, words))} failed:\n{err.getvalue()}")
 
 
-def main(names: list[str]) -> None:
-    """Writes what came of it into the files of the catalogue, and a line for each type."""
+def main(names: list[str]) -> int:
+    """Writes what came of it into the files of the catalogue, and says a line for each type."""
     torch.set_num_threads(1)
+    failed = 0
     for name in names or sorted(file.stem for file in FOLDER.glob("*.json")):
-        with tempfile.TemporaryDirectory() as folder:
-            found = through_the_shell(name, Path(folder))
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                found = through_the_shell(name, Path(folder))
+        except (RedteamError, SystemExit) as error:
+            say(f"{name}: {error}")
+            failed += 1
+            continue
         data = {**ARCHITECTURES.data(name), "commands": found}
         (FOLDER / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         told = (f"{key} {value:.1e}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
         say(f"{name}: {', '.join(told)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
