@@ -78,6 +78,7 @@ def look(what: Asked, out: Path, after: int = 10**6) -> tuple[SearchResults | No
         return None, watching
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_it_is_the_same_search(constant: list[str], tmp_path: Path) -> None:
     whole, _ = look(asked(*PARTS, "idle", trials=15), tmp_path / "whole")
     straight = list(constant)

@@ -152,6 +152,7 @@ def heeds_the_keyboard() -> None:
 
 
 class TestMain:
+    @pytest.mark.slow
     def test_interrupted_and_killed_at_random_moments_then_run_again(
         self, undisturbed: Any, toys: Any, tmp_path: Path, environment: dict[str, str]
     ) -> None:
