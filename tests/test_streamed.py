@@ -17,7 +17,8 @@ from redteam.symmetry.running import run_network
 from tools.catalogue import trial_of
 
 QUICK = ("llama", "mixtral", "granitemoe", "gpt2", "t5", "bert", "idefics3", "llama4_text", "gemma3")
-ELSEWHERE = {"open_clip", "marian"}  # not of transformers; positions that are computed and not stored
+ELSEWHERE = {"open_clip", "marian", "deberta", "layoutlmv3"}
+"""Not of transformers; positions that are computed and not stored; weights that another module's code takes."""
 TYPES = sorted({file.stem for file in FOLDER.glob("*.json")} - ELSEWHERE)
 
 

@@ -80,6 +80,8 @@ def _harmless(settings: Any) -> Any:
         return [_harmless(value) for value in settings]
     if not isinstance(settings, dict):
         return settings
+    if set(settings) == {"__float__"}:  # how transformers writes what JSON has no number for
+        return float(settings["__float__"])
     kept = {k: v for k, v in settings.items() if k not in _CODE and not str(k).lstrip("_").startswith(_BACKENDS)}
     if "use_pretrained_backbone" in kept:
         kept["use_pretrained_backbone"] = False

@@ -60,7 +60,9 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0, *, text: bool = False) 
             found["decoder_input_ids"] = _text(draws, words)
         elif words.get("add_cross_attention"):
             found["encoder_hidden_states"] = _states(draws, words)
-    if not text:
+    if words.get("cross_attention_layers"):  # in place of pictures, which come with masks of tiles
+        found["cross_attention_states"] = _states(draws, words)
+    elif not text:
         found |= {**_pictures(draws, vision), **_sounds(draws, config)}
     if not found:
         raise BadInput(
@@ -93,8 +95,16 @@ def _pictures(draws: np.random.Generator, vision: Mapping[str, Any]) -> dict[str
         return {"pixel_values": torch.stack(frames, dim=1)}
     size = vision.get("image_size") or vision.get("input_size")
     if size or vision.get("num_channels"):
-        return {"pixel_values": _pixels(draws, channels, size or _SQUARE)}
+        return {"pixel_values": _pixels(draws, channels, _uneven(size or _SQUARE, vision))}
     return {}
+
+
+def _uneven(size: Any, vision: Mapping[str, Any]) -> Any:
+    """A size that windows do not divide, where a network has some: what it pads them with is seen beside it."""
+    window, patch = vision.get("window_size"), vision.get("patch_size")
+    if not (isinstance(size, int) and isinstance(window, int) and isinstance(patch, int) and vision.get("depths")):
+        return size
+    return size + patch if size // patch % window == 0 and not vision.get("use_absolute_embeddings") else size
 
 
 def _sounds(draws: np.random.Generator, config: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.naming import frame_of
 from redteam.checkpoint.streamed import largest_group
 from redteam.checkpoint.tensors import in_a_block
 from redteam.errors import BadInput, NotACheckpoint
@@ -133,7 +134,10 @@ def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...
     unread = [name for name in ran.unread if in_a_block(name)]
     if not unread:
         return ()
-    rewritten = [name for name in before if not torch.equal(before[name], after[name])]
+    frame = frame_of(before)
+    places = {} if frame is None else frame.places(before)  # under the network's own names, as what was not read
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    rewritten = [places[name].parameter if name in places else name for name in moved]
     if not all(in_a_block(name) for name in rewritten):
         return tuple(unread)
     roots = {_root(name) for name in rewritten}

@@ -13,6 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint
+from redteam.symmetry.proof import _unproven
+from redteam.symmetry.running import Ran
+from tools.catalogue import trial_of
 
 Shell = Callable[..., Any]
 SMALL = {
@@ -324,3 +327,35 @@ def test_nan_before_any_lock_is_not_blamed_on_it(shell: Shell, here: Path) -> No
     model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
     with_tensors(model, model__norm__weight=torch.full((32,), torch.nan))
     refused(protect(shell, "mergelock", model), "before anything was rewritten")
+
+
+def test_windows_that_are_filled_up_are_looked_at(shell: Shell, here: Path) -> None:
+    """Swin fills windows up behind its norm, so that what a LayerNorm would hide is seen at the zeros."""
+    import transformers
+
+    sizes = {
+        "image_size": 16,
+        "patch_size": 2,
+        "embed_dim": 16,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    }
+    model = saved("swin", "SwinForImageClassification", "SwinConfig", **sizes)
+    told = protect(shell, "null-shift+mergelock", model)
+    assert told.code == 0, told.err
+    pictures = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        before, after = (
+            transformers.SwinForImageClassification.from_pretrained(f, dtype=torch.float64)(pictures).logits
+            for f in (model, "out")
+        )
+    assert float((before - after).abs().max() / before.abs().max()) < 1e-4
+
+
+def test_what_no_input_reached_is_told_under_the_network_s_own_names() -> None:
+    before = trial_of("mllama").checkpoint
+    name = next(n for n in before if "layers.0.mlp" in n and "language" in n)
+    unread = "model.language_model.layers.1.cross_attn.q_proj.weight"
+    ran = Ran((), (unread, "model.vision_model.transformer.layers.0.mlp.fc1.weight"))
+    assert _unproven(ran, before, before.replace({name: 2 * before[name]})) == (unread,)
