@@ -33,12 +33,14 @@ class Proof:
         states: The same of what an encoder hands to its decoder.
         unproven: Weights of the blocks that the inputs never reached: what a rewrite did to them has not been seen.
         eps: Whether the norms added their eps.
+        texts_alone: Whether a network that takes pictures was given none, as those that can be made up don't suit it.
     """
 
     change: float
     unproven: tuple[str, ...] = ()
     states: float = 0.0
     eps: bool = True
+    texts_alone: bool = False
 
     @property
     def outputs_moved(self) -> bool:
@@ -71,7 +73,8 @@ class Proof:
             names = ", ".join(self.unproven[:3]) + (", …" if len(self.unproven) > 3 else "")
             return f"It cannot be proven to keep the function: no input reached {names}."
         limit = "" if self.eps else ", up to the eps of its norms"
-        return f"Proven: in float64 the outputs change by {self.change:.1e} of their size{limit}."
+        given = ", on texts without pictures" if self.texts_alone else ""
+        return f"Proven: in float64 the outputs change by {self.change:.1e} of their size{limit}{given}."
 
 
 def prove(
@@ -96,7 +99,8 @@ def prove(
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     found = run_network(after, tried, torch.float64, eps=eps, streamed=streamed)
-    return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps)
+    texts_alone = "vision_config" in before.config and "pixel_values" not in tried[0]
+    return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps, texts_alone)
 
 
 def _exactly(checkpoint: Checkpoint, inputs: Inputs | None, seed: int, eps: bool) -> tuple[Ran, list[Inputs], bool]:

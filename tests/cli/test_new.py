@@ -28,7 +28,7 @@ def redteam(capsys: pytest.CaptureFixture[str]) -> Invoke:
     return invoke
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if k == "scenario" else []) for k in KINDS])
 def test_what_it_writes_passes_the_check(redteam: Invoke, tmp_path: Path, kind: str) -> None:
     code, out, _ = redteam("new", kind, "my-own", "--out", str(tmp_path / "new"))
     assert code == 0

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint
-from redteam.symmetry.proof import _unproven
+from redteam.symmetry.proof import _unproven, prove
 from redteam.symmetry.running import Ran
 from tools.catalogue import trial_of
 
@@ -351,6 +351,13 @@ def test_windows_that_are_filled_up_are_looked_at(shell: Shell, here: Path) -> N
             for f in (model, "out")
         )
     assert float((before - after).abs().max() / before.abs().max()) < 1e-4
+
+
+def test_a_proof_without_pictures_says_so() -> None:
+    for name, alone in (("paligemma", True), ("llava", False)):
+        before = trial_of(name).checkpoint
+        assert prove(before, before).texts_alone is alone
+        assert ("on texts without pictures" in str(prove(before, before))) is alone
 
 
 def test_what_no_input_reached_is_told_under_the_network_s_own_names() -> None:
