@@ -237,13 +237,18 @@ class Blocks:
 
     def further(self, templates: Iterable[str], layer: int, norm: Norm | None) -> list[Linear]:
         """Maps that read a norm and have no site of their own, those that are there."""
-        found = []
-        for template in templates:
-            weight, bias = (self.name(template, which, layer) for which in ("weight", "bias"))
-            if weight in self.checkpoint:
-                self.used |= {weight, bias}
-                found.append(Linear(weight, bias if bias in self.checkpoint else None, norm))
-        return found
+        return [self.whole(template, layer, norm) for template in templates if self.has(template, layer)]
+
+    def whole(self, template: str | None, layer: int, norm: Norm | None = None) -> Linear:
+        """A map that is all of a tensor, with its bias where there is one; raises BadInput as `shape`."""
+        weight, bias = (self.name(template, which, layer) for which in ("weight", "bias"))
+        self.shape(weight)
+        self.used |= {weight, bias}
+        return Linear(weight, bias if bias in self.checkpoint else None, norm)
+
+    def label(self, part: str) -> str:
+        """A site's part, behind the stack's."""
+        return "/".join(filter(None, (self.arch.part, part)))
 
     @property
     def tied(self) -> bool:

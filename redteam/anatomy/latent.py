@@ -27,18 +27,18 @@ def latent_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     """Those of one layer but the latents themselves, which are added to the blocks' list."""
     arch, heads = blocks.arch, blocks.heads
     norm = blocks.norm(arch.attention_norm, layer)
-    down, output = _map(blocks, arch.latent, layer, norm), _map(blocks, arch.output, layer)
+    down, output = blocks.whole(arch.latent, layer, norm), blocks.whole(arch.output, layer)
     latent = _norm(blocks, arch.latent_norm, layer)
-    raised = _map(blocks, arch.key, layer, latent)
+    raised = blocks.whole(arch.key, layer, latent)
     size, value = _size(blocks, latent), blocks.shape(output.weight)[1] // heads
     key, turned = blocks.shape(raised.weight)[0] // heads - value, blocks.shape(down.weight)[0] - size
     blocks.expect(output.weight, (blocks.width, heads * value))
     blocks.expect(raised.weight, (heads * (key + value), size))
 
-    further = _map(blocks, arch.latent_query, layer, norm) if blocks.has(arch.latent_query, layer) else None
+    further = blocks.whole(arch.latent_query, layer, norm) if blocks.has(arch.latent_query, layer) else None
     queries = None if further is None else _norm(blocks, arch.latent_query_norm, layer)
     template = arch.query if further is None else arch.raised_query or arch.query
-    query = _map(blocks, template, layer, norm if further is None else queries)
+    query = blocks.whole(template, layer, norm if further is None else queries)
     blocks.expect(query.weight, (heads * (key + turned), blocks.width if queries is None else _size(blocks, queries)))
 
     blocks.reads += [query if further is None else further, down]
@@ -52,7 +52,7 @@ def latent_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
         planes = "half" if arch.planes and blocks.given("rope_interleave") is False else arch.planes
         alone = legal["qk"] if planes is None else subgroups("planar")
         shared = {"left": Side(rotary, heads), "right": Side(once), "planes": planes}
-        yield Site("qk", layer, 1, turned, legal=alone, part=_label(blocks, "rotary"), **shared)  # type: ignore[arg-type]
+        yield Site("qk", layer, 1, turned, legal=alone, part=blocks.label("rotary"), **shared)  # type: ignore[arg-type]
         yield site("qk", heads=heads, width=key, left=Side(plain), right=Side(keys), legal=legal["qk"])
     if "vo" in legal:
         columns = Side(output, columns=True)
@@ -69,7 +69,7 @@ def latent_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
 
 def _of_latent(blocks: Blocks, layer: int, name: str, down: Linear, readers: list[Linear]) -> Iterator[Site]:
     """The gain of a latent's norm, and the factor that the norm takes out."""
-    norm, part = readers[0].norm, _label(blocks, name)
+    norm, part = readers[0].norm, blocks.label(name)
     assert norm is not None, "what reads a latent reads its norm"
     size = _size(blocks, norm)
     columns = [Side(linear, columns=True) for linear in readers]
@@ -84,17 +84,6 @@ def _of_latent(blocks: Blocks, layer: int, name: str, down: Linear, readers: lis
         group = subgroups(legal["residual"])
         found = Site("residual", layer, 1, size, Side(down), right, group, (), tuple(rest), carried, part=part)
         blocks.latents.append(found)
-
-
-def _label(blocks: Blocks, part: str) -> str:
-    return "/".join(filter(None, (blocks.arch.part, part)))
-
-
-def _map(blocks: Blocks, template: str | None, layer: int, norm: Norm | None = None) -> Linear:
-    weight, bias = (blocks.name(template, which, layer) for which in ("weight", "bias"))
-    blocks.shape(weight)
-    blocks.used |= {weight, bias}
-    return Linear(weight, bias if bias in blocks.checkpoint else None, norm)
 
 
 def _norm(blocks: Blocks, template: str | None, layer: int) -> Norm:

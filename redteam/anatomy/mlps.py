@@ -38,10 +38,6 @@ def mlp_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     blocks.reads += blocks.further(arch.mlp_reads, layer, norm)
 
 
-def _label(blocks: Blocks, part: str) -> str:
-    return "/".join(filter(None, (blocks.arch.part, part)))
-
-
 def _neurons(
     blocks: Blocks,
     layer: int,
@@ -55,7 +51,7 @@ def _neurons(
     legal = _legal(blocks, gated=gate is not None)
     sides = Side(up), Side(down, columns=True)
     carried = (*(() if gate is None else (Side(gate),)), *beside)
-    label = _label(blocks, part)
+    label = blocks.label(part)
     return [Site("mlp", layer, 1, n, *sides, legal, carried=carried, part=label)] if legal else []
 
 
@@ -131,15 +127,9 @@ def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
 
 def _further(blocks: Blocks, layer: int, norm: Norm | None, maps: tuple[str, str | None, str]) -> _Maps:
     """A shared expert, or an MLP in the place of a mixture."""
-
-    def linear(template: str, *, writes: bool = False) -> Linear:
-        weight, bias = (blocks.name(template, which, layer) for which in ("weight", "bias"))
-        blocks.used |= {weight, bias}
-        found = Linear(weight, bias if bias in blocks.checkpoint else None, None if writes else norm)
-        return replace(found, writes_centred=blocks.centred_writes) if writes else found
-
-    up, down = linear(maps[0]), linear(maps[2], writes=True)
-    gate = linear(maps[1]) if maps[1] is not None and blocks.has(maps[1], layer) else None
+    up = blocks.whole(maps[0], layer, norm)
+    down = replace(blocks.whole(maps[2], layer), writes_centred=blocks.centred_writes)
+    gate = blocks.whole(maps[1], layer, norm) if blocks.has(maps[1], layer) else None
     n = blocks.shape(down.weight)[1]
     if maps[0] == maps[1]:  # the gate's rows come first, as everywhere
         gate, up = replace(up, rows=Rows(0, n)), replace(up, rows=Rows(n, n))

@@ -125,20 +125,21 @@ def _wanted(settings: Mapping[str, Any], touched: set[str]) -> Callable[[str], b
     excluded = [str(name) for name in left or ()]
     if isinstance(targets, list):
         named = [str(name) for name in targets]
-        return lambda module: _ends(module, named) and not _ends(module, excluded)
+        return lambda module: ends_like(module, named) and not ends_like(module, excluded)
     if isinstance(targets, str) and targets != "all-linear" and harmless(targets):
         try:
             pattern = re.compile(targets)
         except re.error:
             return lambda _: False
-        return lambda module: bool(pattern.fullmatch(module)) and not _ends(module, excluded)
+        return lambda module: bool(pattern.fullmatch(module)) and not ends_like(module, excluded)
     if targets == "all-linear":
         kinds = {_LAYER.sub(".N", module, count=1) for module in touched}
-        return lambda module: _LAYER.sub(".N", module, count=1) in kinds and not _ends(module, excluded)
+        return lambda module: _LAYER.sub(".N", module, count=1) in kinds and not ends_like(module, excluded)
     return lambda _: False
 
 
-def _ends(module: str, names: Iterable[str]) -> bool:
+def ends_like(module: str, names: Iterable[str]) -> bool:
+    """Whether a name is one of some, or ends with one of them behind a dot."""
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from redteam.checkpoint.libraries import as_a_sentence
+import torch
+
+from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers
 from redteam.checkpoint.quantised import said_by
 from redteam.checkpoint.safetensors_io import shown
 from redteam.errors import NotACheckpoint
@@ -46,6 +48,20 @@ def known_network(config: Mapping[str, Any]) -> tuple[Any, Any]:
     _require_plausible(config)
     with as_a_sentence(cls.__name__):
         return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
+
+
+def without_weights(cls: Any, settings: Any) -> Any:
+    """A network of transformers on the meta device.
+
+    Args:
+        cls: Its class.
+        settings: Its config, as an object of transformers.
+
+    Raises:
+        NotACheckpoint: If the config does not describe such a network.
+    """
+    with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
+        return cls(settings)
 
 
 def _require_plausible(config: Any) -> None:

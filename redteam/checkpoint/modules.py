@@ -14,7 +14,7 @@ import torch
 
 from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.checkpoint.from_open_clip import open_clip_network
-from redteam.checkpoint.known import NETWORK, completed, known_network
+from redteam.checkpoint.known import NETWORK, completed, known_network, without_weights
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
 from redteam.checkpoint.naming import class_for, is_remnant
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
@@ -199,9 +199,7 @@ def bare_network(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         NotACheckpoint: If transformers knows none.
     """
-    cls, settings = known_network(config)
-    with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
-        return cls(settings).eval()  # type: ignore[no-any-return]
+    return without_weights(*known_network(config)).eval()  # type: ignore[no-any-return]
 
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -275,8 +273,7 @@ def _fitting(checkpoint: Tensors) -> tuple[Any, Any]:
 
 def _plausible(checkpoint: Tensors, cls: Any, config: Any) -> None:
     """Refuses a config that would take far more memory than the weights have, before it does."""
-    with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
-        claimed = sum(weight.numel() for weight in cls(config).parameters())
+    claimed = sum(weight.numel() for weight in without_weights(cls, config).parameters())
     found = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
     if claimed > 8 * found + 1_000_000:  # tied weights are in a file once
         raise NotACheckpoint(

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-import torch
-
-from redteam.checkpoint.known import NETWORK, known_network
-from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers
+from redteam.checkpoint.known import NETWORK, known_network, without_weights
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
 
@@ -98,10 +95,7 @@ class Frame:
     @cached_property
     def twins(self) -> dict[str, tuple[str, ...]]:
         """Parameter → all that are one with it, itself included, the one that is saved first."""
-        same = defaultdict(list)
-        for name, parameter in self._network.named_parameters(remove_duplicate=False):
-            same[id(parameter)].append(name)
-        return {name: tuple(names) for names in same.values() if len(names) > 1 for name in names}
+        return {name: names for name, names in tied(self._network).items() if len(names) > 1}
 
     @cached_property
     def stacked(self) -> dict[str, dict[tuple[int, int], str]]:
@@ -146,6 +140,14 @@ class Frame:
         return found
 
 
+def tied(network: Any) -> dict[str, tuple[str, ...]]:
+    """Parameter → all names of that parameter, itself included, the one that is saved first."""
+    same = defaultdict(list)
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        same[id(parameter)].append(name)
+    return {name: tuple(names) for names in same.values() for name in names}
+
+
 def frame_of(checkpoint: Tensors) -> Frame | None:
     """The network that transformers builds for a checkpoint; None where it knows none, or too few of its tensors.
 
@@ -179,8 +181,7 @@ def _frame(config: str, name: str) -> Frame:
     cls, settings = known_network(json.loads(config))
     if name:
         cls = next(other for other in _classes(cls) if other.__name__ == name)
-    with torch.device("meta"), quiet_transformers(), as_a_sentence(cls.__name__):
-        return Frame(cls(settings), declared=not name)
+    return Frame(without_weights(cls, settings), declared=not name)
 
 
 def _siblings(config: str) -> Iterator[str]:

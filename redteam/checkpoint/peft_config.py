@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from redteam.checkpoint.adapter_config import harmless, listed, patterned
+from redteam.checkpoint.adapter_config import ends_like, harmless, listed, patterned
 from redteam.checkpoint.safetensors_io import shown
 from redteam.errors import NotACheckpoint
 
@@ -100,8 +100,7 @@ def _feedforward(said: Mapping[str, Any], module: str) -> list[str]:
 
 def _meant(name: str, ends: Any) -> bool:
     """Whether a name is among those listed, or ends like one of them, as PEFT has it."""
-    found = map(str, ends) if isinstance(ends, list) else ()
-    return any(name == one or name.endswith(f".{one}") for one in found)
+    return isinstance(ends, list) and ends_like(name, map(str, ends))
 
 
 def _numbers(value: Any) -> Iterator[float]:

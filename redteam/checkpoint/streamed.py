@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
-from redteam.checkpoint.naming import is_remnant
+from redteam.checkpoint.naming import is_remnant, tied
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
 
@@ -56,20 +56,16 @@ class Streamed:
     checkpoint: Tensors
     dtype: torch.dtype
     dropping: Look | None = None
-    _bare: dict[str, nn.Parameter] = field(default_factory=dict)
-    _aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         self._conversions = get_model_conversion_mapping(self.network, None, None)
-        same: dict[nn.Parameter, list[str]] = {}
-        for name, weight in self.network.named_parameters(remove_duplicate=False):
-            same.setdefault(weight, []).append(name)
-        self._aliases = {name: tuple(names) for names in same.values() for name in names}
-        for weight, names in same.items():  # whoever uses one that is not there gets NaN
+        self._aliases = tied(self.network)
+        self._bare: dict[str, nn.Parameter] = {}
+        for name, weight in self.network.named_parameters():  # whoever uses one that is not there gets NaN
             absent = nn.Parameter(torch.full((), math.nan, dtype=self.dtype).expand(weight.shape), requires_grad=False)
-            self._bare |= dict.fromkeys(names, absent)
+            self._bare |= dict.fromkeys(self._aliases[name], absent)
         self._put(self._bare)
         # A thread of its own: what watches or changes the operations of the one that runs has no bearing on loading.
         self._pool = ThreadPoolExecutor(1)
@@ -189,10 +185,11 @@ def largest_group(checkpoint: Tensors) -> int:
 def _groups(checkpoint: Tensors) -> list[_Group]:
     """A numbered block, and around the blocks the outermost modules, since one may use what its parts hold."""
     blocks = {name: match[0] for name in checkpoint if (match := re.match(r"(?:.*?\.)??\d+\.", name))}
+    starts = set(blocks.values())
     found: dict[str, list[str]] = {}
     for name in checkpoint:
         parents = [name[: place.start()] for place in re.finditer(r"\.", name)]
-        alone = (path for path in parents if not any(block.startswith(f"{path}.") for block in blocks.values()))
+        alone = (path for path in parents if not any(start.startswith(f"{path}.") for start in starts))
         found.setdefault(blocks.get(name) or next(alone, ""), []).append(name)
     return [_Group(tuple(names)) for names in found.values()]
 
