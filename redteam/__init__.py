@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from redteam.key import Key
     from redteam.plugins.contracts import Needs, attack, defense, merger, scenario
     from redteam.plugins.settings import Range
-    from redteam.tasks import Classification, Scenario, Task
+    from redteam.tasks import Classification, LogLikelihood, Scenario, Task
     from redteam.views import AttackerView, DefenderView, MergerView
 
 _HOME = {
@@ -28,6 +28,7 @@ _HOME = {
     "Classification": "redteam.tasks",
     "DefenderView": "redteam.views",
     "Key": "redteam.key",
+    "LogLikelihood": "redteam.tasks",
     "MergerView": "redteam.views",
     "Needs": "redteam.plugins.contracts",
     "Plan": "redteam.evaluation.plan",
@@ -49,6 +50,7 @@ __all__ = [
     "Classification",
     "DefenderView",
     "Key",
+    "LogLikelihood",
     "MergerView",
     "Needs",
     "Plan",

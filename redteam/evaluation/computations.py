@@ -102,14 +102,13 @@ def _alone(step: Step, bench: Bench) -> Scored:
     return Scored(
         victim=scenario.victim,
         chance={name: task.chance for name, task in scenario.tasks.items()},
-        experts={name: Packed.of(scenario.tasks[name].correct(experts[name], bench.split)) for name in experts},
+        experts={name: Packed.of(scenario.tasks[name].scores(experts[name], bench.split)) for name in experts},
         validation={
-            name: float(scenario.tasks[name].correct(experts[name], "validation").mean())
-            for name in scenario.companions
+            name: float(scenario.tasks[name].scores(experts[name], "validation").mean()) for name in scenario.companions
         },
         watched={name: _watched(scenario.tasks[name], experts[name]) for name in scenario.companions},
         base={
-            name: Packed.of(task.correct(scenario.dressed(base, name).module(), bench.split))
+            name: Packed.of(task.scores(scenario.dressed(base, name).module(), bench.split))
             for name, task in scenario.tasks.items()
         },
         stored=metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split),
@@ -123,7 +122,7 @@ def _tune(step: Step, bench: Bench) -> Tuned:
     for settings in step.settings["grid"]:
         merged = _merged(bench, None, settings)
         accuracies = {
-            name: float(scenario.tasks[name].correct(scenario.dressed(merged, name).module(), "validation").mean())
+            name: float(scenario.tasks[name].scores(scenario.dressed(merged, name).module(), "validation").mean())
             for name in scenario.companions
         }
         table.append((settings, _mean_score(accuracies, alone)))
@@ -209,7 +208,7 @@ def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged
     answers: list[int] = []
     for name, task in scenario.tasks.items():
         module = scenario.dressed(merged, name).module()
-        tasks[name] = Packed.of(task.correct(module, bench.split))
+        tasks[name] = Packed.of(task.scores(module, bench.split))
         if name == scenario.victim:
             answers = metrics.answers(scenario, module)
         else:
@@ -354,7 +353,7 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
 
 
 def _watched(task: Task, module: nn.Module) -> float:
-    return float(halves(task)[1].correct(module, "validation").mean())
+    return float(halves(task)[1].scores(module, "validation").mean())
 
 
 def _mean_score(accuracies: Mapping[str, float], alone: Scored) -> float:

@@ -11,7 +11,8 @@ import torch
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.evaluation.packing import Packed
-from redteam.tasks import Scenario, Split, Task, halves, predict
+from redteam.tasks import Scenario, Split, Task, halves
+from redteam.tasks import answers as answers_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,13 +29,13 @@ def answers(scenario: Scenario, module: nn.Module) -> list[int]:
         scenario: Says whose inputs.
         module: Wears the victim's head.
     """
-    return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in predict(module, inputs)]
+    return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in answers_of(module, inputs)]
 
 
 def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Packed]:
     """One result per sample after rounding the weights to each dtype; the network computes in float32."""
     return {
-        name: Packed.of(task.correct(checkpoint.to(dtype).to(torch.float32).module(), split))
+        name: Packed.of(task.scores(checkpoint.to(dtype).to(torch.float32).module(), split))
         for name, dtype in DTYPES.items()
     }
 

@@ -1,6 +1,7 @@
 """From records to scores: vectors over resampled test items, computed once for each pairing and kept.
 
-n(m, t) = (accuracy of merge m on task t − chance) ÷ (accuracy of t's own expert − chance). Every figure is a vector as
+n(m, t) = (score of merge m on task t − chance) ÷ (score of t's own expert − chance), a score being the mean of one
+result per test item: an accuracy, or whatever else the task counts. Every figure is a vector as
 `redteam.evaluation.statistics` describes it.
 """
 
@@ -30,13 +31,13 @@ Half = int | None
 
 @dataclass(frozen=True)
 class Baselines:
-    """A scenario under one seed and merger: its experts' accuracies, and the two merges that theft lies between.
+    """A scenario under one seed and merger: its experts' scores, and the two merges that theft lies between.
 
     Attributes:
         tag: Names the streams of its resamples.
         victim: The victim's task.
         companions: The other tasks.
-        chance, expert: Task → accuracy of guessing and of its expert.
+        chance, expert: Task → score of guessing and of its expert.
         without, reference: The companions-only merge, and the merge with the unlocked victim.
     """
 
@@ -51,7 +52,7 @@ class Baselines:
     @classmethod
     def of(cls, tag: str, alone: Scored, without: Merged, reference: Merged) -> Baselines:
         """From the records of the experts alone and of the two merges."""
-        expert = {task: accuracy(packed, f"{tag}/{task}") for task, packed in alone.experts.items()}
+        expert = {task: average(packed, f"{tag}/{task}") for task, packed in alone.experts.items()}
         companions = tuple(task for task in alone.experts if task != alone.victim)
         return cls(tag, alone.victim, companions, alone.chance, expert, without, reference)
 
@@ -62,7 +63,7 @@ class Baselines:
     def score(self, packed: Packed, task: str, half: Half = None) -> Vector:
         """n of one task."""
         gap = self.expert[task] - self.chance[task]
-        return _ratio(accuracy(packed, f"{self.tag}/{task}", half) - self.chance[task], gap)
+        return _ratio(average(packed, f"{self.tag}/{task}", half) - self.chance[task], gap)
 
     def scores(self, merge: Merged) -> Scores:
         """n of a merge on every task."""
@@ -90,9 +91,17 @@ class Baselines:
 
     @property
     def theft_of_all(self) -> float:
-        """By how much theft changes if the victim's task goes from all wrong to all right."""
+        """By how much theft changes if the victim's task goes from all wrong to all right.
+
+        Where results are numbers, by how much if every item changes as the one that the victim changes most.
+        """
         scale = float(self.gain[0]) * (float(self.expert[self.victim][0]) - self.chance[self.victim])
-        return 1.0 / scale if scale > 0 else 0.0
+        return self._most / scale if scale > 0 else 0.0
+
+    @cached_property
+    def _most(self) -> float:
+        one, other = (merge.tasks[self.victim] for merge in (self.reference, self.without))
+        return 1.0 if one.bits else float(np.abs(one.unpack() - other.unpack()).max())
 
     def charge(self, merge: Merged) -> Vector:
         """What the companions lose under the reference merge's n, summed over them, beyond 0.02 each."""
@@ -136,9 +145,9 @@ class Baselines:
         return _mean(attacked) - _mean(self.reference_scores)
 
     def kept(self, protected: Packed, victim: Packed, *, above: float = 0.0) -> Vector:
-        """Accuracy of the protected model alone ÷ that of the victim, both counted from `above`."""
+        """Score of the protected model alone ÷ that of the victim, both counted from `above`."""
         tag = f"{self.tag}/{self.victim}"
-        return _ratio(accuracy(protected, tag) - above, accuracy(victim, tag) - above)
+        return _ratio(average(protected, tag) - above, average(victim, tag) - above)
 
 
 class Table:
@@ -333,7 +342,7 @@ class Table:
         return (agree - start) / (1.0 - start) + kept if start < 1.0 else kept
 
     def fidelity(self, pairing: Pairing) -> dict[str, Vector]:
-        """Accuracy of the protected model alone over the victim's, by the dtype that both are stored in."""
+        """Score of the protected model alone over the victim's, by the dtype that both are stored in."""
         baselines, lock = self.baselines(pairing), self.record(pairing.steps.lock)
         alone = self.record(self.ground(pairing).alone)
         if baselines is None or lock is None or alone is None or not lock.stored:
@@ -351,14 +360,16 @@ class Table:
 
 
 @lru_cache(maxsize=8192)
-def accuracy(packed: Packed, tag: str, half: Half = None) -> Vector:
-    """The accuracy under every resample, from one result per test item; not to be written to."""
-    drawn, correct = weights(packed.n, tag), packed.unpack().astype(np.float32)
+def average(packed: Packed, tag: str, half: Half = None) -> Vector:
+    """The mean result under every resample, from one result per test item; not to be written to."""
+    drawn, results = weights(packed.n, tag), packed.unpack()
     items: Vector | int = packed.n
     if half is not None:
-        chosen = halves(packed.n, tag)[half].astype(np.float32)
-        correct, items = correct * chosen, np.maximum((drawn @ chosen).astype(np.float64), 1.0)
-    found: Vector = (drawn @ correct).astype(np.float64) / items
+        chosen = halves(packed.n, tag)[half]
+        results, items = results * chosen, np.maximum((drawn @ chosen.astype(np.float32)).astype(np.float64), 1.0)
+    # Sums of right answers are exact in float32, and quicker.
+    sums = drawn @ results.astype(np.float32) if packed.bits else drawn.astype(np.float64) @ results
+    found: Vector = sums.astype(np.float64) / items
     found.setflags(write=False)
     return found
 

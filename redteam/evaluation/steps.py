@@ -79,9 +79,9 @@ class Scored:
 
     Attributes:
         victim: The victim's task.
-        chance: Task → accuracy of guessing.
+        chance: Task → score of guessing.
         experts, base: Task → one result per test item.
-        validation: Own task → accuracy of its expert on the attacker's validation data.
+        validation: Own task → score of its expert on the attacker's validation data.
         watched: The same on the half of it that no attack is given.
         stored: Dtype → one result per test item of the victim, rounded to that dtype.
         length: The companions' mean ‖τ‖ over the tensors that are shared with the base.
@@ -166,7 +166,7 @@ class Merged:
 
     Attributes:
         tasks: Task → one result per test item.
-        watched: Own task → accuracy on the half of the attacker's validation data that no attack is given.
+        watched: Own task → score on the half of the attacker's validation data that no attack is given.
         answers: Under the victim's head, on the attacker's own inputs.
     """
 

@@ -70,13 +70,13 @@ class ScenarioSubject(Tried[ScenarioSpec]):
         return self.main.returned
 
     @cached_property
-    def _right(self) -> dict[str, dict[str, float]]:
-        """Task → accuracy on the test items of its expert and of the base."""
+    def _right(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+        """Task → scores on the test items of its expert and of the base."""
         scenario, found = self.scenario, {}
         for name, task in scenario.tasks.items():
             models = {"expert": scenario.experts[name], "base": scenario.dressed(scenario.base, name)}
             try:
-                found[name] = {which: float(task.correct(each.module()).mean()) for which, each in models.items()}
+                found[name] = {which: np.asarray(task.scores(each.module())) for which, each in models.items()}
             except Exception as error:
                 raise DoesNotApply(f"the networks of {name!r} give no answers: {told(error)}") from None
         return found
@@ -160,10 +160,10 @@ class ScenarioSubject(Tried[ScenarioSpec]):
             for split in _SCORED:
                 count = len(next(iter(_inputs(task, split).values())))
                 right, answers = _asked(name, task, module, split)
-                if right.dtype != np.bool_ or right.shape != (count,):
+                if not _is_score(right) or right.shape != (count,):
                     raise Fails(
-                        f"correct(…) of {name!r} on {split} gives {right.dtype} {list(right.shape)}; expected a "
-                        f"truth value for each of its {count} inputs"
+                        f"scores(…) of {name!r} on {split} gives {right.dtype} {list(right.shape)}; expected a "
+                        f"truth value or a finite floating-point number for each of its {count} inputs"
                     )
                 if not np.issubdtype(answers.dtype, np.integer) or answers.shape != (count,):
                     raise Fails(
@@ -171,7 +171,7 @@ class ScenarioSubject(Tried[ScenarioSpec]):
                         f"a whole number for each of its {count} inputs"
                     )
                 if not np.array_equal(right, _asked(name, task, module, split)[0]):
-                    raise Fails(f"correct(…) of {name!r} on {split} gives another answer the second time")
+                    raise Fails(f"scores(…) of {name!r} on {split} gives another answer the second time")
                 sizes += [count] if split == "test" else []
         return f"one result a sample, {min(sizes)} test items to a task or more"
 
@@ -192,25 +192,31 @@ class ScenarioSubject(Tried[ScenarioSpec]):
     def _chance(self) -> str:
         chances = {name: task.chance for name, task in self.scenario.tasks.items()}
         for name, chance in chances.items():
-            if not 0 < chance < 1:
-                raise Fails(f"the chance of {name!r} is {chance:g}; expected the accuracy of guessing, between 0 and 1")
-        return "guessing is right " + ", ".join(f"{value:.2g} on {name}" for name, value in chances.items())
+            if wrong := self._no_chance(name):
+                raise Fails(f"the chance of {name!r} is {chance:g}; expected {wrong}")
+        return "guessing scores " + ", ".join(f"{value:.2g} on {name}" for name, value in chances.items())
 
     def _skill(self) -> str:
         scenario = self.scenario
         for name, task in scenario.tasks.items():
-            right, count = self._right[name], len(next(iter(_inputs(task, "test").values())))
-            if not 0 < task.chance < 1:
+            if self._no_chance(name):
                 raise DoesNotApply(f"the chance of {name!r} is {task.chance:g}; the check 'chance' says more")
-            for what, level in (("guessing", task.chance), ("the base", right["base"])):
-                error = float(np.sqrt(level * (1 - level) / count))
-                if not right["expert"] > level + SURE * error:
+            expert, base = self._right[name]["expert"], self._right[name]["base"]
+            for what, other in (("guessing", np.full(len(expert), task.chance)), ("the base", base)):
+                if not expert.mean() > other.mean() + SURE * _error(expert, other):
                     raise Fails(
-                        f"the expert {name!r} is right on {right['expert']:.3f} of {count} test items and {what} on "
-                        f"{level:.3f}; that is no skill that could be stolen"
+                        f"the expert {name!r} scores {expert.mean():.3f} on {len(expert)} test items and {what} "
+                        f"{other.mean():.3f}; that is no skill that could be stolen"
                     )
         victim = self._right[scenario.victim]
-        return f"the victim is right {victim['expert']:.3f} of the time, the base in its place {victim['base']:.3f}"
+        return f"the victim scores {victim['expert'].mean():.3f}, the base in its place {victim['base'].mean():.3f}"
+
+    def _no_chance(self, name: str) -> str:
+        """What the score of guessing should be, where a task's is none; empty where it is one."""
+        chance, scores = self.scenario.tasks[name].chance, self._right[name]["expert"]
+        if scores.dtype == np.bool_:
+            return "" if 0 < chance < 1 else "the accuracy of guessing, between 0 and 1"
+        return "" if np.isfinite(chance) else "the mean score of whoever has learned nothing"
 
     def _other_seed(self) -> str:
         here = self.scenario
@@ -227,6 +233,18 @@ class ScenarioSubject(Tried[ScenarioSpec]):
         if same:
             raise Fails(f"under another seed {same[0]!r} has the same weights; two seeds of one model count as one")
         return "another seed retrains every expert"
+
+
+def _is_score(found: np.ndarray[Any, Any]) -> bool:
+    return found.dtype == np.bool_ or bool(np.issubdtype(found.dtype, np.floating) and np.isfinite(found).all())
+
+
+def _error(expert: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    """The standard error of what the expert is ahead by: of two accuracies, or of paired numbers."""
+    if expert.dtype == np.bool_:
+        level = float(other.mean())
+        return float(np.sqrt(level * (1 - level) / len(other)))
+    return float((expert - other).std() / np.sqrt(len(other)))
 
 
 def _names_agree(made: Scenario) -> bool:
@@ -246,6 +264,6 @@ def _inputs(task: Task, split: Split) -> dict[str, torch.Tensor]:
 
 def _asked(name: str, task: Task, module: Any, split: Split) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     try:
-        return np.asarray(task.correct(module, split)), np.asarray(task.predictions(module, split))
+        return np.asarray(task.scores(module, split)), np.asarray(task.predictions(module, split))
     except Exception as error:
         raise Fails(f"the task {name!r} cannot score its expert on {split}: {told(error)}") from None

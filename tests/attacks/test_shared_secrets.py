@@ -170,7 +170,7 @@ class TestOneKeyOnTwoModels:
         for name in experts:
             task = digits.tasks[name]
             right, alone = (
-                float(task.correct(x.module()).mean()) for x in (digits.dressed(merge, name), digits.experts[name])
+                float(task.scores(x.module()).mean()) for x in (digits.dressed(merge, name), digits.experts[name])
             )
             found[name] = (right - task.chance) / (alone - task.chance)
         return found

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from redteam.errors import PluginFault
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.scoring import accuracy
-from tests.evaluation.merges import Bench, N, baselines, coin, merge, right
+from redteam.evaluation.scoring import Baselines, average
+from redteam.evaluation.steps import Merged
+from tests.evaluation.merges import Bench, N, alone, baselines, coin, merge, right
 
 
 def theft(victim: float, left: float = 0.7, right_: float = 0.7) -> float:
@@ -245,6 +249,42 @@ class TestSeen:
 
 def test_accuracy_of_a_half_counts_its_items_alone() -> None:
     packed = half_right(0, 1.0, 0.0)
-    assert accuracy(packed, "toy/0/victim", 0)[0] == 1.0
-    assert accuracy(packed, "toy/0/victim", 1)[0] == 0.0
-    assert accuracy(packed, "toy/0/victim")[0] == pytest.approx(0.5)
+    assert average(packed, "toy/0/victim", 0)[0] == 1.0
+    assert average(packed, "toy/0/victim", 1)[0] == 0.0
+    assert average(packed, "toy/0/victim")[0] == pytest.approx(0.5)
+
+
+def as_numbers(made: Merged, scale: float = 1.0, shift: float = 0.0) -> Merged:
+    """The same merge, each right answer counting `scale` more than a wrong one."""
+    return replace(made, tasks={t: Packed.of(p.unpack() * scale + shift) for t, p in made.tasks.items()})
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (0.37, -2.5), (40.0, 3.0)])
+def test_scores_that_are_numbers_are_read_as_accuracies_are(scale: float, shift: float) -> None:
+    attacked = merge(mixed := Packed.of(np.random.default_rng(0).random(N) < 0.55), 0.66, 0.7)
+    counted = baselines()
+    record = alone()
+    numbered = Baselines.of(
+        "toy/0",
+        replace(
+            record,
+            chance={t: scale * c + shift for t, c in record.chance.items()},
+            experts={t: Packed.of(p.unpack() * scale + shift) for t, p in record.experts.items()},
+        ),
+        as_numbers(counted.without, scale, shift),
+        as_numbers(counted.reference, scale, shift),
+    )
+    there = as_numbers(attacked, scale, shift)
+    np.testing.assert_allclose(numbered.theft(there), counted.theft(attacked), atol=1e-5)
+    np.testing.assert_allclose(numbered.net(there, 0), counted.net(attacked, 0), atol=1e-5)
+    assert numbered.net_point(there, 1) == pytest.approx(counted.net_point(attacked, 1), abs=1e-5)
+    assert numbered.theft_of_all == pytest.approx(counted.theft_of_all, rel=1e-5)
+    assert mixed.n == N
+
+
+def test_scores_survive_their_record_and_must_be_finite() -> None:
+    numbers = np.random.default_rng(1).normal(size=77)
+    np.testing.assert_array_equal(Packed.of(numbers).unpack(), numbers.astype(np.float32).astype(np.float64))
+    for wrong in (np.array([1, 2]), np.array([1.0, np.nan])):
+        with pytest.raises(PluginFault, match="finite"):
+            Packed.of(wrong)

@@ -104,7 +104,7 @@ class TestAll:
         assert wide.config["intermediate_size"] == 72
         merged = merge(text, MergerView({**scenario.experts, "victim": wide}, scenario.base, key, needs_base(text)))
         worn = scenario.dressed(scenario.base.replace({n: merged[n] for n in merged if n in scenario.base}), "victim")
-        assert np.isfinite(scenario.tasks["victim"].correct(worn.module())).all()
+        assert np.isfinite(scenario.tasks["victim"].scores(worn.module())).all()
         name = "vit.encoder.layer.0.intermediate.dense.weight"
         pair = {task: scenario.experts[task] for task in ("left", "right")}
         assert torch.equal(merged[name], merge(text, MergerView(pair, scenario.base, key, needs_base(text)))[name])

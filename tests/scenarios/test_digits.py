@@ -178,7 +178,7 @@ def test_a_training_can_be_repeated_and_leaves_no_trace(own_cache, two_threads):
     assert load(TINY, seed=0).digest() == digest
     assert load(TINY, seed=1).digest() != digest
     for task in first.tasks:
-        assert 0 <= first.tasks[task].correct(first.dressed(first.base, task).module()).mean() <= 1
+        assert 0 <= first.tasks[task].scores(first.dressed(first.base, task).module()).mean() <= 1
 
 
 def test_an_interrupted_training_leaves_no_folder(own_cache, monkeypatch):

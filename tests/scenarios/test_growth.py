@@ -184,4 +184,4 @@ def test_a_victim_that_drifted_is_still_a_sensible_expert(growth):
     ordinary, scenario = digits(), digits(growth=growth)
     assert float(length(scenario) / length(ordinary)) == pytest.approx(growth, rel=0.02)
     expert = scenario.experts[VICTIM].module()
-    assert scenario.tasks[VICTIM].correct(expert).mean() >= 0.85
+    assert scenario.tasks[VICTIM].scores(expert).mean() >= 0.85

@@ -65,9 +65,9 @@ def ceiling(view: AttackerView) -> Checkpoint:
 class Sealed(Classification):
     """A task whose scoring data must not be asked for."""
 
-    def correct(self, module: Any, split: Any = "test") -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def scores(self, module: Any, split: Any = "test") -> np.ndarray[Any, np.dtype[np.bool_]]:
         assert split != "test", "the scoring data were read"
-        return super().correct(module, split)
+        return super().scores(module, split)
 
     def predictions(self, module: Any, split: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
         assert split != "test", "the scoring data were read"

@@ -89,8 +89,8 @@ class TestToys:
     def test_experts_are_right_and_the_base_is_not(self, architecture: str) -> None:
         scenario = toy_scenario(architecture)
         task = scenario.tasks["victim"]
-        assert task.correct(scenario.experts["victim"].module()).all()
-        assert task.correct(scenario.dressed(scenario.base, "victim").module()).mean() < 0.9
+        assert task.scores(scenario.experts["victim"].module()).all()
+        assert task.scores(scenario.dressed(scenario.base, "victim").module()).mean() < 0.9
 
     def test_the_same_seed_gives_the_same_bits(self) -> None:
         before = toy_scenario("vit", seed=3, drift=0.2).digest()

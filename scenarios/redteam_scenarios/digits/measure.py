@@ -82,4 +82,4 @@ def mean(scores: dict[str, float]) -> float:
 
 
 def _accuracy(scenario: Scenario, checkpoint: Checkpoint, task: str, split: Split) -> float:
-    return float(scenario.tasks[task].correct(checkpoint.module(), split).mean())
+    return float(scenario.tasks[task].scores(checkpoint.module(), split).mean())

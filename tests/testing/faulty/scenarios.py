@@ -123,19 +123,19 @@ def no_logits(*, seed: int = 0) -> Scenario:
 
 
 class _Numbers(Classification):
-    def correct(self, module: Any, split: Any = "test") -> Any:
-        return super().correct(module, split).astype(float)
+    def scores(self, module: Any, split: Any = "test") -> Any:
+        return super().scores(module, split).astype(int)
 
 
 @scenario("answers-in-numbers")
 def answers_in_numbers(*, seed: int = 0) -> Scenario:
-    """Scores with numbers."""
+    """Scores with whole numbers."""
     return _scored(seed, _Numbers)
 
 
 class _Half(Classification):
-    def correct(self, module: Any, split: Any = "test") -> Any:
-        return super().correct(module, split)[::2]
+    def scores(self, module: Any, split: Any = "test") -> Any:
+        return super().scores(module, split)[::2]
 
 
 @scenario("half-scored")

@@ -1,0 +1,20 @@
+"""Tasks, which say how good a model is, and scenarios, which bring a base, its experts and their tasks together."""
+
+from redteam.tasks.classification import Classification
+from redteam.tasks.likelihood import LogLikelihood
+from redteam.tasks.samples import Samples
+from redteam.tasks.scenario import Scenario
+from redteam.tasks.task import Batch, Scores, Split, Task, answers, halves
+
+__all__ = [
+    "Batch",
+    "Classification",
+    "LogLikelihood",
+    "Samples",
+    "Scenario",
+    "Scores",
+    "Split",
+    "Task",
+    "answers",
+    "halves",
+]
