@@ -17,8 +17,8 @@ from redteam_scenarios.digits.cache import SHIPPED, ensure, load, shipped_weight
 from redteam_scenarios.digits.data import collect, handwritten
 from redteam_scenarios.digits.drawing import draw
 from redteam_scenarios.digits.masks import distances, glyphs
-from redteam_scenarios.digits.measure import mean, measure
 from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
+from redteam_scenarios.measure import mean, measure
 
 from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.errors import BadInput, UnwritableOutput

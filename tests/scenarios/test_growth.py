@@ -120,7 +120,7 @@ def test_an_interrupted_growth_leaves_no_folder(own_cache, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_save", interrupted)
+        patch.setattr(cache, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ensure_grown(TINY, 0, 2.0)
     assert list(own_cache.iterdir()) == [ordinary]

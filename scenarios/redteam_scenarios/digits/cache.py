@@ -1,40 +1,22 @@
-"""The user's cache: one folder per recipe and seed, written whole or not at all."""
+"""What is in the user's cache: one folder per recipe and seed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput, UnwritableOutput
 from redteam.events import Steps
 from redteam.tasks import Classification, Scenario
+from redteam_scenarios.caching import cache_root, read, save, whole, write
 from redteam_scenarios.digits import growth as growing
-from redteam_scenarios.digits.data import Images, collect, pixels
+from redteam_scenarios.digits.data import collect, pixels
 from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
 from redteam_scenarios.digits.training import finetune, fixed_threads, pretrain
 
 SHIPPED = Path(__file__).with_name("seed0")
-_ABANDONED = 24 * 3600.0  # seconds after which an unfinished folder belongs to nobody
-
-
-def cache_root() -> Path:
-    """`$REDTEAM_CACHE`, or the platform's folder for caches."""
-    if chosen := os.environ.get("REDTEAM_CACHE"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("redteam"))
 
 
 def load(recipe: Recipe, *, seed: int, growth: float = 1.0, summary: str = "") -> Scenario:
@@ -52,7 +34,7 @@ def load(recipe: Recipe, *, seed: int, growth: float = 1.0, summary: str = "") -
         BadSetting: If the growth cannot be reached.
     """
     folder = ensure(recipe, seed)
-    data = _read(folder / "data.safetensors")
+    data = read(folder / "data.safetensors")
     homes = dict.fromkeys(CLASSES, folder)
     if growth != 1:
         homes[VICTIM] = ensure_grown(recipe, seed, growth)
@@ -87,10 +69,10 @@ def ensure(recipe: Recipe, seed: int) -> Path:
     folder = cache_root() / "digits" / f"seed{seed}-{recipe.address(seed)}{shipped or ''}"
     if folder.is_dir():
         return folder
-    with _whole(folder) as work:
+    with whole(folder) as work:
         if shipped:
             with fixed_threads(recipe.threads):
-                _write(work / "data.safetensors", collect(recipe, seed))
+                write(work / "data.safetensors", collect(recipe, seed))
             for name in ("base", *CLASSES):
                 shutil.copytree(SHIPPED / name, work / name)
         else:
@@ -119,12 +101,12 @@ def ensure_grown(recipe: Recipe, seed: int, growth: float) -> Path:
     folder = ordinary.with_name(f"seed{seed}-growth{growth:g}-{growing.address(growth, origin)}")
     if folder.is_dir():
         return folder
-    data = _read(ordinary / "data.safetensors")
+    data = read(ordinary / "data.safetensors")
     title = f"digits, seed {seed}, growth {growth:g}"
-    with _whole(folder) as work, fixed_threads(recipe.threads), Steps(title, 100) as training:
+    with whole(folder) as work, fixed_threads(recipe.threads), Steps(title, 100) as training:
         model = victim.module()
         grown = growing.grow(recipe, seed, growth, base.module(), model, data, lambda way: training.reach(way, VICTIM))
-        _save(model, work / VICTIM)
+        save(model, work / VICTIM)
         growing.write(work, grown)
     return folder
 
@@ -148,67 +130,8 @@ def train(recipe: Recipe, seed: int, folder: Path) -> None:
     total = recipe.pretraining_steps + sum(recipe.tuning_steps.values())
     with fixed_threads(recipe.threads), Steps(f"digits, seed {seed}", total) as training:
         data = collect(recipe, seed)
-        _write(folder / "data.safetensors", data)
+        write(folder / "data.safetensors", data)
         base = pretrain(recipe, seed, training.step)
-        _save(base, folder / "base")
+        save(base, folder / "base")
         for task in CLASSES:
-            _save(finetune(recipe, seed, base, task, data, training.step), folder / task)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to work in, which becomes `folder` at the end if nothing went wrong.
-
-    Raises:
-        UnwritableOutput: If something cannot be written, also by who works in it.
-    """
-    work = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for other in folder.parent.glob(".*.unfinished"):
-            if time.time() - other.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(other, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
-        yield work
-        try:
-            os.replace(work, folder)
-        except OSError:
-            if not folder.is_dir():  # another process was first
-                raise
-    except OSError as error:
-        raise UnwritableOutput(
-            f"The cache {folder.parent} cannot be written ({error.strerror or error}); "
-            "set REDTEAM_CACHE to a folder that can."
-        ) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _save(model: nn.Module, folder: Path) -> None:
-    """Writes a Hugging Face folder."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model.save_pretrained(folder)  # type: ignore[operator]
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _write(path: Path, data: Images) -> None:
-    from safetensors.torch import save_file
-
-    save_file(data, path)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)  # type: ignore[no-any-return]
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read ({error}); delete {path.parent} and it will be made again.") from None
+            save(finetune(recipe, seed, base, task, data, training.step), folder / task)

@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from redteam.checkpoint import Checkpoint
-from redteam_scenarios.digits.cache import SHIPPED, cache_root, ensure_grown, load, train
+from redteam_scenarios.caching import cache_root
+from redteam_scenarios.digits.cache import SHIPPED, ensure_grown, load, train
 from redteam_scenarios.digits.growth import Grown, record
-from redteam_scenarios.digits.measure import Measured, mean, measure
 from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
+from redteam_scenarios.measure import Measured, mean, measure
 
 GROWTHS = (1.0, 2.0, 4.0, 8.0)
 
