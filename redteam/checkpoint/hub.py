@@ -1,0 +1,233 @@
+"""Models by their hub name: fetched once through huggingface_hub and its cache, without pickles and without code."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redteam.errors import BadInput
+from redteam.events import current
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_WEIGHTS = "*.safetensors"
+_TAKEN = (
+    _WEIGHTS,
+    "*.json",
+    "*.txt",
+    "*.md",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "*.spm",
+    "*.bpe",
+    "*.vocab",
+    "LICEN*",
+)
+_LEFT = ("onnx/*", "openvino/*", "original/*", "*/.*", ".*")  # the same weights in other formats
+_PATIENCE = 4.0  # seconds in which the hub has to answer; with what comes before and after, the user waits five
+_WATCHED = 0.2  # seconds between looks at a download
+_MEGABYTE = 1_000_000
+
+
+def fetched(name: str, revision: str | None = None) -> Path:
+    """The folder of a model: a local one as it is, one of the hub from its cache, downloaded where that lacks it.
+
+    Only safetensors, configs, tokenizers and texts are taken. `HF_ENDPOINT`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and the
+    user's token hold as everywhere. Without a network, what the cache has whole is used.
+
+    Args:
+        name: A folder, or a name such as `org/model`.
+        revision: A branch, tag or commit of the hub's; the main branch by default. `commit_of` says what it came to.
+
+    Raises:
+        BadInput: If there is no such model, it is gated, has no safetensors, or cannot be reached; within 5 seconds,
+            where the hub does not answer.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not is_hub_name(name):
+        raise BadInput(
+            f"{name!r} is neither a folder nor the name of a model on the hub; expected for example org/name."
+        )
+    if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(name, revision)):
+        return found
+    info = _resolved(name, revision)
+    return info if isinstance(info, Path) else _downloaded(name, revision, info)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a text is written as the hub's names are, `org/name`."""
+    return len(name) <= 96 and bool(_NAME.fullmatch(name)) and ".." not in name and "--" not in name
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache holds, 40 hexadecimal digits; `None` of any other folder."""
+    place = folder.absolute()
+    return place.name if place.parent.name == "snapshots" and _COMMIT.fullmatch(place.name) else None
+
+
+def _resolved(name: str, revision: str | None) -> ModelInfo | Path:
+    """What the hub says of a revision; where it cannot be asked, the folder that the cache has of it."""
+    from huggingface_hub import HfApi
+
+    def asked() -> ModelInfo:
+        return HfApi().model_info(name, revision=revision, files_metadata=True, timeout=_PATIENCE)
+
+    try:
+        return _in_time(asked, _PATIENCE)
+    except Exception as error:  # also of the network, from whichever library speaks HTTP today
+        if sentence := _refusal(name, revision, error):
+            raise BadInput(sentence) from None
+        if folder := _cached(name, revision):
+            return folder
+        what = name if revision is None else f"{name} at {revision}"
+        raise BadInput(f"{what} is not in the hub's cache, and {_silence(error)}.") from None
+
+
+def _refusal(name: str, revision: str | None, error: Exception) -> str:
+    """What the hub's answer says in a sentence; empty if there was none."""
+    from huggingface_hub import constants, errors
+
+    hub = constants.ENDPOINT
+    if isinstance(error, errors.GatedRepoError):
+        return f"{name} is gated on {hub}; ask for access there and log in with `hf auth login`, or name a folder."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name} has no revision {revision!r} on {hub}; name one that it has."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"There is no model {name} on {hub}, or it is private; check the name, log in with `hf auth login`, or "
+            "name a folder."
+        )
+    return ""
+
+
+def _silence(error: Exception) -> str:
+    """Why there was no answer, and what to do."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set; unset it once, or name a folder that has the model"
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"{constants.ENDPOINT} answered {error.response.status_code}; try again later, or name a folder"
+    why = " ".join(str(error).split())[:120] or type(error).__name__
+    return f"{constants.ENDPOINT} cannot be reached ({why}); connect once, or name a folder that has the model"
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The folder that the cache has whole, as far as that can be told without the hub."""
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = snapshot_download(
+            name, revision=revision, local_files_only=True, allow_patterns=[*_TAKEN], ignore_patterns=[*_LEFT]
+        )
+    except (errors.IncompleteSnapshotError, errors.LocalEntryNotFoundError):
+        return None
+    return Path(folder) if any(Path(folder).rglob(_WEIGHTS)) else None
+
+
+def _downloaded(name: str, revision: str | None, info: ModelInfo) -> Path:
+    """The folder of a revision in the cache, with what was still missing there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
+    taken = [*filter_repo_objects(sizes, allow_patterns=[*_TAKEN], ignore_patterns=[*_LEFT])]
+    if not any(file.endswith(_WEIGHTS[1:]) for file in taken):
+        raise BadInput(f"{name} has no safetensors on the hub, and pickles are never read; name a model that has.")
+    received = _received()
+    work = _Apart(
+        lambda: snapshot_download(
+            name,
+            revision=revision,  # not the commit it came to: the cache has to know the branch's without a network
+            allow_patterns=[*_TAKEN],
+            ignore_patterns=[*_LEFT],
+            tqdm_class=received,
+            etag_timeout=_PATIENCE,
+        )
+    )
+    total = max(1, sum(sizes[file] for file in taken) // _MEGABYTE)
+    told, text, observer = -1, f"downloading {name} ({total} MB)", current()
+    while not work.ended(_WATCHED):
+        if told < (now := min(received.most // _MEGABYTE, total - 1)):
+            told = now
+            observer.advanced(told, total, text)
+    try:
+        folder = Path(work.result())
+    except Exception as error:
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        sentence = f"{name} could not be downloaded ({why.rstrip('.')}); run the same command again to go on."
+        raise BadInput(_refusal(name, revision, error) or sentence) from None
+    if told >= 0:
+        observer.advanced(total, total, text)
+    return folder
+
+
+class _Apart:
+    """Work in a thread of its own, which does not keep the process from ending."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        try:
+            self._value = work()
+        except BaseException as error:
+            self._error = error
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it has ended, after waiting for it at most so long."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """What it gave, or raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _in_time(work: Callable[[], T], seconds: float) -> T:
+    """What some work gives, if it does in time: looking up a host has no limit of its own.
+
+    Raises:
+        TimeoutError: If it does not.
+    """
+    started = time.monotonic()
+    apart = _Apart(work)
+    if not apart.ended(seconds):
+        raise TimeoutError(f"no answer in {time.monotonic() - started:.0f} s")
+    return apart.result()  # type: ignore[no-any-return]
+
+
+def _received() -> Any:
+    """A silent stand-in for the bars of huggingface_hub, whose attribute `most` counts the bytes that came."""
+    from tqdm.std import tqdm
+
+    class Received(tqdm):  # type: ignore[misc]
+        most = 0
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            self._bytes = settings.get("unit") == "B"
+            super().__init__(*arguments, **{**settings, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            if self._bytes:  # several bars count the same bytes
+                Received.most = max(Received.most, int(self.n))
+            return None
+
+    return Received
