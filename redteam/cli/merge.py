@@ -45,6 +45,7 @@ def merge(
     such as `weights=[[NAME,2.0]]` as well. What the base lacks, or has in another shape, such as the heads of tasks, is
     not merged.
     """
+    from redteam.anatomy.alike import require_related
     from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_loads
     from redteam.checkpoint.naming import is_remnant
@@ -64,7 +65,7 @@ def merge(
     opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
     for name, one in opened.items():
         there = part_of(origin, one)
-        opening.require_related(one, there, f"The expert {name}")
+        require_related(one, there, f"The expert {name}", remedy=opening.restoring)
         _require_config(name, one.config, settings_of(origin.config, one.architecture))
         opened[name] = _finite(name, in_place(one, origin), origin)
     with shared.working() as progress:

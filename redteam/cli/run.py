@@ -127,15 +127,9 @@ def _show(preview: Any) -> None:
 
 def absolute(text: str) -> str:
     """A reference as it was written on the shell, its file found from anywhere."""
-    from redteam.plugins.reference import Reference, chain_text, parse_chain
+    from redteam.plugins.reference import chain_text, parse_chain
 
-    links = parse_chain(text)
-    return chain_text(
-        tuple(
-            Reference(f"{Path(one.file).expanduser().absolute()}@{one.plugin}", one.settings) if one.file else one
-            for one in links
-        )
-    )
+    return chain_text(tuple(link.absolute() for link in parse_chain(text)))
 
 
 def command() -> str:

@@ -57,7 +57,7 @@ def load_scenarios(
 
 
 def _record(pipeline: Pipeline, seed: int) -> str:
-    return content_name("scenario", {"scenario": pipeline.identity, "seed": seed})
+    return content_name("scenario", {"scenario": pipeline.identity, "state": pipeline.state, "seed": seed})
 
 
 def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None]) -> dict[Where, str]:

@@ -43,11 +43,17 @@ class Pipeline:
         return [[link.spec.name, dict(link.settings), link.source_digest] for link in self.links]
 
     @property
+    def state(self) -> str:
+        """What it would read from the disk, as a scenario's spec tells it."""
+        link = self.links[0]
+        return link.spec.state(**link.settings) if getattr(link.spec, "state", None) else ""
+
+    @property
     def how(self) -> list[tuple[str, dict[str, Any], str]]:
         """Names, settings and digests under which a worker loads the same, wherever it runs."""
         return [
             (
-                f"{link.origin}@{link.spec.name}" if link.reference.file else link.name,
+                _found_from_anywhere(link),
                 dict(link.settings),
                 link.source_digest,
             )
@@ -185,6 +191,12 @@ class Resolved:
     def gauntlets(self) -> dict[str, Ensemble]:
         """Name → gauntlet."""
         return {gauntlet.text: gauntlet for part in self.parts for gauntlet in part.gauntlets}
+
+
+def _found_from_anywhere(link: LoadedPlugin[Any]) -> str:
+    if not link.reference.file:
+        return link.name
+    return link.origin if link.reference.is_data else f"{link.origin}@{link.spec.name}"
 
 
 def _single(chain: Pipeline, kind: str) -> Pipeline:

@@ -142,9 +142,15 @@ class MergerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ScenarioSpec(Spec):
-    """A base, its experts and their tasks, made or loaded by a function of settings alone."""
+    """A base, its experts and their tasks, made or loaded by a function of settings alone.
+
+    Attributes:
+        state: Its settings → a text that changes whenever what they name on the disk does; `None` where they name
+            nothing. It is asked before every run, and so has to be quick.
+    """
 
     kind: ClassVar[str] = "scenario"
+    state: Callable[..., str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +227,9 @@ def merger(name: str, *, tunable: str | None = None, needs_base: bool = True, pa
     return _carry(MergerSpec(name=name, tunable=tunable, needs_base=needs_base, paper=paper))
 
 
-def scenario(name: str, *, paper: str = "") -> Callable[[F], F]:
-    """Declares `fn(*, seed: int = 0, settings…) -> Scenario` a scenario."""
-    return _carry(ScenarioSpec(name=name, paper=paper))
+def scenario(name: str, *, state: Callable[..., str] | None = None, paper: str = "") -> Callable[[F], F]:
+    """Declares `fn(*, seed: int = 0, settings…) -> Scenario` a scenario; see `ScenarioSpec`."""
+    return _carry(ScenarioSpec(name=name, state=state, paper=paper))
 
 
 def spec_of(function: object) -> Spec | None:

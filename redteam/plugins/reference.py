@@ -2,7 +2,8 @@
 
 Values are read as TOML and a bare word is a string, also inside brackets (`sites=[qk,vo]`). Quotes, brackets and braces
 protect commas, colons and plus signs. A plus joins two references only where a name or path follows it, so that
-`1e+5` stays a number. In place of a name, `path/to/file.py@name` points at a plugin in a file.
+`1e+5` stays a number. In place of a name, `path/to/file.py@name` points at a plugin in a file, and `path/to/file.toml`
+at a file that an installed plugin reads.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from redteam.errors import BadInput
+
+DATA = ".toml"
+"""What files are called that a plugin reads."""
 
 _PAIRS = {"[": "]", "{": "}"}
 _BARE = re.compile(r"[^\s\"'\[\]{}=,#]+")
@@ -32,7 +37,7 @@ class Reference:
     """A plugin's name and the settings given with it. Equal where the canonical texts are equal.
 
     Attributes:
-        name: A registered name, or `path/to/file.py@name`.
+        name: A registered name, `path/to/file.py@name`, or `path/to/file.toml`.
         settings: Setting → value, sorted by setting, arrays as tuples.
     """
 
@@ -56,18 +61,30 @@ class Reference:
 
     @property
     def file(self) -> str:
-        """The path in front of the `@`, empty for a registered name."""
-        return self.name.rpartition("@")[0]
+        """The path in front of the `@`, or of the file itself; empty for a registered name."""
+        return self.name if self.is_data else self.name.rpartition("@")[0]
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it names a file that is read and not run."""
+        return self.name.endswith(DATA)
 
     @property
     def plugin(self) -> str:
-        """The plugin's own name, without a path."""
-        return self.name.rpartition("@")[2]
+        """The plugin's own name, without a path; for a file that is read, what the file is called."""
+        return Path(self.name).stem if self.is_data else self.name.rpartition("@")[2]
+
+    def absolute(self) -> Reference:
+        """The same, its file found from anywhere."""
+        if not self.file:
+            return self
+        path = str(Path(self.file).expanduser().absolute())
+        return Reference(path if self.is_data else f"{path}@{self.plugin}", self.settings)
 
     def __str__(self) -> str:
         name = self.name
         if self.file and not (_PATH.fullmatch(self.file) and self.file == self.file.strip()):
-            name = f"{_quoted(self.file)}@{self.plugin}"
+            name = _quoted(self.file) + f"@{self.plugin}" * (not self.is_data)
         # Nothing cannot be written, and is what such a setting has where it is left out.
         settings = [f"{key}={toml_text(value)}" for key, value in self.settings.items() if value is not None]
         return name + ":" * bool(settings) + ",".join(settings)
@@ -139,6 +156,9 @@ def _reference(text: str, whole: str) -> Reference:
 
 def _name(text: str, whole: str) -> str:
     path, at, plugin = text.rpartition("@")
+    bare = str(_toml(text, whole)) if not at and text[:1] in ("'", '"') else text
+    if bare.endswith(DATA) and not at:
+        return bare
     if at:
         if path[:1] in ("'", '"'):
             path = str(_toml(path, whole))
@@ -146,7 +166,10 @@ def _name(text: str, whole: str) -> str:
             raise BadInput(f"Cannot read {whole!r}: a plugin in a file is written path/to/file.py@name.")
     if not _NAME.fullmatch(plugin):
         what = f"{plugin!r} is no plugin's name" if plugin else "a plugin's name is missing"
-        raise BadInput(f"Cannot read {whole!r}: {what}; expected name:setting=value,… or path/to/file.py@name.")
+        raise BadInput(
+            f"Cannot read {whole!r}: {what}; expected name:setting=value,… or path/to/file.py@name (of a scenario also "
+            "path/to/file.toml)."
+        )
     return f"{path}{at}{plugin}"
 
 

@@ -10,7 +10,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -95,11 +95,14 @@ class Registry(Generic[S]):
     Args:
         group: The group of entry points, for example `"redteam.attacks"`.
         spec: The class of spec that its plugins carry.
+        readers: The group of entry points from an extension to the plugin that reads such files, its setting `file`;
+            empty where plugins of this kind read none.
     """
 
-    def __init__(self, group: str, spec: type[S]) -> None:
+    def __init__(self, group: str, spec: type[S], *, readers: str = "") -> None:
         self.group = group
         self.spec = spec
+        self.readers = readers
 
     @property
     def kind(self) -> str:
@@ -159,13 +162,16 @@ class Registry(Generic[S]):
             reference = Reference(reference) if reference in self else Reference.parse(reference)
         found = self.find(reference, folder=folder)
         # Writers of reports have no settings; their arguments are those of the program.
-        settings = {} if isinstance(found.spec, ReportSpec) else bind(found.function, reference.settings)
+        given = {**reference.settings, **({"file": found.origin} if reference.is_data else {})}
+        settings = {} if isinstance(found.spec, ReportSpec) else bind(found.function, given)
         return LoadedPlugin(
             reference.name, found.function, found.spec, settings, found.source_digest, found.origin, reference
         )
 
     def find(self, reference: Reference, *, folder: Path | None = None) -> Found[S]:
         """Imports a plugin and leaves its settings alone; see `load`."""
+        if reference.is_data:
+            return self._reader_of(reference, folder or Path())
         if reference.file:
             return self._from_file(reference, folder or Path())
         return self._from_entry(reference)
@@ -176,6 +182,17 @@ class Registry(Generic[S]):
         for entry in importlib.metadata.entry_points(group=self.group):
             found.setdefault(entry.name, []).append(entry)
         return found
+
+    def _reader_of(self, reference: Reference, folder: Path) -> Found[S]:
+        """The plugin that reads such a file; its origin is the file."""
+        path = (folder / Path(reference.file).expanduser()).resolve()
+        entries = importlib.metadata.entry_points(group=self.readers) if self.readers else ()
+        names = [entry.value for entry in entries if entry.name == path.suffix.removeprefix(".")]
+        if not names:
+            raise BadInput(f"{reference.file} names a file where the name of {_article(self.kind)} is expected.")
+        if not path.is_file():
+            raise BadInput(f"There is no {self.kind} {reference.file}; name a file that there is.")
+        return replace(self._from_entry(Reference(names[0])), origin=str(path))
 
     def _from_entry(self, reference: Reference) -> Found[S]:
         entries = self._entries.get(reference.name)
@@ -232,6 +249,10 @@ def _digest(module: str, file: Path | None) -> str:
     return digest_of(module, SNAPSHOT)
 
 
+def _article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 def package_of(entry: importlib.metadata.EntryPoint) -> str:
     """The name of the distribution that an entry point belongs to."""
     return entry.dist.name if entry.dist is not None else "an unknown package"
@@ -240,7 +261,7 @@ def package_of(entry: importlib.metadata.EntryPoint) -> str:
 ATTACKS = Registry("redteam.attacks", AttackSpec)
 DEFENSES = Registry("redteam.defenses", DefenseSpec)
 MERGERS = Registry("redteam.mergers", MergerSpec)
-SCENARIOS = Registry("redteam.scenarios", ScenarioSpec)
+SCENARIOS = Registry("redteam.scenarios", ScenarioSpec, readers="redteam.scenario_files")
 REPORTS = Registry("redteam.reports", ReportSpec)
 AUDIT_REPORTS = Registry("redteam.audit_reports", ReportSpec)
 """Writers of audits, by extension, as `REPORTS` are of results; no kind of plugin of their own."""

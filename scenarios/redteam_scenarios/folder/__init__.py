@@ -1,0 +1,35 @@
+"""Your own models: a TOML file names base, victim and companions, and for each task its labelled data.
+
+`redteam run --scenario mine.toml`; `redteam new scenario FOLDER` writes such a file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from redteam.plugins.contracts import scenario
+from redteam.plugins.settings import Range
+from redteam.tasks import Scenario
+
+
+def state(*, file: str, seed: int = 0) -> str:
+    """What changes whenever the file, or a model or table that it names, does."""
+    from redteam_scenarios.folder.files import state_of
+    from redteam_scenarios.folder.schema import Plan
+
+    return state_of(Plan.read(Path(file)))
+
+
+@scenario("folder", state=state)
+def folder(*, file: str, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
+    """Opens the models that a file names, and reads its data.
+
+    Args:
+        file: A TOML file; paths in it start at its own folder.
+        seed: Which of the victims, where several of one recipe are listed; 0 where there is one.
+    """
+    from redteam_scenarios.folder.assembling import assemble
+    from redteam_scenarios.folder.schema import Plan
+
+    return assemble(Plan.read(Path(file)), seed)

@@ -1,0 +1,117 @@
+"""The models that a scenario names, opened under names that agree, and what they bring along to read data with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from redteam.anatomy.alike import named_alike, require_related
+from redteam.checkpoint import Checkpoint
+from redteam.errors import BadInput
+from redteam_scenarios.folder.schema import Plan
+
+
+def located(plan: Plan, name: str, revision: str | None) -> Path:
+    """Where a model is on the disk: a path that the file names, else a model of the hub, fetched into its cache.
+
+    Raises:
+        BadInput: If there is neither.
+    """
+    path = plan.path(name)
+    if path.exists():
+        return path
+    if name.count("/") == 1 and name[0] not in "./~" and not path.parent.exists():
+        from redteam.checkpoint.hub import fetched
+
+        return fetched(name, revision)
+    raise BadInput(f"There is no {path}; {plan.file} names it as a model.")
+
+
+def opened(plan: Plan, seed: int) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """The base, and the expert of each task, in the base's dtype.
+
+    Args:
+        plan: The scenario's file.
+        seed: Which of the victims.
+
+    Raises:
+        BadInput: If there are fewer victims, something cannot be opened, or two do not belong together.
+    """
+    base = Checkpoint.open(located(plan, plan.base, plan.revision))
+    found = {task: Checkpoint.open(place, base=base) for task, place in places(plan, seed).items()}
+    anchor, *experts = named_alike(base, *found.values())
+    alike = dict(zip(found, experts, strict=True))
+    for task, expert in alike.items():
+        require_related(expert, anchor, f"The expert of {task!r}")
+    return anchor, {task: expert.stored_as(anchor) for task, expert in alike.items()}
+
+
+def places(plan: Plan, seed: int) -> dict[str, Path]:
+    """Where each task's expert is.
+
+    Raises:
+        BadInput: If there are fewer victims than that, or one of them is not there.
+    """
+    if seed >= len(plan.experts):
+        many = f"{len(plan.experts)} victims" if len(plan.experts) > 1 else "one victim"
+        raise BadInput(
+            f"{plan.file} names {many}, so that there is no seed {seed}; fine-tune further ones by the same recipe and "
+            'list them as victims = ["run1", "run2"], or ask for fewer seeds.'
+        )
+    names = {task: (entry.model, entry.revision) for task, entry in plan.tasks.items()}
+    names[plan.victim] = (plan.experts[seed], plan.tasks[plan.victim].revision)
+    return {task: located(plan, name, revision) for task, (name, revision) in names.items()}
+
+
+def beside(*models: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder of the first model that has one of these files."""
+    folders = [model if model.is_dir() else model.parent for model in models]
+    return next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
+
+
+def tokenizer_of(*models: Path) -> Any:
+    """The tokenizer of the first model that brings one; no code that came along is run.
+
+    Raises:
+        BadInput: If none does, or it cannot be read.
+    """
+    folder = beside(*models, names=("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model"))
+    if folder is None:
+        raise BadInput(f"Neither {' nor '.join(map(str, models))} has a tokenizer; copy its files there.")
+    from transformers import AutoTokenizer
+
+    return _loaded(AutoTokenizer, folder, "tokenizer")
+
+
+def image_processor_of(*models: Path) -> Any:
+    """What makes pixels of pictures, of the first model that brings it; no code that came along is run.
+
+    Raises:
+        BadInput: If none does, or it cannot be read.
+    """
+    folder = beside(*models, names=("preprocessor_config.json", "processor_config.json"))
+    if folder is None:
+        raise BadInput(
+            f"Neither {' nor '.join(map(str, models))} has a preprocessor_config.json, which says how pictures are "
+            "read; copy it there."
+        )
+    from transformers import AutoImageProcessor
+
+    return _loaded(AutoImageProcessor, folder, "image processor")
+
+
+def _loaded(cls: Any, folder: Path, what: str) -> Any:
+    from redteam.checkpoint.libraries import quiet_transformers
+
+    try:
+        with quiet_transformers():
+            return cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise BadInput(f"The {what} in {folder} cannot be read ({' '.join(str(error).split())[:200]}).") from None
+
+
+def class_names(config: Mapping[str, Any]) -> list[str]:
+    """What a head calls its outputs, in their order."""
+    named = config.get("id2label") or {}
+    return [str(named[key]) for key in sorted(named, key=int)]

@@ -1,0 +1,168 @@
+"""What stands in a scenario's file, and the sentences on what should not."""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from redteam.errors import BadInput
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Kind = Literal["text-classification", "image-classification", "perplexity"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskEntry(_Strict):
+    """A task: an expert, and labelled data that say how good it is.
+
+    Attributes:
+        model: The expert: a folder, a safetensors file, an adapter of the base, or a name on the hub.
+        revision: Of a name on the hub.
+        data: A table (CSV, TSV, JSON lines, Parquet, Arrow), or a folder of images with a folder for each class; split
+            by `validation` and `test`, or the training data where the next two are given.
+        validation_data, test_data: Tables of their own.
+        kind: What is scored; by default what the expert's architecture is for.
+        text: Column of the text, or two of them for pairs.
+        label: Column of the label.
+        image: Column of an image's path, where the data are a table.
+        labels: The classes in the order of the head's outputs; by default the config's names.
+        validation, test: Shares of the rows that are held out.
+        limit: Rows that are used at most, of each split.
+        length: Tokens that are read at most.
+    """
+
+    model: str = ""
+    revision: str | None = None
+    data: str
+    validation_data: str = ""
+    test_data: str = ""
+    kind: Kind | None = None
+    text: str | tuple[str, ...] = "text"
+    label: str = "label"
+    image: str = "image"
+    labels: tuple[str, ...] = ()
+    validation: Share = 0.25
+    test: Share = 0.5
+    limit: Count = 2000
+    length: Count = 256
+
+    @model_validator(mode="after")
+    def _shares(self) -> TaskEntry:
+        if bool(self.validation_data) != bool(self.test_data):
+            raise ValueError("validation_data and test_data belong together; give both or neither")
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test leave nothing to train on; expected a sum below 1")
+        if not isinstance(self.text, str) and len(self.text) != 2:
+            raise ValueError("text names one column, or two for pairs")
+        return self
+
+
+class Plan(_Strict):
+    """A scenario's file.
+
+    Attributes:
+        name: What reports call it; by default what the file is called.
+        base: The public model that all were fine-tuned from: a folder, a file, or a name on the hub.
+        revision: Of a base on the hub.
+        victim: The task whose expert is protected.
+        victims: Several fine-tunes of the victim by one recipe, each of which counts as a seed.
+        tasks: Name → task, the victim's and those of the free-rider's own experts.
+        home: The file's folder, where paths in it start.
+        file: The file.
+    """
+
+    name: str = ""
+    base: str
+    revision: str | None = None
+    victim: str
+    victims: tuple[str, ...] = ()
+    tasks: Annotated[dict[str, TaskEntry], Field(min_length=2)]
+    home: Path
+    file: Path
+
+    @model_validator(mode="after")
+    def _models(self) -> Plan:
+        if self.victim not in self.tasks:
+            near = get_close_matches(self.victim, self.tasks, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(self.tasks)}"
+            raise ValueError(f"the victim {self.victim!r} is none of the tasks{hint}")
+        if self.victims and self.tasks[self.victim].model:
+            raise ValueError(f"both victims and tasks.{self.victim}.model name the victim; keep one of them")
+        for name, task in self.tasks.items():
+            if not task.model and not (name == self.victim and self.victims):
+                raise ValueError(f"tasks.{name} has no model; name the expert's folder")
+        return self
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The victims, one for each seed."""
+        return self.victims or (self.tasks[self.victim].model,)
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Reads a file.
+
+        Raises:
+            BadInput: With the first thing that is wrong with it.
+        """
+        try:
+            given = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadInput(f"The scenario {path} cannot be read ({error.strerror}); name a TOML file.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"The scenario {path} is not TOML ({error}).") from None
+        for taken in ("home", "file"):
+            if taken in given:
+                raise BadInput(_unknown(path, (taken,)))
+        try:
+            return cls(**{"name": path.stem, **given}, home=path.resolve().parent, file=path)
+        except ValidationError as error:
+            # A word that means nothing explains why another one is missing.
+            first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+            raise BadInput(_sentence(path, first["loc"], first)) from None
+
+    def path(self, text: str) -> Path:
+        """A path of the file, from its folder on."""
+        return self.home / Path(text).expanduser()
+
+
+def _sentence(path: Path, place: tuple[Any, ...], error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return _unknown(path, place)
+    where = ".".join(str(part) for part in place)
+    if error["type"] == "missing":
+        return f"The scenario {path} lacks {where!r}; {_EXPECTED.get(str(place[-1]), 'add it')}."
+    what = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "too_short":
+        what = "a scenario takes two tasks or more: the victim's, and one of the free-rider's own"
+    elif error["type"] == "literal_error":
+        what = f"{error['input']!r} is no kind of task; expected {error['ctx']['expected']}"
+    elif error["type"] != "value_error":
+        what = f"{error['input']!r} does not go there ({what.lower()})"
+    return f"The scenario {path} cannot be used{f', {where}' if where else ''}: {what}."
+
+
+_EXPECTED = {
+    "base": "name the public model that all experts were fine-tuned from",
+    "victim": "name the task whose expert is to be protected",
+    "tasks": "add a table [tasks.NAME] for the victim and for each companion",
+    "data": "name the file with its labelled data",
+}
+
+
+def _unknown(path: Path, place: tuple[Any, ...]) -> str:
+    model, known = (TaskEntry, "a task has") if place[0] == "tasks" else (Plan, "there is")
+    names = sorted(set(model.model_fields) - {"home", "file"})
+    near = get_close_matches(str(place[-1]), names, 1)
+    where = ".".join(str(part) for part in place)
+    return f"The scenario {path} has an entry {where!r} that means nothing; " + (
+        f"did you mean {near[0]!r}?" if near else f"{known} {', '.join(names)}."
+    )
