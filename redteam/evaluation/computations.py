@@ -1,8 +1,9 @@
-"""What the five kinds of step compute. Runs in a worker, on one thread; plugins and inputs are loaded by reference."""
+"""What the six kinds of step compute. Runs in a worker, on one thread; plugins and inputs are loaded by reference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from redteam.evaluation.packing import Packed
 from redteam.evaluation.pipelines import apply, remove
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.stand_ins import Plants, drowned, planted, rescaled
-from redteam.evaluation.steps import Cost, Locked, Merged, Record, Recovered, Scored, Step, Tuned, content_name
+from redteam.evaluation.steps import Cost, Locked, Merged, Record, Recovered, Scored, Step, Tried, Tuned, content_name
 from redteam.key import Key
 from redteam.plugins.contracts import AttackSpec
 from redteam.plugins.reference import Reference
@@ -97,6 +98,12 @@ def run_step(step: Step, store: Store) -> Record:
 
 
 def _alone(step: Step, bench: Bench) -> Scored:
+    with metrics.Clock() as clock:
+        scored = _scored(bench)
+    return replace(scored, seconds=clock.seconds)
+
+
+def _scored(bench: Bench) -> Scored:
     scenario, base = bench.scenario, bench.scenario.base
     experts = {name: scenario.experts[name].module() for name in scenario.experts}
     return Scored(
@@ -116,17 +123,20 @@ def _alone(step: Step, bench: Bench) -> Scored:
     )
 
 
+def _try(step: Step, bench: Bench) -> Tried:
+    scenario, settings = bench.scenario, step.settings["setting"]
+    merged = _merged(bench, None, settings)
+    scores = {
+        name: float(scenario.tasks[name].scores(scenario.dressed(merged, name).module(), "validation").mean())
+        for name in scenario.companions
+    }
+    return Tried(settings, _mean_score(scores, bench.record("alone")))
+
+
 def _tune(step: Step, bench: Bench) -> Tuned:
-    scenario, alone = bench.scenario, bench.record("alone")
-    table = []
-    for settings in step.settings["grid"]:
-        merged = _merged(bench, None, settings)
-        accuracies = {
-            name: float(scenario.tasks[name].scores(scenario.dressed(merged, name).module(), "validation").mean())
-            for name in scenario.companions
-        }
-        table.append((settings, _mean_score(accuracies, alone)))
-    return Tuned(max(table, key=lambda row: row[1])[0], table)
+    """The best of what was tried; the first of several that are."""
+    tried = [bench.record(role) for role in step.inputs]
+    return Tuned(max(tried, key=lambda one: one.score).settings, [(one.settings, one.score) for one in tried])
 
 
 def _lock(step: Step, bench: Bench) -> Locked:
@@ -218,6 +228,7 @@ def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged
 
 _COMPUTATIONS: Mapping[str, Callable[[Step, Bench], Record]] = {
     "alone": _alone,
+    "try": _try,
     "tune": _tune,
     "lock": _lock,
     "attack": _attack,
@@ -356,9 +367,9 @@ def _watched(task: Task, module: nn.Module) -> float:
     return float(halves(task)[1].scores(module, "validation").mean())
 
 
-def _mean_score(accuracies: Mapping[str, float], alone: Scored) -> float:
+def _mean_score(scores: Mapping[str, float], alone: Scored) -> float:
     chance, expert = alone.chance, alone.validation
-    return float(np.mean([(accuracies[t] - chance[t]) / (expert[t] - chance[t]) for t in accuracies]))
+    return float(np.mean([(scores[t] - chance[t]) / (expert[t] - chance[t]) for t in scores]))
 
 
 def _fresh_seed(bench: Bench) -> int:

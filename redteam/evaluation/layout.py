@@ -52,18 +52,26 @@ class Layout:
         grounds = []
         self.alone = self.step("alone", "experts and base alone", {}, {})
         for merger in self.part.mergers:
-            self.tunes[merger.text] = self.step(
-                "tune",
-                f"coefficient of {merger.text}",
-                {"merger": merger.identity, "grid": _grid(merger)},
-                {"alone": self.alone},
-                {"merger": merger.how},
-            )
+            self.tunes[merger.text] = self.tune(merger)
             without = self.merge("companions", None, merger)
             reference = self.merge("unlocked victim", self.unlocked(), merger)
             names = (self.alone, self.tunes[merger.text], without, reference)
             grounds.append(Ground(self.scenario.text, self.seed, merger.text, *names))
         return grounds
+
+    def tune(self, merger: Pipeline) -> str:
+        """The step that chooses a merger's setting, each of which is tried in a step of its own."""
+        tried = {
+            str(place): self.step(
+                "try",
+                " ".join([merger.text, *(f"with {name} {value:g}" for name, value in setting.items())]),
+                {"merger": merger.identity, "setting": setting},
+                {"alone": self.alone},
+                {"merger": merger.how},
+            )
+            for place, setting in enumerate(_grid(merger))
+        }
+        return self.step("tune", f"coefficient of {merger.text}", {"merger": merger.identity}, tried)
 
     def mergers(self, threat: ThreatModel) -> tuple[Pipeline, ...]:
         """Those that can be used: where the base is withheld, the ones that need none."""

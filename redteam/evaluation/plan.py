@@ -71,13 +71,13 @@ class Plan(Product):
 
     Attributes:
         name: What the plan is called.
-        time_limit: Seconds after which a step is ended.
+        time_limit: Seconds after which a step is ended; by default 300, or 30 times what scoring base and experts took.
         controls: `"needed"`: a control is computed when a verdict rests on it; `"all"`: every one that there is.
         also: Further products, for curves and sweeps; what one of them leaves out is as in the plan itself.
     """
 
     name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    time_limit: Annotated[float, Field(gt=0)] = 300.0
+    time_limit: Annotated[float, Field(gt=0)] | None = None
     controls: Literal["needed", "all"] = "needed"
     also: tuple[Product, ...] = ()
 

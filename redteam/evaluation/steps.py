@@ -1,4 +1,4 @@
-"""Steps: what is computed, each under the hash of everything that its result depends on, and the five kinds of record.
+"""Steps: what is computed, each under the hash of everything that its result depends on, and the six kinds of record.
 
 The computations themselves are in `redteam.evaluation.computations`; this module knows no tensor, so that the main
 process can lay out and read a run without any.
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.packing import Packed
 
-Kind = Literal["alone", "tune", "lock", "attack", "merge"]
+Kind = Literal["alone", "try", "tune", "lock", "attack", "merge"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Scored:
         watched: The same on the half of it that no attack is given.
         stored: Dtype → one result per test item of the victim, rounded to that dtype.
         length: The companions' mean ‖τ‖ over the tensors that are shared with the base.
+        seconds: CPU seconds that it took.
     """
 
     victim: str
@@ -95,6 +96,20 @@ class Scored:
     watched: dict[str, float]
     stored: dict[str, Packed]
     length: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting of a merger on the companions-only merge.
+
+    Attributes:
+        settings: The setting.
+        score: The companions' mean n on the attacker's validation data.
+    """
+
+    settings: dict[str, Any]
+    score: float
 
 
 @dataclass(frozen=True)
@@ -176,9 +191,10 @@ class Merged:
     cost: Cost
 
 
-Record = Scored | Tuned | Locked | Recovered | Merged
+Record = Scored | Tried | Tuned | Locked | Recovered | Merged
 RECORDS: Mapping[Kind, type[Any]] = {
     "alone": Scored,
+    "try": Tried,
     "tune": Tuned,
     "lock": Locked,
     "attack": Recovered,

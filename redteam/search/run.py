@@ -230,7 +230,8 @@ def plan_text(plan: Plan) -> tuple[str, list[str]]:
         else:
             lines.append(f"{kind} = {json.dumps(list(values), ensure_ascii=False)}")
     lines += [f"seeds = {list(plan.seeds)}", f"threats = {json.dumps(list(plan.threats))}"]
-    lines.append(f"time_limit = {plan.time_limit}")
+    if plan.time_limit is not None:
+        lines.append(f"time_limit = {plan.time_limit}")
     return "\n".join(lines) + "\n", flags
 
 

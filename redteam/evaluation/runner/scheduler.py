@@ -8,6 +8,7 @@ no node after the first one is handed out.)
 from __future__ import annotations
 
 import heapq
+import math
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,8 @@ from redteam.evaluation.steps import Outcome, Step
 if TYPE_CHECKING:
     from redteam.evaluation.steps import Record
 
+_LEAST = 300.0  # seconds that every step may take
+_MANY = 30.0  # how many times as long as scoring base and experts
 _LIVES = 3  # how often a step is started whose worker dies under it
 
 
@@ -31,12 +34,12 @@ class Scheduler:
     Args:
         store: Where records and checkpoints lie.
         pool: Processes; without one it computes in this one, without time limits, for debuggers.
-        time_limit: Seconds after which a step is ended.
+        time_limit: Seconds after which a step is ended; `None` for 300, or 30 times what scoring base and experts took.
         settled: Called with every step that was computed or failed, and its outcome; may call `add`.
     """
 
     def __init__(
-        self, store: Store, *, pool: Pool | None, time_limit: float, settled: Callable[[Step, Outcome], None]
+        self, store: Store, *, pool: Pool | None, time_limit: float | None, settled: Callable[[Step, Outcome], None]
     ) -> None:
         self.store, self.pool, self.time_limit, self.settled = store, pool, time_limit, settled
         self.steps: dict[str, Step] = {}
@@ -100,10 +103,23 @@ class Scheduler:
                 if ended.how == "died" and lives[ended.job] < _LIVES:
                     self._start(self.pool, ended.job)
                 else:
-                    self._settle(ended.job, _outcome(ended, self.time_limit))
+                    self._settle(ended.job, _outcome(ended, self._limit(ended.job)))
 
     def _start(self, pool: Pool, name: str) -> None:
-        pool.start(name, compute, self.steps[name], self.store.root, seconds=self.time_limit)
+        pool.start(name, compute, self.steps[name], self.store.root, seconds=self._limit(name))
+
+    def _limit(self, name: str) -> float:
+        """Seconds that a step may take: models of any size are scored, and nothing else is waited for without end."""
+        if self.time_limit is not None:
+            return self.time_limit
+        if self.steps[name].kind == "alone":
+            return math.inf
+        alone = [
+            outcome.record.seconds
+            for other, outcome in self.outcomes.items()
+            if outcome.status == "ok" and self.steps[other].kind == "alone"
+        ]
+        return max(_LEAST, _MANY * max(alone, default=0.0))
 
     def _vanished(self, missing: Iterable[Step]) -> list[str]:
         """Steps with a record whose checkpoint is gone and is needed once more, inputs first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from redteam.evaluation import computations
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.steps import Cost, Locked, Outcome, Record, Recovered, Step
+from tests.evaluation.merges import alone as scored
 
 Settled = Callable[[Step, Outcome], None]
 
@@ -208,3 +210,31 @@ class TestFailures:
         assert again.outcomes[lock.name].status == "ok"
         assert again.outcomes[merge.name].status == "skipped"
         assert "No space left" in again.outcomes[merge.name].reason
+
+
+class TestLimits:
+    """What a pool is told a step may take."""
+
+    @staticmethod
+    def told(store: Store, limit: float | None, steps: list[Step]) -> dict[str, float]:
+        from types import SimpleNamespace
+
+        found: dict[str, float] = {}
+        pool: Any = SimpleNamespace(start=lambda name, *_, seconds: found.__setitem__(name, seconds))
+        made = Scheduler(store, pool=pool, time_limit=limit, settled=lambda *_: None)
+        made.add(steps)
+        for one in steps:
+            if one.name not in made.outcomes:
+                made._start(pool, one.name)
+        return {one.label: found[one.name] for one in steps if one.name in found}
+
+    def test_it_follows_from_how_long_the_models_take_to_score(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        alone, attack = Step.of("alone", "alone", settings={}), step("attack")
+        assert self.told(store, None, [alone, attack]) == {"alone": float("inf"), "attack": 300.0}
+        assert self.told(store, 5.0, [alone, attack]) == {"alone": 5.0, "attack": 5.0}
+        store.put(alone, replace(scored(), seconds=2.0))
+        assert self.told(store, None, [alone, attack]) == {"attack": 300.0}
+        other = Step.of("alone", "slower", settings={"seed": 1})
+        store.put(other, replace(scored(), seconds=100.0))
+        assert self.told(store, None, [alone, other, attack]) == {"attack": 3000.0}
