@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.errors import BadInput
 from redteam.evaluation.load_scenarios import try_out
 from redteam.plugins.registry import SCENARIOS
@@ -281,4 +281,38 @@ def test_rows_that_are_tested_on_are_not_trained_on(place: Path) -> None:
     assert len(task.inputs_of("test")["input_ids"]) == 60
     own_models.write_csv(place / "test.csv", own_models.examples("sport", 60, 1))
     with pytest.raises(BadInput, match="60 rows of the test data of 'sport' are among its validation data"):
+        load(place)
+
+
+@pytest.fixture
+def to_train(place: Path) -> Path:
+    """The same, a companion to be trained."""
+    change(
+        place, 'model = "sport"\n', 'train = true\nkind = "text-classification"\nsteps = 60\nrate = 2e-3\nbatch = 32\n'
+    )
+    return place
+
+
+def test_an_expert_that_is_missing_is_trained_once(to_train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(to_train)
+    task, expert = first.tasks["sport"], first.experts["sport"]
+    assert list(expert.config["id2label"].values()) == ["ball", "water"]
+    right = task.scores(expert.module(), "train").mean()
+    assert right > task.scores(first.dressed(first.base, "sport").module(), "train").mean() + 0.2
+    assert own_tensors(expert, first.base) == ("classifier.bias", "classifier.weight")
+    monkeypatch.setattr("redteam_scenarios.folder.trained.train", lambda *_, **__: pytest.fail("trained again"))
+    assert load(to_train).digest() == first.digest()
+
+
+def test_another_seed_trains_another_expert(to_train: Path) -> None:
+    change(to_train, 'model = "support"\n', 'train = true\nkind = "text-classification"\nsteps = 2\n')
+    assert load(to_train, 0).experts["support"].digest() != load(to_train, 1).experts["support"].digest()
+
+
+def test_training_needs_a_kind_and_no_model(place: Path) -> None:
+    change(place, 'model = "sport"\n', "train = true\n")
+    with pytest.raises(BadInput, match=r"tasks\.sport is to be trained and nothing says for what; add kind"):
+        load(place)
+    change(place, "train = true\n", 'train = true\nmodel = "sport"\n')
+    with pytest.raises(BadInput, match=r"tasks\.sport has a model and asks for training one"):
         load(place)

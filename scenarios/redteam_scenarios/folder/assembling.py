@@ -14,6 +14,7 @@ from redteam_scenarios.folder.models import located, opened, places
 from redteam_scenarios.folder.prepared import Parts, prepared
 from redteam_scenarios.folder.schema import Kind, Plan, TaskEntry
 from redteam_scenarios.folder.source import Source
+from redteam_scenarios.folder.trained import trained, untrained
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,18 @@ def assemble(plan: Plan, seed: int) -> Scenario:
     """
     base, experts = opened(plan, seed)
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
-    tasks = {
-        name: _task(Source(name, entry, _data(plan, entry), experts[name], base, (homes[name], home)))
-        for name, entry in plan.tasks.items()
-    }
-    return Scenario(plan.name, seed, base, experts, tasks, plan.victim, summary_of(plan, base))
+    tasks: dict[str, Task] = {}
+    for name, entry in plan.tasks.items():
+        data = _data(plan, entry)
+        if not entry.train:
+            tasks[name] = _task(Source(name, entry, data, experts[name], base, (homes[name], home)))
+            continue
+        start = untrained(name, entry, entry.kind, base, _labels(entry, data), seed)
+        source = Source(name, entry, data, start, base, (home,))
+        tasks[name] = _task(source)
+        experts[name] = trained(source, tasks[name], seed)
+    in_order = {name: experts[name] for name in plan.tasks}
+    return Scenario(plan.name, seed, base, in_order, tasks, plan.victim, summary_of(plan, base))
 
 
 def kind_of(entry: TaskEntry, expert: Checkpoint, name: str) -> Kind:
@@ -104,6 +112,13 @@ def _task(source: Source) -> Task:
     ]
     files = [*tools, *(file for place in source.data for file in pictures.files_of(place))]
     return way.task(source, prepared(lambda: way.read(source), made_from=settings, files=files))
+
+
+def _labels(entry: TaskEntry, data: tuple[Path, ...]) -> list[str]:
+    """The classes of a head that is still to be trained: those that the file names, else those in the data, sorted."""
+    if entry.labels or entry.kind not in ("text-classification", "image-classification"):
+        return list(entry.labels)
+    return sorted({label for place in data for label in pictures.labels_in(place, entry)})
 
 
 def _data(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:

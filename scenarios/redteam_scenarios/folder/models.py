@@ -29,7 +29,7 @@ def located(plan: Plan, name: str, revision: str | None) -> Path:
 
 
 def opened(plan: Plan, seed: int) -> tuple[Checkpoint, dict[str, Checkpoint]]:
-    """The base, and the expert of each task, in the base's dtype.
+    """The base, and the expert of each task but for those that are to be trained, in the base's dtype.
 
     Args:
         plan: The scenario's file.
@@ -48,19 +48,20 @@ def opened(plan: Plan, seed: int) -> tuple[Checkpoint, dict[str, Checkpoint]]:
 
 
 def places(plan: Plan, seed: int) -> dict[str, Path]:
-    """Where each task's expert is.
+    """Where each task's expert is, but for those that are to be trained.
 
     Raises:
         BadInput: If there are fewer victims than that, or one of them is not there.
     """
-    if seed >= len(plan.experts):
+    if not plan.tasks[plan.victim].train and seed >= len(plan.experts):
         many = f"{len(plan.experts)} victims" if len(plan.experts) > 1 else "one victim"
         raise BadInput(
             f"{plan.file} names {many}, so that there is no seed {seed}; fine-tune further ones by the same recipe and "
             'list them as victims = ["run1", "run2"], or ask for fewer seeds.'
         )
-    names = {task: (entry.model, entry.revision) for task, entry in plan.tasks.items()}
-    names[plan.victim] = (plan.experts[seed], plan.tasks[plan.victim].revision)
+    names = {task: (entry.model, entry.revision) for task, entry in plan.tasks.items() if not entry.train}
+    if plan.victim in names:
+        names[plan.victim] = (plan.experts[seed], plan.tasks[plan.victim].revision)
     return {task: located(plan, name, revision) for task, (name, revision) in names.items()}
 
 

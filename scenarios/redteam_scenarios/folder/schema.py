@@ -37,6 +37,10 @@ class TaskEntry(_Strict):
         validation, test: Shares of the rows that are held out.
         limit: Rows that are used at most, of each split.
         length: Tokens that are read at most.
+        train: Whether the expert is to be fine-tuned from the base, in place of a model.
+        steps: Of that training.
+        rate: Its highest learning rate.
+        batch: Rows to a step.
     """
 
     model: str = ""
@@ -53,6 +57,10 @@ class TaskEntry(_Strict):
     test: Share = 0.5
     limit: Count = 2000
     length: Count = 256
+    train: bool = False
+    steps: Count = 300
+    rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
+    batch: Count = 16
 
     @model_validator(mode="after")
     def _shares(self) -> TaskEntry:
@@ -97,8 +105,10 @@ class Plan(_Strict):
         if self.victims and self.tasks[self.victim].model:
             raise ValueError(f"both victims and tasks.{self.victim}.model name the victim; keep one of them")
         for name, task in self.tasks.items():
-            if not task.model and not (name == self.victim and self.victims):
-                raise ValueError(f"tasks.{name} has no model; name the expert's folder")
+            if task.train and (task.model or (name == self.victim and self.victims)):
+                raise ValueError(f"tasks.{name} has a model and asks for training one; keep one of them")
+            if not (task.model or task.train or (name == self.victim and self.victims)):
+                raise ValueError(f"tasks.{name} has no model; name the expert's folder, or write train = true")
         return self
 
     @property

@@ -11,6 +11,7 @@ from redteam.errors import BadInput
 from redteam.tasks import Split
 from redteam_scenarios.folder.models import image_processor_of
 from redteam_scenarios.folder.prepared import Parts
+from redteam_scenarios.folder.schema import TaskEntry
 from redteam_scenarios.folder.source import Source
 from redteam_scenarios.folder.splits import by_file, by_share
 from redteam_scenarios.folder.tables import column, read_table
@@ -42,6 +43,13 @@ def files_of(place: Path) -> list[Path]:
     return sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
 
 
+def labels_in(place: Path, entry: TaskEntry) -> list[str]:
+    """The labels of a table's rows, or of a folder's pictures, as they stand there."""
+    if place.is_dir():
+        return [label for _, label in _in_folders(place)]
+    return [str(value).strip() for value in column(read_table(place), entry.label, place)]
+
+
 def _splits(source: Source) -> dict[Split, list[Picture]]:
     entry, lists = source.entry, [_listed(source, place) for place in source.data]
     if len(lists) > 1:
@@ -57,6 +65,10 @@ def _listed(source: Source, place: Path) -> list[Picture]:
         rows = read_table(place)
         names = [place.parent / str(name) for name in column(rows, source.entry.image, place)]
         return list(zip(names, map(str, column(rows, source.entry.label, place)), strict=True))
+    return _in_folders(place)
+
+
+def _in_folders(place: Path) -> list[Picture]:
     found = [
         (path, path.parent.relative_to(place).parts[0])
         for path in files_of(place)
