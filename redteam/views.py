@@ -242,6 +242,11 @@ class AttackerView:
         self._require(Needs.COMPANIONS, "data of the attacker's own tasks", "own_batches")
         return self._own[task].batches("validation", size, self.generator(f"own/{task}"))
 
+    def own_loss(self, task: str, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """The training loss of one of the attacker's own tasks, a scalar."""
+        self._require(Needs.COMPANIONS, "the loss on the attacker's own tasks", "own_loss")
+        return self._own[task].loss(module, batch)
+
     def samples(self, count: int | None = None) -> Batch:
         """Labelled samples of the victim's task: the first `count` of those granted, all of them by default.
 

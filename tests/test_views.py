@@ -29,18 +29,20 @@ BASE = Checkpoint.of({"w": torch.zeros(2, 2)}, {})
 LABELS = {split: torch.arange(10) % 2 for split in ("train", "validation", "test")}
 INPUTS = {split: {"x": torch.arange(10.0)[:, None] + 10 * i} for i, split in enumerate(LABELS)}
 TASK = Classification("own", 0.5, INPUTS, LABELS)
+BATCH = ({"x": torch.ones(2, 1)}, torch.ones(2).long())
 
 GRANTED: dict[str, tuple[Needs, Callable[[AttackerView], Any]]] = {
     "anchor": (Needs.ANCHOR, lambda view: view.anchor),
     "companions": (Needs.COMPANIONS, lambda view: view.companions),
     "own_batches": (Needs.COMPANIONS, lambda view: list(view.own_batches("own", 4))),
+    "own_loss": (Needs.COMPANIONS, lambda view: view.own_loss("own", Sum(), BATCH)),
     "key": (Needs.KEY, lambda view: view.key),
     "unlock": (Needs.CODE, lambda view: view.unlock(OTHER)),
     "releases": (Needs.RELEASES, lambda view: view.releases[1]),
     "siblings": (Needs.SIBLINGS, lambda view: view.siblings["own"]),
     "samples": (Needs.SAMPLES, lambda view: view.samples()),
     "inputs": (Needs.INPUTS, lambda view: view.inputs()),
-    "loss": (Needs.SAMPLES, lambda view: view.loss(Sum(), ({"x": torch.ones(2, 1)}, torch.ones(2).long()))),
+    "loss": (Needs.SAMPLES, lambda view: view.loss(Sum(), BATCH)),
 }
 """What can be asked of a view → what the threat model must grant for it."""
 
@@ -153,6 +155,12 @@ class TestAttacker:
         assert sorted(seen.tolist()) == INPUTS["validation"]["x"].flatten().tolist()
         with pytest.raises(KeyError):
             list(view(threat_model("weights-only")).own_batches("victim", 4))
+
+    def test_the_loss_on_an_own_task_is_that_tasks(self) -> None:
+        made = view(threat_model("weights-only"))
+        assert torch.equal(made.own_loss("own", Sum(), BATCH), TASK.loss(Sum(), BATCH))
+        with pytest.raises(KeyError):
+            made.own_loss("victim", Sum(), BATCH)
 
     def test_streams_repeat_and_differ_by_tag(self) -> None:
         one, two = view(threat_model("weights-only")), view(threat_model("weights-only"))

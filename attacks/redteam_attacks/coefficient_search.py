@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -16,6 +17,8 @@ from redteam.checkpoint.modules import parameters_of
 from redteam.errors import BadInput, Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
+from redteam.tasks import Batch
+from redteam.training import Loss
 from redteam.views import AttackerView
 
 _TOGETHER = tuple(step / 10 for step in range(1, 11))  # coefficients of the companions' merge
@@ -48,7 +51,7 @@ def coefficient_search(
         rounds: How often to go through the layers.
 
     Raises:
-        Inapplicable: If there is no expert, or the network gives no logits of classes.
+        Inapplicable: If there is no expert, or the network gives no logits of classes or tokens.
         BadInput: If the protected model's answers are not finite.
     """
     merge = _Merge.of(view, samples)
@@ -83,6 +86,7 @@ class _Merge:
         layers: The names of what is merged, layer by layer, what is outside of layers first.
         modules: Of the companions, then the victim's.
         batches: Of the companions' tasks.
+        losses: Of these tasks.
         answers: The protected model's log-probabilities on these batches.
         base: Parameter → where the base has it.
         others: Parameter → the companions' task vectors, summed.
@@ -91,7 +95,8 @@ class _Merge:
 
     layers: list[list[str]]
     modules: list[nn.Module]
-    batches: list[tuple[dict[str, Tensor], Tensor]]
+    batches: list[Batch]
+    losses: Sequence[Loss]
     answers: list[Tensor]
     base: dict[str, Tensor]
     others: dict[str, Tensor]
@@ -105,6 +110,7 @@ class _Merge:
         names = [name for name in shared_tensors(protected, anchor) if protected.dtype(name).is_floating_point]
         layers = _by_layer(names)
         batches = [next(iter(view.own_batches(task, samples))) for task in companions]
+        losses = [partial(view.own_loss, task) for task in companions]
         with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
             bare = protected.replace({name: anchor[name] for name in names})
             base = parameters_of(bare)
@@ -123,10 +129,10 @@ class _Merge:
             modules.append(protected.module(torch.float32))
         merged = set().union(*own, (name for name, away in others.items() if bool(away.any())))
         base = {name: tensor for name, tensor in base.items() if name in merged}
-        answers = [_logits(modules[-1], inputs).log_softmax(-1) for inputs, _ in batches]
+        answers = [_answers(modules[-1], inputs) for inputs, _ in batches]
         if not all(bool(answer.isfinite().all()) for answer in answers):
             raise BadInput("The protected model's answers are not finite; expected finite weights, so check it.")
-        return cls(layers, modules, batches, answers, base, others, own)
+        return cls(layers, modules, batches, losses, answers, base, others, own)
 
     def loss(self, together: float, coefficients: Sequence[float], *, own: bool = False) -> float:
         """The mean loss of the companions' tasks, and how far the answers are from the protected model's, in nats."""
@@ -139,10 +145,11 @@ class _Merge:
                 for module in self.modules:
                     module.get_parameter(name).copy_(value)
             total = 0.0
-            for module, (inputs, labels), answer in zip(self.modules, self.batches, self.answers, strict=False):
-                total += float(F.cross_entropy(_logits(module, inputs), labels))
+            looked_at = zip(self.modules[:-1], self.losses, self.batches, self.answers, strict=True)
+            for module, loss, batch, answer in looked_at:
+                total += float(loss(module, batch))
                 if not own:
-                    theirs = _logits(self.modules[-1], inputs).log_softmax(-1)
+                    theirs = _answers(self.modules[-1], batch[0])
                     total += float(F.kl_div(theirs, answer, reduction="batchmean", log_target=True))
         return total / len(self.batches) if total == total else float("inf")
 
@@ -155,9 +162,13 @@ def _by_layer(names: Sequence[str]) -> list[list[str]]:
     return [layers[layer] for layer in sorted(layers)]
 
 
-def _logits(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+def _answers(module: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Log-probabilities, one row for each sample, or for each token that is not padding."""
     with torch.inference_mode():
         logits = getattr(module(**inputs), "logits", None)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise Inapplicable("The network gives no logits of classes, by which coefficients could be chosen.")
-    return logits
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
+        raise Inapplicable("The network gives no logits of classes or tokens, by which coefficients could be chosen.")
+    mask = inputs.get("attention_mask")
+    if logits.ndim == 3:
+        logits = logits.flatten(0, 1) if mask is None else logits[mask != 0]
+    return logits.log_softmax(-1)

@@ -154,7 +154,7 @@ def _taught(
 
 
 def imitation(teacher: nn.Module, temperature: float, features: float) -> Loss:
-    """T² KL(teacher ‖ student) of the logits, a mean over samples (and positions), and the hidden states' error.
+    """T² KL(teacher ‖ student) of the logits, a mean over samples or tokens, and the hidden states' error.
 
     Args:
         teacher: Whose answers are learned; no gradient reaches it.
@@ -166,13 +166,19 @@ def imitation(teacher: nn.Module, temperature: float, features: float) -> Loss:
         with torch.no_grad():
             wanted, there = _answers(teacher, batch[0], features > 0)
         logits, here = _answers(student, batch[0], features > 0)
-        soft, hard = (torch.log_softmax(x.flatten(0, -2) / temperature, -1) for x in (logits, wanted))
+        soft, hard = (torch.log_softmax(_rows(x, batch[0]) / temperature, -1) for x in (logits, wanted))
         total = temperature**2 * torch.nn.functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
         if features and here:
             total = total + features * torch.stack([_error(a, b) for a, b in zip(here, there, strict=True)]).mean()
         return total
 
     return loss
+
+
+def _rows(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """[rows, classes]: a row for each sample, or for each token that is not padding."""
+    mask = inputs.get("attention_mask")
+    return logits.flatten(0, -2) if mask is None or logits.ndim == 2 else logits[mask != 0]
 
 
 def _error(here: Tensor, there: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def try_out(scenario: Scenario) -> None:
                 found = "none" if logits is None else f"one of shape {list(getattr(logits, 'shape', ()))}"
                 raise PluginFault(
                     f"The network of the {what} for the task {name!r} gives a {type(output).__name__}; expected an "
-                    f"output with a tensor .logits [samples, classes], found {found}"
+                    f"output with a tensor .logits [samples, classes] or [samples, tokens, vocabulary], found {found}"
                 )
 
 
