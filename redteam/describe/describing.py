@@ -23,6 +23,7 @@ from redteam.errors import BadInput
 
 _Described = TypeVar("_Described", Architecture, Stream)
 _STATE_SPACE = re.compile(r"A_log|dt_proj|dt_bias|time_decay|time_mix")
+_NAMED = 3
 _LARGEST = 16_000_000  # weights of a small network; what stays larger has a size that nobody knows how to shrink
 
 
@@ -261,12 +262,14 @@ def _left_alone(trial: Trial, network: Network, stacks: list[Stack]) -> Iterator
                 yield f"{root}: no group keeps the function at {kind}."
         beside = sorted(_beside(found, stacks))
         if found.query and beside:
-            names = ", ".join(beside[:3]) + (", …" if len(beside) > 3 else "")
+            names = ", ".join(beside[:_NAMED]) + (", …" if len(beside) > _NAMED else "")
             yield f"{root}: {names} are in no pair of maps that is described; the stream and norms alone move them."
         if not found.query and not any(other.query and other.first.startswith(root) for other in network.stacks):
             yield f"{root}: the attention, if there is one, has none of the known forms and is left as it is."
     if trial.exact.unread:
-        names = ", ".join(trial.exact.unread[:2]) + (", …" if len(trial.exact.unread) > 2 else "")
+        alike = (re.sub(r"\.(weight|bias)$", "", re.sub(r"\.\d+\.", ".*.", one)) for one in trial.exact.unread)
+        maps = dict.fromkeys(alike)
+        names = ", ".join([*maps][:_NAMED]) + (", …" if len(maps) > _NAMED else "")
         yield f"No input reached {names}: what depends on these is left as it is, and so is the residual stream."
     elif not network.streams:
         yield "What else touches the residual stream could not be told: there are no sites of the kind residual."
