@@ -110,7 +110,8 @@ def protect(
         sites = where(victim, views)
         adapted = [sentence for view in views for sentence in view.adaptations()]
         described = architecture is not None
-        proof = "" if unproven or not _exact(chain) else _proven(victim, protected, scenario, described=described)
+        exact = _exact(chain) and not unproven
+        proof = _proven(victim, protected, scenario, views, described=described) if exact else ""
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
         achieved = Achieved(protected.stored_as(stored), stored, given)
         with shared.keep(secret, key, out) if new and key is not None else nullcontext():
@@ -199,13 +200,21 @@ def _real(scenario: Scenario | None) -> dict[str, Tensor] | None:
     return {k: v[:_SAMPLES] for k, v in scenario.tasks[scenario.victim].inputs_of("validation").items()}
 
 
-def _proven(victim: Checkpoint, protected: Checkpoint, scenario: Scenario | None, *, described: bool) -> str:
+def _proven(
+    victim: Checkpoint,
+    protected: Checkpoint,
+    scenario: Scenario | None,
+    views: Sequence[DefenderView],
+    *,
+    described: bool,
+) -> str:
     import torch
 
     from redteam.symmetry import prove
 
+    before, after = victim.cast(torch.float64), protected.cast(torch.float64, "cpu")
     try:
-        proof = prove(victim.cast(torch.float64), protected.cast(torch.float64, "cpu"), _real(scenario))
+        proof = prove(before, after, _real(scenario), small=_multiplies(views))
     except (NotACheckpoint, BadInput) as error:
         raise BadInput(
             f"{error} A lock is written only with its proof, for which the network must run; nothing was written "
@@ -215,6 +224,15 @@ def _proven(victim: Checkpoint, protected: Checkpoint, scenario: Scenario | None
         hint = "" if described else f" {_OTHER_SWITCHES}"
         raise BadInput(f"{proof} Nothing was written.{hint}")
     return str(proof)
+
+
+def _multiplies(views: Sequence[DefenderView]) -> bool:
+    """Whether a factor may be on what norms read: of what a defense brought itself nobody knows."""
+    from redteam.symmetry import Lock
+
+    locks = [lock for view in views for lock in view.locks]
+    known = all(isinstance(lock, Lock) for lock in locks) and bool(locks)
+    return not known or any(site.kind == "norm-scale" for lock in locks for site in getattr(lock, "sites", ()))
 
 
 def _certified(

@@ -21,7 +21,7 @@ from redteam.errors import BadInput, NotACheckpoint, RedteamError
 from redteam.symmetry import largest_legal_group
 from redteam.symmetry.fitting import apart, fit_gauges, looked_up, moved
 from redteam.symmetry.gauges import Gauge
-from redteam.symmetry.running import Ran, run_network, run_on_inputs
+from redteam.symmetry.running import NO_EPS, Ran, run_network, run_on_inputs
 from redteam.symmetry.shift_lock import random_shifts
 
 KEPT = 1e-9
@@ -71,12 +71,12 @@ class Trial:
     @cached_property
     def without_eps(self) -> Ran:
         """What it computes where norms add no eps."""
-        return run_network(self.checkpoint, self.inputs, torch.float64, eps=False)
+        return run_network(self.checkpoint, self.inputs, torch.float64, eps=NO_EPS)
 
     def change(self, other: Checkpoint, *, eps: bool = True) -> float:
         """`max|Δ| / max|output|`, the largest over outputs and encoder's states; infinity where it does not run."""
         try:
-            ran = run_network(other, self.inputs, torch.float64, eps=eps)
+            ran = run_network(other, self.inputs, torch.float64, eps=None if eps else NO_EPS)
         except (BadInput, NotACheckpoint):
             return math.inf
         exact = self.exact if eps else self.without_eps

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from redteam.checkpoint.tensors import in_a_block
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.symmetry.certificate import EXACT
 from redteam.symmetry.inputs import tightened
-from redteam.symmetry.running import Inputs, Ran, run_network, run_on_inputs
+from redteam.symmetry.running import LARGE_EPS, NO_EPS, Inputs, Ran, run_network, run_on_inputs
 
 _LARGE = 2**25  # weights from which a network is read block by block, which then takes no longer
 _BYTES = 12  # for each weight while one of the two networks is built and run: 11.4 were measured
@@ -33,6 +34,9 @@ class Proof:
         states: The same of what an encoder hands to its decoder.
         unproven: Weights of the blocks that the inputs never reached: what a rewrite did to them has not been seen.
         eps: Whether the norms added their eps.
+        small: As `change`, where what the norms read is no larger than what they add, as far as that was tried.
+        bare: As `change`, of what networks without the head give out, by the names of their classes; it counts for
+            nothing here, since a head may undo it.
         texts_alone: Whether a network that takes pictures was given none, as those that can be made up don't suit it.
     """
 
@@ -41,6 +45,8 @@ class Proof:
     states: float = 0.0
     eps: bool = True
     texts_alone: bool = False
+    small: float = 0.0
+    bare: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def outputs_moved(self) -> bool:
@@ -49,8 +55,8 @@ class Proof:
 
     @property
     def moved(self) -> bool:
-        """Whether it changed those or what an encoder or a tower hands on."""
-        return self.outputs_moved or not self.states <= EXACT
+        """Whether it changed those, for small tokens too, or what an encoder or a tower hands on."""
+        return self.outputs_moved or not self.states <= EXACT or not self.small <= EXACT
 
     @property
     def holds(self) -> bool:
@@ -69,16 +75,36 @@ class Proof:
                 f"It keeps the logits and changes what an encoder or a tower hands on by {self.states:.2g} of its "
                 "size, which other networks of these weights give out."
             )
+        if not self.small <= EXACT:
+            return (
+                "It keeps the function only up to the eps of its norms: for tokens as small as that it changes "
+                f"the outputs by {self.small:.2g} of their size, since a norm does not take out all of a factor then."
+            )
         if self.unproven:
             names = ", ".join(self.unproven[:3]) + (", …" if len(self.unproven) > 3 else "")
             return f"It cannot be proven to keep the function: no input reached {names}."
         limit = "" if self.eps else ", up to the eps of its norms"
         given = ", on texts without pictures" if self.texts_alone else ""
-        return f"Proven: in float64 the outputs change by {self.change:.1e} of their size{limit}{given}."
+        proven = f"Proven: in float64 the outputs change by {self.change:.1e} of their size{limit}{given}."
+        return " ".join((proven, *self._without_head()))
+
+    def _without_head(self) -> Iterator[str]:
+        moved = {name: change for name, change in self.bare.items() if not change <= EXACT}
+        if moved:
+            yield (
+                f"Loaded without its head, as {' or '.join(moved)}, it gives out other states than before (changed by "
+                f"{max(moved.values()):.2g} of their size): the head undoes that, and whoever takes features does not."
+            )
 
 
 def prove(
-    before: Checkpoint, after: Checkpoint, inputs: Inputs | None = None, *, seed: int = 0, eps: bool = True
+    before: Checkpoint,
+    after: Checkpoint,
+    inputs: Inputs | None = None,
+    *,
+    seed: int = 0,
+    eps: bool = True,
+    small: bool = False,
 ) -> Proof:
     """Runs a network before and after a rewrite, one at a time, on random inputs and on given ones.
 
@@ -88,6 +114,7 @@ def prove(
         inputs: Real ones beside the random ones.
         seed: Of the random inputs.
         eps: Whether norms add their eps, which sees a factor on what they read.
+        small: Whether to try tokens, too, that are as small as the eps: what multiplies them is seen there alone.
 
     Raises:
         BadInput: If no inputs can be made up, the network does not run on them or gives NaN, or memory is short.
@@ -95,15 +122,33 @@ def prove(
     """
     # Made-up inputs may never reach the limits of the config.
     before, after = (checkpoint.configured(tightened(checkpoint.config)) for checkpoint in (before, after))
-    exact, tried, streamed = _exactly(before, inputs, seed, eps)
+    added = None if eps else NO_EPS
+    exact, tried, streamed = _exactly(before, inputs, seed, added)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
-    found = run_network(after, tried, torch.float64, eps=eps, streamed=streamed)
+    found = run_network(after, tried, torch.float64, eps=added, streamed=streamed)
+    change = found.change(exact)
+    beside = 0.0
+    if small and change <= EXACT:
+        as_small, other = (
+            run_network(one, tried, torch.float64, eps=LARGE_EPS, streamed=streamed) for one in (before, after)
+        )
+        beside = other.change(as_small)
     texts_alone = "vision_config" in before.config and "pixel_values" not in tried[0]
-    return Proof(found.change(exact), _unproven(exact, before, after), found.change_of_states(exact), eps, texts_alone)
+    return Proof(
+        change,
+        _unproven(exact, before, after),
+        found.change_of_states(exact),
+        eps,
+        texts_alone,
+        beside,
+        found.change_of_bare(exact),
+    )
 
 
-def _exactly(checkpoint: Checkpoint, inputs: Inputs | None, seed: int, eps: bool) -> tuple[Ran, list[Inputs], bool]:
+def _exactly(
+    checkpoint: Checkpoint, inputs: Inputs | None, seed: int, eps: float | None
+) -> tuple[Ran, list[Inputs], bool]:
     """What a network computes, on which inputs, and whether a block at a time: a large one is, where that can be."""
     weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
     free = _free_memory()

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from redteam.symmetry.inputs import random_inputs
 _HANDED_ON = re.compile(r"(^|\.)(encoder_last_hidden_state|last_hidden_state|pooler_output)$")
 _WHOLE = "output"
 _NO_EPS = 1e-60  # a row of zeros stays one
+NO_EPS, LARGE_EPS = 0.0, 1.0
+"""What norms may add in place of their own eps: nothing, or as much as what they read."""
 
 Inputs = Mapping[str, Tensor]
 """A network's keyword arguments, such as `{"pixel_values": [n, c, h, w]}`."""
@@ -44,6 +46,7 @@ class Ran:
     outputs: tuple[Tensor, ...]
     unread: tuple[str, ...]
     states: tuple[Tensor, ...] = ()
+    bare: tuple[tuple[str, Tensor], ...] = ()
 
     def change(self, exact: Ran) -> float:
         """`max|Δ| / max|output|` against another run on the same inputs, the largest over the outputs."""
@@ -52,6 +55,13 @@ class Ran:
     def change_of_states(self, exact: Ran) -> float:
         """As `change`, of the encoder's states; 0 where there are none."""
         return _change(self.states, exact.states, 0.0)
+
+    def change_of_bare(self, exact: Ran) -> dict[str, float]:
+        """As `change`, of what each network without a head gives out, by the name of its class."""
+        found: dict[str, float] = {}
+        for (name, here), (_, there) in zip(self.bare, exact.bare, strict=True):
+            found[name] = max(found.get(name, 0.0), _change([here], [there], 0.0))
+        return found
 
     @property
     def finite(self) -> bool:
@@ -85,7 +95,7 @@ def run_on_inputs(
     seed: int,
     dtype: torch.dtype,
     *,
-    eps: bool = True,
+    eps: float | None = None,
     streamed: bool = False,
 ) -> tuple[Ran, list[Inputs]]:
     """What a network does with made-up inputs and given ones, and these inputs.
@@ -112,7 +122,7 @@ def run_network(
     tried: Sequence[Inputs],
     dtype: torch.dtype,
     *,
-    eps: bool = True,
+    eps: float | None = None,
     streamed: bool = False,
 ) -> Ran:
     """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
@@ -123,7 +133,8 @@ def run_network(
         checkpoint: Config and weights.
         tried: One after the other; what the network doesn't take is left out.
         dtype: Of weights and computation.
-        eps: Whether norms add their eps; without it a factor on what they read goes unseen altogether.
+        eps: What norms add in place of their eps, those that add any: `NO_EPS`, where a factor on what they read goes
+            unseen altogether, or `LARGE_EPS`, where it is seen as it is of tokens that are as small as the eps.
         streamed: Whether to hold the weights of the block that runs alone.
 
     Raises:
@@ -135,12 +146,18 @@ def run_network(
     if hasattr(network, "set_attn_implementation"):
         with quiet_transformers():
             network.set_attn_implementation("eager")  # fused kernels on the CPU give zeros where a score overflowed
-    if not eps:
-        _without_eps(network)
+    if eps is not None:
+        _set_eps(network, eps)
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
     outputs: list[Tensor] = []
     states: list[Tensor] = []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), exact, _Reading(network) as reading:
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        exact,
+        _Reading(network) as reading,
+        _without_heads(network) as bare,
+    ):
         if isinstance(built, Streamed):
             built.dropping = reading.note
         for inputs in tried:
@@ -164,13 +181,41 @@ def run_network(
             outputs += [x.to(torch.float64) for x in ((logits or found) if whole else _streams(found)).values()]
             states += [x.to(torch.float64) for x in handed_on.values()]
         reading.note(dict(network.named_parameters()))
-    return Ran(tuple(outputs), reading.passed_over, tuple(states))
+    return Ran(tuple(outputs), reading.passed_over, tuple(states), tuple(bare))
 
 
-def _without_eps(network: nn.Module) -> None:
+def _set_eps(network: nn.Module, eps: float) -> None:
     for part in network.modules():
         for name in {"eps", "variance_epsilon"} & vars(part).keys():
-            setattr(part, name, _NO_EPS)
+            if getattr(part, name):
+                setattr(part, name, eps or _NO_EPS)
+
+
+@contextmanager
+def _without_heads(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
+    """While it is active, lists what the networks inside this one give out: a BertModel's states, under a head."""
+    found: list[tuple[str, Tensor]] = []
+
+    def note(part: nn.Module, _: Any, given: Any) -> None:
+        named = dict(_named(given))
+        told = [x for name, x in named.items() if _HANDED_ON.search(name)] or [*named.values()][:1]
+        found.extend((type(part).__name__, x.to(torch.float64)) for x in told)
+
+    hooks = [part.register_forward_hook(note) for part in _inner(network)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _inner(network: nn.Module) -> Iterator[nn.Module]:
+    """The outermost networks inside a network of transformers that stand for themselves."""
+    for part in network.children():
+        if hasattr(part, "base_model_prefix"):
+            yield part
+        else:
+            yield from _inner(part)
 
 
 def _built(checkpoint: Checkpoint, dtype: torch.dtype, streamed: bool) -> tuple[Any, bool]:
