@@ -14,6 +14,9 @@ from redteam.plugins.settings import Range, bind
 DATA = Needs.INPUTS | Needs.SAMPLES
 """What only the owner of the victim's task has, unless a threat model grants it."""
 
+QUERIES = 4096
+"""How many inputs an attacker who never sees the weights has answered by default."""
+
 
 @dataclass(frozen=True)
 class ThreatModel:
@@ -29,6 +32,8 @@ class ThreatModel:
         drift: How far a stale base lies from the owner's, in units of the companions' mean ‖τ‖.
         labels: How many labelled samples of the victim's task are granted; `None` for all.
         shared: Whether the attacker's own protected expert is under the victim's key, or under one of its own.
+        weights: Whether the attacker holds the protected weights, or can only run the model.
+        queries: How many inputs the attacker may have answered; `None` for any number.
     """
 
     name: str
@@ -39,10 +44,12 @@ class ThreatModel:
     drift: float = 0.0
     labels: int | None = 0
     shared: bool = True
+    weights: bool = True
+    queries: int | None = None
 
     def allows(self, needs: Needs) -> bool:
         """Whether an attack with these needs can be run at all."""
-        return needs in self.grants
+        return needs in self.grants and (self.weights or Needs.OUTPUTS in needs)
 
     def matters(self, needs: Needs) -> dict[str, Any]:
         """What of this model an attack with these needs can notice, as plain values: models that agree share cells."""
@@ -53,10 +60,12 @@ class ThreatModel:
             held["labels"] = self.labels
         if Needs.SIBLINGS in needs:
             held["shared"] = self.shared
+        if Needs.OUTPUTS in needs:
+            held["queries"] = self.queries
         return held
 
 
-_WEIGHTS = Needs.ANCHOR | Needs.COMPANIONS | Needs.CODE
+_WEIGHTS = Needs.ANCHOR | Needs.COMPANIONS | Needs.CODE | Needs.OUTPUTS
 
 
 def _weights_only() -> ThreatModel:
@@ -139,6 +148,19 @@ def _data_rich() -> ThreatModel:
     )
 
 
+def _outputs_only(*, queries: Annotated[int, Range(1, 10**9)] = QUERIES) -> ThreatModel:
+    return ThreatModel(
+        "",
+        Needs.ANCHOR | Needs.COMPANIONS | Needs.OUTPUTS,
+        f"The attacker can run the protected model on {queries} inputs of their own and never sees its weights; they "
+        "have the public base, experts of their own tasks with validation data for those tasks, and the head that "
+        "merges are scored with.",
+        f"from answers to {queries} inputs alone",
+        weights=False,
+        queries=queries,
+    )
+
+
 THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
     "weights-only": _weights_only,
     "no-base": _no_base,
@@ -148,6 +170,7 @@ THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
     "few-shot": _few_shot,
     "data-rich": _data_rich,
     "leaked-key": _leaked_key,
+    "outputs-only": _outputs_only,
 }
 """Name → what makes the model from its settings."""
 

@@ -158,10 +158,12 @@ class Meter:
     Attributes:
         labels: Labelled samples of the victim's task that it has seen.
         steps: Optimizer steps.
+        queries: Inputs that the protected model has answered.
     """
 
     labels: int = 0
     steps: int = 0
+    queries: int = 0
 
 
 @dataclass
@@ -169,7 +171,8 @@ class AttackerView:
     """What an attack sees: what its threat model grants and the attack has declared that it needs.
 
     Attributes:
-        protected: The published, protected model.
+        protected: The published, protected model; for an attack that asks for `Needs.OUTPUTS` what everybody knows of
+            it: the base under the victim's head.
         threat: What else is granted.
         needs: What the attack declares; all that is granted by default.
         meter: What was used.
@@ -189,6 +192,7 @@ class AttackerView:
     _siblings: Mapping[str, Checkpoint] = field(default_factory=dict, repr=False)
     _task: Task | None = field(default=None, repr=False)
     _owner: Key | None = field(default=None, repr=False)
+    _oracle: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] | None = field(default=None, repr=False)
 
     @classmethod
     def by_hand(
@@ -267,6 +271,27 @@ class AttackerView:
         self._require(Needs.SAMPLES, "the loss on the victim's task", "loss")
         return self._given(self._task, "loss").loss(module, batch)
 
+    @property
+    def queries(self) -> int | None:
+        """How many more inputs the protected model will answer; `None` for any number."""
+        return None if self.threat.queries is None else max(0, self.threat.queries - self.meter.queries)
+
+    def answers(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The protected model's logits for inputs of the attacker's own, float32 `[n, …, classes]`.
+
+        Raises:
+            ThreatModelViolation: If more is asked than the threat model grants.
+        """
+        self._require(Needs.OUTPUTS, "the protected model's answers", "answers")
+        count, left = len(next(iter(inputs.values()))), self.queries
+        if left is not None and count > left:
+            raise ThreatModelViolation(
+                f"view.answers was asked for {count} answers and {left} are left of the {self.threat.queries} that "
+                f"threat model '{self.threat.name}' grants; ask for view.queries at most."
+            )
+        self.meter.queries += count
+        return self._given(self._oracle, "answers")(inputs)
+
     def unlock(self, key: Key) -> Checkpoint:
         """The protected model with the defense's own code run backwards under `key`, right or wrong."""
         self._require(Needs.CODE, "the defense's code", "unlock")
@@ -288,7 +313,7 @@ class AttackerView:
         return next(self._given(self._task, "samples").batches("train", min(limits, default=_ALL), stream))
 
     def _require(self, need: Needs, what: str, attribute: str) -> None:
-        if not self.threat.allows(need):
+        if need not in self.threat.grants:
             raise ThreatModelViolation(
                 f"view.{attribute} asks for {what}, which threat model '{self.threat.name}' does not grant; declare "
                 f"needs=Needs.{need.name} so that the attack is planned only where it is granted."

@@ -15,6 +15,7 @@ from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
+from redteam.threat import QUERIES
 from redteam.training import Budget, Loss, endless, train
 from redteam.views import AttackerView
 from redteam_attacks.training import Epsilon, Rate, Size, Steps
@@ -26,10 +27,12 @@ _PAPER = "Hinton, Vinyals and Dean, arXiv:1503.02531; hidden states as in TinyBE
 _SAME_BASIS = 0.5  # of the base's embeddings: fine-tuning moves them by hundredths, another basis by √2
 _LABELS = ("id2label", "label2id", "num_labels", "problem_type")
 _ALL = 2**31
+_ANSWERS = 2**28  # numbers in all answers that are kept: 1 GB
 
 Temperature = Annotated[float, Range(0.5, 20.0, log=True)]
 Weight = Annotated[float, Range(0.0, 100.0)]
 Path = Annotated[tuple[float, float], Range(0.0, 2.0)]
+Queries = Annotated[int, Range(1, 10**9)]
 Reach = Annotated[float, Range(0.0, 1e6)]
 
 
@@ -116,6 +119,81 @@ def distill_own(
     return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
 
 
+@attack("imitation", role="interface", needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.OUTPUTS, paper=_PAPER)
+def imitation(
+    view: AttackerView,
+    *,
+    queries: Queries = QUERIES,
+    steps: Steps = 150,
+    rate: Rate = 7.5e-4,
+    batch: Size = 64,
+    epsilon: Epsilon = 1e-3,
+    temperature: Temperature = 2.0,
+    reach: Reach = 1.0,
+) -> Checkpoint:
+    """As `distill-own` from logits alone, asked once for each input: what any release gives away, an interface too.
+
+    No protection of weights can keep it, so that other attacks' theft is measured from it.
+
+    Args:
+        view: Grants the base, companions with data of their tasks, and answers.
+        queries: Inputs that are answered, in equal shares from the attacker's own tasks; at most what they have, what
+            the threat model grants, and what 1 GB of answers holds.
+        steps: Optimizer steps, each on answers that are there.
+        rate: The highest learning rate.
+        batch: Samples to a step, all of one task.
+        epsilon: AdamW's.
+        temperature: T, by which both networks' logits are divided.
+        reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
+
+    Raises:
+        Inapplicable: If there is no task of the attacker's own.
+    """
+    if not view.companions:
+        raise Inapplicable("There is no task of the attacker's own to take inputs from; give companions.")
+    start = _student(view)
+    limit = queries if view.queries is None else min(queries, view.queries)
+    pools = [
+        endless(answered, batch, view.generator(f"batches of {task}"))
+        for task, answered in _answered(view, limit).items()
+    ]
+
+    def loss(student: nn.Module, given: Batch) -> Tensor:
+        inputs, wanted = given
+        return _divergence(student(**inputs).logits, wanted, inputs, temperature)
+
+    return train(
+        start,
+        view.anchor,
+        Budget(steps, rate, batch, epsilon),
+        batches=chain.from_iterable(zip(*pools, strict=True)),
+        loss=loss,
+        generator=view.generator("points of the path"),
+        reach=reach,
+        relatives=tuple(view.companions.values()),
+        steps=view.steps(steps),
+    )
+
+
+def _answered(view: AttackerView, limit: int) -> dict[str, Batch]:
+    """Task → inputs of the attacker's own, and the protected model's logits for them."""
+    found: dict[str, Batch] = {}
+    left = limit
+    for place, task in enumerate(view.companions):
+        inputs, _ = next(view.own_batches(task, _ALL))
+        share = left // (len(view.companions) - place)
+        one = view.answers({name: value[:1] for name, value in inputs.items()}) if share else None
+        if one is None:
+            continue
+        room = max(1, _ANSWERS // (one.numel() * len(view.companions)))
+        rest = {name: value[1 : min(share, room)] for name, value in inputs.items()}
+        more = [view.answers(rest)] if len(next(iter(rest.values()))) else []
+        answers = torch.cat([one, *more])
+        found[task] = {name: value[: len(answers)] for name, value in inputs.items()}, answers
+        left -= len(answers)
+    return found
+
+
 def _taught(
     view: AttackerView,
     batches: Iterator[Batch],
@@ -144,7 +222,7 @@ def _taught(
         view.anchor,
         budget,
         batches=chain((first,), batches),
-        loss=imitation(teacher, temperature, weight),
+        loss=imitating(teacher, temperature, weight),
         generator=view.generator("points of the path"),
         points=points,
         reach=reach,
@@ -153,7 +231,7 @@ def _taught(
     )
 
 
-def imitation(teacher: nn.Module, temperature: float, features: float) -> Loss:
+def imitating(teacher: nn.Module, temperature: float, features: float) -> Loss:
     """T² KL(teacher ‖ student) of the logits, a mean over samples or tokens, and the hidden states' error.
 
     Args:
@@ -166,13 +244,18 @@ def imitation(teacher: nn.Module, temperature: float, features: float) -> Loss:
         with torch.no_grad():
             wanted, there = _answers(teacher, batch[0], features > 0)
         logits, here = _answers(student, batch[0], features > 0)
-        soft, hard = (torch.log_softmax(_rows(x, batch[0]) / temperature, -1) for x in (logits, wanted))
-        total = temperature**2 * torch.nn.functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
+        total = _divergence(logits, wanted, batch[0], temperature)
         if features and here:
             total = total + features * torch.stack([_error(a, b) for a, b in zip(here, there, strict=True)]).mean()
         return total
 
     return loss
+
+
+def _divergence(logits: Tensor, wanted: Tensor, inputs: Mapping[str, Tensor], temperature: float) -> Tensor:
+    """T² KL(wanted ‖ logits), a mean over rows."""
+    soft, hard = (torch.log_softmax(_rows(x, inputs) / temperature, -1) for x in (logits, wanted))
+    return temperature**2 * torch.nn.functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
 
 
 def _rows(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -29,7 +29,7 @@ def answer(results: Results, *, verbose: bool = False, width: int = 80) -> str:
     blocks = [
         [_folded(text, width) for text in (*sentences, *_tried(results))],
         _table(results, width),
-        [_folded(text, width) for text in (BOUND, *_failures(results))],
+        [_folded(text, width) for text in (BOUND, *_line(results), *_failures(results))],
     ]
     if verbose:
         blocks += [[_folded(text, width, "  ") for text in _details(results)]]
@@ -83,6 +83,9 @@ def _table(results: Results, width: int) -> list[str]:
     table.add_column("defense", overflow="fold")
     table.add_column("no attack", justify="right", no_wrap=True)
     table.add_column("worst case", no_wrap=True)
+    beyond = any(verdict.imitation is not None for verdict in results.verdicts)
+    if beyond:
+        table.add_column("answers", justify="right", no_wrap=True)
     table.add_column("fidelity", justify="right", no_wrap=True)
     table.add_column("by", overflow="fold")
     titles: list[str] = []
@@ -92,7 +95,7 @@ def _table(results: Results, width: int) -> list[str]:
             table.add_row(f"\0{len(titles)}")
             titles.append(f"{scenario} under {threat}")
         for one in sorted(verdicts, key=lambda verdict: not verdict.gated):
-            table.add_row(*_row(one))
+            table.add_row(*_row(one, answers=beyond))
     text = io.StringIO()
     Console(file=text, width=width, highlight=False, markup=False, color_system=None).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
@@ -101,13 +104,19 @@ def _table(results: Results, width: int) -> list[str]:
     return [*textwrap.wrap(title, width), *printed]
 
 
-def _row(verdict: Verdict) -> tuple[str, ...]:
+def _line(results: Results) -> Iterator[str]:
+    if any(verdict.imitation is not None for verdict in results.verdicts):
+        yield "Answers: what imitating the model's answers steals, its weights unseen; any release leaks that."
+
+
+def _row(verdict: Verdict, *, answers: bool) -> tuple[str, ...]:
     most, fidelity = stolen(verdict), verdict.fidelity.values()
     return (
         verdict.verdict,
         verdict.defense,
         "–" if verdict.protection is None else f"{1 - verdict.protection.mean:.2f}",
         "–" if most is None else str(most),
+        *(["–" if verdict.imitation is None else f"{verdict.imitation.mean:.2f}"] if answers else []),
         f"{min(figure.mean for figure in fidelity):.3f}" if fidelity else "–",
         verdict.attack or "–",
     )

@@ -58,6 +58,38 @@ def figures(
     return tuple(row for row in rows if row is not None)
 
 
+def line(
+    table: Table,
+    pairings: Sequence[Pairing],
+    *,
+    excluded: frozenset[str] = frozenset(),
+    left_out: Sequence[str] = (),
+) -> tuple[Interval | None, Interval | None]:
+    """Theft by whoever only runs the model, and what the worst case steals beyond it, seed by seed.
+
+    Args:
+        table: All scores.
+        pairings: What was run at a place, controls left out.
+        excluded: Attacks that count for nothing.
+        left_out: Mergers that count for nothing.
+
+    Returns:
+        `None` twice where nobody imitated anything.
+    """
+    judged = [p for p in pairings if table.judged(p) and p.merger not in left_out]
+    counting = [p for p in judged if p.attack not in excluded and p.role in _CHOSEN_FROM]
+    imitated, beyond = [], []
+    for seed in sorted({p.seed for p in judged}):
+        lines = by_seed([p for p in judged if p.seed == seed and p.role == "interface"], table.theft)
+        worst = table.worst([p for p in counting if p.seed == seed])
+        if lines and worst is not None:
+            imitated += lines
+            beyond.append(worst[1] - lines[0])
+    if not imitated:
+        return None, None
+    return combine(imitated, lowest=0.0, highest=1.0), combine(beyond, lowest=-1.0, highest=1.0)
+
+
 def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Sheet) -> r.Subject:
     """What is known of a place beside what was stolen."""
     defense, gained = asked.defense, gains(table, asked)

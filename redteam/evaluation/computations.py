@@ -19,12 +19,12 @@ from redteam.evaluation.runner.store import Store
 from redteam.evaluation.stand_ins import Plants, drowned, planted, rescaled
 from redteam.evaluation.steps import Cost, Locked, Merged, Record, Recovered, Scored, Step, Tried, Tuned, content_name
 from redteam.key import Key
-from redteam.plugins.contracts import AttackSpec
+from redteam.plugins.contracts import AttackSpec, Needs
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import tied_costs
-from redteam.tasks import Scenario, Split, Task, halves
+from redteam.tasks import Scenario, Split, Task, batched, halves
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView, MergerView, Meter
 
@@ -312,6 +312,9 @@ def _attacker_view(
     threat = OWNER if name == OWNER.name else threat_model(name)
     defenses = bench.plugins(DEFENSES, "defense")
     task = scenario.tasks[scenario.victim]
+    oracle = None
+    if Needs.OUTPUTS in attack.spec.needs:
+        oracle, protected = _asked(protected), scenario.dressed(scenario.base, scenario.victim)
     return AttackerView(
         protected,
         threat,
@@ -327,7 +330,20 @@ def _attacker_view(
         _siblings={bench.record("sibling").sibling: bench.input("sibling")} if "sibling" in step.inputs else {},
         _task=task,
         _owner=bench.stream("owner"),
+        _oracle=oracle,
     )
+
+
+def _asked(protected: Checkpoint) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """What answers for a model whose weights nobody sees."""
+    network = protected.module(torch.float32)
+
+    def answer(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        # Not in inference mode: what is learned from the answers needs them in a graph.
+        with torch.no_grad():
+            return torch.cat([network(**part).logits for part in batched(inputs)])
+
+    return answer
 
 
 def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:

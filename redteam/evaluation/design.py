@@ -28,6 +28,7 @@ class Asked:
         pairings: What is computed whatever others find.
         cases: Ensembles.
         later: Pairings of the key's holder and of training anew: needed once an attack's failure is to count.
+        beside: Pairings of what the answers alone give away, which is shown beside every verdict and decides none.
         layouts: Seed → where its steps are laid out.
         attacks: Text → attack, of all that may run here, no attack and the trivial ones left out.
     """
@@ -38,6 +39,7 @@ class Asked:
     pairings: dict[Pairing, None] = field(default_factory=dict)
     cases: dict[Case, None] = field(default_factory=dict)
     later: dict[Pairing, None] = field(default_factory=dict)
+    beside: dict[Pairing, None] = field(default_factory=dict)
     layouts: dict[int, Layout] = field(default_factory=dict)
     attacks: dict[str, Pipeline] = field(default_factory=dict)
 
@@ -70,10 +72,18 @@ class Asked:
 
         part = layout.part
         for attack in self.granted(part.attacks):
+            if attack.role == "interface" and self.threat.weights:
+                # What keeps the function gives the same answers: one imitation serves all of these.
+                exact = all(link.spec.exact for link in self.defense.links)
+                asked = layout.unlocked() if exact else lock
+                self.beside[layout.pairing(self.place, key, attack, merger, asked, self.threat, self.defense)] = None
+                continue
             held = self.later if attack.role in ("ceiling", "anew") else self.pairings
             held[pairing(attack)] = None
-            if attack.role == "recovery":
+            if attack.role in ("recovery", "interface"):
                 self.attacks[attack.text] = attack
+        if not self.threat.weights:
+            return
         naive = next(attack for attack in part.attacks if attack.role == "naive")
         lengths = (None, *LENGTHS) if self.threat.anchor != "companion" else (None,)
         enter("", (pairing(naive, length) for length in lengths))

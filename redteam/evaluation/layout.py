@@ -135,7 +135,7 @@ class Layout:
             self.seed,
             key,
             text,
-            "guess" if attack.role == "trivial" and Needs.CODE in attack.needs else attack.role,
+            _role(attack, threat),
             merger.text,
             steps,
             code=Needs.CODE in attack.needs,
@@ -228,6 +228,13 @@ class Layout:
         )
         self.steps.setdefault(made.name, made)
         return made.name
+
+
+def _role(attack: Pipeline, threat: ThreatModel) -> str:
+    """What an attack counts as: a guess at the key is no trivial attacker, and answers are all that some have."""
+    if attack.role == "trivial" and Needs.CODE in attack.needs:
+        return "guess"
+    return "recovery" if attack.role == "interface" and not threat.weights else attack.role
 
 
 def prepared(defense: Pipeline) -> Pipeline | None:

@@ -72,8 +72,12 @@ class Progress:
             self.decision = decide(self.evidence(table, self.sheet.rows(table)))
             controls = self._controlled(self.decision.wanted, table)
             list(self.sheet.further(table))  # of controls that compare nothing new
-            if controls or not self.decision.wanted:
+            if controls:
                 return controls, self._why(self.decision)
+            if not self.decision.wanted:
+                return self._entered(
+                    self.asked.beside
+                ), f"what its answers alone give away of {self.asked.place.defense}"
 
     def evidence(self, table: Table, rows: Iterable[Control]) -> Evidence:
         """All rows that the verdict rests on, as far as they are known."""

@@ -132,6 +132,9 @@ class Verdict(Placed):
         theft: In the worst case over attacks, mergers and keys.
         counted: The part of it that verdicts count; see `Figure`.
         protection: 1 − theft without any attack.
+        imitation: Theft by whoever only runs the model (the attack in the role `interface` that steals most): what any
+            release leaks, an interface too.
+        beyond: Theft less that, seed by seed: what the weights leak over what any interface does.
         by: Attack → on how many seeds it is the worst case.
         fallen: On how many seeds half or more was surely stolen.
         seen: What an attacker would choose by what they can see of it.
@@ -150,6 +153,8 @@ class Verdict(Placed):
     counted: Interval | None = None
     advantage: Interval | None = None
     protection: Interval | None = None
+    imitation: Interval | None = None
+    beyond: Interval | None = None
     fidelity: dict[str, Interval] = Field(default_factory=dict)
     by: dict[str, int] = Field(default_factory=dict)
     fallen: int = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redteam.evaluation import results as r
+from redteam.evaluation.aggregate import line
 from redteam.evaluation.controls.gain import gain_controls
 from redteam.evaluation.controls.monotonicity import monotonicity
 from redteam.evaluation.design import Design
@@ -89,6 +90,7 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
     worst, naive, seen = (evidence.chosen(choice) for choice in ("worst", "naive", "seen"))
     breakers = [f for f in evidence.candidates if any(seed.sure >= THRESHOLDS.stolen for seed in f.per_seed)]
     judged = worst or naive
+    imitated, beyond = line(table, list(place.run), excluded=evidence.excluded, left_out=subject.left_out)
     return r.Verdict(
         **vars(subject.place),
         verdict=decision.word,
@@ -100,6 +102,8 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
         counted=judged.counted if judged else None,
         advantage=judged.advantage if judged else None,
         protection=_rest(naive.theft if naive else None),
+        imitation=imitated,
+        beyond=beyond,
         fidelity=subject.fidelity,
         by=judged.by if judged else {},
         fallen=decision.fallen,

@@ -192,16 +192,22 @@ def _word(e: Evidence, limits: Thresholds) -> _Found:
         return _Found(
             "UNSCORABLE", f"the victim adds too little to the merge to be stolen: its gain is {most}", trivial
         )
-    if naive is None or worst is None or naive.theft is None or worst.theft is None:
+    unplanned = all(f.role != "naive" for f in e.figures)  # nobody merges weights that they don't have
+    if worst is None or worst.theft is None or (naive is None and not unplanned):
         return _Found("INVALID", f"nothing could be judged: {'; '.join(subject.missing) or 'no attack ran'}", trivial)
     rewarded = [c for _, c in e.controls if c.control == "trivial" and not c.passed and c.status == "ok"]
     if rewarded:
         return _Found("UNSCORABLE", f"the score itself is in doubt: {rewarded[0].explanation}", trivial)
-    if naive.theft.low >= limits.stolen:
+    if naive is not None and naive.theft is not None and naive.theft.low >= limits.stolen:
         longer = f", with its task vector at another length ({naive.attack})," if naive.attack.count("×") else ""
         reason = f"merging without any attack{longer} already steals {naive.theft} of what the victim adds"
         return _Found("INEFFECTIVE", reason, trivial, naive)
     broken = _broken(e, worst, limits, trivial)
+    if broken is None and unplanned:
+        reason = (
+            f"its answers alone give away {worst.theft}; no weights are seen here, so that no lock of them is tried"
+        )
+        return _Found("INCONCLUSIVE", reason, trivial, worst)
     return broken or _unbroken(e, worst, limits, trivial)
 
 

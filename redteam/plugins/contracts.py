@@ -19,7 +19,7 @@ SPEC = "__redteam__"
 """The attribute under which a plugin's function carries its spec."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-Role = Literal["naive", "recovery", "trivial", "ceiling", "anew"]
+Role = Literal["naive", "recovery", "trivial", "ceiling", "anew", "interface"]
 
 
 class Needs(Flag):
@@ -42,6 +42,8 @@ class Needs(Flag):
     """Further releases of the same victim, protected alike under other keys."""
     SIBLINGS = auto()
     """An expert of the attacker's own as the victim's owner would publish it: the same defense, the same key."""
+    OUTPUTS = auto()
+    """Answers of the protected model to inputs of the attacker's own. Whoever asks for them never sees its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ class AttackSpec(Spec):
         needs: What its view must grant.
         role: `"recovery"` for an attack proper; `"naive"` for none at all; `"trivial"` for one that must steal nothing;
             `"ceiling"` for the holder of the key; `"anew"` for training such an expert from the base with everything
-            that the owner has, which is what stealing is priced against.
+            that the owner has, which is what stealing is priced against; `"interface"` for what the answers alone give
+            away, which no protection of weights can keep: its theft is the line that others are measured from.
         always: Whether it belongs to every evaluation, asked for or not.
         targets: Names of the defenses that it was made for; `redteam.plugins.targets` says which plugin a name means.
         keeps_function: Whether it only changes the basis, so that its result computes what the protected model does.

@@ -4,7 +4,7 @@ from redteam.tasks.classification import Classification
 from redteam.tasks.likelihood import LogLikelihood
 from redteam.tasks.samples import Samples
 from redteam.tasks.scenario import Scenario
-from redteam.tasks.task import Batch, Scores, Split, Task, answers, halves
+from redteam.tasks.task import Batch, Scores, Split, Task, answers, batched, halves
 
 __all__ = [
     "Batch",
@@ -16,5 +16,6 @@ __all__ = [
     "Split",
     "Task",
     "answers",
+    "batched",
     "halves",
 ]

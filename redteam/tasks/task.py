@@ -80,11 +80,15 @@ def forward(
     module: nn.Module, inputs: Mapping[str, torch.Tensor]
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
     """Inputs in order, in batches of a fixed size, each with the logits that the network gives for it."""
-    total, rows = len(next(iter(inputs.values()))), _rows(module, inputs)
     with torch.inference_mode():
-        for start in range(0, total, rows):
-            part = {key: value[start : start + rows] for key, value in inputs.items()}
+        for part in batched(inputs, _rows(module, inputs)):
             yield part, module(**part).logits
+
+
+def batched(inputs: Mapping[str, torch.Tensor], rows: int = _ROWS) -> Iterator[dict[str, torch.Tensor]]:
+    """Inputs in order, so many at a time."""
+    for start in range(0, len(next(iter(inputs.values()))), rows):
+        yield {key: value[start : start + rows] for key, value in inputs.items()}
 
 
 def at_the_end(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

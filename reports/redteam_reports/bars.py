@@ -150,6 +150,8 @@ def _drawn(bar: Bar, limit: float, place: Callable[[float], str], y: float) -> s
         if len(bar.seeds) > 1:
             parts += [f'<circle class="seed" cx="{place(seed)}" cy="{y - 9:.1f}" r="1.8"/>' for seed in bar.seeds]
         parts.append(f'<circle class="worst {style}" cx="{place(mean)}" cy="{y:.1f}" r="6"/>')
+    if bar.verdict.imitation is not None:
+        parts.append(line("answers", bar.verdict.imitation.mean, bar.verdict.imitation.mean, 9, 9))
     if bar.naive is not None:
         parts.append(f'<circle class="naive" cx="{place(bar.naive)}" cy="{y:.1f}" r="4"/>')
     return "".join(parts)
@@ -163,12 +165,12 @@ _STYLE = """
 text{font:13px system-ui,"Segoe UI",Roboto,Arial,sans-serif;fill:#16191d}
 .page{fill:#fff}.soft{fill:#4d5660}.end{text-anchor:end}.middle{text-anchor:middle}.word{font-weight:700}
 .track{stroke:#c9d1d9;stroke-width:8;stroke-linecap:round}.limit{stroke:#6b7681;stroke-dasharray:4 3}
-.stolen{stroke:#6b7681;stroke-width:8;opacity:.55}.interval{stroke:#16191d;stroke-width:1.5}.seed{fill:#4d5660}
+.answers{stroke:#1f5fbf;stroke-width:2.5}.stolen{stroke:#6b7681;stroke-width:8;opacity:.55}.interval{stroke:#16191d;stroke-width:1.5}.seed{fill:#4d5660}
 .worst{fill:#4d5660;stroke:#fff;stroke-width:1.5}.naive{fill:#fff;stroke:#16191d;stroke-width:1.5}
 .stolen.broken,.stolen.ineffective{stroke:#a81c1c}.worst.broken,.worst.ineffective,.word.broken,.word.ineffective{fill:#a81c1c}
 .stolen.holds-so-far{stroke:#0b6b3a}.worst.holds-so-far,.word.holds-so-far{fill:#0b6b3a}
 @media(prefers-color-scheme:dark){text{fill:#e9edf1}.page{fill:#101418}.soft{fill:#b3bdc7}.track{stroke:#35404a}
-.limit,.stolen{stroke:#8793a0}.interval{stroke:#e9edf1}.seed{fill:#b3bdc7}.worst{fill:#b3bdc7;stroke:#101418}
+.limit,.stolen{stroke:#8793a0}.answers{stroke:#7fb2ff}.interval{stroke:#e9edf1}.seed{fill:#b3bdc7}.worst{fill:#b3bdc7;stroke:#101418}
 .naive{fill:#101418;stroke:#e9edf1}.stolen.broken,.stolen.ineffective{stroke:#ff9d94}
 .worst.broken,.worst.ineffective,.word.broken,.word.ineffective{fill:#ff9d94}
 .stolen.holds-so-far{stroke:#6fd39b}.worst.holds-so-far,.word.holds-so-far{fill:#6fd39b}}

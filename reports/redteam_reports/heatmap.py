@@ -128,6 +128,7 @@ def _table(merger: str, figures: Sequence[Figure], worst: dict[str, Any], seen: 
         mine = (attack, merger)
         squares = [Square(by_place.get((attack, d)), worst.get(d) == mine, seen.get(d) == mine) for d in defenses]
         rows.append(Row(attack, roles[attack], tuple(squares)))
+    rows.sort(key=lambda row: row.role != "interface")  # the line that the others are measured from
     return Heatmap(merger, tuple(defenses), tuple(rows), tuple(figures))
 
 

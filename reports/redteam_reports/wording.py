@@ -46,6 +46,7 @@ ROLES = {
     "trivial": "must steal nothing",
     "ceiling": "must get everything",
     "anew": "training anew",
+    "interface": "answers alone: the line",
 }
 
 
@@ -120,6 +121,10 @@ def facts(verdict: Verdict) -> list[Fact]:
         made.append(Fact("Cheapest that breaks it", f"`{verdict.broke_first}`"))
     if verdict.protection is not None:
         made.append(Fact("Protection", f"{verdict.protection} from a merge without any attack"))
+    if verdict.imitation is not None:
+        made.append(Fact("Answers alone", f"{verdict.imitation} by imitation, which no protection of weights can keep"))
+    if verdict.beyond is not None:
+        made.append(Fact("Beyond imitation", f"{verdict.beyond} leaks from the weights"))
     if verdict.fidelity:
         told = ", ".join(f"{dtype} {interval(value, 3)}" for dtype, value in verdict.fidelity.items())
         made.append(Fact("Fidelity", f"{told} of the victim's own accuracy"))

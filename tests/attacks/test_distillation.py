@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from redteam_attacks.distillation import imitation
+from redteam_attacks.distillation import imitating
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
@@ -55,7 +55,7 @@ def error(scenario: Scenario, student: Checkpoint, features: float = 0.0) -> flo
     """How far the student's answers are from the victim's on the victim's inputs."""
     (batch,) = scenario.tasks["victim"].batches("test", 256, np.random.default_rng(0))
     with torch.no_grad():
-        return float(imitation(scenario.experts["victim"].module(), 2.0, features)(student.module(), batch))
+        return float(imitating(scenario.experts["victim"].module(), 2.0, features)(student.module(), batch))
 
 
 def untrained(scenario: Scenario) -> Checkpoint:

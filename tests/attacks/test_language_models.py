@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from redteam_attacks.coefficient_search import _Merge
-from redteam_attacks.distillation import imitation
+from redteam_attacks.distillation import imitating
 
 from redteam.checkpoint import Checkpoint
 from redteam.key import Key
@@ -120,7 +120,7 @@ def test_imitation_is_asked_for_at_every_token_and_not_at_padding(scenario: Scen
     student, teacher = (scenario.experts[name].module() for name in ("left", "victim"))
     kept = batch[0]["attention_mask"] == 1
     with torch.no_grad():
-        found = float(imitation(teacher, 2.0, 0.0)(student, batch))
+        found = float(imitating(teacher, 2.0, 0.0)(student, batch))
         ours, theirs = ((m(**batch[0]).logits[kept].double() / 2).log_softmax(-1) for m in (student, teacher))
     assert found == pytest.approx(4 * float(F.kl_div(ours, theirs, reduction="batchmean", log_target=True)), rel=1e-4)
 
@@ -131,5 +131,5 @@ def test_a_student_comes_nearer_to_the_documents(scenario: Scenario) -> None:
     student, teacher = attack(made).module(), protected.module()
     batch = next(scenario.tasks["victim"].batches("test", 24, np.random.default_rng(0)))
     with torch.no_grad():
-        before, after = (float(imitation(teacher, 1.0, 0.0)(m, batch)) for m in (scenario.base.module(), student))
+        before, after = (float(imitating(teacher, 1.0, 0.0)(m, batch)) for m in (scenario.base.module(), student))
     assert after < 0.8 * before

@@ -282,3 +282,12 @@ class TestFlags:
         assert decide(held(naive=0.9)).flags == ()
         assert decide(held(published=True)).flags == ()
         assert "says nothing about the paper" in FLAGS["NOT-REPRODUCED"].means
+
+
+def test_answers_alone_are_no_evidence_about_weights() -> None:
+    """Under a threat model without weights nobody merges without an attack."""
+    base = held(figure("imitation", 0.3))
+    unseen = replace(base, figures=tuple(f for f in base.figures if f.role != "naive"))
+    decision = decide(unseen)
+    assert decision.word == "INCONCLUSIVE"
+    assert "its answers alone give away 0.30" in decision.reason
