@@ -16,6 +16,7 @@ from redteam.anatomy.site import Side, Site
 
 def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     """Those of one layer; what they read and write is added to the blocks' lists."""
+    blocks.size_heads_of(layer)
     arch, n, groups, share = blocks.arch, blocks.n, blocks.groups, blocks.heads // blocks.groups
     norm = blocks.norm(blocks.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
     memory = norm if arch.memory_norm is None else blocks.norm(arch.memory_norm, layer)
@@ -41,8 +42,6 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     gains = _gains(blocks, layer) if blocks.normed != "none" else ()
     if gains:
         legal["qk"] = subgroups("plane-signs")
-        if turned is not None:  # signs of the planes in a part of a head, and of the rest, are no group here
-            legal = {kind: group for kind, group in legal.items() if kind != "qk"}
     if blocks.normed != "none" and arch.centred:  # a LayerNorm of queries and keys sees signs, and its gains move
         legal = {kind: group for kind, group in legal.items() if kind not in ("qk", "heads", "queries")}
     if arch.bare_norms and planes is not None:
@@ -50,8 +49,10 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     if blocks.clipped:  # numbers are cut off one by one: signs and orders pass, and nothing else
         narrowed = {"qk": "plane-signs" if planes else "signed-permutation", "vo": "signed-permutation"}
         legal |= {kind: subgroups(group) & legal[kind] for kind, group in narrowed.items() if kind in legal}
-    if "qk" not in arch.legal:
+    if "qk" not in arch.legal or blocks.lends(layer):
         legal.pop("qk", None)
+    if blocks.lends(layer):  # other layers' queries and outputs would have to follow
+        legal = {kind: group for kind, group in legal.items() if kind not in ("vo", "heads", "queries")}
     if blocks.normed != "none":
         yield from _head_scales(blocks, layer, query, key)
     site = partial(Site, layer=layer, part=arch.part)

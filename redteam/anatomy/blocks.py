@@ -79,11 +79,22 @@ class Blocks:
             self.heads = self.number(arch.heads)
             self.n = self.number(arch.head_width, self.width // self.heads)
         self.groups = self.number(arch.kv_heads, self.heads) if arch.kv_heads else self._groups()
+        self._settle_heads(range(self.layers))
+
+    def size_heads_of(self, layer: int) -> None:
+        """Takes heads to be as wide and as many as they are in a layer, where the tensors alone tell (Gemma 4)."""
+        if not self.arch.head_width and not self.arch.kv_heads:
+            self.n = self._columns(self.arch.output, (layer,)) // self.heads
+            self.groups = self._groups((layer,))
+            self._settle_heads((layer,))
+
+    def _settle_heads(self, layers: Iterable[int]) -> None:
+        arch = self.arch
         if self.heads % self.groups:
             raise BadInput(
                 f"The config has {self.heads} heads in {self.groups} groups; expected the same number in each."
             )
-        self.normed_shape = self._somewhere(arch.query_norm) if arch.query_norm else ()
+        self.normed_shape = self._somewhere(arch.query_norm, layers=layers) if arch.query_norm else ()
         self.normed = "none" if not self.normed_shape else "head" if self.normed_shape == (self.n,) else "all"
         nested = self.given("rope_parameters")
         shares = [self.given(key) for key in arch.rotary]
@@ -137,13 +148,15 @@ class Blocks:
             return max(found, default=-1) + 1
         return next(n for n in count() if self.name(self.arch.first, layer=n) not in self.checkpoint)
 
-    def _somewhere(self, template: str | None, which: str = "weight") -> tuple[int, ...]:
-        """The shape of a map in the first layer that has it."""
-        names = (self.name(template, which, layer) for layer in range(self.layers))
+    def _somewhere(
+        self, template: str | None, which: str = "weight", layers: Iterable[int] | None = None
+    ) -> tuple[int, ...]:
+        """The shape of a map in the first of some layers, all by default, that has it."""
+        names = (self.name(template, which, layer) for layer in (range(self.layers) if layers is None else layers))
         return next((self.checkpoint.shape(name) for name in names if name in self.checkpoint), ())
 
-    def _columns(self, template: str | None) -> int:
-        shape = self._somewhere(template)
+    def _columns(self, template: str | None, layers: Iterable[int] | None = None) -> int:
+        shape = self._somewhere(template, layers=layers)
         return shape[0 if self.arch.transposed else 1] if len(shape) == 2 else 0
 
     def _model_width(self) -> int:
@@ -151,10 +164,10 @@ class Blocks:
             return self._columns(self.arch.first.replace("{expert}", "0"))
         return self._columns(self.arch.latent or self.arch.query or self.arch.router)
 
-    def _groups(self) -> int:
+    def _groups(self, layers: Iterable[int] | None = None) -> int:
         """Of keys and values, by the tensors."""
         arch = self.arch
-        shape = self._somewhere(arch.key)
+        shape = self._somewhere(arch.key, layers=layers)
         rows = (shape[1 if arch.transposed else 0] if len(shape) == 2 else 0) // self.n
         if arch.key == arch.query:
             rows = (rows - self.heads) // (2 if arch.value == arch.key else 1)
@@ -228,6 +241,14 @@ class Blocks:
         key, value = self.arch.unturned
         layers = self.given(key)
         return isinstance(layers, list) and layer < len(layers) and layers[layer] == value
+
+    def lends(self, layer: int) -> bool:
+        """Whether the config says that later layers read this one's keys and values: the last ones of its kind."""
+        count, kinds = self.given("num_kv_shared_layers"), self.given("layer_types")
+        if not isinstance(count, int) or count < 1:
+            return False
+        own = kinds[: self.layers - count] if isinstance(kinds, list) else []
+        return layer >= len(own) or own[layer] not in own[layer + 1 :]
 
     def attends(self, layer: int) -> bool:
         """Whether a layer has an attention of its own: always, where layers may not lack it."""

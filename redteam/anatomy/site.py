@@ -269,15 +269,16 @@ class Site:
                 f"A gauge for planes in the {layout!r} layout changes the function at {self.label}, where they lie in "
                 f"the {self.planes!r} layout; name that one."
             )
-        if None not in (turned, self.turned) and turned != self.turned:
+        covered = self.width if self.turned is None else self.turned
+        if self.planes is not None and turned not in (None, covered):
             raise IllegalGauge(
                 f"A gauge for planes in {turned} dimensions changes the function at {self.label}, where a rotary "
-                f"embedding turns {self.turned} of {self.width}; name that number."
+                f"embedding turns {covered} of {self.width}; name that number."
             )
 
     def _why(self) -> str:
         if self.planes is not None and self.kind == "qk":
-            normed = ", whose norm comes before it" if "planar" not in self.legal and self.turned is None else ""
+            normed = ", whose norm comes before it" if self.legal.isdisjoint(("planar", "partial-planar")) else ""
             return f", where a rotary embedding turns queries and keys by their position{normed}"
         if self.carried and self.kind == "mlp":
             return ", where a gate must keep its scale and sign"

@@ -37,10 +37,23 @@ def sites_of(blocks: Blocks) -> Iterator[Site]:
 def _beside(blocks: Blocks, layer: int) -> None:
     """What reads and writes beside attention, or in its place."""
     arch = blocks.arch
-    if any(blocks.has(one, layer) for one in arch.attention_reads):
-        blocks.reads += blocks.further(arch.attention_reads, layer, blocks.norm(arch.attention_norm, layer))
-    written = blocks.further(arch.attention_writes, layer, None)
+    reads, writes = arch.attention_reads, arch.attention_writes
+    if arch.sparse and not arch.latent and not blocks.attends(layer) and blocks.has(arch.query, layer):
+        reads, writes = _of_others(blocks, layer)
+    if any(blocks.has(one, layer) for one in reads):
+        blocks.reads += blocks.further(reads, layer, blocks.norm(arch.attention_norm, layer))
+    written = blocks.further(writes, layer, None)
     blocks.writes += [replace(linear, writes_centred=blocks.centred_writes) for linear in written]
+
+
+def _of_others(blocks: Blocks, layer: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What reads and writes in an attention that takes its keys or values from elsewhere: no pairs of its own."""
+    arch = blocks.arch
+    norms = (blocks.name(one, layer=layer) for one in (arch.query_norm, arch.key_norm) if one)
+    blocks.used |= {name for name in norms if name in blocks.checkpoint}
+    own = (one for one in (arch.query, arch.key, arch.value) if one is not None)
+    output = () if arch.output is None else (arch.output,)
+    return (*arch.attention_reads, *own), (*arch.attention_writes, *output)
 
 
 def _post_norm(blocks: Blocks, template: str, layer: int) -> None:

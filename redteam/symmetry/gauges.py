@@ -255,14 +255,29 @@ class BlockGauge:
 
     Attributes:
         planes: Of the dimensions that are turned.
-        rest: Of those that are not.
+        rest: Of those that are not; a diagonal where a norm of queries and keys allows no more.
     """
 
     planes: PlanarGauge
-    rest: MatrixGauge
-    groups: ClassVar[frozenset[str]] = supergroups("partial-planar")
-    group: ClassVar[str] = "partial-planar"
+    rest: MatrixGauge | MonomialGauge
     neutral: ClassVar[bool] = False
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        """The groups it belongs to: with real numbers and a diagonal, smaller ones too."""
+        found = supergroups("partial-planar")
+        for plane, row, whole in (
+            ("plane-scaling", "scaling", "scaling"),
+            ("plane-signs", "signed-permutation", "signed-permutation"),
+        ):
+            if plane in self.planes.groups and {"scaling", row} <= self.rest.groups:
+                found |= {plane} | supergroups(whole)
+        return found
+
+    @property
+    def group(self) -> str:
+        """The smallest group it belongs to."""
+        return smallest(self.groups)
 
     @property
     def batch(self) -> int:
@@ -302,7 +317,11 @@ class BlockGauge:
 
     def condition(self) -> Tensor:
         """[B], largest over smallest singular value."""
-        sizes = torch.cat([self.planes.number.abs(), torch.linalg.svdvals(self.rest.matrix)], 1)
+        if isinstance(self.rest, MatrixGauge):
+            rest = torch.linalg.svdvals(self.rest.matrix)
+        else:
+            rest = self.rest.left(torch.ones(self.batch, self.rest.width, 1, dtype=torch.float64))[..., 0].abs()
+        sizes = torch.cat([self.planes.number.abs(), rest], 1)
         return sizes.amax(-1) / sizes.amin(-1)
 
 

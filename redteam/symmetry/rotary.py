@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -11,7 +12,7 @@ import torch
 
 from redteam.anatomy import Layout, Stacks
 from redteam.errors import BadInput, BadSetting
-from redteam.symmetry.gauges import BlockGauge, PlanarGauge, planes_of
+from redteam.symmetry.gauges import BlockGauge, MonomialGauge, PlanarGauge, planes_of
 from redteam.symmetry.matrix_groups import GeneralLinear
 from redteam.symmetry.sampling import Range, magnitudes, require_range, signs
 from redteam.symmetry.solvers import require_finite
@@ -66,33 +67,39 @@ class PlaneScaling:
     Attributes:
         scale: Range of the numbers' sizes, log-uniform; signs are random.
         layout: As in `Planar`.
+        turned: How many dimensions of a head the planes cover; each of the others has a number of its own. All by
+            default.
 
     Raises:
-        BadSetting: If the range is not 0 < low ≤ high, or the layout is unknown.
+        BadSetting: If the range is not 0 < low ≤ high, the layout is unknown, or no even number is turned.
     """
 
     scale: Range = (0.1, 10.0)
     layout: Layout = "half"
+    turned: int | None = None
     name: ClassVar[str] = "plane-scaling"
 
     def __post_init__(self) -> None:
         require_range(self.scale, "the factors", "[0.1, 10]")
         _require_layout(self.layout)
+        _require_turned(self.turned)
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge:
-        """Independent numbers; raises BadInput if the width is odd."""
-        _require_even(width)
-        sizes = magnitudes(self.scale, batch, width // 2, generator)
-        return _real(sizes * signs(batch, width // 2, generator), self.layout)
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge | BlockGauge:
+        """Independent numbers; raises BadInput if no planes fit the width."""
+        return _numbers(
+            lambda count: magnitudes(self.scale, batch, count, generator) * signs(batch, count, generator),
+            width,
+            self.turned,
+            self.layout,
+        )
 
-    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge:
+    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge | BlockGauge:
         """The tied fit plane by plane, the global minimum; `scale` plays no part.
 
         Raises:
-            BadInput: If a stack holds NaN or infinity, or the width is odd.
+            BadInput: If a stack holds NaN or infinity, or no planes fit the width.
         """
-        rows = (_flat(x, self.layout) for x in (moving.left, moving.right, target.left, target.right))
-        return _real(scalars(*rows), self.layout)
+        return _fitted(scalars, moving, target, self.turned, self.layout)
 
 
 @dataclass(frozen=True)
@@ -101,34 +108,31 @@ class PlaneSigns:
 
     Attributes:
         layout: As in `Planar`.
+        turned: As in `PlaneScaling`.
 
     Raises:
-        BadSetting: If the layout is unknown.
+        BadSetting: If the layout is unknown, or no even number is turned.
     """
 
     layout: Layout = "half"
+    turned: int | None = None
     name: ClassVar[str] = "plane-signs"
 
     def __post_init__(self) -> None:
         _require_layout(self.layout)
+        _require_turned(self.turned)
 
-    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge:
-        """Each sign as likely; raises BadInput if the width is odd."""
-        _require_even(width)
-        return _real(signs(batch, width // 2, generator), self.layout)
+    def sample(self, batch: int, width: int, generator: np.random.Generator) -> PlanarGauge | BlockGauge:
+        """Each sign as likely; raises BadInput if no planes fit the width."""
+        return _numbers(lambda count: signs(batch, count, generator), width, self.turned, self.layout)
 
-    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge:
+    def fit(self, moving: Stacks, target: Stacks) -> PlanarGauge | BlockGauge:
         """The signs of `⟨left, left0⟩ + ⟨right, right0⟩` over the rows of a plane; exact.
 
         Raises:
-            BadInput: If a stack holds NaN or infinity, or the width is odd.
+            BadInput: If a stack holds NaN or infinity, or no planes fit the width.
         """
-        left, right, left0, right0 = (
-            _flat(x, self.layout) for x in (moving.left, moving.right, target.left, target.right)
-        )
-        product = torch.linalg.vecdot(left, left0) + torch.linalg.vecdot(right, right0)
-        require_finite(product)
-        return _real(torch.where(product < 0, -1.0, 1.0).to(product), self.layout)
+        return _fitted(_likelier, moving, target, self.turned, self.layout)
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,7 @@ class PartialPlanar:
     def __post_init__(self) -> None:
         require_range(self.scale, "the modulus", "[0.1, 10]")
         _require_layout(self.layout)
-        if self.turned < 2 or self.turned % 2:
-            raise BadSetting(f"{self.turned} dimensions are turned; expected an even number of at least 2.")
+        _require_turned(self.turned)
 
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> BlockGauge:
         """Planar and general linear elements, independently; raises BadInput if no dimension is left to be mixed."""
@@ -179,6 +182,37 @@ class PartialPlanar:
             raise BadInput(f"A head of {width} dimensions is turned whole by {self.turned}; a planar group fits it.")
 
 
+def _numbers(
+    draw: Callable[[int], torch.Tensor], width: int, turned: int | None, layout: Layout
+) -> PlanarGauge | BlockGauge:
+    """A real number for each plane, and where these don't cover a head, one for each of the other dimensions."""
+    covered = width if turned is None else turned
+    _require_even(covered)
+    planes = _real(draw(covered // 2), layout)
+    return planes if covered == width else BlockGauge(planes, MonomialGauge.scaled(draw(width - covered)))
+
+
+_Solver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _fitted(
+    solve: _Solver, moving: Stacks, target: Stacks, turned: int | None, layout: Layout
+) -> PlanarGauge | BlockGauge:
+    """As `_numbers`, each number solved for alone."""
+    stacks = (moving.left, moving.right, target.left, target.right)
+    covered = moving.left.shape[1] if turned is None else turned
+    planes = _real(solve(*(_flat(x[:, :covered], layout) for x in stacks)), layout)
+    if covered == moving.left.shape[1]:
+        return planes
+    return BlockGauge(planes, MonomialGauge.scaled(solve(*(x[:, covered:] for x in stacks))))
+
+
+def _likelier(left: torch.Tensor, right: torch.Tensor, left0: torch.Tensor, right0: torch.Tensor) -> torch.Tensor:
+    product = torch.linalg.vecdot(left, left0) + torch.linalg.vecdot(right, right0)
+    require_finite(product)
+    return torch.where(product < 0, -1.0, 1.0).to(product)
+
+
 def _real(number: torch.Tensor, layout: Layout) -> PlanarGauge:
     return PlanarGauge(torch.complex(number, torch.zeros_like(number)), layout)
 
@@ -197,3 +231,8 @@ def _require_even(width: int) -> None:
 def _require_layout(layout: str) -> None:
     if layout not in get_args(Layout):
         raise BadSetting(f"The layout is {layout!r}; expected 'half' or 'interleaved'.")
+
+
+def _require_turned(turned: int | None) -> None:
+    if turned is not None and (turned < 2 or turned % 2):
+        raise BadSetting(f"{turned} dimensions are turned; expected an even number of at least 2.")
