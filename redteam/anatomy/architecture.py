@@ -196,6 +196,7 @@ class Architecture:
         rotary: Keys of the config that may hold the share of a head's dimensions that is rotated, or their number.
         transposed: Whether weights are stored [in, out].
         interleaved: Whether fused query, key and value follow one another head by head.
+        shards: In how many equal pieces a fused map lies, each with queries, values and keys in this order, if it does.
         stream: What else touches the residual stream; None where that is not known.
         legal: The largest group that keeps the function, by kind of site (residual: of latents); a kind that is left
             out has no sites. Leave out norm where more than projections read what a norm writes: in post-norm blocks
@@ -267,6 +268,7 @@ class Architecture:
     rotary: tuple[str, ...] = ("partial_rotary_factor", "rotary_pct", "rotary_dim")
     transposed: bool = False
     interleaved: bool = False
+    shards: int = 0
     stream: Stream | None = None
     legal: Mapping[str, str] = field(default_factory=lambda: dict(PRE_NORM))
 

@@ -14,6 +14,7 @@ from redteam.checkpoint.tensors import classes_of
 from redteam.errors import BadInput
 
 _FUSED = ("query", "key", "value", "output", "gate", "up", "down")  # the order in which fused projections follow
+_IN_A_SHARD = ("query", "value", "key")  # the same in CodeGen's, which are as many as the machines that trained it
 
 
 class Blocks:
@@ -315,6 +316,10 @@ class Blocks:
         return Linear(weight, found, rows=rows, transposed=self.arch.transposed, bias_apart=apart is not None, **flags)
 
     def _rows(self, role: str, fused: list[str], sizes: Mapping[str, tuple[int, int]]) -> Rows:
+        if self.arch.shards and len(fused) == len(_IN_A_SHARD):
+            block = sizes[role][0] // self.arch.shards
+            start = block * _IN_A_SHARD.index(role)
+            return Rows(start, sizes[role][0], block, block * len(fused))
         if self.arch.interleaved:
             return Rows(self.n * fused.index(role), sizes[role][0], self.n, self.n * len(fused))
         return Rows(sum(sizes[other][0] for other in fused[: fused.index(role)]), sizes[role][0])

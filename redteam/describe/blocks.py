@@ -74,7 +74,7 @@ def settle(trial: Trial, stack: Stack, width: int, part: str, path: Sequence[str
 
 def _first(trial: Trial, stack: Stack, width: int, guessed: Iterable[Architecture]) -> Architecture | None:
     """The first guess of whose attention and MLP something is free."""
-    partly = None
+    partly, compared = None, None
     for guess in guessed:
         for one in stored(guess, stack, width):
             tries = replace(one, clamped=True, legal={"vo": "orthogonal", "mlp": "permutation"})
@@ -83,10 +83,18 @@ def _first(trial: Trial, stack: Stack, width: int, guessed: Iterable[Architectur
             vo = not one.query or trial.kept(tries, "vo", 1) <= KEPT
             mlp = one.up is None or trial.kept(tries, "mlp", 1) <= KEPT
             if vo and mlp and (one.query or one.up):
-                return one
+                return one if one.query or compared is None else compared
             if partly is None and (vo if one.query else mlp):
                 partly = one
-    return partly
+            if compared is None and one.query and mlp and _compares(trial, one):
+                compared = one
+    return compared if compared and not (partly and partly.query) else partly
+
+
+def _compares(trial: Trial, guess: Architecture) -> bool:
+    """Whether its queries and keys meet head by head, whatever becomes of the values (DiffLlama takes differences)."""
+    tries = (replace(guess, planes=planes, legal={"qk": "general-linear"}) for planes in (None, *_LAYOUTS))
+    return guess.latent is None and any(trial.kept(one, "qk", 1) <= KEPT for one in tries)
 
 
 class _Search:

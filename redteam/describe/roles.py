@@ -41,7 +41,7 @@ _TOKENS = {
         "linear1",
         "dense1",
     }
-    | {"linear_fc1", "intermediate_dense", "pwconv1", "ffn", "linear_1", "intermediate", "w_1"},
+    | {"linear_fc1", "intermediate_dense", "pwconv1", "ffn", "linear_1", "layer_1", "intermediate", "w_1"},
     "down": {
         "down_proj",
         "fc2",
@@ -55,7 +55,7 @@ _TOKENS = {
         "linear2",
         "dense2",
     }
-    | {"linear_fc2", "output_dense", "pwconv2", "ffn_output", "Wo", "linear_2", "fc_2", "w_2", "output"},
+    | {"linear_fc2", "output_dense", "pwconv2", "ffn_output", "Wo", "linear_2", "layer_2", "fc_2", "w_2", "output"},
     "router": {"router", "gate", "layer", "wg"},
 }
 _LATENT = ("latent", "raised", "latent_query", "raised_query", "output")
@@ -67,7 +67,7 @@ _LAYOUTS: tuple[tuple[Literal["out-in", "in-out"], bool], ...] = (
 """How experts may lie in one tensor, and whether gate and up take turns."""
 _CROSS = re.compile(r"cross|encoder_attn|EncDec|encdec|xattn", re.I)
 _ATTENTION = re.compile(r"attn|attention|mixer", re.I)
-_MLP = re.compile(r"mlp|ffn|feed_forward|expert|moe|fc\d|intermediate|dense_h|DenseRelu|lin[12]$|ffw", re.I)
+_MLP = re.compile(r"mlp|ffn|(^|\.)ff\.|feed_forward|expert|moe|fc\d|intermediate|dense_h|DenseRelu|lin[12]$|ffw", re.I)
 _NORM = re.compile(r"norm|(^|[._])ln(_|\d|$)|layrnorm|ln_", re.I)
 _OTHER = re.compile(r"linear_attn|mamba|(?<!pw)conv|relative|rel_pos|rotary|lora|altup|laurel|per_layer", re.I)
 

@@ -258,6 +258,16 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
     if "mamba_d_head" in tiny:
         inner = tiny.get("mamba_d_ssm") or tiny.get("mamba_expand", 2) * tiny["hidden_size"]
         tiny["mamba_d_head"] = inner // tiny["mamba_n_heads"]
+    if "n_mamba_heads" in tiny:  # Zamba: attention reads the stream and the embeddings side by side
+        double = 2 * tiny["hidden_size"]
+        head = double // tiny["num_attention_heads"]
+        tiny |= {"attention_hidden_size": double, "attention_head_dim": head}
+        kinds = tiny.get("layers_block_type") or []
+        tiny["hybrid_layer_ids"] = [layer for layer, kind in enumerate(kinds) if kind == "hybrid"]
+        if "mamba_headdim" in tiny:
+            tiny["mamba_headdim"] = tiny["mamba_expand"] * tiny["hidden_size"] // tiny["n_mamba_heads"]
+    if "d_head" in tiny and "d_model" in tiny:
+        tiny["d_head"] = tiny["d_model"] // tiny["n_head"]
     if {"state_size", "expand", "head_dim", "num_heads"} <= tiny.keys():
         tiny["head_dim"] = tiny["expand"] * tiny["hidden_size"] // tiny["num_heads"]
     if tiny.get("kv_lora_rank"):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from redteam.anatomy import Architecture
 from redteam.describe.roles import Stack
+
+_FUSED: tuple[dict[str, Any], ...] = ({}, {"interleaved": True}, {"shards": 4})
+"""In which orders queries, keys and values may lie in one tensor."""
 
 
 def stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architecture]:
@@ -20,8 +24,8 @@ def stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architectu
     plain = guess.query is not None and guess.latent is None
     gated = plain and not fused and _doubled(guess, shapes)
     for transposed in ways:
-        for interleaved in (False, True) if fused else (False,):
-            one = replace(guess, transposed=transposed, interleaved=interleaved, sparse=True, gated_output=gated)
+        for order in _FUSED if fused else _FUSED[:1]:
+            one = replace(guess, transposed=transposed, sparse=True, gated_output=gated, **order)
             biases = tuple(_biases_apart(one, stack))
             for beside in dict.fromkeys((tuple(_with_neurons(one, stack, width)), ())):
                 yield replace(one, biases=biases, with_neurons=beside)

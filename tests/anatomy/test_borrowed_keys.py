@@ -1,4 +1,4 @@
-"""Layers that read keys and values of earlier ones, heads of two widths, and values that are keys (Gemma 3n, Gemma 4)."""
+"""Layers that read earlier ones' keys and values, heads of two widths, and values that are keys (Gemma 3n, Gemma 4)."""
 
 from __future__ import annotations
 
