@@ -59,10 +59,7 @@ def run(
     """
     started = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and numpy read it when they load: the work is in the workers
-    say(f"Reading the plan {plan}, torch and the plugins")
-    from redteam.evaluation.preview import preview
-    from redteam.evaluation.run import find_plan, run_folder
-    from redteam.evaluation.run import run as evaluate
+    from redteam.evaluation.plan import find_plan, require_names, run_folder
 
     found, folder = find_plan(plan)
     given = {
@@ -83,8 +80,13 @@ def run(
             key: [absolute(text) for text in value] if isinstance(value, list) else value
             for key, value in changed.items()
         }
+        require_names(here, Path())
         found = found.changed(here, origin="The command line")
     check_gate(fail_on)
+    say(f"Reading the plan {plan}, torch and the plugins")
+    from redteam.evaluation.preview import preview
+    from redteam.evaluation.run import run as evaluate
+
     asked = writers(report or ())
     if dry_run:
         _show(preview(found, out=out, folder=folder))

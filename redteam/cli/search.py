@@ -47,11 +47,16 @@ def search(
     """
     from redteam.cli.progress import Progress
     from redteam.cli.run import absolute, command, cores
+    from redteam.evaluation.plan import require_names
     from redteam.plugins.registry import SEARCH_REPORTS
+
+    started = time.perf_counter()
+    require_names(
+        {"defenses": [defense], "scenarios": [scenario], "mergers": [merger], "attacks": attack or []}, Path()
+    )
     from redteam.search.run import Asked
     from redteam.search.run import search as look
 
-    started = time.perf_counter()
     home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', defense).strip('-')}"
     asked = Asked(
         defense=absolute(defense),

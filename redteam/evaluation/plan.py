@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redteam.errors import BadPlan
+from redteam.evaluation.gauntlet import is_gauntlet
 from redteam.plugins.reference import chain_text, parse_chain
-from redteam.plugins.registry import DEFENSES
-from redteam.plugins.shipped import defaults
+from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, Registry
+from redteam.plugins.settings import shown
+from redteam.plugins.shipped import defaults, shipped_file
 from redteam.threat import threat_model
+
+_NAMES = "a list of names, at least one"
+_EXPECTED = {
+    "scenarios": _NAMES,
+    "seeds": "a number of seeds from 1 on, or a list of seeds from 0 on",
+    "defenses": _NAMES,
+    "keys": "a whole number from 1 on",
+    "attacks": "a list of names",
+    "mergers": _NAMES,
+    "threats": _NAMES,
+    "name": "letters, digits, - and _",
+    "time_limit": "a number of seconds above 0",
+    "controls": "'needed' or 'all'",
+    "also": "tables [[also]] of further products",
+}
+"""Entry → what may stand there, in words."""
+_REGISTRIES: Mapping[str, Registry[Any]] = {
+    "scenarios": SCENARIOS, "defenses": DEFENSES, "attacks": ATTACKS, "mergers": MERGERS
+}  # fmt: skip
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -122,7 +144,10 @@ class Plan(Product):
                 raise BadPlan(
                     f"{origin} has an entry {where!r} that means nothing; known: {', '.join(cls.model_fields)}."
                 ) from None
-            raise BadPlan(f"{origin} cannot be used: {where}: {first['msg'].removeprefix('Value error, ')}.") from None
+            expected = next(_EXPECTED[part] for part in reversed(first["loc"]) if part in _EXPECTED)
+            raise BadPlan(
+                f"{origin} cannot be used: {where} must be {expected}, not {shown(first['input'])}."
+            ) from None
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -131,26 +156,85 @@ class Plan(Product):
         Raises:
             BadPlan: If it isn't there, isn't TOML, isn't a plan, or names a plugin file outside its folder.
         """
-        try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadPlan(
-                f"The plan {path} cannot be read ({error.strerror}); name a TOML file or a plan that ships."
-            ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise BadPlan(f"The plan {path} is not TOML ({error}).") from None
-        plan = cls.of({"name": path.stem, **given}, origin=f"The plan {path}")
-        plan._require_inside(path)
-        return plan
+        return cls.of({"name": path.stem, **_given(path)}, origin=f"The plan {path}")
 
-    def _require_inside(self, path: Path) -> None:
-        """A plan may come from elsewhere, and the Python files that it names are run."""
-        home = path.parent.resolve()
-        named = (text for p in self.products for text in (*p.scenarios, *p.defenses, *p.attacks, *p.mergers))
-        for text in named:
+
+def require_names(given: Mapping[str, Any], folder: Path) -> None:
+    """Looks up what a plan names before anything is imported for it: torch takes seconds, a slip shows at once.
+
+    Args:
+        given: A plan's values, or some of them, as they were written; what is no list of texts is passed over.
+        folder: Where relative paths of files start.
+
+    Raises:
+        BadInput: As `redteam.plugins.registry.Registry.require`.
+    """
+    for registry, text in _named(given):
+        if not (registry is ATTACKS and is_gauntlet(text)):
             for reference in parse_chain(text):
-                if reference.file and not (home / Path(reference.file).expanduser()).resolve().is_relative_to(home):
-                    raise BadPlan(
-                        f"The plan {path} names {reference.file}, which lies outside its folder; move the file there, "
-                        "or name the plugin on the shell."
-                    )
+                registry.require(reference, folder=folder)
+
+
+def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
+    """A plan, and the folder against which its relative paths are read.
+
+    Args:
+        plan: A plan, its values, the name of one that ships, or a TOML file (its name ends in .toml).
+
+    Raises:
+        RedteamError: If there is none, or it cannot be used.
+    """
+    if isinstance(plan, Plan):
+        return plan, Path()
+    if isinstance(plan, Mapping):
+        return Plan.of(dict(plan)), Path()
+    path = Path(plan)
+    if path.suffix == ".toml":
+        return _read(path)
+    file = shipped_file("plan", str(plan))
+    return _read(file)
+
+
+def _read(file: Path) -> tuple[Plan, Path]:
+    given = _given(file)
+    require_names(given, file.parent)
+    return Plan.of({"name": file.stem, **given}, origin=f"The plan {file}"), file.parent
+
+
+def run_folder(plan: Plan, out: str | Path | None) -> Path:
+    """Where a run's results and finished steps go: `out`, or `runs/NAME`."""
+    return Path(out) if out is not None else Path("runs") / plan.name
+
+
+def _given(path: Path) -> dict[str, Any]:
+    """What a file says. A plan may come from elsewhere, and the Python files that it names are run."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadPlan(
+            f"The plan {path} cannot be read ({error.strerror}); name a TOML file or a plan that ships."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadPlan(f"The plan {path} is not TOML ({error}).") from None
+    home = path.parent.resolve()
+    for _, text in _named(given):
+        for reference in parse_chain(text):
+            if reference.file and not (home / Path(reference.file).expanduser()).resolve().is_relative_to(home):
+                raise BadPlan(
+                    f"The plan {path} names {reference.file}, which lies outside its folder; move the file there, "
+                    "or name the plugin on the shell."
+                )
+    return given
+
+
+def _named(given: Mapping[str, Any]) -> Iterator[tuple[Registry[Any], str]]:
+    """Every text of a plan's values that names a plugin, and where it is registered; what is no text has no name."""
+    for kind, registry in _REGISTRIES.items():
+        named = given.get(kind)
+        for text in named if isinstance(named, (list, tuple)) else ():
+            if isinstance(text, str):
+                yield registry, text
+    also = given.get("also")
+    for one in also if isinstance(also, (list, tuple)) else ():
+        if isinstance(one, dict):
+            yield from _named(one)

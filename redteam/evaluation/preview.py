@@ -11,9 +11,8 @@ from typing import Any
 from redteam.evaluation.controls.sheet import CHECKS
 from redteam.evaluation.design import build
 from redteam.evaluation.load_scenarios import known_scenarios
-from redteam.evaluation.plan import Plan
+from redteam.evaluation.plan import Plan, find_plan, run_folder
 from redteam.evaluation.resolve import Resolved
-from redteam.evaluation.run import find_plan, run_folder
 from redteam.evaluation.runner.scheduler import behind
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.scoring import Table

@@ -27,7 +27,7 @@ from redteam.evaluation.engine import Engine
 from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.limitations import limitations
 from redteam.evaluation.load_scenarios import load_scenarios
-from redteam.evaluation.plan import Plan
+from redteam.evaluation.plan import Plan, find_plan, run_folder
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import Results
 from redteam.evaluation.runner.pool import Pool
@@ -36,32 +36,7 @@ from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
 from redteam.files import write_atomically
-from redteam.plugins.shipped import DEFAULT_PLAN, shipped_file
-
-
-def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:
-    """A plan, and the folder against which its relative paths are read.
-
-    Args:
-        plan: A plan, its values, the name of one that ships, or a TOML file (its name ends in .toml).
-
-    Raises:
-        RedteamError: If there is none, or it cannot be used.
-    """
-    if isinstance(plan, Plan):
-        return plan, Path()
-    if isinstance(plan, Mapping):
-        return Plan.of(dict(plan)), Path()
-    path = Path(plan)
-    if path.suffix == ".toml":
-        return Plan.read(path), path.parent
-    file = shipped_file("plan", str(plan))
-    return Plan.read(file), file.parent
-
-
-def run_folder(plan: Plan, out: str | Path | None) -> Path:
-    """Where a run's results and finished steps go: `out`, or `runs/NAME`."""
-    return Path(out) if out is not None else Path("runs") / plan.name
+from redteam.plugins.shipped import DEFAULT_PLAN
 
 
 def run(

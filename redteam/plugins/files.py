@@ -91,14 +91,7 @@ def import_file(file: Path, *, shown: str = "") -> PluginFile:
         PluginFault: If running it raises.
     """
     shown = shown or str(file)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"Cannot read the plugin file {shown!r} ({error.strerror}); write path/to/file.py@name."
-        ) from None
-    if file.suffix != ".py":
-        raise BadInput(f"The plugin file {shown!r} is no Python file; its name must end in .py.")
+    content = read_plugin_file(file, shown)
     own = file.stem.replace(".", "_")
     parts = _gathered(file, own, content)
     digest = digest_over({name if name != own else "": part.source for name, part in parts.items()})
@@ -116,6 +109,23 @@ def import_file(file: Path, *, shown: str = "") -> PluginFile:
         locate.cache_clear()  # the file knows of more folders than we did
         unversioned.cache_clear()
     return PluginFile(sys.modules[module], digest_over({"": digest.encode(), **_elsewhere(parts)}))
+
+
+def read_plugin_file(file: Path, shown: str) -> bytes:
+    """The content of a Python file.
+
+    Raises:
+        BadInput: If it is no readable file.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"Cannot read the plugin file {shown!r} ({error.strerror}); write path/to/file.py@name."
+        ) from None
+    if file.suffix != ".py":
+        raise BadInput(f"The plugin file {shown!r} is no Python file; its name must end in .py.")
+    return content
 
 
 def module_from(file: Path, *, shown: str = "") -> ModuleType:

@@ -17,9 +17,10 @@ from typing import Any, Generic, TypeVar
 
 from redteam.errors import BadInput, PluginFault, RedteamError, UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, ScenarioSpec, Spec, spec_of
-from redteam.plugins.files import SNAPSHOT, import_file, located
+from redteam.plugins.files import SNAPSHOT, import_file, located, read_plugin_file
 from redteam.plugins.reference import Reference
-from redteam.plugins.source import digest_of, first_line, locate
+from redteam.plugins.settings import bind, unknown_setting
+from redteam.plugins.source import digest_of, first_line, locate, parameters_in
 
 S = TypeVar("S", bound=Spec)
 
@@ -155,8 +156,6 @@ class Registry(Generic[S]):
             BadInput: If the reference or the file cannot be read, or two packages provide the name.
             PluginFault: If the plugin cannot be imported or is none of this kind.
         """
-        from redteam.plugins.settings import bind
-
         if isinstance(reference, str):
             # A report's name is an extension, which may have dots in it and then is no reference.
             reference = Reference(reference) if reference in self else Reference.parse(reference)
@@ -167,6 +166,29 @@ class Registry(Generic[S]):
         return LoadedPlugin(
             reference.name, found.function, found.spec, settings, found.source_digest, found.origin, reference
         )
+
+    def require(self, reference: Reference, *, folder: Path | None = None) -> None:
+        """Says what `load` would say of names, without importing anything that takes long.
+
+        Names of settings are read in the source, their values are not looked at. What reads a file is imported, since
+        it alone can tell what should stand in there.
+
+        Raises:
+            UnknownName: If there is no such plugin, or it has no such setting.
+            BadInput: If a file is not there, or cannot be used.
+        """
+        if reference.is_data:
+            plugin = self.load(reference, folder=folder)
+            if isinstance(plugin.spec, ScenarioSpec) and plugin.spec.state is not None:
+                plugin.spec.state(**plugin.settings)
+        elif reference.file:
+            read_plugin_file((folder or Path()) / Path(reference.file).expanduser(), reference.file)
+        else:
+            entry = self._entry(reference.name)
+            known = parameters_in(locate(entry.module), entry.attr)
+            for key in reference.settings:
+                if known is not None and key not in known:
+                    raise unknown_setting(reference.name, key, known)
 
     def find(self, reference: Reference, *, folder: Path | None = None) -> Found[S]:
         """Imports a plugin and leaves its settings alone; see `load`."""
@@ -194,16 +216,17 @@ class Registry(Generic[S]):
             raise BadInput(f"There is no {self.kind} {reference.file}; name a file that there is.")
         return replace(self._from_entry(Reference(names[0])), origin=str(path))
 
-    def _from_entry(self, reference: Reference) -> Found[S]:
-        entries = self._entries.get(reference.name)
+    def _entry(self, name: str) -> importlib.metadata.EntryPoint:
+        entries = self._entries.get(name)
         if not entries:
-            raise UnknownName.among(self.kind, reference.name, self.names)
+            raise UnknownName.among(self.kind, name, self.names)
         if len(entries) > 1:
             packages = " and ".join(sorted(package_of(entry) for entry in entries))
-            raise BadInput(
-                f"The {self.kind} {reference.name!r} is provided by both {packages}; uninstall or rename one of them."
-            )
-        entry = entries[0]
+            raise BadInput(f"The {self.kind} {name!r} is provided by both {packages}; uninstall or rename one of them.")
+        return entries[0]
+
+    def _from_entry(self, reference: Reference) -> Found[S]:
+        entry = self._entry(reference.name)
         with SNAPSHOT.steady(f"the {self.kind} {reference.name!r}"):
             digest = _digest(entry.module, locate(entry.module))
             try:

@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -129,7 +129,7 @@ def bind(function: Callable[..., Any], given: Mapping[str, Any], *, name: str = 
     settings = settings_of(function)
     for key in given:
         if key not in settings:
-            raise _unknown(owner, key, settings)
+            raise unknown_setting(owner, key, settings)
     bound: dict[str, Any] = {}
     for key, setting in settings.items():
         if key in given:
@@ -176,7 +176,8 @@ def _setting(name: str, hint: Any, default: Any) -> Setting:
     return Setting(name, hint, default, None)
 
 
-def _unknown(owner: str, key: str, settings: Mapping[str, Setting]) -> UnknownName:
+def unknown_setting(owner: str, key: str, settings: Collection[str]) -> UnknownName:
+    """The sentence on a setting that a plugin does not have, with those that it has."""
     close = difflib.get_close_matches(key, settings, n=1, cutoff=0.5)
     if close:
         return UnknownName(f"{owner} has no setting {key!r}; did you mean {close[0]!r}?")
@@ -193,7 +194,7 @@ def _validated(owner: str, setting: Setting, value: Any) -> Any:
         result = adapter.validate_json(text, strict=True)
     except (TypeError, ValueError, ValidationError):
         expected = _article(setting.type_text)
-        raise BadSetting(f"{setting.name} of {owner} must be {expected}, got {_shown(value)}.") from None
+        raise BadSetting(f"{setting.name} of {owner} must be {expected}, got {shown(value)}.") from None
     if setting.range is not None:
         for number in _numbers(result):
             if not math.isfinite(number) or number not in setting.range:
@@ -201,7 +202,7 @@ def _validated(owner: str, setting: Setting, value: Any) -> Any:
                 raise BadSetting(f"{setting.name} of {owner} {where} {setting.range}, got {number:g}.")
         numbers = list(_numbers(result))
         if setting.range.rising and any(low >= high for low, high in pairwise(numbers)):
-            raise BadSetting(f"{setting.name} of {owner} must rise from number to number, got {_shown(result)}.")
+            raise BadSetting(f"{setting.name} of {owner} must rise from number to number, got {shown(result)}.")
     return result
 
 
@@ -223,6 +224,7 @@ def _article(text: str) -> str:
     return text if text.startswith(("one of", "true", "text", "nothing")) else f"a {text}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a sentence quotes it, cut short."""
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -84,6 +84,16 @@ def first_line(file: Path | None) -> str:
     return (documentation or "").partition("\n")[0].strip()
 
 
+def parameters_in(file: Path | None, function: str) -> tuple[str, ...] | None:
+    """The keyword-only parameters of a function at the top of a Python file; `None` where it is not written there."""
+    try:
+        tree = ast.parse(file.read_bytes()) if file is not None else ast.Module([], [])
+    except (OSError, SyntaxError, ValueError):
+        return None
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
+    return tuple(argument.arg for argument in found[-1].args.kwonlyargs) if found else None
+
+
 @dataclass(frozen=True)
 class Import:
     """One name that a statement imports.

@@ -21,12 +21,18 @@ def test_references_are_canonical_and_named_once() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"seeds": 0}, "seeds"),
-        ({"keys": 0}, "keys"),
+        ({"seeds": 0}, r"seeds must be a number of seeds from 1 on, or a list of seeds from 0 on, not \[\]\.$"),
+        ({"seeds": "x"}, "seeds must be a number of seeds .*, not 'x'"),
+        ({"keys": 0}, r"keys must be a whole number from 1 on, not 0\.$"),
+        ({"keys": "three"}, "keys must be a whole number from 1 on, not 'three'"),
+        ({"also": [{"keys": 0}]}, r"also\.0\.keys must be a whole number"),
+        ({"also": 3}, "also must be tables"),
+        ({"controls": "some"}, "controls must be 'needed' or 'all', not 'some'"),
+        ({"attacks": "gauntlet-1"}, "attacks must be a list of names, not 'gauntlet-1'"),
         ({"defences": ["none"]}, "'defences' that means nothing"),
-        ({"defenses": []}, "defenses"),
-        ({"time_limit": -1}, "time_limit"),
-        ({"name": "../outside"}, "name"),
+        ({"defenses": []}, "defenses must be a list of names, at least one"),
+        ({"time_limit": -1}, "time_limit must be a number of seconds above 0, not -1"),
+        ({"name": "../outside"}, "name must be letters"),
     ],
 )
 def test_what_is_wrong_is_named(given: dict, told: str) -> None:

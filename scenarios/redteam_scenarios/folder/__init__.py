@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from redteam.plugins.contracts import scenario
 from redteam.plugins.settings import Range
-from redteam.tasks import Scenario
+
+if TYPE_CHECKING:
+    from redteam.tasks import Scenario
 
 
 def state(*, file: str, seed: int = 0) -> str:
