@@ -195,7 +195,7 @@ def compute(step: Step, root: Path) -> Outcome:
     except Inapplicable as error:
         return Outcome("skipped", reason=str(error), inapplicable=True)
     except RedteamError as error:
-        if isinstance(error, IllegalGauge) and "plant" in step.settings:  # no such lock exists here, so none to undo
+        if isinstance(error, IllegalGauge) and (step.kind == "attack" or "plant" in step.settings):  # no such lock here
             return Outcome("skipped", reason=str(error), inapplicable=True)
         return Outcome("error", reason=str(error))
     except (Exception, SystemExit) as error:

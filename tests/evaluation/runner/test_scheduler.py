@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
-from redteam.errors import Inapplicable
+from redteam.errors import IllegalGauge, Inapplicable
 from redteam.evaluation import computations
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.runner.store import Store
@@ -32,6 +32,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise ValueError("by request")
         if step.settings.get("refuses"):
             raise Inapplicable("it is not for such shapes")
+        if step.settings.get("illegal"):
+            raise IllegalGauge("no rotation is legal here")
         for need in step.inputs.values():
             assert store.get(need) is not None
         if step.makes:
@@ -189,6 +191,18 @@ class TestFailures:
             outcome = made.outcomes[one.name]
             assert (outcome.status, outcome.inapplicable) == ("skipped", True)
             assert "not for such shapes" in outcome.reason
+
+    def test_what_an_attack_undoes_does_not_exist_everywhere_but_a_lock_that_cannot_be_put_on_failed(
+        self, ran: list[str], tmp_path: Path
+    ) -> None:
+        attack, lock = step("attack", illegal=True), replace(step("lock", illegal=True), kind="lock")
+        made = scheduler(Store(tmp_path))
+        made.add([attack, lock])
+        made.run()
+        assert ran == ["attack", "lock"]
+        found = [made.outcomes[one.name] for one in (attack, lock)]
+        assert [(outcome.status, outcome.inapplicable) for outcome in found] == [("skipped", True), ("error", False)]
+        assert all("no rotation" in outcome.reason for outcome in found)
 
     def test_a_record_survives_the_failure_to_make_its_checkpoint_again(
         self, ran: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
