@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers
+from redteam.checkpoint.pooling import POOLING, pooled
 from redteam.checkpoint.quantised import said_by
 from redteam.checkpoint.safetensors_io import shown
 from redteam.errors import NotACheckpoint
@@ -46,6 +47,8 @@ def known_network(config: Mapping[str, Any]) -> tuple[Any, Any]:
             "The config says that the weights are quantised (quantization_config); expected the model before that."
         )
     _require_plausible(config)
+    if POOLING in config:
+        cls = pooled(cls, config[POOLING])
     with as_a_sentence(cls.__name__):
         return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
 

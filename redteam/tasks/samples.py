@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from redteam.tasks.task import Batch, Split, answers
+from redteam.tasks.task import Batch, Split, answers, trimmed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,8 @@ class Samples:
         """One pass over a split in random order, the last batch possibly smaller."""
         order = torch.from_numpy(generator.permutation(len(self.labels[split])))
         for chosen in torch.split(order, size):
-            yield {key: value[chosen] for key, value in self.inputs[split].items()}, self.labels[split][chosen]
+            inputs = trimmed({key: value[chosen] for key, value in self.inputs[split].items()})
+            yield inputs, self.labels[split][chosen]
 
     def part(self, split: Split, chosen: slice) -> Self:
         """The same with some of a split's samples."""

@@ -82,13 +82,24 @@ def forward(
     """Inputs in order, in batches of a fixed size, each with the logits that the network gives for it."""
     with torch.inference_mode():
         for part in batched(inputs, _rows(module, inputs)):
-            yield part, module(**part).logits
+            used = trimmed(part)
+            yield used, module(**used).logits
 
 
 def batched(inputs: Mapping[str, torch.Tensor], rows: int = _ROWS) -> Iterator[dict[str, torch.Tensor]]:
     """Inputs in order, so many at a time."""
     for start in range(0, len(next(iter(inputs.values()))), rows):
         yield {key: value[start : start + rows] for key, value in inputs.items()}
+
+
+def trimmed(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Inputs without the columns at the end that are padding in every row, where an attention mask says so."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return inputs
+    used = mask.any(0).nonzero()
+    width = int(used[-1]) + 1 if len(used) else mask.shape[1]
+    return {key: value[:, :width] if value.shape[:2] == mask.shape else value for key, value in inputs.items()}
 
 
 def at_the_end(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
