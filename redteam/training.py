@@ -195,13 +195,17 @@ def _sizes(body: _Body, start: Checkpoint, base: Checkpoint, relatives: Sequence
 
 def _slopes(loss: Loss, body: _Body, batch: Batch, points: Sequence[tuple[float, float]]) -> None:
     """Adds up the gradient of the loss at points of the path, with respect to its end, where it leaves θ."""
-    learned, kept = body.learned, [parameter.detach().clone() for parameter in body.learned]
+    learned = body.learned
+    moved = any(share != 1 for share, _ in points)  # else nothing is to be put back, which takes time in large networks
+    kept = [parameter.detach().clone() for parameter in learned] if moved else []
     for share, weight in points:
-        path = zip(body.origin, kept, strict=True)
-        _set(learned, [end if share == 1 else torch.lerp(origin, end, share) for origin, end in path])
+        if moved:
+            path = zip(body.origin, kept, strict=True)
+            _set(learned, [end if share == 1 else torch.lerp(origin, end, share) for origin, end in path])
         with torch.enable_grad():
             (loss(body.module, batch) * (share * weight)).backward()
-    _set(learned, kept)
+    if moved:
+        _set(learned, kept)
 
 
 def _set(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
