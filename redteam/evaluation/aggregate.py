@@ -119,14 +119,17 @@ def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Shee
 
 
 def _missing(table: Table, pairings: Iterable[Pairing]) -> Iterable[str]:
-    """Sentences on what failed: each reason once, with the attacks that it holds for."""
+    """Sentences on what failed: each reason once, with the attacks that it holds for, unless there was no lock."""
     told: dict[str, dict[str, None]] = {}
+    no_lock = set()
     for pairing in pairings:
         status, reason = table.status(pairing)
         if status != "ok" and not table.inapplicable(pairing):
             what = f"{pairing.control} control of {pairing.attack}" if pairing.control else pairing.attack
-            told.setdefault(reason, {})[what] = None
-    return [f"{', '.join(what)}: {reason}" for reason, what in told.items()]
+            told.setdefault(reason := reason.rstrip("."), {})[what] = None
+            if table.record(pairing.steps.lock) is None and not pairing.control:
+                no_lock.add(reason)
+    return [reason if reason in no_lock else f"{', '.join(what)}: {reason}" for reason, what in told.items()]
 
 
 def _fidelity(table: Table, locks: Sequence[Pairing]) -> dict[str, Interval]:

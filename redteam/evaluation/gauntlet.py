@@ -83,7 +83,8 @@ def next_members(
 
     Merging without an attack at other lengths of the task vector costs so little that all of it runs at once.
 
-    A case that could not be judged stays open: what an attack does not apply to, or fails on, others may break.
+    A case that could not be judged stays open: what an attack does not apply to, or fails on, others may break. Only a
+    lock that could not be put on is nobody's turn.
 
     Args:
         table: All scores.
@@ -93,7 +94,7 @@ def next_members(
         excluded: Attacks that count for nothing.
     """
     ended = list(before)
-    if not all(table.ended(pairing) for pairing in before):
+    if not all(table.ended(pairing) and table.record(pairing.steps.lock) is not None for pairing in before):
         return []
     for member in case.members:
         if closed(table, ended, excluded):

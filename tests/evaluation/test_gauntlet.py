@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ class TestOrder:
         assert {"procrustes", "thorough"} <= controls
         floors = {c.attack for c in found.results.controls if c.control == "floor"}
         assert floors == {"graft", "procrustes"}
+
+    def test_a_lock_that_cannot_be_put_on_is_nobodys_turn(self, toys: Any, once: Any) -> None:
+        lock = "general-linear:sites=[mlp]"  # an activation lies between
+        found = once("no lock", toys.plan((lock,), ("ladder-1",)))
+        assert ran(found, lock) == {"graft"}  # which belongs to every evaluation
+        verdict = found.verdict(lock)
+        assert verdict.verdict == "INVALID"
+        told = r"nothing could be judged: lock general-linear:sites=\[mlp\] on the victim \(.*\): .*mlp/0.*[^.]"
+        assert re.fullmatch(told, verdict.reason)
 
 
 class TestTogetherWithOthers:
