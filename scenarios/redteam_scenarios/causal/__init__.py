@@ -1,0 +1,33 @@
+"""A decoder of 2.4 M parameters on text of installed packages: C++ headers (the victim), manuals and type stubs.
+
+Pretrained on Python code, then fine-tuned once per task; scored by the share of the log-likelihood gap between base and
+expert. Any seed is trained when first asked for, some minutes each, and kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from redteam.plugins.contracts import scenario
+from redteam.plugins.settings import Range
+from redteam.tasks import Scenario
+
+SUMMARY = (
+    "A decoder (5 layers, width 192, rotary embeddings, 6 query heads on 2 key and value heads, RMSNorm, a gated MLP) "
+    "pretrained on a million tokens of Python code and fine-tuned on other text, all read from the packages that are "
+    "installed beside this one. The victim knows C++ headers; its companions know the docstrings of numerical "
+    "libraries and type stubs. A document of 64 tokens is scored by how much more likely it is than under the base."
+)
+
+
+@scenario("causal")
+def causal(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
+    """Loads the scenario from the cache, and makes it first where it is missing.
+
+    Args:
+        seed: Which retraining of base and experts, on which files.
+    """
+    from redteam_scenarios.causal.cache import load
+    from redteam_scenarios.causal.recipe import Recipe
+
+    return load(Recipe(), seed=seed, summary=SUMMARY)

@@ -1,0 +1,91 @@
+"""What is in the user's cache: one folder per recipe and seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from redteam.checkpoint import Checkpoint
+from redteam.events import Steps
+from redteam.tasks import LogLikelihood, Scenario
+from redteam.tasks.likelihood import log_likelihoods
+from redteam_scenarios.caching import cache_root, read, whole, write
+from redteam_scenarios.causal.documents import Documents, collect
+from redteam_scenarios.causal.recipe import VICTIM, Recipe
+from redteam_scenarios.causal.training import finetune, pretrain
+from redteam_scenarios.digits.training import fixed_threads
+
+
+def load(recipe: Recipe, *, seed: int, summary: str = "") -> Scenario:
+    """The scenario from its folder in the cache, which is made first where it is missing.
+
+    Args:
+        recipe: Every number it is made from.
+        seed: Which retraining.
+        summary: Of the scenario.
+
+    Raises:
+        UnwritableOutput: If the cache cannot be written.
+        BadInput: If what lies there cannot be read, or the installed packages lack text.
+    """
+    folder = ensure(recipe, seed)
+    data = read(folder / "data.safetensors")
+    return Scenario(
+        name="causal",
+        seed=seed,
+        base=Checkpoint.open(folder / "base"),
+        experts={task: Checkpoint.open(folder / task) for task in recipe.domains},
+        tasks={
+            task: LogLikelihood(
+                name=task,
+                chance=0.0,
+                inputs={split: {"input_ids": data[f"{task}/{split}"].long()} for split in recipe.counts},
+                labels={split: data[f"{task}/{split}/base"] for split in recipe.counts},
+            )
+            for task in recipe.domains
+        },
+        victim=VICTIM,
+        summary=summary,
+    )
+
+
+def ensure(recipe: Recipe, seed: int) -> Path:
+    """The folder with `base`, an expert per task and `data.safetensors`, which is made first where it is missing.
+
+    Any number of processes may do this at once; the first to finish wins.
+
+    Raises:
+        UnwritableOutput: If the cache cannot be written.
+        BadInput: If the installed packages lack text.
+    """
+    folder = cache_root() / "causal" / f"seed{seed}-{recipe.address(seed)}"
+    if not folder.is_dir():
+        with whole(folder) as work:
+            train(recipe, seed, work)
+    return folder
+
+
+def train(recipe: Recipe, seed: int, folder: Path) -> None:
+    """Reads the text, trains base and experts, and writes them into an existing folder.
+
+    The generators of torch, numpy and Python stay as they were.
+    """
+    total = recipe.pretraining_steps + sum(recipe.tuning_steps.values())
+    with fixed_threads(recipe.threads), Steps(f"causal, seed {seed}", total) as training:
+        tokenizer, documents = collect(recipe, seed)
+        base = pretrain(recipe, seed, documents.pop("general"), training.step)
+        base.save(folder / "base")
+        tokenizer.save(str(folder / "base" / "tokenizer.json"))
+        write(folder / "data.safetensors", documents | _likelihoods(base, documents))
+        for task in recipe.domains:
+            finetune(recipe, seed, base, task, documents[f"{task}/train"], training.step).save(folder / task)
+
+
+def _likelihoods(base: Checkpoint, documents: Documents) -> Documents:
+    """How likely the base finds each document, which is where scores are counted from."""
+    network = base.module()
+    return {
+        f"{name}/base": torch.from_numpy(log_likelihoods(network, {"input_ids": ids.long()}))
+        for name, ids in documents.items()
+    }
