@@ -81,7 +81,7 @@ def forward(
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
     """Inputs in order, in batches of a fixed size, each with the logits that the network gives for it."""
     with torch.inference_mode():
-        for part in batched(inputs, _rows(module, inputs)):
+        for part in batched(inputs, rows_at_once(module, inputs)):
             used = trimmed(part)
             yield used, module(**used).logits
 
@@ -110,7 +110,7 @@ def at_the_end(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return logits[torch.arange(len(logits), device=logits.device), places.argmax(-1)]
 
 
-def _rows(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> int:
+def rows_at_once(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> int:
     """How many inputs go through the network at once."""
     tokens = inputs.get("input_ids")
     head: Any = getattr(module, "get_output_embeddings", lambda: None)()
