@@ -31,7 +31,7 @@ def encoder() -> Checkpoint:
     return Checkpoint.of({}, CONFIG).fresh(0)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_logits_are_the_head_on_pooled_states(encoder: Checkpoint, pooling: str) -> None:
     model = Checkpoint.of({}, headed(encoder.config, LABELS, pooling)).fresh(1)
     bare = Checkpoint.of({name: tensor for name, tensor in model.items() if name not in HEAD}, CONFIG)
@@ -39,7 +39,7 @@ def test_logits_are_the_head_on_pooled_states(encoder: Checkpoint, pooling: str)
         logits = model.module()(input_ids=IDS, attention_mask=MASK).logits
         for row, count in enumerate((5, 3)):
             states = bare.module()(input_ids=IDS[row : row + 1, :count]).last_hidden_state[0]
-            vector = {"mean": states.mean(0), "first": states[0], "last": states[-1]}[pooling]
+            vector = {"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling]
             expected = model[HEAD[0]] @ vector + model[HEAD[1]]
             torch.testing.assert_close(logits[row], expected, rtol=1e-5, atol=1e-6)
 
@@ -49,7 +49,7 @@ def test_padding_in_front_counts_for_nothing() -> None:
 
     states = torch.arange(8.0).reshape(1, 4, 2)
     mask = torch.tensor([[0, 1, 1, 0]])
-    assert POOLINGS["first"](states, mask).tolist() == [[2.0, 3.0]]
+    assert POOLINGS["cls"](states, mask).tolist() == [[2.0, 3.0]]
     assert POOLINGS["last"](states, mask).tolist() == [[4.0, 5.0]]
     assert POOLINGS["mean"](states, mask).tolist() == [[3.0, 4.0]]
 
@@ -81,7 +81,7 @@ def test_its_heads_and_neurons_are_found(encoder: Checkpoint) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({POOLING: "median"}, r"redteam_pooling = 'median'; expected one of mean, first, last\.$"),
+        ({POOLING: "median"}, r"redteam_pooling = 'median'; expected one of mean, cls, last\.$"),
         ({POOLING: ["mean"]}, r"redteam_pooling = \['mean'\]; expected"),
         ({"architectures": ["BertForMaskedLM"]}, r"names a BertForMaskedLM; expected a network without a head\.$"),
     ],

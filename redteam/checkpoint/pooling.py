@@ -1,7 +1,8 @@
 """A linear head on an encoder's pooled states, for bare networks: what embedding models are published as.
 
 The config says so by `redteam_pooling`; the head is `classifier.weight` `[labels, width]` and `classifier.bias` beside
-the network's own tensors. It is a network of transformers like any other: loaded, initialised and saved by its rules.
+the network's own tensors. Without labels there is none, and the pooled states themselves are what the network gives. It
+is a network of transformers like any other: loaded, initialised and saved by its rules.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from redteam.errors import NotACheckpoint
 
 POOLING = "redteam_pooling"
-"""Entry of a config: how the states of a text become one vector, a key of `POOLINGS`."""
+"""Entry of a config: how the states of a text or picture become one vector, a key of `POOLINGS`."""
 HEAD = ("classifier.weight", "classifier.bias")
 """The names of the head."""
 
@@ -38,7 +39,7 @@ def _at(states: Tensor, places: Tensor) -> Tensor:
     return states[torch.arange(len(states)), places]
 
 
-POOLINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "first": _first, "last": _last}
+POOLINGS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "cls": _first, "last": _last}
 """Functions of states `[n, length, width]` and a mask `[n, length]` of 0 and 1 that give `[n, width]`; padding counts
 for nothing, on either side."""
 
@@ -48,7 +49,7 @@ def headed(config: Mapping[str, Any], labels: Sequence[str], pooling: str) -> di
 
     Args:
         config: Of the network alone.
-        labels: The classes, in the order of the head's rows.
+        labels: The classes, in the order of the head's rows; none for a network without a head.
         pooling: A key of `POOLINGS`.
     """
     names = {str(index): label for index, label in enumerate(labels)}
@@ -80,13 +81,19 @@ def _class(cls: Any, pooling: str) -> Any:
     class Pooled(cls):  # type: ignore[misc]
         def __init__(self, config: Any) -> None:
             super().__init__(config)
-            self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+            self.config.use_cache = False  # of decoders, whose earlier states nobody asks for
+            width = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
+            self.classifier = nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
             self.post_init()
 
-        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any) -> Any:
-            """Logits `[n, labels]`."""
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            states = super().forward(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state
+        def forward(self, **inputs: Any) -> Any:
+            """Logits `[n, labels]`, or pooled states `[n, width]`."""
+            states = super().forward(**inputs).last_hidden_state
+            if states.ndim == 4:  # maps of a convolutional network
+                states = states.flatten(2).transpose(1, 2)
+            mask = inputs.get("attention_mask")
+            if mask is None:
+                mask = torch.ones(states.shape[:2], dtype=torch.int64, device=states.device)
             return SequenceClassifierOutput(logits=self.classifier(POOLINGS[pooling](states, mask)))
 
     Pooled.__name__ = Pooled.__qualname__ = cls.__name__
