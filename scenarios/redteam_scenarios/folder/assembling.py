@@ -3,32 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.errors import BadInput
 from redteam.tasks import Scenario, Task
-from redteam_scenarios.folder.kinds import perplexity, pictures, text
-from redteam_scenarios.folder.models import located, opened, places
+from redteam_scenarios.folder.heads import fitted, with_head, without_head
+from redteam_scenarios.folder.kinds import causal, encoders, perplexity, pictures, text
+from redteam_scenarios.folder.models import class_names, located, opened, places
 from redteam_scenarios.folder.prepared import Parts, prepared
-from redteam_scenarios.folder.schema import Kind, Plan, TaskEntry
+from redteam_scenarios.folder.schema import FIT, Kind, Plan, TaskEntry
 from redteam_scenarios.folder.source import Source
 from redteam_scenarios.folder.trained import trained, untrained
 
 
 @dataclass(frozen=True)
 class _Way:
-    """How a kind of task is made: data read, and a task made of them."""
+    """How a kind of task is made: the network that it takes, data read, and a task made of them."""
 
+    network: Callable[[Source], Checkpoint]
     read: Callable[[Source], Parts]
     task: Callable[[Source, Parts], Task]
 
 
+def _classifier(source: Source) -> Checkpoint:
+    return with_head(source, _labels(source.entry, source.data, source.entry.head == FIT))
+
+
+def _regressor(source: Source) -> Checkpoint:
+    found = with_head(source, ["score"])
+    if (outputs := len(class_names(found.config))) != 1:
+        raise BadInput(
+            f"The head of the expert of {source.name!r} has {outputs} outputs; expected the one of a regression, or "
+            f'head = "{FIT}".'
+        )
+    return found
+
+
+def _encoder(source: Source) -> Checkpoint:
+    return without_head(source, source.expert)
+
+
+def _as_it_is(source: Source) -> Checkpoint:
+    return source.expert
+
+
 _KINDS: dict[Kind, _Way] = {
-    "text-classification": _Way(text.classification, text.classified),
-    "image-classification": _Way(pictures.classification, text.classified),
-    "perplexity": _Way(perplexity.documents, perplexity.scored),
+    "text-classification": _Way(_classifier, text.classification, text.classified),
+    "image-classification": _Way(_classifier, pictures.classification, text.classified),
+    "regression": _Way(_regressor, encoders.numbers, encoders.regressed),
+    "retrieval": _Way(_encoder, encoders.queries, encoders.retrieved),
+    "multiple-choice": _Way(_as_it_is, causal.choices, causal.chosen),
+    "generation": _Way(_as_it_is, causal.answers, causal.generated),
+    "perplexity": _Way(_as_it_is, perplexity.documents, perplexity.scored),
 }
 _BY_HEAD: dict[str, Kind] = {
     "ForSequenceClassification": "text-classification",
@@ -59,15 +88,17 @@ def assemble(plan: Plan, seed: int) -> Scenario:
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
     tasks: dict[str, Task] = {}
     for name, entry in plan.tasks.items():
-        data = _data(plan, entry)
+        data, others = _data(plan, entry), _others(plan, entry)
         if not entry.train:
-            tasks[name] = _task(Source(name, entry, data, experts[name], base, (homes[name], home)))
+            source = Source(name, entry, data, experts[name], base, (homes[name], home), others)
+            experts[name], tasks[name] = _ready(source)
             continue
-        start = untrained(name, entry, entry.kind, base, _labels(entry, data), seed)
-        source = Source(name, entry, data, start, base, (home,))
-        tasks[name] = _task(source)
-        experts[name] = trained(source, tasks[name], seed)
+        start = untrained(name, entry, entry.kind, base, _labels(entry, data, True), seed)
+        source = Source(name, entry, data, start, base, (home,), others)
+        experts[name], tasks[name] = _ready(source)
+        experts[name] = trained(replace(source, expert=experts[name]), tasks[name], seed)
     in_order = {name: experts[name] for name in plan.tasks}
+    base = base.only(name for name in base if all(_takes(expert, name) for expert in in_order.values()))
     return Scenario(plan.name, seed, base, in_order, tasks, plan.victim, summary_of(plan, base))
 
 
@@ -81,6 +112,8 @@ def kind_of(entry: TaskEntry, expert: Checkpoint, name: str) -> Kind:
         return entry.kind
     architecture = str((expert.config.get("architectures") or [""])[0])
     kind = next((kind for end, kind in _BY_HEAD.items() if architecture.endswith(end)), None)
+    if kind == "text-classification" and len(class_names(expert.config)) == 1:
+        return "regression"
     if kind is None:
         raise BadInput(
             f"The expert of {name!r} is a {architecture or 'network without a named architecture'}, which says nothing "
@@ -89,15 +122,24 @@ def kind_of(entry: TaskEntry, expert: Checkpoint, name: str) -> Kind:
     return kind
 
 
+def _takes(expert: Checkpoint, name: str) -> bool:
+    """Whether a tensor of the base may be the expert's: a head that was put on is its own, and it has no other."""
+    return POOLING not in expert.config or (name in expert and name not in HEAD)
+
+
 def summary_of(plan: Plan, base: Checkpoint) -> str:
     """A sentence for reports."""
     others = ", ".join(name for name in plan.tasks if name != plan.victim)
-    return f"{plan.base} ({base.architecture}) fine-tuned for {plan.victim} (the victim) and for {others}."
+    fits = ", ".join(name for name, entry in plan.tasks.items() if entry.head == FIT)
+    heads = f" The heads of {fits} were fitted on the frozen states of their experts." if fits else ""
+    return f"{plan.base} ({base.architecture}) fine-tuned for {plan.victim} (the victim) and for {others}.{heads}"
 
 
-def _task(source: Source) -> Task:
+def _ready(source: Source) -> tuple[Checkpoint, Task]:
+    """The expert as the network of its task, and the task."""
     kind = kind_of(source.entry, source.expert, source.name)
     way = _KINDS[kind]
+    source = replace(source, expert=way.network(source))
     settings = {
         "kind": kind,
         "entry": source.entry.model_dump(exclude={"model", "revision"}),
@@ -110,15 +152,28 @@ def _task(source: Source) -> Task:
         for pattern in _TOOLS
         for path in sorted((home if home.is_dir() else home.parent).glob(pattern))
     ]
-    files = [*tools, *(file for place in source.data for file in pictures.files_of(place))]
-    return way.task(source, prepared(lambda: way.read(source), made_from=settings, files=files))
+    read = [*source.data, *(path for what, path in source.others.items() if what != "head")]
+    files = [*tools, *(file for place in read for file in pictures.files_of(place))]
+    parts = prepared(lambda: way.read(source), made_from=settings, files=files)
+    if source.entry.head == FIT and POOLING in source.expert.config:
+        source = replace(source, expert=fitted(source, parts, regression=kind == "regression"))
+    return source.expert, way.task(source, parts)
 
 
-def _labels(entry: TaskEntry, data: tuple[Path, ...]) -> list[str]:
-    """The classes of a head that is still to be trained: those that the file names, else those in the data, sorted."""
-    if entry.labels or entry.kind not in ("text-classification", "image-classification"):
+def _labels(entry: TaskEntry, data: tuple[Path, ...], read: bool) -> list[str]:
+    """The classes: those that the file names, else those in the data, sorted, where these are to be read."""
+    if entry.labels or not read or entry.kind not in ("text-classification", "image-classification"):
         return list(entry.labels)
     return sorted({label for place in data for label in pictures.labels_in(place, entry)})
+
+
+def _others(plan: Plan, entry: TaskEntry) -> dict[str, Path]:
+    named = {"corpus": entry.corpus, "head": "" if entry.head == FIT else entry.head}
+    found = {what: plan.path(text) for what, text in named.items() if text}
+    for what, path in found.items():
+        if not path.is_file():
+            raise BadInput(f"There is no file {path}; {plan.file} names it as {what}.")
+    return found
 
 
 def _data(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:

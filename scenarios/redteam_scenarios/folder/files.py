@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from redteam_scenarios.folder.schema import Plan
+from redteam_scenarios.folder.schema import FIT, Plan
 
 
 def state_of(plan: Plan) -> str:
@@ -26,4 +26,5 @@ def named_in(plan: Plan) -> Iterator[str]:
     yield plan.base
     yield from plan.victims
     for task in plan.tasks.values():
-        yield from (text for text in (task.model, task.data, task.validation_data, task.test_data) if text)
+        named = (task.model, task.data, task.validation_data, task.test_data, task.corpus, task.head)
+        yield from (text for text in named if text and text != FIT)

@@ -13,7 +13,17 @@ from redteam.errors import BadInput
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Kind = Literal["text-classification", "image-classification", "perplexity"]
+Kind = Literal[
+    "text-classification",
+    "image-classification",
+    "regression",
+    "retrieval",
+    "multiple-choice",
+    "generation",
+    "perplexity",
+]
+FIT = "fit"
+"""What stands for a head that is to be fitted."""
 
 
 class _Strict(BaseModel):
@@ -33,10 +43,22 @@ class TaskEntry(_Strict):
         text: Column of the text, or two of them for pairs.
         label: Column of the label.
         image: Column of an image's path, where the data are a table.
+        query, relevant: Columns of a query and of its relevant passages: a list, or keys with blanks between them.
+        corpus: Table of the passages.
+        id, passage: Its columns of keys and texts.
+        prompt: Column of what a causal model is to continue.
+        choices: Column of a list of continuations, or a column for each.
+        answer: Column of the right continuation: its text, or among choices its letter, or its place from 0.
+        pattern: What of a text that is generated is compared with the answer; by default all of it.
         labels: The classes in the order of the head's outputs; by default the config's names.
+        head: "fit" for a head that is fitted on the expert's frozen states, or a safetensors file with a linear one
+            (`weight` [classes, width] and `bias`); by default the expert's own.
+        pooling: How the states of a text or picture become the vector that such a head reads.
         validation, test: Shares of the rows that are held out.
         limit: Rows that are used at most, of each split.
         length: Tokens that are read at most.
+        tokens: Tokens that are generated at most; by default as many as the longest answer has, and one.
+        passages: Passages that are looked through at most; the relevant ones are among them.
         train: Whether the expert is to be fine-tuned from the base, in place of a model.
         steps: Of that training.
         rate: Its highest learning rate.
@@ -52,11 +74,24 @@ class TaskEntry(_Strict):
     text: str | tuple[str, ...] = "text"
     label: str = "label"
     image: str = "image"
+    query: str = "query"
+    relevant: str = "relevant"
+    corpus: str = ""
+    id: str = "id"
+    passage: str = "text"
+    prompt: str = "prompt"
+    choices: str | tuple[str, ...] = "choices"
+    answer: str = "answer"
+    pattern: str = ""
+    head: str = ""
+    pooling: Literal["mean", "cls", "last"] = "mean"
     labels: tuple[str, ...] = ()
     validation: Share = 0.25
     test: Share = 0.5
     limit: Count = 2000
     length: Count = 256
+    tokens: Count | None = None
+    passages: Count = 5000
     train: bool = False
     steps: Count = 300
     rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5

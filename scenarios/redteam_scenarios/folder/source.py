@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Source:
         data: Where the data are: one path, or those of train, validation and test.
         expert: The expert.
         base: The base.
+        others: What else the file names: the `corpus`, the `head`.
         homes: Where tokenizers and processors are looked for: the expert's place, then the base's.
     """
 
@@ -35,6 +36,7 @@ class Source:
     expert: Checkpoint
     base: Checkpoint
     homes: tuple[Path, ...]
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     def rows(self, shown: Sequence[str], labels: Sequence[str] = ()) -> dict[Split, list[Row]]:
         """The rows of its tables, in splits; see `redteam_scenarios.folder.splits`.

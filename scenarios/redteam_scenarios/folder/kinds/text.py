@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from redteam.errors import BadInput
-from redteam.tasks import Classification, Split
+from redteam.tasks import Classification
 from redteam_scenarios.folder.models import tokenizer_of
 from redteam_scenarios.folder.prepared import Parts
 from redteam_scenarios.folder.source import Source
 from redteam_scenarios.folder.tables import Row
 
+K = TypeVar("K", bound=str)
 _USED = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -47,8 +49,8 @@ def texts(source: Source, rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return [tuple(str(row[name]) for name in columns(source)) for row in rows]
 
 
-def tokenized(source: Source, rows: Mapping[Split, Iterable[tuple[str, ...]]]) -> dict[Split, dict[str, torch.Tensor]]:
-    """Texts as int64 tensors `[n, tokens]`, padded behind to the longest of their split.
+def tokenized(source: Source, rows: Mapping[K, Iterable[tuple[str, ...]]]) -> dict[K, dict[str, torch.Tensor]]:
+    """Texts as int64 tensors `[n, tokens]`, padded behind to the longest of their part.
 
     Raises:
         BadInput: If there is no tokenizer, or it knows tokens that the network does not.
@@ -57,24 +59,42 @@ def tokenized(source: Source, rows: Mapping[Split, Iterable[tuple[str, ...]]]) -
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
+    made: dict[K, dict[str, torch.Tensor]] = {}
+    for part, held in rows.items():
+        given = list(zip(*held, strict=True))
+        found = tokenizer(
+            *(list(texts) for texts in given),
+            truncation=True,
+            max_length=room_for(source),
+            padding=True,
+            return_tensors="pt",
+        )
+        made[part] = {name: found[name].long() for name in _USED if name in found}
+    require_known(source, [part["input_ids"] for part in made.values()])
+    return made
+
+
+def room_for(source: Source) -> int:
+    """How many tokens the network is shown at most."""
     config = source.expert.config
     room = min(source.entry.length, int(config.get("max_position_embeddings") or source.entry.length))
     if config.get("model_type") in _OFFSET_POSITIONS:
         room = min(room, int(config["max_position_embeddings"]) - int(config.get("pad_token_id") or 0) - 1)
-    made: dict[Split, dict[str, torch.Tensor]] = {}
-    for split, held in rows.items():
-        given = list(zip(*held, strict=True))
-        found = tokenizer(
-            *(list(texts) for texts in given), truncation=True, max_length=room, padding=True, return_tensors="pt"
-        )
-        made[split] = {name: found[name].long() for name in _USED if name in found}
-    size, most = config.get("vocab_size"), max(int(part["input_ids"].max()) for part in made.values())
+    return room
+
+
+def require_known(source: Source, tokens: Iterable[torch.Tensor]) -> None:
+    """Refuses tokens that the network does not know.
+
+    Raises:
+        BadInput: If there is one.
+    """
+    size, most = source.expert.config.get("vocab_size"), max(int(held.max()) for held in tokens)
     if isinstance(size, int) and most >= size:
         raise BadInput(
             f"The tokenizer for {source.name!r} gives the token {most} and the network knows {size}; expected the "
             "tokenizer that it was trained with."
         )
-    return made
 
 
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text"}
