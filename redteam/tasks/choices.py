@@ -101,5 +101,5 @@ def continued(inputs: Mapping[str, torch.Tensor], behind: torch.Tensor) -> tuple
 
 def _likely(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The log-likelihood of the targets that are not ignored, summed, `[n]`."""
-    given, sought = logits[:, :-1].float().transpose(1, 2), targets[:, 1:].to(logits.device)
+    given, sought = logits[:, :-1].float().transpose(1, 2), targets[:, 1 : logits.shape[1]].to(logits.device)
     return -F.cross_entropy(given, sought, reduction="none", ignore_index=IGNORED).sum(1)
