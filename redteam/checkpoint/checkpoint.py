@@ -261,11 +261,16 @@ class Checkpoint(Tensors):
         return build(self, dtype)
 
     def fresh(self, seed: int) -> Checkpoint:
-        """The same network, freshly initialised as transformers does before training, in the dtypes found here."""
+        """The same network, freshly initialised as its library does before training, in the dtypes found here.
+
+        Whole numbers, as of prompts and positions, are not drawn and stay.
+        """
         from redteam.checkpoint.modules import initialised, weights_of
 
-        tensors = weights_of(initialised(self.config, seed))
-        return Checkpoint.of({n: t.to(self.dtype(n)) if n in self else t for n, t in tensors.items()}, self.config)
+        drawn = weights_of(initialised(self.config, seed))
+        tensors = {n: t if n not in self else t.to(self.dtype(n)) for n, t in drawn.items()}
+        kept = {n: self[n] for n, t in tensors.items() if n in self and not t.is_floating_point()}
+        return Checkpoint.of(tensors | kept, self.config)
 
     def trained(self, module: nn.Module) -> Checkpoint:
         """The weights of a network that `module()` gave, after training, under the names and dtypes found here."""

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 
 from redteam.checkpoint.libraries import as_a_sentence, require_fit
 from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.zero_shot import ZERO_SHOT, with_prompts
 from redteam.errors import NotACheckpoint
 
 if TYPE_CHECKING:
@@ -29,13 +31,46 @@ def open_clip_network(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Modu
     Raises:
         NotACheckpoint: If open_clip is not installed, a tower is missing or not built here, or the tensors do not fit.
     """
+    made = _maker(checkpoint.config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in made("meta").state_dict().items()}
+    here = set(checkpoint)
+    scalars = {n for n in here & {"logit_scale", "logit_bias"} if math.prod(checkpoint.shape(n)) == 1}
+    require_fit(
+        "network of open_clip",
+        {
+            "missing_keys": shapes.keys() - here,
+            "unexpected_keys": here - shapes.keys(),
+            "mismatched_keys": {n for n in (here & shapes.keys()) - scalars if checkpoint.shape(n) != shapes[n]},
+        },
+    )
+    network = made("cpu")  # only now, since a config that claims too much would have claimed memory, too
+    network.load_state_dict(
+        {name: tensor.reshape(shapes[name]).contiguous() for name, tensor in checkpoint.items()}, assign=True
+    )
+    return (network if dtype is None else network.to(dtype)).eval()  # type: ignore[no-any-return]
+
+
+def initialised_open_clip(config: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network that a config describes, freshly initialised as open_clip does before training.
+
+    Raises:
+        NotACheckpoint: If open_clip is not installed, or a tower is missing or not built here.
+    """
+    made = _maker(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return made("cpu")  # type: ignore[no-any-return]
+
+
+def _maker(config: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Makes the network that a config describes on a device, with whatever weights torch draws."""
     try:
         import open_clip
     except ImportError:
         raise NotACheckpoint(
             "This is a checkpoint of open_clip, which is not installed; install it: pip install open_clip_torch."
         ) from None
-    settings = checkpoint.config.get("model_cfg")
+    settings = config.get("model_cfg")
     if not isinstance(settings, dict):
         raise NotACheckpoint("The config of this open_clip checkpoint has no model_cfg; restore open_clip_config.json.")
     for tower in (settings.get("vision_cfg"), settings.get("text_cfg")):
@@ -54,26 +89,12 @@ def open_clip_network(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Modu
             as_a_sentence("network of open_clip"),
         ):
             (Path(folder) / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}), encoding="utf-8")
-            return open_clip.create_model(
+            network = open_clip.create_model(
                 f"local-dir:{folder}", load_weights=False, pretrained_image=False, device=device
             )
+            return with_prompts(network, config[ZERO_SHOT]) if ZERO_SHOT in config else network
 
-    shapes = {name: tuple(tensor.shape) for name, tensor in made("meta").state_dict().items()}
-    here = set(checkpoint)
-    scalars = {n for n in here & {"logit_scale", "logit_bias"} if math.prod(checkpoint.shape(n)) == 1}
-    require_fit(
-        "network of open_clip",
-        {
-            "missing_keys": shapes.keys() - here,
-            "unexpected_keys": here - shapes.keys(),
-            "mismatched_keys": {n for n in (here & shapes.keys()) - scalars if checkpoint.shape(n) != shapes[n]},
-        },
-    )
-    network = made("cpu")  # only now, since a config that claims too much would have claimed memory, too
-    network.load_state_dict(
-        {name: tensor.reshape(shapes[name]).contiguous() for name, tensor in checkpoint.items()}, assign=True
-    )
-    return (network if dtype is None else network.to(dtype)).eval()  # type: ignore[no-any-return]
+    return made
 
 
 class _quiet_root:

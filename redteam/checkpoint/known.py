@@ -12,6 +12,7 @@ from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers
 from redteam.checkpoint.pooling import POOLING, pooled
 from redteam.checkpoint.quantised import said_by
 from redteam.checkpoint.safetensors_io import shown
+from redteam.checkpoint.zero_shot import ZERO_SHOT, zero_shot_class
 from redteam.errors import NotACheckpoint
 
 NETWORK = "redteam_network"
@@ -49,6 +50,8 @@ def known_network(config: Mapping[str, Any]) -> tuple[Any, Any]:
     _require_plausible(config)
     if POOLING in config:
         cls = pooled(cls, config[POOLING])
+    if ZERO_SHOT in config:
+        cls = zero_shot_class(cls, config[ZERO_SHOT])
     with as_a_sentence(cls.__name__):
         return cls, transformers.AutoConfig.for_model(**_harmless(dict(config)))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from redteam.checkpoint.discover import OPEN_CLIP
-from redteam.checkpoint.from_open_clip import open_clip_network
+from redteam.checkpoint.from_open_clip import initialised_open_clip, open_clip_network
 from redteam.checkpoint.known import NETWORK, completed, known_network, without_weights
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
 from redteam.checkpoint.naming import class_for, is_remnant
@@ -177,7 +177,7 @@ def _widen(network: Any, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
-    """The network that a config describes, freshly initialised as transformers does before training.
+    """The network that a config describes, freshly initialised as its library does before training.
 
     Raises:
         Inapplicable: If the config asks for a network of another form, which says nothing of how it starts.
@@ -187,6 +187,8 @@ def initialised(config: Mapping[str, Any], seed: int) -> nn.Module:
             f"The config asks for the network {config[NETWORK]!r} ({NETWORK}), which cannot be initialised; bring it "
             "back to the base's form first."
         )
+    if config.get("model_type") == OPEN_CLIP:
+        return initialised_open_clip(config, seed)
     cls, settings = known_network(config)
     with torch.random.fork_rng(devices=[]), quiet_transformers(), as_a_sentence(cls.__name__):
         torch.manual_seed(seed)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.errors import BadInput
 from redteam.tasks import Scenario, Task
 from redteam_scenarios.folder.heads import fitted, with_head, without_head
-from redteam_scenarios.folder.kinds import causal, encoders, perplexity, pictures, text
+from redteam_scenarios.folder.kinds import causal, encoders, perplexity, pictures, text, zero_shot
 from redteam_scenarios.folder.models import class_names, located, opened, places
 from redteam_scenarios.folder.prepared import Parts, prepared
 from redteam_scenarios.folder.schema import FIT, Kind, Plan, TaskEntry
@@ -29,7 +30,8 @@ class _Way:
 
 
 def _classifier(source: Source) -> Checkpoint:
-    return with_head(source, _labels(source.entry, source.data, source.entry.head == FIT))
+    entry = source.entry
+    return with_head(source, _labels(entry, source.data) if entry.head == FIT else entry.labels)
 
 
 def _regressor(source: Source) -> Checkpoint:
@@ -46,6 +48,10 @@ def _encoder(source: Source) -> Checkpoint:
     return without_head(source, source.expert)
 
 
+def _prompted(source: Source) -> Checkpoint:
+    return zero_shot.prompted_with(source, _labels(source.entry, source.data))
+
+
 def _as_it_is(source: Source) -> Checkpoint:
     return source.expert
 
@@ -55,6 +61,7 @@ _KINDS: dict[Kind, _Way] = {
     "image-classification": _Way(_classifier, pictures.classification, text.classified),
     "regression": _Way(_regressor, encoders.numbers, encoders.regressed),
     "retrieval": _Way(_encoder, encoders.queries, encoders.retrieved),
+    "zero-shot": _Way(_prompted, pictures.classification, text.classified),
     "multiple-choice": _Way(_as_it_is, causal.choices, causal.chosen),
     "generation": _Way(_as_it_is, causal.answers, causal.generated),
     "perplexity": _Way(_as_it_is, perplexity.documents, perplexity.scored),
@@ -62,10 +69,14 @@ _KINDS: dict[Kind, _Way] = {
 _BY_HEAD: dict[str, Kind] = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
+    "CLIPModel": "zero-shot",
+    "SiglipModel": "zero-shot",
+    "Siglip2Model": "zero-shot",
     "ForCausalLM": "perplexity",
     "LMHeadModel": "perplexity",
 }
 """End of an architecture's name → what it is for."""
+_WITH_CLASSES = ("text-classification", "image-classification", "zero-shot")
 
 _TOOLS = (
     "tokenizer*",
@@ -93,7 +104,8 @@ def assemble(plan: Plan, seed: int) -> Scenario:
             source = Source(name, entry, data, experts[name], base, (homes[name], home), others)
             experts[name], tasks[name] = _ready(source)
             continue
-        start = untrained(name, entry, entry.kind, base, _labels(entry, data, True), seed)
+        labels = _labels(entry, data) if entry.kind in _WITH_CLASSES else []
+        start = untrained(name, entry, entry.kind, base, labels, seed)
         source = Source(name, entry, data, start, base, (home,), others)
         experts[name], tasks[name] = _ready(source)
         experts[name] = trained(replace(source, expert=experts[name]), tasks[name], seed)
@@ -112,6 +124,8 @@ def kind_of(entry: TaskEntry, expert: Checkpoint, name: str) -> Kind:
         return entry.kind
     architecture = str((expert.config.get("architectures") or [""])[0])
     kind = next((kind for end, kind in _BY_HEAD.items() if architecture.endswith(end)), None)
+    if expert.architecture == OPEN_CLIP:
+        return "zero-shot"
     if kind == "text-classification" and len(class_names(expert.config)) == 1:
         return "regression"
     if kind is None:
@@ -160,11 +174,9 @@ def _ready(source: Source) -> tuple[Checkpoint, Task]:
     return source.expert, way.task(source, parts)
 
 
-def _labels(entry: TaskEntry, data: tuple[Path, ...], read: bool) -> list[str]:
-    """The classes: those that the file names, else those in the data, sorted, where these are to be read."""
-    if entry.labels or not read or entry.kind not in ("text-classification", "image-classification"):
-        return list(entry.labels)
-    return sorted({label for place in data for label in pictures.labels_in(place, entry)})
+def _labels(entry: TaskEntry, data: tuple[Path, ...]) -> list[str]:
+    """The classes: those that the file names, else those in the data, sorted."""
+    return list(entry.labels) or sorted({label for place in data for label in pictures.labels_in(place, entry)})
 
 
 def _others(plan: Plan, entry: TaskEntry) -> dict[str, Path]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from redteam.anatomy.alike import named_alike, require_related
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.errors import BadInput
 from redteam_scenarios.folder.schema import Plan
 
@@ -100,6 +103,21 @@ def image_processor_of(*models: Path) -> Any:
     from transformers import AutoImageProcessor
 
     return _loaded(AutoImageProcessor, folder, "image processor")
+
+
+def pixels_by(expert: Checkpoint, *models: Path) -> Callable[[Sequence[Any]], torch.Tensor]:
+    """What makes pixels `[n, channels, height, width]` of pictures, as an expert was trained on them.
+
+    Raises:
+        BadInput: If no model brings it, or it cannot be read.
+    """
+    if expert.architecture == OPEN_CLIP:
+        from redteam_scenarios.folder.of_open_clip import transform_of
+
+        transform = transform_of(expert)
+        return lambda images: torch.stack([transform(image) for image in images])
+    processor = image_processor_of(*models)
+    return lambda images: processor(images=list(images), return_tensors="pt")["pixel_values"]
 
 
 def _loaded(cls: Any, folder: Path, what: str) -> Any:

@@ -18,6 +18,7 @@ Kind = Literal[
     "image-classification",
     "regression",
     "retrieval",
+    "zero-shot",
     "multiple-choice",
     "generation",
     "perplexity",
@@ -43,6 +44,8 @@ class TaskEntry(_Strict):
         text: Column of the text, or two of them for pairs.
         label: Column of the label.
         image: Column of an image's path, where the data are a table.
+        classes: What the classes are called in prompts, in the order of the labels; by default the labels themselves.
+        templates: The prompts of zero-shot classification, `{}` in place of a class's name.
         query, relevant: Columns of a query and of its relevant passages: a list, or keys with blanks between them.
         corpus: Table of the passages.
         id, passage: Its columns of keys and texts.
@@ -74,6 +77,8 @@ class TaskEntry(_Strict):
     text: str | tuple[str, ...] = "text"
     label: str = "label"
     image: str = "image"
+    classes: tuple[str, ...] = ()
+    templates: Annotated[tuple[str, ...], Field(min_length=1)] = ("a photo of a {}.",)
     query: str = "query"
     relevant: str = "relevant"
     corpus: str = ""
@@ -105,6 +110,8 @@ class TaskEntry(_Strict):
             raise ValueError("validation and test leave nothing to train on; expected a sum below 1")
         if not isinstance(self.text, str) and len(self.text) != 2:
             raise ValueError("text names one column, or two for pairs")
+        if any("{}" not in template for template in self.templates):
+            raise ValueError("a template has no {} in place of a class's name")
         return self
 
 

@@ -9,7 +9,7 @@ import torch
 
 from redteam.errors import BadInput
 from redteam.tasks import Split
-from redteam_scenarios.folder.models import image_processor_of
+from redteam_scenarios.folder.models import pixels_by
 from redteam_scenarios.folder.prepared import Parts
 from redteam_scenarios.folder.schema import TaskEntry
 from redteam_scenarios.folder.source import Source
@@ -26,15 +26,15 @@ _AT_ONCE = 64
 def classification(source: Source) -> Parts:
     """Pixels and classes of pictures."""
     split_up = _splits(source)
-    processor = image_processor_of(*source.homes)
+    pixels_of = pixels_by(source.expert, *source.homes)
     parts: Parts = {}
     for split, pictures in split_up.items():
         pixels = [
-            processor(images=[_read(path) for path, _ in pictures[start : start + _AT_ONCE]], return_tensors="pt")
+            pixels_of([_read(path) for path, _ in pictures[start : start + _AT_ONCE]])
             for start in range(0, len(pictures), _AT_ONCE)
         ]
         labels = torch.tensor(source.labels([label for _, label in pictures]))
-        parts[split] = ({"pixel_values": torch.cat([part["pixel_values"] for part in pixels]).float()}, labels)
+        parts[split] = ({"pixel_values": torch.cat(pixels).float()}, labels)
     return parts
 
 

@@ -83,13 +83,18 @@ def room_for(source: Source) -> int:
     return room
 
 
-def require_known(source: Source, tokens: Iterable[torch.Tensor]) -> None:
+def require_known(source: Source, tokens: Iterable[torch.Tensor], size: int | None = None) -> None:
     """Refuses tokens that the network does not know.
+
+    Args:
+        source: The task.
+        tokens: Of any shape.
+        size: How many it knows; by default what its config says.
 
     Raises:
         BadInput: If there is one.
     """
-    size, most = source.expert.config.get("vocab_size"), max(int(held.max()) for held in tokens)
+    size, most = size or source.expert.config.get("vocab_size"), max(int(held.max()) for held in tokens)
     if isinstance(size, int) and most >= size:
         raise BadInput(
             f"The tokenizer for {source.name!r} gives the token {most} and the network knows {size}; expected the "
