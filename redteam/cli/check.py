@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from redteam.terminal import say
+
+if TYPE_CHECKING:
+    from redteam.plugins.reference import Reference
 
 _SHORT = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a", "not done": "NOT DONE"}
 
 
 def check(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or path/to/file.py@name, settings as usual.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A plugin, path/to/file.py@name, or a scenario's file.toml.")
+    ],
     time_limit: Annotated[
         float,
         typer.Option(
@@ -21,11 +29,17 @@ def check(
         ),
     ] = 60.0,
 ) -> None:
-    """Hold a plugin to the contract of its kind, on small random models.
+    """Hold a plugin to the contract of its kind, or look whether a scenario's file is fit for a verdict.
 
-    Attacks, defenses, mergers and scenarios have one. Each check prints a line: passed, failed, not applicable or not
-    done within the time limit, and why. Exit code 1 if a check fails, 2 if none does but some are not done.
+    Attacks, defenses, mergers and scenarios have a contract, tried on small random models. Each check prints a line:
+    passed, failed, not applicable or not done within the time limit, and why. Exit code 1 if a check fails, 2 if none
+    does but some are not done. Of a file every model, table and figure that a verdict rests on gets a line: ok, note or
+    WRONG. Exit code 1 if something is wrong, 2 if it could not be looked at.
     """
+    from redteam.plugins.reference import Reference
+
+    if (reference := Reference.parse(name)).is_data:
+        _fit(reference)
     typer.echo(f"Loading {name} and what it is tried on.")
     from redteam.testing import Clock, checks_for, plugins, prepare
 
@@ -49,3 +63,24 @@ def check(
     if total["not done"]:
         typer.echo("What is not done has neither passed nor failed; give it more time with --time-limit.")
     raise typer.Exit(1 if total["failed"] else 2 if total["not done"] else 0)
+
+
+def _fit(reference: Reference) -> NoReturn:
+    """Says whether a scenario's file is fit for a verdict, and leaves."""
+    from redteam.cli.run import cores
+    from redteam.plugins.registry import SCENARIOS
+
+    SCENARIOS.require(reference)  # what is wrong with the file itself is said before torch is imported
+    say(f"Looking at {reference}")
+    from redteam.checking import looked_at
+
+    counts = Counter[str]()
+    for remark in looked_at(str(reference.absolute()), workers=cores(), tell=say):
+        counts[remark.state] += 1
+        typer.echo(f"{remark.state:<5}  {remark.about:<12}  {remark.told}")
+    if counts["WRONG"]:
+        wrong = "One thing is" if counts["WRONG"] == 1 else f"{counts['WRONG']} things are"
+        typer.echo(f"{wrong} wrong; a verdict would say nothing, so mend that before the run.")
+        raise typer.Exit(1)
+    typer.echo(f"Nothing is wrong. Next: redteam run --scenario {shlex.quote(str(reference))}")
+    raise typer.Exit(0)

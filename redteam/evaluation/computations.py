@@ -38,10 +38,13 @@ How = tuple[str, Mapping[str, Any], str]
 class Bench:
     """The scenario, the plugins and the inputs of one step."""
 
-    def __init__(self, step: Step, store: Store) -> None:
+    def __init__(self, step: Step, store: Store, scenario: Scenario | None = None) -> None:
         self.step, self.store = step, store
         self.seed = int(step.settings["seed"])
         self.split: Split = step.settings.get("split", "test")  # on which it is scored; a search tunes on another
+        if scenario is not None:
+            self.scenario = scenario
+            return
         reference = scenario_reference(step.how["scenario"], self.seed)
         self.scenario = load_scenario(reference)
         if scenario_digest(reference) != step.settings["scenario"]:
@@ -87,12 +90,18 @@ class Bench:
         return outcome.record
 
 
-def run_step(step: Step, store: Store) -> Record:
-    """Computes one step on one thread, whatever the number of workers, since that number changes the last bits."""
+def run_step(step: Step, store: Store, scenario: Scenario | None = None) -> Record:
+    """Computes one step on one thread, whatever the number of workers, since that number changes the last bits.
+
+    Args:
+        step: What is computed.
+        store: Where its inputs lie, and what it makes.
+        scenario: In place of the one that the step names.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _COMPUTATIONS[step.kind](step, Bench(step, store))
+        return _COMPUTATIONS[step.kind](step, Bench(step, store, scenario))
     finally:
         torch.set_num_threads(threads)
 

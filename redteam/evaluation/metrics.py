@@ -100,11 +100,11 @@ class Memory:
     megabytes: float | None = None
 
     def __enter__(self) -> Memory:
-        self._before = _peak(reset=True)
+        self._before = peak(reset=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = _peak(reset=False)
+        after = peak(reset=False)
         if self._before is not None and after is not None:
             self.megabytes = max(0.0, after - self._before)
 
@@ -117,7 +117,8 @@ def _own_inputs(scenario: Scenario, count: int) -> list[dict[str, torch.Tensor]]
     ]
 
 
-def _peak(*, reset: bool) -> float | None:
+def peak(*, reset: bool = False) -> float | None:
+    """Peak resident memory of this process in MB, counted anew from here on where asked for; `None` if not told."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -13,7 +13,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from redteam.plugins.remarks import Remark
 
 SPEC = "__redteam__"
 """The attribute under which a plugin's function carries its spec."""
@@ -150,10 +153,19 @@ class ScenarioSpec(Spec):
     Attributes:
         state: Its settings → a text that changes whenever what they name on the disk does; `None` where they name
             nothing. It is asked before every run, and so has to be quick.
+        check: Its settings → what is to be said of what they name before models and data are read as a whole: an
+            iterable of `redteam.plugins.remarks.Remark`.
+        about: Its settings → pairs of a word and what `redteam show` says under it: tasks, sizes, licences, where it is
+            kept.
+        propose: A folder → the text of a file that this scenario reads, made of the models and data that are found
+            there; it raises `BadInput` where there is nothing. For a scenario that reads files.
     """
 
     kind: ClassVar[str] = "scenario"
     state: Callable[..., str] | None = None
+    check: Callable[..., Iterable[Remark]] | None = None
+    about: Callable[..., Iterable[tuple[str, str]]] | None = None
+    propose: Callable[[Path], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +242,17 @@ def merger(name: str, *, tunable: str | None = None, needs_base: bool = True, pa
     return _carry(MergerSpec(name=name, tunable=tunable, needs_base=needs_base, paper=paper))
 
 
-def scenario(name: str, *, state: Callable[..., str] | None = None, paper: str = "") -> Callable[[F], F]:
+def scenario(
+    name: str,
+    *,
+    state: Callable[..., str] | None = None,
+    check: Callable[..., Iterable[Remark]] | None = None,
+    about: Callable[..., Iterable[tuple[str, str]]] | None = None,
+    propose: Callable[[Path], str] | None = None,
+    paper: str = "",
+) -> Callable[[F], F]:
     """Declares `fn(*, seed: int = 0, settings…) -> Scenario` a scenario; see `ScenarioSpec`."""
-    return _carry(ScenarioSpec(name=name, state=state, paper=paper))
+    return _carry(ScenarioSpec(name=name, state=state, check=check, about=about, propose=propose, paper=paper))
 
 
 def spec_of(function: object) -> Spec | None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from redteam.plugins.contracts import scenario
+from redteam.plugins.remarks import Remark
 from redteam.plugins.settings import Range
 
 if TYPE_CHECKING:
@@ -23,7 +25,15 @@ def state(*, file: str, seed: int = 0) -> str:
     return state_of(Plan.read(Path(file)))
 
 
-@scenario("folder", state=state)
+def check(*, file: str, seed: int = 0) -> Iterator[Remark]:
+    """What can be said of models and data before they are read as a whole."""
+    from redteam_scenarios.folder.looking import remarks
+    from redteam_scenarios.folder.schema import Plan
+
+    return remarks(Plan.read(Path(file)), seed)
+
+
+@scenario("folder", state=state, check=check)
 def folder(*, file: str, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
     """Opens the models that a file names, and reads its data.
 

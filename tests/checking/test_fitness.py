@@ -1,0 +1,135 @@
+"""A scenario looked at as a whole, its data, skills and costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from redteam.checking import looked_at
+from redteam.checking.cost import span
+from redteam.checking.data import splits
+from redteam.checking.skill import accuracies, gain, needed
+from redteam.checking.trial import ITEMS, Trial, tried
+from redteam.evaluation.packing import Packed
+from redteam.evaluation.plan import Plan
+from redteam.evaluation.steps import Scored
+from redteam.plugins.reference import Reference
+from redteam.plugins.remarks import Remark
+from tests.evaluation import toy as toys
+
+TOY = str(Reference(f"{Path(toys.__file__)}@toy"))
+
+
+@pytest.fixture(scope="module")
+def found() -> Trial:
+    return tried(toys.toy(), Plan.of({"scenarios": [TOY], "mergers": ["task-arithmetic", "linear"]}), Path())
+
+
+@pytest.fixture(scope="module")
+def remarks() -> list[Remark]:
+    return list(looked_at(f"{TOY}:drift=0.2", workers=2))
+
+
+def test_everything_is_said_and_nothing_is_wrong(remarks: list[Remark]) -> None:
+    about = list(dict.fromkeys(remark.about for remark in remarks))
+    assert about == ["weights", "descent", "data", "scores", "gain", "items", "time", "memory", "disk"]
+    assert not [remark for remark in remarks if remark.state == "WRONG"]
+    assert sum(remark.about == "gain" for remark in remarks) == 4
+    assert all("\n" not in remark.told and not remark.told.endswith(".") for remark in remarks)
+
+
+def test_what_is_measured_is_what_a_run_measures(found: Trial) -> None:
+    scenario = toys.toy()
+    for name, packed in found.alone.experts.items():
+        assert packed.n == ITEMS
+        assert packed.mean() == 1.0  # by definition
+        assert found.alone.base[name].n == ITEMS
+    baselines = found.baselines["task-arithmetic"]
+    assert baselines.victim == scenario.victim
+    assert baselines.items == ITEMS
+    expert = found.alone.experts["victim"].mean() - 0.25
+    shown = (baselines.reference.tasks["victim"].mean() - baselines.without.tasks["victim"].mean()) / expert
+    assert baselines.gain[0] == pytest.approx(shown)
+    assert found.merge > 0
+    assert found.item > 0
+
+
+def trial(experts: dict[str, Any], base: dict[str, Any], chance: float = 0.5) -> Trial:
+    def packed(held: dict[str, Any]) -> dict[str, Packed]:
+        return {name: Packed.of(np.asarray(values)) for name, values in held.items()}
+
+    alone = Scored("mine", dict.fromkeys(experts, chance), packed(experts), packed(base), {}, {}, {}, 1.0)
+    return Trial(alone, {}, 1.0, 0.1, None)
+
+
+@pytest.mark.parametrize(
+    ("right", "base", "state", "told"),
+    [
+        (60, 30, "ok", "expert 0.94, base 0.47, guessing 0.50, on 64 test items"),
+        (36, 30, "WRONG", "the expert cannot do its task, so check labels and columns"),
+        (60, 59, "note", "under its head the base does hardly worse"),
+    ],
+)
+def test_what_experts_and_base_can_do(right: int, base: int, state: str, told: str) -> None:
+    def first(count: int) -> np.ndarray[Any, Any]:
+        return np.arange(64) < count
+
+    (remark,) = accuracies(trial({"mine": first(right)}, {"mine": first(base)}))
+    assert remark.state == state
+    assert told in remark.told
+
+
+def test_a_victim_that_adds_nothing(found: Trial) -> None:
+    nothing = {name: replace(held, reference=held.without) for name, held in found.baselines.items()}
+    remarks = list(gain(replace(found, baselines=nothing), 500))
+    assert [remark.state for remark in remarks] == ["WRONG", "WRONG"]
+    assert all("too little to be stolen" in remark.told for remark in remarks)
+
+
+def test_one_merger_that_gains_is_enough(found: Trial) -> None:
+    first, other = found.baselines.items()
+    held = {first[0]: replace(first[1], reference=first[1].without), other[0]: other[1]}
+    assert [remark.state for remark in gain(replace(found, baselines=held), 500)] == ["note", "ok", "ok"]
+
+
+def test_items_that_a_verdict_takes(found: Trial) -> None:
+    wanted = needed(found.baselines["task-arithmetic"])
+    states = {count: list(gain(found, count))[-1].state for count in (2, wanted - 1, wanted)}
+    assert states[2] == "WRONG"
+    assert states[wanted] == "ok"
+    assert 2 < wanted < 500
+
+
+def test_inputs_in_two_splits() -> None:
+    scenario = toys.toy(architecture="bert")
+    task = scenario.tasks["left"]
+    assert not [remark for remark in splits(scenario) if remark.state != "ok"]
+    # The same tokens, padded to another length.
+    padded = torch.cat([task.inputs["test"]["input_ids"][:7], torch.zeros(7, 3, dtype=torch.int64)], 1)
+    mask = (torch.arange(11) < 8).long().expand(7, -1)
+    test = {**task.inputs["test"], "attention_mask": torch.ones_like(task.inputs["test"]["input_ids"])}
+    train = {"input_ids": padded, "attention_mask": mask}
+    leaky = replace(task, inputs={**task.inputs, "train": train, "test": test})
+    (wrong,) = [r for r in splits(replace(scenario, tasks={**scenario.tasks, "left": leaky})) if r.state != "ok"]
+    assert wrong.state == "WRONG"
+    assert wrong.told.startswith("7 test items of 'left' look to the network like train items")
+
+
+def test_one_label_nearly_alone() -> None:
+    scenario = toys.toy()
+    task = scenario.tasks["left"]
+    labels = torch.zeros_like(task.labels["test"])
+    labels[:9] = 1
+    skewed = replace(task, labels={**task.labels, "test": labels})
+    (note,) = [r for r in splits(replace(scenario, tasks={**scenario.tasks, "left": skewed})) if r.state != "ok"]
+    assert (note.state, note.about) == ("note", "data")
+    assert note.told.startswith("491 of 500 test items of 'left' have the label 0")
+
+
+def test_spans_of_time() -> None:
+    assert [span(seconds) for seconds in (12.3, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
