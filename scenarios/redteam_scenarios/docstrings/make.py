@@ -23,7 +23,8 @@ def row(seed: int) -> str:
         return " / ".join(f"{scores[task]:.2f}" for task in TASKS)
 
     return (
-        f"| {seed} | {each(measured.experts)} | {each(measured.base)} | {measured.coefficient} | {each(measured.merged)} "
+        f"| {seed} | {each(measured.experts)} | {each(measured.base)} "
+        f"| {measured.coefficient} | {each(measured.merged)} "
         f"| {mean(measured.merged):.3f} | {each(measured.without)} | {measured.gain:.3f} [{low:.3f}, {high:.3f}] |"
     )
 
