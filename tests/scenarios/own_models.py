@@ -92,13 +92,13 @@ def make(folder: Path, *, rows: int = 600) -> Path:
     # It has seen all words, and what goes with what, in other texts: as a public model has.
     mixed = {name: torch.cat([part[name] for part in inputs.values()]) for name in ("input_ids", "attention_mask")}
     every = torch.cat([labels[task] + start for task, start in zip(TASKS, (0, 3, 5), strict=True)])
-    pretrained = _fitted(named(CONFIG, [str(n) for n in range(7)]), None, mixed, every, 200)
+    pretrained = _fitted(named(CONFIG, [str(n) for n in range(7)]), None, mixed, every, 200, 5e-4)
     body = {name: tensor for name, tensor in pretrained.items() if not name.startswith("classifier")}
     Checkpoint.of(body, {**CONFIG, "architectures": ["BertModel"]}).save(folder / "base")
     write_tokenizer(folder / "base")
     for task in TASKS:
         config = named(CONFIG, list(TASKS[task]))
-        expert = _fitted(config, body, inputs[task], labels[task], 60)
+        expert = _fitted(config, body, inputs[task], labels[task], 100, 2e-4)
         expert.save(folder / task)
     return folder
 
@@ -110,7 +110,7 @@ def named(config: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _fitted(
-    config: dict[str, Any], body: dict[str, Any] | None, inputs: Any, labels: torch.Tensor, steps: int
+    config: dict[str, Any], body: dict[str, Any] | None, inputs: Any, labels: torch.Tensor, steps: int, rate: float
 ) -> Checkpoint:
     start = Checkpoint.of({}, config).fresh(0)
     if body is not None:
@@ -122,7 +122,7 @@ def _fitted(
         return torch.nn.functional.cross_entropy(module(**batch[0]).logits, batch[1])
 
     return train(
-        start, start, Budget(steps, 5e-4, 64, 1e-8), batches=batches, loss=loss, generator=draws, names=tuple(start)
+        start, start, Budget(steps, rate, 64, 1e-8), batches=batches, loss=loss, generator=draws, names=tuple(start)
     )
 
 
