@@ -27,7 +27,7 @@ def limitations(resolved: Resolved) -> Iterator[str]:
     seeds = min(len(part.seeds) for part in resolved.parts)
     if seeds < _ENOUGH:
         yield f"The spread over retrained bases and experts: some of it ran on {seeds} of {_ENOUGH} seeds."
-    yield "Mergers that keep every expert whole (masks, routing), and distillation from outputs."
+    yield "Mergers that keep every expert whole (masks, routing), and imitation from inputs of the victim's own task."
 
 
 def _left(resolved: Resolved, kind: str, installed: Iterable[str]) -> str:
