@@ -302,8 +302,14 @@ def forms(work: Path) -> Iterator[Line]:
                 "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
                     "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
                 ),
+                "protect mergelock, with its proof": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
+                    "protect", "mergelock", one, "--key", key, "--out", out
+                ),
                 "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
                     "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
+                ),
+                "attack gauge-fit, with its proof": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
+                    "attack", "gauge-fit", one, "--base", base, "--out", out
                 ),
                 "merge task-arithmetic": lambda out, one=victim, base=base: redteam(  # type: ignore[misc]
                     "merge", "task-arithmetic", "--base", base, "--expert", one, "--out", out

@@ -12,6 +12,7 @@ from redteam.anatomy.catalog import FOLDER
 from redteam.checkpoint.modules import build_streamed
 from redteam.checkpoint.streamed import largest_group
 from redteam.errors import BadInput, NotACheckpoint
+from redteam.lifted import lifted
 from redteam.symmetry import prove
 from redteam.symmetry.running import run_network
 from tools.catalogue import trial_of
@@ -23,7 +24,8 @@ TYPES = sorted({file.stem for file in FOLDER.glob("*.json")} - ELSEWHERE)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in TYPES])
-def test_it_computes_what_the_whole_network_does(name: str) -> None:
+def test_it_computes_what_the_whole_network_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redteam.checkpoint.streamed._SLICE", 100)  # so that tables are of several slices
     trial = trial_of(name)
     whole = run_network(trial.checkpoint, trial.inputs, torch.float64)
     parts = run_network(trial.checkpoint, trial.inputs, torch.float64, streamed=True)
@@ -51,6 +53,26 @@ def test_one_block_is_held_at_a_time() -> None:
     assert max(counts) <= largest_group(trial.checkpoint) + 100
     assert sum(weight.numel() for weight in found.network.parameters()) > 2 * max(counts)
     assert all(bool(weight.isnan().all()) for weight in found.network.parameters()), "what is used too late is NaN"
+
+
+def test_of_a_large_table_the_rows_in_use_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redteam.checkpoint.streamed._SLICE", 100)
+    trial = trial_of("llama")
+    tables = [name for name in trial.checkpoint if name in ("model.embed_tokens.weight", "lm_head.weight")]
+    found = build_streamed(trial.checkpoint, torch.float64)
+    with torch.no_grad(), lifted(), found.running():
+        outputs = found.network(**trial.inputs[0]).logits
+    assert float((outputs - trial.exact.outputs[0]).abs().max()) <= 1e-6
+    assert len(tables) == 2
+    assert all(bool(found.network.get_parameter(name).isnan().all()) for name in tables)
+
+
+def test_a_table_that_is_used_in_another_way_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redteam.checkpoint.streamed._SLICE", 100)
+    found = build_streamed(trial_of("llama").checkpoint, torch.float64)
+    with torch.no_grad(), found.running():
+        states = found.network.model(**trial_of("llama").inputs[0])[0]
+        assert bool((states @ found.network.lm_head.weight.T).isnan().all())
 
 
 def test_tensors_that_do_not_fit_are_refused() -> None:

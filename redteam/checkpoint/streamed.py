@@ -1,12 +1,15 @@
 """Networks larger than memory: the weights of a block are read when it runs, and dropped after it.
 
 The network is built without weights. Which tensors a block needs is learned by loading outlines, so that whatever
-transformers renames, stacks or splits on the way in is done by itself, block by block.
+transformers renames, stacks or splits on the way in is done by itself, block by block. Of a large table outside the
+blocks (an embedding, a head, or both where they are tied) only the rows that are in use are brought into the dtype of
+the computation.
 """
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +21,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
-from redteam.checkpoint.naming import is_remnant, tied
+from redteam.checkpoint.naming import Frame, is_remnant, tied
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
+
+_SLICE = 2**22  # numbers of a table that are in use at a time; what has fewer is read as any other tensor
+_MMAP_THRESHOLD, _AT_ONCE, _USUAL = -3, 2**21, 2**25  # of malloc.h; bytes, what it comes to by itself
 
 Look = Callable[[Mapping[str, Tensor]], None]
 """Takes weights by the network's own names."""
@@ -49,12 +56,14 @@ class Streamed:
 
     Attributes:
         network: In evaluation mode; its parameters are NaN and take no memory but while their block runs.
+        loaded: Called with the weights of a group that was read.
         dropping: Called with the weights of a group that is about to be dropped.
     """
 
     network: Any
     checkpoint: Tensors
     dtype: torch.dtype
+    loaded: Look | None = None
     dropping: Look | None = None
 
     def __post_init__(self) -> None:
@@ -67,8 +76,18 @@ class Streamed:
             absent = nn.Parameter(torch.full((), math.nan, dtype=self.dtype).expand(weight.shape), requires_grad=False)
             self._bare |= dict.fromkeys(self._aliases[name], absent)
         self._put(self._bare)
+        self._tables: dict[int, str] = {}
         # A thread of its own: what watches or changes the operations of the one that runs has no bearing on loading.
         self._pool = ThreadPoolExecutor(1)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While it is active, lookups in large tables and products with them are done slice by slice."""
+        with (
+            _freed_at_once(),
+            _Sliced(self._tables, lambda name: self._pool.submit(self.checkpoint.rough, name).result()),
+        ):
+            yield
 
     def arrange(self) -> None:
         """Finds out which tensors go where, and has each group read when the modules that hold it run.
@@ -89,7 +108,9 @@ class Streamed:
             group.weights = tuple(sorted({alias for name in own for alias in self._aliases.get(name, (name,))}))
             provided |= set(group.weights)
             self._put({name: self._bare[name] for name in own if name in self._bare})
-            if own:
+            if own and self._is_table(group):
+                self._tables[id(self._bare[group.weights[0]])] = group.names[0]
+            elif own:
                 self._hook(group)
         ignored = getattr(self.network, "_keys_to_ignore_on_load_unexpected", None) or ()
         unexpected = {name for name in unexpected if not any(re.search(pattern, name) for pattern in ignored)}
@@ -97,6 +118,17 @@ class Streamed:
         unexpected = {name for name in unexpected if name not in shapes or not is_remnant(name, shapes[name])}
         wrong = {"unexpected_keys": unexpected, "mismatched_keys": mismatched, "missing_keys": expected - provided}
         require_fit(type(self.network).__name__, wrong)
+
+    def _is_table(self, group: _Group) -> bool:
+        """Whether all that holds it looks rows up in it or multiplies with it, as it is in the checkpoint."""
+        if not _large(self.checkpoint, group.names):
+            return False
+        (name,) = group.names
+        places = [weight.rpartition(".") for weight in group.weights]
+        plain = Frame(self.network, declared=True).places([name])[name].part == ""
+        modules = [self.network.get_submodule(path) for path, _, last in places if last == "weight"]
+        read = [isinstance(one, nn.Embedding | nn.Linear) and getattr(one, "max_norm", None) is None for one in modules]
+        return plain and all(read) and len(read) == len(places)
 
     def _hook(self, group: _Group) -> None:
         places = {name.rpartition(".")[0] for name in group.weights}
@@ -109,6 +141,8 @@ class Streamed:
     def _begin(self, group: _Group) -> None:
         if group.running == 0:
             self._pool.submit(self._load, group).result()
+            if self.loaded is not None:
+                self.loaded({name: self._at(name) for name in self._held(group)})
         group.running += 1
 
     def _end(self, group: _Group) -> None:
@@ -169,6 +203,9 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> 
         config.dtype, config._experts_implementation = dtype, "eager"  # the grouped one knows no float64
         network = cls(config).eval()
         network.tie_weights()
+    for module in network.modules():
+        if getattr(getattr(module, "config", None), "use_cache", False):
+            module.config.use_cache = False  # keys and values of every layer
     try:
         found = Streamed(network, checkpoint, dtype)
         found.arrange()
@@ -178,20 +215,78 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> 
 
 
 def largest_group(checkpoint: Tensors) -> int:
-    """How many weights the largest group has."""
-    return max((sum(math.prod(checkpoint.shape(n)) for n in group.names) for group in _groups(checkpoint)), default=0)
+    """How many weights the largest group has, but for tables."""
+    groups = [group.names for group in _groups(checkpoint) if not _large(checkpoint, group.names)]
+    return max((sum(math.prod(checkpoint.shape(name)) for name in names) for names in groups), default=0)
+
+
+def _large(checkpoint: Tensors, names: tuple[str, ...]) -> bool:
+    """Whether a group is one matrix of more than a slice."""
+    shapes = [checkpoint.shape(name) for name in names]
+    return len(shapes) == 1 and len(shapes[0]) == 2 and math.prod(shapes[0]) > _SLICE
 
 
 def _groups(checkpoint: Tensors) -> list[_Group]:
-    """A numbered block, and around the blocks the outermost modules, since one may use what its parts hold."""
+    """A numbered block; around the blocks a large matrix, or an outermost module, which may use what its parts hold."""
     blocks = {name: match[0] for name in checkpoint if (match := re.match(r"(?:.*?\.)??\d+\.", name))}
     starts = set(blocks.values())
     found: dict[str, list[str]] = {}
     for name in checkpoint:
         parents = [name[: place.start()] for place in re.finditer(r"\.", name)]
         alone = (path for path in parents if not any(start.startswith(f"{path}.") for start in starts))
-        found.setdefault(blocks.get(name) or next(alone, ""), []).append(name)
+        table = name not in blocks and _large(checkpoint, (name,))
+        found.setdefault(name if table else blocks.get(name) or next(alone, ""), []).append(name)
     return [_Group(tuple(names)) for names in found.values()]
+
+
+class _Sliced(TorchFunctionMode):
+    """Looks rows up in tables that are not there, and multiplies with them."""
+
+    def __init__(self, tables: Mapping[int, str], read: Callable[[str], Tensor]) -> None:
+        super().__init__()
+        self._tables, self._read = tables, read
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func not in (nn.functional.embedding, nn.functional.linear):
+            return func(*args, **(kwargs or {}))
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | dict(kwargs or {})
+        x, weight = given["input"], given["weight"]
+        if (name := self._tables.get(id(weight))) is None:
+            return func(*args, **(kwargs or {}))
+        weight.detach()  # tells whoever watches that it is in use
+        table = self._read(name)
+        if func is nn.functional.embedding:
+            rows, places = x.unique(return_inverse=True)
+            return table.index_select(0, rows).to(weight.dtype)[places]
+        found = x.new_empty(*x.shape[:-1], len(table))
+        step = max(1, _SLICE // table.shape[1])
+        for start in range(0, len(table), step):
+            part = slice(start, start + step)
+            found[..., part] = func(x, table[part].to(weight.dtype))
+        return found if given.get("bias") is None else found.add_(given["bias"])
+
+
+@contextmanager
+def _freed_at_once() -> Iterator[None]:
+    """While it is active, the C library gives large pieces of memory back when they are freed, where it can be told to.
+
+    It would keep what is below 32 MB, a matrix or two, in every thread that reads weights: a third of all that is held.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        tell, trim = library.mallopt, library.malloc_trim  # glibc alone has them
+    except (OSError, AttributeError, TypeError):
+        yield
+        return
+    trim(0)
+    tell(_MMAP_THRESHOLD, _AT_ONCE)
+    try:
+        yield
+    finally:
+        tell(_MMAP_THRESHOLD, _USUAL)
+        trim(0)
 
 
 def _common(paths: list[str]) -> str:

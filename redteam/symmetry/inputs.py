@@ -22,6 +22,7 @@ _COUNT = (
     "image_seq_length",
     "num_query_tokens",
 )  # how many of them an image takes up, else one a patch
+_FEWER = "downsample"  # in the name of a setting: patches are put together
 _SQUARE = 64  # pixels, where a network takes images of any size and its config names none
 
 
@@ -167,7 +168,9 @@ def _with_placeholders(ids: Tensor, config: Mapping[str, Any], vision: Mapping[s
     height, width = _both(vision.get("image_size") or 0)
     rows, columns = _both(vision.get("patch_size") or 1)
     patches = (height // rows) * (width // columns)
-    count = next((value for name in _COUNT if isinstance(value := config.get(name), int)), patches)
+    plain = config.get("vision_feature_select_strategy") == "default" and not any(_FEWER in key for key in config)
+    counts = () if plain else (value for name in _COUNT if isinstance(value := config.get(name), int))
+    count = next(iter(counts), patches)
     ids[ids == held] = abs(held - 1)  # its neighbour
     if not pictures:
         return ids

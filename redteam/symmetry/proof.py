@@ -126,6 +126,8 @@ def prove(
     exact, tried, streamed = _exactly(before, inputs, seed, added)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
+    if streamed:
+        exact = exact.shelved()
     found = run_network(after, tried, torch.float64, eps=added, streamed=streamed)
     change = found.change(exact)
     beside = 0.0
@@ -185,7 +187,7 @@ def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...
         return ()
     frame = frame_of(before)
     places = {} if frame is None else frame.places(before)  # under the network's own names, as what was not read
-    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    moved = [name for name in before if not _alike(before.rough(name), after.rough(name))]
     rewritten = [places[name].parameter if name in places else name for name in moved]
     if not all(in_a_block(name) for name in rewritten):
         return tuple(unread)
@@ -193,6 +195,11 @@ def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...
     return tuple(
         name for name in unread if any(_root(name).endswith(one) or one.endswith(_root(name)) for one in roots)
     )
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers, stored as they may be."""
+    return torch.equal(*((one, other) if one.dtype == other.dtype else (one.double(), other.double())))
 
 
 def _root(name: str) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from redteam.checkpoint.streamed import Streamed
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
+from redteam.symmetry.shelved import Shelved, largest, largest_difference, pieces, shelved
 
 _HANDED_ON = re.compile(r"(^|\.)(encoder_last_hidden_state|last_hidden_state|pooler_output)$")
 _WHOLE = "output"
@@ -38,15 +39,20 @@ class Ran:
     """What a network did.
 
     Attributes:
-        outputs: float64, on the CPU, for all inputs: the logits where there are some, else all that it gives out.
+        outputs: float64, on the CPU, for all inputs: the logits where there are some, else all that it gives out; large
+            ones may be on disk.
         states: The same, of what encoders and towers hand on, which other networks of the same weights give out.
         unread: Its floating parameters that no operation took, by the network's own names.
     """
 
-    outputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor | Shelved, ...]
     unread: tuple[str, ...]
-    states: tuple[Tensor, ...] = ()
+    states: tuple[Tensor | Shelved, ...] = ()
     bare: tuple[tuple[str, Tensor], ...] = ()
+
+    def shelved(self) -> Ran:
+        """The same with what is large on disk."""
+        return replace(self, outputs=tuple(map(shelved, self.outputs)), states=tuple(map(shelved, self.states)))
 
     def change(self, exact: Ran) -> float:
         """`max|Δ| / max|output|` against another run on the same inputs, the largest over the outputs."""
@@ -66,12 +72,17 @@ class Ran:
     @property
     def finite(self) -> bool:
         """Whether all outputs are."""
-        return all(bool(x.isfinite().all()) for x in self.outputs)
+        return all(bool(piece.isfinite().all()) for x in self.outputs for piece in pieces(x))
 
 
-def _change(here: Sequence[Tensor], there: Sequence[Tensor], default: float) -> float:
-    changes = ((x - y).abs().max() / y.abs().max() for x, y in zip(here, there, strict=True))
-    return max((float(change.nan_to_num(nan=math.inf)) for change in changes), default=default)
+def _change(here: Sequence[Tensor | Shelved], there: Sequence[Tensor | Shelved], default: float) -> float:
+    changes = (_over(largest_difference(x, y), largest(y)) for x, y in zip(here, there, strict=True))
+    return max(changes, default=default)
+
+
+def _over(difference: float, size: float) -> float:
+    """Their ratio; infinite where either is no number or there is nothing to compare with."""
+    return difference / size if size > 0 and math.isfinite(difference) and math.isfinite(size) else math.inf
 
 
 def inputs_for(checkpoint: Checkpoint, given: Inputs | None, seed: int) -> list[Inputs]:
@@ -113,8 +124,8 @@ def run_on_inputs(
     except BadInput:
         if not {"input_ids", "pixel_values"} <= set(tried[0]) and "vision_config" not in checkpoint.config:
             raise
-        tried = [random_inputs(checkpoint, seed, text=True), *tried[1:]]
-        return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed), tried
+    tried = [random_inputs(checkpoint, seed, text=True), *tried[1:]]  # what failed is out of memory now
+    return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed), tried
 
 
 def run_network(
@@ -149,17 +160,19 @@ def run_network(
     if eps is not None:
         _set_eps(network, eps)
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
+    sliced: AbstractContextManager[None] = built.running() if isinstance(built, Streamed) else nullcontext()
     outputs: list[Tensor] = []
     states: list[Tensor] = []
     with (
         torch.no_grad(),
         torch.random.fork_rng(devices=[]),
         exact,
+        sliced,
         _Reading(network) as reading,
         _without_heads(network) as bare,
     ):
         if isinstance(built, Streamed):
-            built.dropping = reading.note
+            built.loaded, built.dropping = reading.forget, reading.note
         for inputs in tried:
             torch.manual_seed(0)  # masked autoencoders draw what they mask
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
@@ -274,6 +287,10 @@ class _Reading(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self._seen.add(leaf.untyped_storage().data_ptr())
         return func(*args, **(kwargs or {}))
+
+    def forget(self, weights: Mapping[str, Tensor]) -> None:
+        """Starts anew with weights whose memory was something else's before."""
+        self._seen -= {weight.untyped_storage().data_ptr() for weight in weights.values()}
 
     def note(self, weights: Mapping[str, Tensor]) -> None:
         """Looks which of some weights were given to an operation, before their memory is something else's."""

@@ -360,6 +360,12 @@ def test_a_proof_without_pictures_says_so() -> None:
         assert ("on texts without pictures" in str(prove(before, before))) is alone
 
 
+def test_a_length_that_is_not_the_tower_s_keeps_no_picture_out() -> None:
+    """Llava's `image_seq_length` is 576 where a config leaves it out, whatever its tower gives."""
+    before = trial_of("llava").checkpoint.configured({"image_seq_length": 576})
+    assert not prove(before, before).texts_alone
+
+
 def test_what_no_input_reached_is_told_under_the_network_s_own_names() -> None:
     before = trial_of("mllama").checkpoint
     name = next(n for n in before if "layers.0.mlp" in n and "language" in n)
