@@ -48,13 +48,43 @@ def require_loads(folder: Path, like: Path) -> str:
     return f"Checked: {folder} loads as a {network}, and as {like} does ({_told(found)})."
 
 
-def _oddities(path: Path) -> tuple[dict[str, tuple[str, ...]], str]:
-    """What is odd about a folder: kind → names; and what loads it."""
+def require_agreement(folder: Path, like: Path) -> None:
+    """Refuses a folder whose index or config say something else of its tensors than their headers.
+
+    What is odd about its source as well is not held against it.
+
+    Args:
+        folder: What was written.
+        like: What it was laid out like.
+
+    Raises:
+        BadInput: If it does, or cannot be read.
+    """
+    try:
+        found = _of_headers(folder)
+    except BadInput as error:
+        raise BadInput(f"{folder} was written and stays, but cannot be read again: {error}") from error
+    there = _of_headers(like) if found else {}
+    if new := {what: names for what, names in found.items() if names != there.get(what)}:
+        raise BadInput(
+            f"{folder} was written and stays, but does not agree with itself ({_told(new)}); don't publish it, and "
+            "report this."
+        )
+
+
+def _of_headers(path: Path) -> dict[str, tuple[str, ...]]:
+    """What is odd about a folder as far as index, config and headers tell: kind → names."""
     found = find(path)
     files = Files(found)
     odd = {"index": tuple(files.remarks), **_size(found, files), **_dtype(found, files)}
+    return {kind: names for kind, names in odd.items() if names}
+
+
+def _oddities(path: Path) -> tuple[dict[str, tuple[str, ...]], str]:
+    """What is odd about a folder: kind → names; and what loads it."""
+    found = find(path)
     network, keys = _loaded(path / found.inside, found.settings())
-    return {kind: names for kind, names in {**odd, **keys}.items() if names}, network
+    return {**_of_headers(path), **{kind: names for kind, names in keys.items() if names}}, network
 
 
 def _size(found: Found, files: Files) -> dict[str, tuple[str, ...]]:

@@ -55,7 +55,7 @@ def attack(
     """
     import torch
 
-    from redteam.checkpoint.loading import require_loads
+    from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.pipelines import remove
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
@@ -121,6 +121,7 @@ def attack(
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+    require_agreement(out, shared.laid_out_like(model, base)["like"])
     if check:
         typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
 

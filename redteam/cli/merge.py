@@ -47,7 +47,7 @@ def merge(
     """
     from redteam.anatomy.alike import require_related
     from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
-    from redteam.checkpoint.loading import require_loads
+    from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.checkpoint.naming import is_remnant
     from redteam.checkpoint.parts import in_place, part_of, settings_of
     from redteam.checkpoint.vocabulary import as_long_as, token_rows
@@ -109,6 +109,7 @@ def merge(
         if own := [tensor for tensor in own if not _is_a_copy(tensor, one, origin)]:
             typer.echo(f"Not merged of {name}, since the base lacks them in this shape: {_some(own)}.")
     shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
+    require_agreement(out, base)
     if check:
         typer.echo(require_loads(out, base))
 

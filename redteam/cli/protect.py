@@ -86,7 +86,7 @@ def protect(
     """
     import torch
 
-    from redteam.checkpoint.loading import require_loads
+    from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.pipelines import apply
     from redteam.evaluation.resolve import Pipeline
     from redteam.plugins.registry import DEFENSES
@@ -136,6 +136,7 @@ def protect(
     if key is not None and _keyed(chain):
         typer.echo(f"The key is in {key}{', made now' if new else ''}; whoever has it takes the lock off.")
     shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
+    require_agreement(out, shared.laid_out_like(model, base)["like"])
     if check:
         typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from redteam.anatomy import Architecture
 from redteam.anatomy.architecture import Shaped
+from redteam.checkpoint import Checkpoint
 
 _TOKENS = {
     "query": {"q", "query", "wq", "Wq", "q_proj", "query_proj", "q_lin", "linear_q", "to_q"},
@@ -117,14 +118,14 @@ class Stack:
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def stacks_of(checkpoint: Shaped) -> list[Stack]:
+def stacks_of(checkpoint: Checkpoint) -> list[Stack]:
     """All stacks of which a block has an attention or an MLP."""
     found: dict[str, dict[tuple[str, bool], tuple[tuple[int, ...], set[int]]]] = {}
     tensors: dict[str, dict[str, tuple[int, ...]]] = {}
     nested = _nested(checkpoint)
     for name in checkpoint:
         cut = _cut(name, nested)
-        if cut is None:
+        if cut is None or not checkpoint.dtype(name).is_floating_point:  # indices belong to nothing that moves
             continue
         root, layer, rest = cut
         tensors.setdefault(root, {}).setdefault(f"{root}{{layer}}.{rest}", checkpoint.shape(name))

@@ -10,7 +10,9 @@ from torch import nn
 
 from redteam.anatomy import ARCHITECTURES, KINDS_OF_SITES, find_sites, largest_group
 from redteam.anatomy.catalog import FOLDER
+from redteam.checkpoint import Checkpoint
 from redteam.describe.describing import describe, rows_of, small_network
+from redteam.describe.roles import stacks_of
 from redteam.describe.shrink import complete, small_configs
 from redteam.describe.trials import Trial
 from redteam.errors import BadInput
@@ -92,6 +94,16 @@ def test_latents_and_mixers_come_out(name: str) -> None:
 def test_a_type_that_transformers_does_not_know() -> None:
     with pytest.raises(BadInput, match="knows no model type 'nonsense'"):
         complete("nonsense")
+
+
+def test_indices_are_not_taken_for_what_goes_with_heads() -> None:
+    """Swin's table of positions is looked up with a buffer that may have as many rows as there are heads."""
+    block = "layers.{}.attention."
+    tensors = {block.format(k) + name: torch.ones(4, 4) for k in range(2) for name in ("query.weight", "table")}
+    tensors |= {block.format(k) + "position_index": torch.ones(4, 4, dtype=torch.int64) for k in range(2)}
+    (stack,) = stacks_of(Checkpoint.of(tensors, {}))
+    assert set(stack.tensors) == {block.format("{layer}") + name for name in ("query.weight", "table")}
+    assert not any("index" in one.stem for one in stack.maps)
 
 
 @pytest.mark.parametrize("name", ["llama", "t5", "clip", "qwen3_next", "wav2vec2", "gpt_oss"])
