@@ -37,12 +37,15 @@ def copy_beside(found: Found, folder: Path) -> tuple[str, ...]:
     if found.alone and found.config is None:
         return ()  # a lone file in a folder of anything
     weights = {path.name for path in (*found.weights, *((found.index,) if found.index else ()))}
+    shards = {path.parent for path in found.weights}
     left: list[str] = []
     modules = modules_of(found.folder)
     for path in sorted(found.folder.iterdir()):
         if path.name in weights or (found.inside and path.name == found.inside):
             continue
-        if path.is_dir() and path.name in modules and not path.is_symlink():
+        if path in shards:
+            left += [f"{path.name}/{one.name}" for one in sorted(path.iterdir()) if one not in found.weights]
+        elif path.is_dir() and path.name in modules and not path.is_symlink():
             left += [f"{path.name}/{name}" for name in _copy_module(path, folder / path.name)]
         elif path.is_dir():
             left.append(f"{path.name}/")

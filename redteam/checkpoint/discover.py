@@ -55,6 +55,10 @@ class Found:
     inside: str = ""
     remarks: tuple[str, ...] = ()
 
+    def name_of(self, weights: Path) -> str:
+        """How the index calls one of the files."""
+        return weights.relative_to(self.folder).as_posix()
+
     def settings(self) -> dict[str, Any]:
         """What the config says; that of open_clip gets a `model_type`.
 
@@ -155,7 +159,7 @@ def modules_of(folder: Path) -> set[str]:
 
 def _unnamed(path: Path, shards: tuple[Path, ...]) -> tuple[str, ...]:
     """A remark on files beside an index that does not name them, which loaders pass over."""
-    names = {shard.name for shard in shards}
+    names = {shard.name for shard in shards if shard.parent == path}
     left = sorted(f.name for f in path.glob("*.safetensors") if f.name not in names and not _MISTRAL.match(f.name))
     return (f"The index names nothing in {', '.join(left[:3])}{', …' if len(left) > 3 else ''}, left aside.",) * bool(
         left
@@ -238,11 +242,12 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _shard(folder: Path, name: str) -> Path:
-    """A shard, which is a plain file name: shards lie beside their index."""
-    if not name or "\0" in name or name in {".", ".."} or Path(name).name != name or "\\" in name:
+    """A shard, which lies beside its index or in a subfolder."""
+    plain = "/".join(Path(name).parts) == name and ".." not in Path(name).parts and not Path(name).is_absolute()
+    if not name or "\0" in name or "\\" in name or not plain:
         raise NotACheckpoint(f"The index in {folder} leads outside the folder ({shown(name)}); it is refused.")
     others = sorted(file.name for file in folder.glob("*.safetensors"))
-    if others and len(name) < 256 and not os.path.lexists(folder / name):
+    if others and len(Path(name).name) < 256 and not os.path.lexists(folder / name):
         raise NotACheckpoint(
             f"{shown(name)} in {folder} is missing, which its index names; fetch the file, or, if the index is older, "
             f"the index that goes with {', '.join(others[:3])}{', …' if len(others) > 3 else ''}."

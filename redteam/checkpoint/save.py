@@ -117,13 +117,13 @@ def _layout(checkpoint: Tensors, like: Path | None) -> tuple[_Layout, Any]:
     added = [name for name in checkpoint if name not in files.names()]
     plain = {f"{name}_blocks": name for name in added if f"{name}_blocks" in files.names()}  # is MXFP4 there
     shards = {
-        path.name: tuple(plain.get(name, name) for name in held if plain.get(name, name) in checkpoint)
-        for path, held in files.held().items()
+        file: tuple(plain.get(name, name) for name in held if plain.get(name, name) in checkpoint)
+        for file, held in files.held().items()
     }
     last = next(reversed(shards))
     shards[last] = (*shards[last], *(name for name in added if name not in plain.values()))
     shards = {file: names for file, names in shards.items() if names or len(shards) == 1}
-    metadata = {path.name: header.metadata for path, header in files.headers.items()}
+    metadata = {found.name_of(path): header.metadata for path, header in files.headers.items()}
     return _Layout(shards, metadata, found), usual_dtype(files)
 
 
@@ -137,6 +137,7 @@ def _weights(checkpoint: Tensors, layout: _Layout, folder: Path, progress: Progr
             progress(done, len(checkpoint), name)
 
     for name, tensors in layout.shards.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("wb") as file:
             write_safetensors(file, checkpoint, tensors, metadata=layout.metadata[name], done=tell)
 

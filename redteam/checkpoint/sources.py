@@ -74,17 +74,18 @@ class Files:
         self.headers: dict[Path, Header] = {path: read_header(path) for path in found.weights}
         self.remarks = list(found.remarks)
         self._entries: dict[str, tuple[Path, Entry]] = {}
+        self._called = {path: found.name_of(path) for path in found.weights}
         meant = found.weight_map or {}
         for path, header in self.headers.items():
             for name, entry in header.entries.items():
                 if name in self._entries:
-                    if meant.get(name) in (path.name, self._entries[name][0].name):
-                        if meant[name] == path.name:
+                    here, there = self._called[path], self._called[self._entries[name][0]]
+                    if meant.get(name) in (here, there):
+                        if meant[name] == here:
                             self._entries[name] = (path, entry)
                         continue
                     raise NotACheckpoint(
-                        f"Tensor {shown(name)} is in {self._entries[name][0].name} and in {path.name}; expected it "
-                        "once; fetch the files again."
+                        f"Tensor {shown(name)} is in {there} and in {here}; expected it once; fetch the files again."
                     )
                 self._entries[name] = (path, entry)
         if found.weight_map is not None:
@@ -120,14 +121,18 @@ class Files:
         entry = self._entries[name][1]
         return entry.end - entry.start
 
-    def held(self) -> dict[Path, tuple[str, ...]]:
-        """File → the tensors that are read from it, in the order in which they lie there."""
-        return {p: tuple(n for n in h.entries if self._entries[n][0] == p) for p, h in self.headers.items()}
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """File, as an index calls it → the tensors that are read from it, in the order in which they lie there."""
+        return {
+            self._called[path]: tuple(name for name in header.entries if self._entries[name][0] == path)
+            for path, header in self.headers.items()
+        }
 
     def _agree(self, weight_map: Mapping[str, str]) -> None:
         """Notes where index and files differ: loaders read all that the files hold, and so it is done here."""
         stale = [name for name, file in weight_map.items() if name not in self._entries]
-        moved = [n for n, (path, _) in self._entries.items() if weight_map.get(n, path.name) != path.name]
+        files = {name: self._called[path] for name, (path, _) in self._entries.items()}
+        moved = [name for name, file in files.items() if weight_map.get(name, file) != file]
         unsaid = [name for name in self._entries if name not in weight_map]
         for names, what in (
             (stale, "which no file holds"),

@@ -72,6 +72,7 @@ def attack(
     shared.require_usable(device, out, force, [model, base, key])
     widened = chain.any(lambda spec: spec.changes_architecture)
     protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
+    opening.tell_description(architecture, protected, model)
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
 

@@ -49,6 +49,7 @@ def audit(
     others = [] if other is None else [other]
     _require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = opening.open_alike(base, model, *others, dequantise=shared.read_as(dequantise))
+    opening.tell_description(architecture, opened[0], model)
     anchor = part_of(anchor, opened[0])
     if not shared_tensors(opened[0], anchor):
         raise BadInput(

@@ -61,6 +61,7 @@ def merge(
     _require_names(plugin.settings, list(experts))
     shared.require_usable(device, out, force, [base, *experts.values()])
     origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
+    opening.tell_description(architecture, origin, base)
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
     for name, one in opened.items():

@@ -36,6 +36,20 @@ def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None)
     return (anchor, *found) if any(part_names(one, anchor) for one in found) else named_alike(anchor, *found)
 
 
+def tell_description(file: Path | None, model: Checkpoint, path: Path) -> None:
+    """Says so where a description that was given is of another model type than the model."""
+    from redteam.anatomy.files import read_description
+
+    if file is None or (described := read_description(file.expanduser())[0]) == model.architecture:
+        return
+    found = f"of {model.architecture}" if model.architecture else "without a model_type in its config"
+    typer.echo(
+        f"Note on {file}: it describes {described}, and {path} is {found}, so it was not used; give one that "
+        f"redteam describe {path} --out FILE writes, or leave --architecture out.",
+        err=True,
+    )
+
+
 def _opened(path: Path, base: Checkpoint | None = None, *, dequantise: torch.dtype | None = None) -> Checkpoint:
     """A checkpoint, after saying what is odd about its files."""
     from redteam.checkpoint import Checkpoint

@@ -95,6 +95,7 @@ def protect(
     chain = Pipeline.load(DEFENSES, defense, Path())
     shared.require_usable(device, out, force, [model, base])
     victim, given = opening.open_model(model, base, dequantise=shared.read_as(dequantise, dtype))
+    opening.tell_description(architecture, victim, model)
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
     secret, new = _key_for(chain, key, out)
     with shared.working() as progress:

@@ -372,3 +372,17 @@ def test_what_no_input_reached_is_told_under_the_network_s_own_names() -> None:
     unread = "model.language_model.layers.1.cross_attn.q_proj.weight"
     ran = Ran((), (unread, "model.vision_model.transformer.layers.0.mlp.fc1.weight"))
     assert _unproven(ran, before, before.replace({name: 2 * before[name]})) == (unread,)
+
+
+def test_a_description_of_another_type_is_told(shell: Shell, here: Path) -> None:
+    from redteam.anatomy.catalog import FOLDER
+
+    model = saved("llama", "LlamaForCausalLM", "LlamaConfig", **SMALL)
+    told = protect(shell, "mergelock", model, "--architecture", str(FOLDER / "gpt2.json"))
+    assert told.code == 0
+    assert "it describes gpt2, and llama is of llama, so it was not used" in told.err
+    told = shell(
+        "protect", "mergelock", "llama", "--key", "key", "--out", "two", "--architecture", str(FOLDER / "llama.json")
+    )
+    assert told.code == 0
+    assert "it was not used" not in told.err

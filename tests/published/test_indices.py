@@ -151,3 +151,29 @@ def test_snapshots_of_the_hub(llama: Checkpoint, here: Path, shell: Shell, downl
     told = shell("merge", merger, "--base", base, "--expert", expert, "--out", "merged", "--check")
     assert told.code == 0, told.err
     assert "linear of expert is in merged" in told.out
+
+
+def test_shards_in_a_subfolder_are_read_and_written_back_there(llama: Checkpoint, here: Path, shell: Shell) -> None:
+    """transformers joins the folder and whatever the index names, a path with a folder as well."""
+    put("base", llama, llama.config)
+    place = in_shards("expert", llama, tuned(llama))
+    Path("expert", "weights").mkdir()
+    for file in sorted(set(place.values()) - {"model-00003-of-00003.safetensors"}):
+        Path("expert", file).rename(Path("expert", "weights", file))
+    Path("expert", "weights", "notes.txt").write_text("of the trainer")
+    index("expert", {n: file if file.startswith("model-00003") else f"weights/{file}" for n, file in place.items()})
+    told = all_four(shell)
+    assert "weights/notes.txt" in told["protect"].out
+    for folder in ("locked", "fitted"):
+        files = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.safetensors")}
+        assert files == set(json.loads(Path("expert", INDEX).read_text())["weight_map"].values())
+
+
+def test_a_subfolder_of_shards_that_is_a_link_out_is_refused(llama: Checkpoint, here: Path, shell: Shell) -> None:
+    place = in_shards("expert", llama, tuned(llama))
+    Path("elsewhere").mkdir()
+    for file in set(place.values()):
+        Path("expert", file).rename(Path("elsewhere", file))
+    Path("expert", "weights").symlink_to(Path("elsewhere").resolve())
+    index("expert", {name: f"weights/{file}" for name, file in place.items()})
+    assert "leads outside the folder" in refused(shell, *COMMANDS["protect"])
