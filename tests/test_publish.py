@@ -3,9 +3,7 @@
 import gc
 import json
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -22,43 +20,12 @@ from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Memory
 from redteam.errors import BadInput, PluginFault, UnwritableOutput
 from redteam.key import write_key
-
-CONFIG = {"model_type": "toy", "dtype": "bfloat16", "text_config": {"torch_dtype": "bfloat16"}, "z": 1, "a": [0.5]}
-
-
-def tensors(count: int = 6, size: int = 32) -> dict[str, torch.Tensor]:
-    draws = torch.Generator().manual_seed(0)
-    return {f"layer.{i}.w": torch.randn(size, size, generator=draws).bfloat16() for i in range(count)}
+from tests.sharded import CONFIG, Failing, files, sharded, tensors
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Three shards whose tensors are not in alphabetical order, with what a published folder has beside them."""
-    from safetensors.torch import save_file
-
-    folder = tmp_path / "source"
-    folder.mkdir()
-    weights, weight_map = tensors(), {}
-    for index, names in enumerate(
-        (("layer.3.w", "layer.0.w"), ("layer.1.w",), ("layer.5.w", "layer.2.w", "layer.4.w"))
-    ):
-        file = f"model-0000{index + 1}-of-00003.safetensors"
-        save_file(
-            {name: weights[name] for name in names}, folder / file, metadata={"format": "pt", "shard": str(index)}
-        )
-        weight_map.update(dict.fromkeys(names, file))
-    index_text = {"metadata": {"total_size": 12288, "made": "by hand"}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index_text, indent=2) + "\n")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
-    (folder / "LICENSE").write_text("Do what you like.")
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# A model\n\nText.\n")
-    return folder
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return sharded(tmp_path)
 
 
 def test_what_is_not_changed_is_written_byte_for_byte(source: Path, tmp_path: Path) -> None:
@@ -254,46 +221,6 @@ def test_the_output_stays_away_from_what_is_read(
     assert (tmp_path / "base").exists()
 
 
-class Failing(Memory):
-    """Fails at its last tensor."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor], error: BaseException) -> None:
-        super().__init__(tensors)
-        self.error, self.left = error, len(tensors)
-
-    def load(self, name: str) -> torch.Tensor:
-        self.left -= 1
-        if not self.left:
-            raise self.error
-        return super().load(name)
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError("bug")])
-def test_whatever_goes_wrong_leaves_nothing(source: Path, tmp_path: Path, error: BaseException) -> None:
-    expected = UnwritableOutput if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected):
-        write(Checkpoint(Failing(tensors(), error), CONFIG), tmp_path / "new" / "deep" / "out", like=source)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_a_disk_that_takes_no_more_is_one_sentence(source: Path, tmp_path: Path) -> None:
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    try:
-        with pytest.raises(UnwritableOutput, match="cannot be written"):
-            write(Checkpoint.open(source), tmp_path / "out", like=source)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-def test_a_disk_that_is_too_small_is_told_before(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(UnwritableOutput, match="needs 12288 bytes and its disk has 100 free"):
-        write(Checkpoint.open(source), tmp_path / "out", like=source)
-
-
 def test_a_tensor_that_is_not_what_was_announced_is_a_fault(tmp_path: Path) -> None:
     class Lying(Memory):
         def dtype(self, name: str) -> torch.dtype:
@@ -324,53 +251,6 @@ def test_casts_are_lazy_and_leave_integers_alone() -> None:
     assert mixed.cast(device="meta")["w"].device.type == "meta"
 
 
-KILLED = """
-    import os, sys, torch
-    from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.save import write
-    def stop(done, total, name):
-        if done == 2:
-            print("halfway", flush=True)
-            sys.stdin.read()
-    write(Checkpoint.open(sys.argv[1]), sys.argv[2], like=sys.argv[1], progress=stop)
-"""
-
-
-def test_a_killed_writer_is_tidied_by_the_next_and_a_living_one_is_not(source: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(source), str(tmp_path / "out")]
-    strangers = [tmp_path / ".out.redteam-strange", tmp_path / ".out.redteam-marked"]
-    for stranger in strangers:
-        stranger.mkdir()
-        (stranger / "file").write_text("x")
-    (strangers[1] / "writing").write_text("something else")
-    (tmp_path / ".out.redteam-link").symlink_to(source)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "halfway\n"
-        (left,) = (p for p in tmp_path.glob(".out.redteam-*") if (p / "new").exists())
-        assert not (tmp_path / "out").exists()
-        write(Checkpoint.open(source), tmp_path / "out", like=source)
-        assert left.exists(), "its writer is alive"
-        process.kill()
-    write(Checkpoint.open(source), tmp_path / "out", like=source, force=True)
-    assert not left.exists()
-    assert all((stranger / "file").exists() for stranger in strangers)
-    assert files(tmp_path / "out") == files(source)
-
-
-def test_a_kill_between_the_two_renames_loses_nothing(source: Path, tmp_path: Path) -> None:
-    from redteam.files import _hold
-
-    write(Checkpoint.open(source), tmp_path / "out", like=source)
-    work = tmp_path / ".out.redteam-killed"
-    work.mkdir()
-    os.close(_hold(work / "writing"))
-    (tmp_path / "out").rename(work / "old")
-    with pytest.raises(UnwritableOutput, match="exists already"):
-        write(Checkpoint.open(source), tmp_path / "out", like=source)
-    assert files(tmp_path / "out") == files(source)
-    assert not work.exists()
-
-
 def test_the_folder_has_the_rights_that_the_umask_gives(source: Path, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -386,30 +266,6 @@ def test_save_is_the_same_writer(tmp_path: Path) -> None:
     Checkpoint.of(tensors(), there).save(tmp_path / "out")
     assert (tmp_path / "out" / "config.json").read_text() == '{\n  "a": 2,\n  "b": 1\n}\n'
     assert sorted(files(tmp_path / "out")) == ["config.json", "model.safetensors"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_after_the_folder_has_its_name_is_too_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
-) -> None:
-    """While the one that it replaces is removed: the new one is there, and nobody hears that it is not."""
-    import redteam.files as home
-
-    out = tmp_path / "out"
-    Checkpoint.of({"a": torch.zeros(3)}, {}).save(out)
-    remove = shutil.rmtree
-
-    def stopped(path: Path, **options: Any) -> None:
-        os.kill(os.getpid(), number)
-        remove(path, **options)
-
-    before = signal.getsignal(number)
-    monkeypatch.setattr(home.shutil, "rmtree", stopped)
-    write(Checkpoint.of({"a": torch.ones(3)}, {}), out, force=True)
-    monkeypatch.undo()
-    assert torch.equal(Checkpoint.open(out)["a"], torch.ones(3))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert signal.getsignal(number) is before
 
 
 def test_a_folder_with_a_key_is_not_replaced(tmp_path: Path) -> None:

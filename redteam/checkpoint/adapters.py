@@ -13,7 +13,7 @@ from redteam.checkpoint.adapter_config import listed, untouched
 from redteam.checkpoint.discover import Found, own
 from redteam.checkpoint.safetensors_io import read_json, shown
 from redteam.checkpoint.sources import Files
-from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.tensors import Tensors, in_a_block
 from redteam.errors import NotACheckpoint
 
 CONFIG = "adapter_config.json"
@@ -122,7 +122,8 @@ class Adapted:
         if not self._base.config.get("tie_word_embeddings") or self._said.get("ensure_weight_tying"):
             return ""
         size = self._base.config.get("vocab_size")
-        tables = [n for n in self._base if len(self._base.shape(n)) == 2 and self._base.shape(n)[0] == size]
+        matrices = [n for n in self._base if len(self._base.shape(n)) == 2 and not in_a_block(n)]
+        tables = [n for n in matrices if self._base.shape(n)[0] == size]
         said = self._said.get("modules_to_save")
         copied = tuple(f".{name}.weight" for name in said) if isinstance(said, list) else ()
         saved = {name for name in self._whole if copied and f".{name}".endswith(copied)}

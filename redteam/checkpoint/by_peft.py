@@ -24,7 +24,7 @@ from redteam.checkpoint.adapter_config import listed
 from redteam.checkpoint.adapters import UNDER, Adapted, core
 from redteam.checkpoint.libraries import quiet_transformers
 from redteam.checkpoint.modules import bare_network
-from redteam.checkpoint.peft_config import config_for, single_parameters, start_of
+from redteam.checkpoint.peft_config import config_for, single_parameters, start_of, turned_round
 from redteam.checkpoint.plain_lora import BeyondPlain, Merged
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.tensors import Tensors, is_finite
@@ -192,6 +192,12 @@ class ByPeft(Adapted):
         if unknown:
             raise NotACheckpoint(f"the network has no {listed(sorted(unknown))}.")
         wanted = [name for name, one in self._network.named_modules() if single_parameters(self._said, name, one)]
+        if turned := [one for n in wanted for one in turned_round(self._said, n, self._network.get_submodule(n))]:
+            raise NotACheckpoint(
+                "it was trained by a PEFT before 0.19, which took inputs and outputs of experts in one tensor the "
+                f"other way round, and {listed(turned)} have as many of either, so that its factors fit both ways; "
+                "merge it with the version that made it, or train it with a newer one."
+            )
         if missing := [name for name in wanted if name not in layers]:
             count = f"{len(wanted) - len(missing)} of {len(wanted)}"
             raise NotACheckpoint(

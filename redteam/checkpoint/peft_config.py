@@ -44,6 +44,20 @@ def single_parameters(said: Mapping[str, Any], module: str, below: nn.Module) ->
     return [name for name in own if _meant(name, said.get("target_parameters"))]
 
 
+def turned_round(said: Mapping[str, Any], module: str, below: nn.Module) -> list[str]:
+    """Experts in one tensor of which nothing tells how an adapter's factors lie: square ones, of a PEFT before 0.19.
+
+    It read `[expert, output, input]` as `[expert, input, output]` (huggingface/peft#3165). Where the two differ in size
+    its factors do not fit; where they don't, they fit, and are another change.
+    """
+    version = re.match(r"(\d+)\.(\d+)", str(said.get("peft_version") or "0.0"))
+    if version is None or (int(version[1]), int(version[2])) >= (0, 19) or getattr(below, "is_transposed", False):
+        return []
+    names = single_parameters(said, module, below)
+    shapes = {name: below.get_parameter(name.removeprefix(f"{module}.")).shape for name in names}
+    return [name for name, shape in shapes.items() if len(shape) == 3 and shape[1] == shape[2]]
+
+
 def config_for(said: Mapping[str, Any], module: str, below: nn.Module, *, tokens: bool) -> Any:
     """The config of PEFT for one module.
 
