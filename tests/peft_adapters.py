@@ -25,6 +25,7 @@ ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", TEXT | {"intermediate_size": 20}),
     "tied": ("Llama", TEXT | {"intermediate_size": 20, "tie_word_embeddings": True}),
+    "tied as an MLP": ("Llama", TEXT | {"intermediate_size": TEXT["vocab_size"], "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", TEXT | {"intermediate_size": 20}),
     "gpt2": ("GPT2", {"n_embd": 24, "n_layer": 2, "n_head": 4, "vocab_size": 30, "n_positions": 32}),
     "llava": ("Llava", {"text_config": VLM_TEXT, "vision_config": VLM_VISION, "image_token_index": 29}),
@@ -75,6 +76,15 @@ ADAPTERS: dict[str, tuple[str, Callable[[], Any]]] = {
         "qwen3_moe",
         lambda: lora(target_modules=[], target_parameters=EXPERTS, rank_pattern={"experts.down_proj": 3}),
     ),
+    "router and some of the experts": (
+        "qwen3_moe",
+        lambda: lora(target_modules=["q_proj"], target_parameters=["mlp.gate.weight", "experts.down_proj"]),
+    ),
+    "router and experts, packed": (
+        "gpt_oss",
+        lambda: lora(target_modules=["q_proj"], target_parameters=["mlp.router.weight", *EXPERTS]),
+    ),
+    "as many neurons as tokens": ("tied as an MLP", lambda: lora(target_modules=["up_proj", "q_proj"])),
     "LoHa": ("llama", lambda: peft.LoHaConfig(r=2, alpha=6, target_modules=PROJECTIONS, rank_pattern={"q_proj": 3})),
     "LoKr": ("llama", lambda: peft.LoKrConfig(r=2, alpha=6, target_modules=PROJECTIONS)),
     "IA3": ("qwen2", lambda: peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])),

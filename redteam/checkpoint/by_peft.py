@@ -250,6 +250,10 @@ class ByPeft(Adapted):
             shape = getattr(below, parameter).shape
             value = torch.zeros(shape, dtype=wide) if layer.apart else super().load(found[0]).to(wide)
             setattr(below, parameter, nn.Parameter(value, requires_grad=False))
+        for name, beside in list(below.named_parameters(recurse=False)):  # PEFT moves the module, and reads none of it
+            if beside.is_meta:
+                blank = torch.zeros((), dtype=wide).expand(beside.shape)
+                setattr(below, name, nn.Parameter(blank, requires_grad=False))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             below = self._by_peft(module, below)
         merged: dict[str, Tensor] = {}
