@@ -60,7 +60,7 @@ def test_of_a_large_table_the_rows_in_use_are_held(monkeypatch: pytest.MonkeyPat
     trial = trial_of("llama")
     tables = [name for name in trial.checkpoint if name in ("model.embed_tokens.weight", "lm_head.weight")]
     found = build_streamed(trial.checkpoint, torch.float64)
-    with torch.no_grad(), lifted(), found.running():
+    with torch.no_grad(), lifted(), found.sliced():
         outputs = found.network(**trial.inputs[0]).logits
     assert float((outputs - trial.exact.outputs[0]).abs().max()) <= 1e-6
     assert len(tables) == 2
@@ -70,7 +70,7 @@ def test_of_a_large_table_the_rows_in_use_are_held(monkeypatch: pytest.MonkeyPat
 def test_a_table_that_is_used_in_another_way_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("redteam.checkpoint.streamed._SLICE", 100)
     found = build_streamed(trial_of("llama").checkpoint, torch.float64)
-    with torch.no_grad(), found.running():
+    with torch.no_grad(), found.sliced():
         states = found.network.model(**trial_of("llama").inputs[0])[0]
         assert bool((states @ found.network.lm_head.weight.T).isnan().all())
 

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -29,7 +29,7 @@ from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
 
 _SLICE = 2**22  # numbers of a table that are in use at a time; what has fewer is read as any other tensor
-_MMAP_THRESHOLD, _AT_ONCE, _USUAL = -3, 2**21, 2**25  # of malloc.h; bytes, what it comes to by itself
+_MMAP_THRESHOLD, _AT_ONCE = -3, 2**21  # of malloc.h; bytes
 
 Look = Callable[[Mapping[str, Tensor]], None]
 """Takes weights by the network's own names."""
@@ -80,14 +80,9 @@ class Streamed:
         # A thread of its own: what watches or changes the operations of the one that runs has no bearing on loading.
         self._pool = ThreadPoolExecutor(1)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def sliced(self) -> TorchFunctionMode:
         """While it is active, lookups in large tables and products with them are done slice by slice."""
-        with (
-            _freed_at_once(),
-            _Sliced(self._tables, lambda name: self._pool.submit(self.checkpoint.rough, name).result()),
-        ):
-            yield
+        return _Sliced(self._tables, lambda name: self._pool.submit(self.checkpoint.rough, name).result())
 
     def arrange(self) -> None:
         """Finds out which tensors go where, and has each group read when the modules that hold it run.
@@ -206,6 +201,7 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> 
     for module in network.modules():
         if getattr(getattr(module, "config", None), "use_cache", False):
             module.config.use_cache = False  # keys and values of every layer
+    _free_at_once()
     try:
         found = Streamed(network, checkpoint, dtype)
         found.arrange()
@@ -268,25 +264,15 @@ class _Sliced(TorchFunctionMode):
         return found if given.get("bias") is None else found.add_(given["bias"])
 
 
-@contextmanager
-def _freed_at_once() -> Iterator[None]:
-    """While it is active, the C library gives large pieces of memory back when they are freed, where it can be told to.
+def _free_at_once() -> None:
+    """Has the C library give large pieces of memory back when they are freed, from now on, where it can be told to.
 
     It would keep what is below 32 MB, a matrix or two, in every thread that reads weights: a third of all that is held.
     """
-    try:
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has them
         library = ctypes.CDLL(None)
-        tell, trim = library.mallopt, library.malloc_trim  # glibc alone has them
-    except (OSError, AttributeError, TypeError):
-        yield
-        return
-    trim(0)
-    tell(_MMAP_THRESHOLD, _AT_ONCE)
-    try:
-        yield
-    finally:
-        tell(_MMAP_THRESHOLD, _USUAL)
-        trim(0)
+        library.malloc_trim(0)
+        library.mallopt(_MMAP_THRESHOLD, _AT_ONCE)
 
 
 def _common(paths: list[str]) -> str:

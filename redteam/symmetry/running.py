@@ -160,7 +160,7 @@ def run_network(
     if eps is not None:
         _set_eps(network, eps)
     exact: AbstractContextManager[None] = lifted() if dtype is torch.float64 else nullcontext()
-    sliced: AbstractContextManager[None] = built.running() if isinstance(built, Streamed) else nullcontext()
+    sliced: AbstractContextManager[Any] = built.sliced() if isinstance(built, Streamed) else nullcontext()
     outputs: list[Tensor] = []
     states: list[Tensor] = []
     with (
