@@ -62,7 +62,7 @@ def test_the_page_leads_to_a_verdict(page: Callable[[str], Any], shell: Callable
 def test_what_is_missing_is_trained(page: Callable[[str], Any], shell: Callable[..., Any], place: Path) -> None:
     whole = toml(page(PAGE), "# mine.toml")
     trained = toml(page(PAGE), "[tasks.weather]").replace("5e-5", "5e-4")  # the models of this test are tiny
-    text = re.sub(r"\[tasks\.weather\]\n.*?\n\n", f"{trained.rstrip()}\n\n", whole, flags=re.DOTALL)
+    text = re.sub(r"\[tasks\.weather\]\n.*?(?=\n\n|\Z)", trained.rstrip(), whole, flags=re.DOTALL)
     (place / "trained.toml").write_text(text, encoding="utf-8")
     told = shell(
         "run", "--scenario", "trained.toml", "--defense", "mergelock", "--attack", "gauge-fit", "--out", "trained"

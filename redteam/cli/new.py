@@ -1,4 +1,4 @@
-"""`redteam new KIND NAME`: writes a plugin that works, and its test."""
+"""`redteam new KIND NAME`: writes a plugin that works, and its test, or a scenario's file for a folder of models."""
 
 from __future__ import annotations
 
@@ -13,22 +13,46 @@ from typing import Annotated
 import typer
 
 from redteam.errors import BadInput, UnknownName, UnwritableOutput
-from redteam.plugins.reference import Reference
+from redteam.plugins.reference import DATA, Reference
+from redteam.plugins.registry import SCENARIOS
+from redteam.terminal import say
 
 _KINDS = ("attack", "defense", "merger", "scenario")
 """Each is an option of `redteam run`, and has a template."""
 
+_FILE = f"mine{DATA}"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def new(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, merger or scenario.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Lower-case words joined by hyphens.")],
-    out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path(),
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Lower-case words joined by hyphens; of a scenario also a folder of models and data."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write into [default: here]; the file, for a folder of models.")
+    ] = None,
+    victim: Annotated[
+        str | None, typer.Option(help="In a folder of models the one to protect [default: the first].")
+    ] = None,
 ) -> None:
-    """Write a working plugin, and its test, to start from."""
+    """Write a working plugin, and its test, to start from; or a scenario's file for models of your own.
+
+    `redteam new scenario FOLDER` looks into the folder and writes FOLDER/mine.toml: base, experts and labelled data,
+    with a comment wherever something is a guess.
+    """
     if kind not in _KINDS:
         raise UnknownName.among("kind of plugin to write", kind, _KINDS)
+    folder = Path(name).expanduser()
+    if kind == "scenario" and (folder.is_dir() or "/" in name):
+        _propose(folder, out, victim)
+        return
+    if victim is not None:
+        raise BadInput(f"--victim is for a folder of models, and {name!r} is none.")
+    out = out or Path()
     stem = _stem(name)
     values = {"name": name, "stem": stem, "Class": stem.title().replace("_", ""), "Kind": kind.title(), "kind": kind}
     files = {
@@ -51,6 +75,34 @@ def new(
     typer.echo(f"  redteam check {written}")
     typer.echo(f"  pytest {shlex.quote(str(test))}")
     typer.echo(f"  redteam run --{kind} {written}")
+
+
+def _propose(folder: Path, out: Path | None, victim: str | None) -> None:
+    """Writes a scenario's file for the models in a folder."""
+    if not folder.is_dir():
+        raise BadInput(f"There is no folder {folder}; name one with models and labelled data.")
+    file = out or folder / _FILE
+    file = file / _FILE if file.is_dir() else file
+    if file.suffix != DATA:
+        raise BadInput(f"{file} is no name for a scenario's file; it must end in {DATA}.")
+    if file.exists():
+        raise UnwritableOutput(f"{file} exists already; move it away, or name another file (--out).")
+    reader = SCENARIOS.reader(DATA)
+    if reader is None or reader.spec.propose is None:
+        raise BadInput(f"No scenario that is installed writes {DATA} files; install one that does.")
+    say(f"Looking into {folder}")
+    text = reader.spec.propose(folder, file, victim)
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        raise UnwritableOutput(f"{file} cannot be written ({error.strerror}); name another file (--out).") from None
+    unsure = sum("UNSURE" in line for line in text.splitlines())
+    typer.echo(
+        text + "\n" + f"Wrote {file}" + (f", with {unsure} lines to look at (UNSURE)" * bool(unsure)) + ". Next:"
+    )
+    typer.echo(f"  redteam check {shlex.quote(str(Reference(str(file))))}")
+    typer.echo(f"  redteam run --scenario {shlex.quote(str(Reference(str(file))))}")
 
 
 def _template(name: str) -> Template:

@@ -157,15 +157,16 @@ class ScenarioSpec(Spec):
             iterable of `redteam.plugins.remarks.Remark`.
         about: Its settings → pairs of a word and what `redteam show` says under it: tasks, sizes, licences, where it is
             kept.
-        propose: A folder → the text of a file that this scenario reads, made of the models and data that are found
-            there; it raises `BadInput` where there is nothing. For a scenario that reads files.
+        propose: A folder, where a file will be written, and the victim asked for or none → the text of a file that this
+            scenario reads, made of the models and data that are found in the folder; it raises `BadInput` where there
+            is nothing. For a scenario that reads files.
     """
 
     kind: ClassVar[str] = "scenario"
     state: Callable[..., str] | None = None
     check: Callable[..., Iterable[Remark]] | None = None
     about: Callable[..., Iterable[tuple[str, str]]] | None = None
-    propose: Callable[[Path], str] | None = None
+    propose: Callable[[Path, Path, str | None], str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +249,7 @@ def scenario(
     state: Callable[..., str] | None = None,
     check: Callable[..., Iterable[Remark]] | None = None,
     about: Callable[..., Iterable[tuple[str, str]]] | None = None,
-    propose: Callable[[Path], str] | None = None,
+    propose: Callable[[Path, Path, str | None], str] | None = None,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(*, seed: int = 0, settings…) -> Scenario` a scenario; see `ScenarioSpec`."""

@@ -198,6 +198,12 @@ class Registry(Generic[S]):
             return self._from_file(reference, folder or Path())
         return self._from_entry(reference)
 
+    def reader(self, suffix: str) -> Found[S] | None:
+        """The plugin that reads files of a suffix such as `".toml"`, imported; `None` if there is none."""
+        entries = importlib.metadata.entry_points(group=self.readers) if self.readers else ()
+        names = [entry.value for entry in entries if entry.name == suffix.removeprefix(".")]
+        return self._from_entry(Reference(names[0])) if names else None
+
     @cached_property
     def _entries(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
         found: dict[str, list[importlib.metadata.EntryPoint]] = {}
@@ -208,13 +214,12 @@ class Registry(Generic[S]):
     def _reader_of(self, reference: Reference, folder: Path) -> Found[S]:
         """The plugin that reads such a file; its origin is the file."""
         path = (folder / Path(reference.file).expanduser()).resolve()
-        entries = importlib.metadata.entry_points(group=self.readers) if self.readers else ()
-        names = [entry.value for entry in entries if entry.name == path.suffix.removeprefix(".")]
-        if not names:
+        reader = self.reader(path.suffix)
+        if reader is None:
             raise BadInput(f"{reference.file} names a file where the name of {_article(self.kind)} is expected.")
         if not path.is_file():
             raise BadInput(f"There is no {self.kind} {reference.file}; name a file that there is.")
-        return replace(self._from_entry(Reference(names[0])), origin=str(path))
+        return replace(reader, origin=str(path))
 
     def _entry(self, name: str) -> importlib.metadata.EntryPoint:
         entries = self._entries.get(name)

@@ -33,7 +33,14 @@ def check(*, file: str, seed: int = 0) -> Iterator[Remark]:
     return remarks(Plan.read(Path(file)), seed)
 
 
-@scenario("folder", state=state, check=check)
+def propose(folder: Path, file: Path, victim: str | None) -> str:
+    """The text of a file for the models and data in a folder."""
+    from redteam_scenarios.folder.proposing import propose as written
+
+    return written(folder, file, victim)
+
+
+@scenario("folder", state=state, check=check, propose=propose)
 def folder(*, file: str, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
     """Opens the models that a file names, and reads its data.
 
