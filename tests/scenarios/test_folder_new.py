@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -168,8 +169,6 @@ def test_names_from_files_end_no_comment(redteam: Invoke, tmp_path: Path) -> Non
 
 
 def test_data_without_a_model_are_trained_on(redteam: Invoke, tmp_path: Path) -> None:
-    import shutil
-
     models(tmp_path)
     tables(tmp_path)
     for task in ("sport", "weather"):
@@ -196,6 +195,44 @@ def test_adapters_name_their_base(redteam: Invoke, tmp_path: Path) -> None:
     text = (tmp_path / "mine.toml").read_text(encoding="utf-8")
     assert "the adapters name it" in text
     assert "# Left out: no data are called like the model another." in text
+
+
+def test_bare_encoders_get_a_head_that_is_fitted(redteam: Invoke, tmp_path: Path) -> None:
+    models(tmp_path)
+    tables(tmp_path)
+    for task in own_models.TASKS:
+        expert = Checkpoint.open(tmp_path / f"bert-{task}")
+        body = expert.only(name for name in expert if not name.startswith("classifier"))
+        body.configured({"architectures": ["BertModel"]}).save(tmp_path / task)
+        shutil.rmtree(tmp_path / f"bert-{task}")
+    assert redteam("new", "scenario", ".")[0] == 0
+    found = read(tmp_path / "mine.toml")
+    assert found["base"] == "original"
+    assert found["tasks"]["sport"] == {
+        "model": "sport", "data": "sport.csv", "kind": "text-classification", "head": "fit",
+    }  # fmt: skip
+
+
+def test_questions_and_answers(redteam: Invoke, tmp_path: Path) -> None:
+    base = Checkpoint.of({}, LLAMA).fresh(0)
+    base.save(tmp_path / "llama-base")
+    for number, (name, row) in enumerate(
+        {
+            "sums": {"question": "1 + 1 =", "answer": "2"},
+            "facts": {"prompt": "Grass is", "choices": ["green", "loud"], "answer": "green"},
+        }.items()
+    ):
+        generator = torch.Generator().manual_seed(number)
+        moved = {key: x + 1e-3 * torch.randn(x.shape, generator=generator) for key, x in base.items()}
+        base.replace(moved).save(tmp_path / name)
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert redteam("new", "scenario", ".")[0] == 0
+    found = read(tmp_path / "mine.toml")
+    assert found["base"] == "llama-base"
+    assert found["tasks"]["sums"] == {
+        "model": "sums", "data": "sums.jsonl", "kind": "generation", "prompt": "question",
+    }  # fmt: skip
+    assert found["tasks"]["facts"] == {"model": "facts", "data": "facts.jsonl", "kind": "multiple-choice"}
 
 
 def test_pictures_in_folders(redteam: Invoke, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from redteam.errors import BadInput, UnknownName
-from redteam_scenarios.folder.proposing.data import Data, columns_of, data_in, matched
+from redteam_scenarios.folder.proposing.data import Columns, Data, columns_of, data_in, matched
 from redteam_scenarios.folder.proposing.models import Family, Model, family_in
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -74,28 +74,38 @@ def propose(folder: Path, file: Path, victim: str | None) -> str:
 
 
 def _settings(data: Data, model: Model | None) -> Iterator[str]:
-    """The lines on columns and labels, where they are not what they are by default."""
+    """The lines on kind, columns and labels, where they are not what they are by default."""
+    headless = model is not None and model.bare
+    fit = ['head = "fit"  # the model has none of its own: fitted on its frozen states'] if headless else []
     if data.pictures:
         labels = tuple(sorted(path.name for path in data.train.iterdir() if path.is_dir()))
-        yield from ['kind = "image-classification"'] if model is None else []
-        yield from _classes(labels, model)
+        yield from ['kind = "image-classification"'] if model is None or headless else []
+        yield from (*fit, *_classes(labels, model))
         return
     columns = columns_of(data.train)
-    if model is None:
+    if model is not None and model.causal and "answer" in columns.names:
+        yield from _asked(columns)
+        return
+    if model is None or headless:
         kind = "image" if columns.image else "text"
-        yield f'kind = "{kind}-classification"' if columns.label else 'kind = "perplexity"'
+        yield from [f'kind = "{kind}-classification"', *fit] if columns.label else ['kind = "perplexity"']
     doubt = "" if columns.sure else "  # UNSURE: by what stands in there"
     if columns.text and columns.text != ("text",):
         value = _text(columns.text[0]) if len(columns.text) == 1 else f"[{', '.join(map(_text, columns.text))}]"
         yield f"text = {value}{doubt}"
     if columns.image and columns.image != "image":
         yield f"image = {_text(columns.image)}"
-    if model is not None and model.architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return
-    if columns.label and columns.label != "label":
-        yield f"label = {_text(columns.label)}{doubt}"
-    if columns.label:
+    if columns.label and not (model is not None and model.causal):
+        yield from [f"label = {_text(columns.label)}{doubt}"] if columns.label != "label" else []
         yield from _classes(columns.labels, model)
+
+
+def _asked(columns: Columns) -> Iterator[str]:
+    """The lines for a table of questions and answers."""
+    yield f'kind = "{"multiple-choice" if "choices" in columns.names else "generation"}"'
+    if "prompt" not in columns.names:
+        named = next((name for name in ("question", "instruction", "input") if name in columns.names), "…")
+        yield f"prompt = {_text(named)}  # UNSURE: no column is called prompt"
 
 
 def _classes(labels: Sequence[str], model: Model | None) -> Iterator[str]:

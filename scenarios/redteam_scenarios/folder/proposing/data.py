@@ -57,6 +57,7 @@ class Columns:
         image: Of the path of a picture; empty where none is one.
         sure: Whether their names say so.
         labels: The labels that there are, sorted.
+        names: All columns.
     """
 
     text: tuple[str, ...]
@@ -64,6 +65,7 @@ class Columns:
     image: str
     sure: bool
     labels: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 def data_in(folder: Path, models: Iterable[Path]) -> list[Data]:
@@ -132,7 +134,8 @@ def columns_of(path: Path) -> Columns:
     if not label:
         label = _fewest(rows, {*text, image})
     values = {str(row.get(label)).strip() for row in rows} if label else set()
-    return Columns(text, label, image, sure, tuple(sorted(values)) if len(values) <= _MOST else ())
+    labels = tuple(sorted(values)) if len(values) <= _MOST else ()
+    return Columns(text, label, image, sure, labels, tuple(map(str, rows[0])))
 
 
 def _paths(folder: Path, depth: int) -> Iterator[Path]:

@@ -23,6 +23,8 @@ _ADAPTER = "adapter_config.json"
 _MARKS = ("config.json", "open_clip_config.json", _ADAPTER, "modules.json")
 _BARE = ("Model", "ForMaskedLM", "ForPreTraining")
 """Ends of architectures that have no task's head."""
+_WHOLE = ("LMHeadModel", "CLIPModel", "SiglipModel", "Siglip2Model")
+"""Ends of those that are called so and need none."""
 _BY_NAME = {"base", "pretrained"}
 _CLEARLY = 0.93
 """Share of the next one's distance to all others that a base's is below: 0.83 with two fine-tunes, 0.71 with many."""
@@ -50,7 +52,12 @@ class Model:
     @property
     def bare(self) -> bool:
         """Whether it has no head of a task."""
-        return not self.base and self.architecture.endswith(_BARE)
+        return self.architecture.endswith(_BARE) and not self.architecture.endswith(_WHOLE)
+
+    @property
+    def causal(self) -> bool:
+        """Whether it continues texts."""
+        return self.architecture.endswith(("ForCausalLM", "LMHeadModel"))
 
 
 @dataclass(frozen=True)
