@@ -88,7 +88,8 @@ def anatomies() -> Iterator[str]:
             f"{found}/{there}" + (f" + {others}" if others else ""),
             f"{ran['merge']:.0e}",
         ]
-        yield f"| {name} | {' | '.join(cells)} |\n"
+        told = ", ".join(f"{key} = {value}" for key, value in ARCHITECTURES.data(name).get("when", {}).items())
+        yield f"| {name.partition('+')[0]}{f' ({told})' * bool(told)} | {' | '.join(cells)} |\n"
 
 
 def defenses() -> Iterator[str]:

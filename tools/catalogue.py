@@ -5,6 +5,8 @@ python tools/catalogue.py --prove TYPE… keep these descriptions and renew the 
 python tools/catalogue.py TYPE '{"key": …}'
     describe it with other keys of the config than transformers' defaults, those of the checkpoints that people publish;
     the file keeps them under "switches"
+python tools/catalogue.py TYPE+WORD '{"key": …}'
+    describe another form of it, which configs that hold these keys have; the type's own file stays
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def switches_of(name: str) -> dict[str, Any]:
 
 def config_of(name: str, switches: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The config that a type is tried with, its sizes still large: with the switches of its file, or others."""
-    config = complete(name)
+    config = complete(name.partition("+")[0])
     switches = switches_of(name) if switches is None else switches
     return {**config, **{key: _merged(config.get(key), value) for key, value in switches.items()}}
 
@@ -77,9 +79,10 @@ def prove(name: str) -> dict[str, Any]:
 
 def described(name: str, switches: Mapping[str, Any]) -> dict[str, Any]:
     """The file of a type that is described anew."""
-    found: Description = replace(describe(config_of(name, switches)), model_type=name)
-    data = found.as_data()
-    return {"model_type": name, **({"switches": switches} if switches else {}), **data}
+    model_type, form, _ = name.partition("+")
+    found: Description = replace(describe(config_of(name, switches)), model_type=model_type)
+    when = {"when": switches} if form else {}
+    return {"model_type": model_type, **when, **({"switches": switches} if switches else {}), **found.as_data()}
 
 
 def main(arguments: list[str]) -> int:

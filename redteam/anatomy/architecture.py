@@ -195,7 +195,7 @@ class Architecture:
         unturned: Key of the config that holds a value for each layer, and the value of those without that embedding.
         rotary: Keys of the config that may hold the share of a head's dimensions that is rotated, or their number.
         transposed: Whether weights are stored [in, out].
-        interleaved: Whether fused query, key and value follow one another head by head.
+        interleaved: Whether fused query, key and value follow one another head by head, or group by group.
         shards: In how many equal pieces a fused map lies, each with queries, values and keys in this order, if it does.
         stream: What else touches the residual stream; None where that is not known.
         legal: The largest group that keeps the function, by kind of site (residual: of latents); a kind that is left
@@ -281,7 +281,8 @@ class Architecture:
         """What the names of the checkpoint begin with; None if it has no tensor of a block's query."""
         for layer in range(_SEARCHED if self.sparse else 1):
             first = named(self.first.format(layer=layer, expert=0), "weight")
-            found = next((prefix for prefix in self.prefixes if prefix + first in checkpoint), None)
+            tried: tuple[str, ...] = (*self.prefixes, *(_QUESTIONS if "model." in self.prefixes else ()))
+            found = next((prefix for prefix in tried if prefix + first in checkpoint), None)
             if found is not None:
                 return found
         return None
@@ -301,6 +302,7 @@ class Architecture:
         return sum(prefix + name in checkpoint for name in needed | extra)
 
 
+_QUESTIONS = ("transformer.",)  # what LlamaForQuestionAnswering and its like are saved with in place of "model."
 _SEARCHED = 16  # the layers of which at least one has every part
 
 

@@ -49,6 +49,8 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     if blocks.clipped:  # numbers are cut off one by one: signs and orders pass, and nothing else
         narrowed = {"qk": "plane-signs" if planes else "signed-permutation", "vo": "signed-permutation"}
         legal |= {kind: subgroups(group) & legal[kind] for kind, group in narrowed.items() if kind in legal}
+    if blocks.given("alibi") is True:  # the slope of its bias belongs to a head
+        legal = {kind: group for kind, group in legal.items() if kind not in ("heads", "queries")}
     if "qk" not in arch.legal or blocks.lends(layer):
         legal.pop("qk", None)
     if blocks.lends(layer):  # other layers' queries and outputs would have to follow
@@ -67,7 +69,7 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
             yield vo(legal=free_here, carried=tuple(Side(gate, share) for gate in gates))
         else:
             yield vo(legal=legal["vo"])
-    if gains and "qk" in legal:
+    if gains and "qk" in legal and not blocks.clipped:
         heads, shares = (1, 1) if blocks.normed == "head" else (groups, share)
         left, right = Side(gains[0], shares), Side(gains[1])
         yield rotary("qk-norm", heads=heads, width=n, left=left, right=right, legal=subgroups("plane-scaling"))

@@ -25,7 +25,7 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | Archite
         for point in entry_points(group="redteam.architectures", name=named):
             ARCHITECTURES[named] = point.load()
     if named in ARCHITECTURES:
-        return named, ARCHITECTURES[named]
+        return named, ARCHITECTURES.for_config(named, checkpoint.config)
     if not named:
         known = {name: described.recognises(checkpoint) for name, described in ARCHITECTURES.items()}
         best = max(known, key=lambda name: known[name])  # of several with the same names, the first
@@ -43,15 +43,8 @@ def architecture_of(checkpoint: Checkpoint) -> tuple[str, Architecture | Archite
 @contextmanager
 def described_as(model_type: str, architecture: Architecture | ArchitectureLike) -> Iterator[None]:
     """While it is active, checkpoints of a model type have the description given, whatever the catalogue says."""
-    before = ARCHITECTURES.get(model_type)
-    ARCHITECTURES[model_type] = architecture
-    try:
+    with ARCHITECTURES.replaced(model_type, architecture):
         yield
-    finally:
-        if before is None:
-            del ARCHITECTURES[model_type]
-        else:
-            ARCHITECTURES[model_type] = before
 
 
 def anatomy_of(checkpoint: Checkpoint) -> Anatomy:

@@ -320,8 +320,10 @@ class Blocks:
             block = sizes[role][0] // self.arch.shards
             start = block * _IN_A_SHARD.index(role)
             return Rows(start, sizes[role][0], block, block * len(fused))
-        if self.arch.interleaved:
-            return Rows(self.n * fused.index(role), sizes[role][0], self.n, self.n * len(fused))
+        if self.arch.interleaved:  # group by group, where several queries share a key (Falcon 40B)
+            shares = [sizes[other][0] // self.groups for other in fused]
+            place = fused.index(role)
+            return Rows(sum(shares[:place]), sizes[role][0], shares[place], sum(shares))
         return Rows(sum(sizes[other][0] for other in fused[: fused.index(role)]), sizes[role][0])
 
     def template(self, role: str) -> str:

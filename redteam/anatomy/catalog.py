@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from redteam.anatomy.architecture import Architecture, ArchitectureLike
 from redteam.anatomy.files import from_data
 
 FOLDER = Path(__file__).parent / "catalogue"
+_FORM = "+"
 _FIRST = [
     "vit",
     "deit",
@@ -48,12 +50,25 @@ class Catalogue(MutableMapping[str, Architecture | ArchitectureLike]):
 
     Args:
         folder: Of files that `redteam describe` writes, called by the model type; `like` in one names another, whose
-            description it shares.
+            description it shares. A file called by the type, a plus and a word is of another form of it, for configs
+            that hold all that stands under `when`; of several the one that asks for most.
     """
 
     def __init__(self, folder: Path) -> None:
         self._files = {file.stem: file for file in sorted(folder.glob("*.json"))}
         self._made: dict[str, Architecture | ArchitectureLike] = {}
+        self._set: set[str] = set()
+
+    def for_config(self, name: str, config: Mapping[str, Any]) -> Architecture | ArchitectureLike:
+        """The description of a model type, of the form that a config asks for.
+
+        Raises:
+            KeyError: If the type is not known.
+        """
+        forms = [] if name in self._set else [one for one in self._files if one.startswith(f"{name}{_FORM}")]
+        asked = {one: self.data(one)["when"] for one in forms}
+        fit = [one for one, keys in asked.items() if all(config.get(key) == value for key, value in keys.items())]
+        return self[max(fit, key=lambda one: len(asked[one]), default=name)]
 
     def __getitem__(self, name: str) -> Architecture | ArchitectureLike:
         if name not in self._made:
@@ -68,15 +83,35 @@ class Catalogue(MutableMapping[str, Architecture | ArchitectureLike]):
 
     def __setitem__(self, name: str, architecture: Architecture | ArchitectureLike) -> None:
         self._made[name] = architecture
+        self._set.add(name)
+
+    @contextmanager
+    def replaced(self, name: str, architecture: Architecture | ArchitectureLike) -> Iterator[None]:
+        """While it is active, a model type has another description, whatever the form."""
+        made, was_set = self._made.get(name), name in self._set
+        self[name] = architecture
+        try:
+            yield
+        finally:
+            del self[name]
+            if made is not None:
+                self._made[name] = made
+            if was_set:
+                self._set.add(name)
 
     def __delitem__(self, name: str) -> None:
         del self._made[name]
+        self._set.discard(name)
 
     def __iter__(self) -> Iterator[str]:
-        yield from dict.fromkeys((*(name for name in _FIRST if name in self._files), *self._files, *self._made))
+        yield from dict.fromkeys((*(name for name in _FIRST if name in self._files), *self._types()))
 
     def __len__(self) -> int:
-        return len(set(self._files) | set(self._made))
+        return len(self._types())
+
+    def _types(self) -> list[str]:
+        """Without their forms."""
+        return [name for name in dict.fromkeys((*self._files, *self._made)) if _FORM not in name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._files or name in self._made

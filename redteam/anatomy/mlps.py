@@ -85,7 +85,13 @@ def _experts(blocks: Blocks, layer: int, router: Linear, down: Side, also: list[
     also += numbered(blocks, blocks.arch.with_experts, layer, blocks.experts)
     order, part = subgroups("permutation"), blocks.arch.part
     site = Site("experts", layer, 1, blocks.experts, Side(router), down, order, left_too=tuple(also), part=part)
-    return [] if blocks.arch.ordered_experts else [site]
+    return [] if blocks.arch.ordered_experts or _grouped(blocks) else [site]
+
+
+def _grouped(blocks: Blocks) -> bool:
+    """Whether some groups of experts are chosen before the experts are (DeepSeek), so that each keeps its members."""
+    groups, chosen = (blocks.given(key) for key in ("n_group", "topk_group"))
+    return isinstance(groups, int) and groups > 1 and groups != chosen
 
 
 def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:

@@ -11,6 +11,7 @@ from redteam.symmetry.inputs import tightened
 
 WIDTH, HEADS, GROUPS, HEAD, NEURONS, VOCABULARY, EXPERTS = 64, 4, 2, 24, 40, 70, 4
 _LENGTH = 65
+_TRUNK = "mobilenetv3_small_050"  # of timm's networks a small one, where a config names one of them
 _WIDER = 8  # where code has a number of its own for the rotary planes of a head
 
 _SIZES: tuple[tuple[str, int], ...] = (
@@ -66,7 +67,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
 )
 _LAYERS = (
     r"(num_hidden_layers|n_layers?|num_layers|(en|de)coder_layers|num_(en|de)coder_layers|depth|layers"
-    r"|num_global_layers|decoder_num_hidden_layers)"
+    r"|num_global_layers|decoder_num_hidden_layers|conf_num_hidden_layers)"
 )
 _IDS = r".*(token_id|token_index|_ids?)"
 _FORMS = (
@@ -180,6 +181,8 @@ def _shrunk(config: dict[str, Any], layers: int, scale: int) -> dict[str, Any]:
             tiny[key] = _varied(value, layers)
         elif key == "head_dim":
             tiny[key] = _head(config, scale)
+        elif key == "architecture" and isinstance(value, str):
+            tiny[key] = _TRUNK
         elif key == "vocab_size" and value is None:
             tiny[key] = VOCABULARY
         elif key == "image_token_index" and value is None:
@@ -266,6 +269,8 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
         tiny["hybrid_layer_ids"] = [layer for layer, kind in enumerate(kinds) if kind == "hybrid"]
         if "mamba_headdim" in tiny:
             tiny["mamba_headdim"] = tiny["mamba_expand"] * tiny["hidden_size"] // tiny["n_mamba_heads"]
+    if tiny.get("multi_query") is False and not tiny.get("new_decoder_architecture") and "num_kv_heads" in tiny:
+        tiny["num_kv_heads"] = tiny["num_attention_heads"]
     if "d_head" in tiny and "d_model" in tiny:
         tiny["d_head"] = tiny["d_model"] // tiny["n_head"]
     if {"state_size", "expand", "head_dim", "num_heads"} <= tiny.keys():

@@ -16,6 +16,7 @@ from redteam.errors import BadInput
 
 _SAMPLES, _TOKENS = 4, 16
 _LIMITS, _LOW = ("clip_qkv",), 0.2
+_CASTS = ("reorder_and_upcast_attn",)  # GPT-2's, which runs in no dtype but float32 and half of it
 _PLACEHOLDER = ("image_token_id", "image_token_index")  # in a config: the token in whose place an image's features come
 _COUNT = (
     "mm_tokens_per_image",
@@ -129,9 +130,10 @@ def _sounds(draws: np.random.Generator, config: Mapping[str, Any]) -> dict[str, 
 def tightened(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config whose limits on activations are low enough for most numbers to be cut off; as it is where it has none.
 
-    What keeps a network's function keeps it whatever the limit is.
+    What keeps a network's function keeps it whatever the limit is. Casts that some code insists on are switched off.
     """
     found = {k: tightened(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    found |= {key: False for key in _CASTS if found.get(key)}
     return found | {key: _LOW for key in _LIMITS if isinstance(found.get(key), int | float)}
 
 

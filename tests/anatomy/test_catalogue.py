@@ -22,7 +22,7 @@ from redteam.symmetry.fit_all import fit_all
 from tools.catalogue import trial_of
 
 TYPES = sorted(file.stem for file in FOLDER.glob("*.json"))
-LARGE = ("qwen2_vl", "qwen2_5_vl", "owlv2", "led")  # whose small networks stay large
+LARGE = ("qwen2_vl", "qwen2_5_vl", "owlv2", "led", "gemma3n")  # whose small networks stay large
 _NAMES = {"part", "prefixes", "layers", "width", "heads", "neurons", "kv_heads", "head_width", "activation", "experts"}
 
 
@@ -41,7 +41,7 @@ def one_of_each_form() -> set[str]:
     for name in TYPES:
         data = ARCHITECTURES.data(name)
         key = json.dumps([form(data.get("stacks")), bool(data.get("streams"))], sort_keys=True)
-        if name not in LARGE:
+        if name not in LARGE and "+" not in name:  # a form of a type that is tried itself
             found.setdefault(key, name)
     return set(found.values())
 
@@ -114,7 +114,7 @@ def test_a_type_that_is_set_stands_before_its_file() -> None:
     catalogue["mine"] = before
     assert catalogue["llama"] == catalogue["gpt2"]
     assert {"mine", "llama", "bert"} <= set(catalogue)
-    assert len(catalogue) == len(TYPES) + 1
+    assert len(catalogue) == len({name.partition("+")[0] for name in TYPES}) + 1
     del catalogue["mine"], catalogue["llama"]
     assert "mine" not in catalogue
     assert catalogue["llama"] == before
