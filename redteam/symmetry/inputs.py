@@ -62,6 +62,8 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0, *, text: bool = False) 
             found["decoder_input_ids"] = _text(draws, words)
         elif words.get("add_cross_attention"):
             found["encoder_hidden_states"] = _states(draws, words)
+    if "bi_data" in words:  # XLNet, which looks at segments only where it is told them
+        found["token_type_ids"] = torch.arange(found["input_ids"].shape[1]).ge(_TOKENS // 2).long().expand(_SAMPLES, -1)
     if words.get("cross_attention_layers"):  # in place of pictures, which come with masks of tiles
         found["cross_attention_states"] = _states(draws, words)
     elif not text:
