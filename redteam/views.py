@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from redteam.errors import BadInput, ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.symmetry import Group, Lock, Reversible, sampled_locks
-from redteam.tasks import Batch, Task
+from redteam.tasks import Batch, Task, batched
 from redteam.threat import ThreatModel, threat_model
 
 if TYPE_CHECKING:
@@ -164,6 +165,27 @@ class Meter:
     labels: int = 0
     steps: int = 0
     queries: int = 0
+
+
+class Oracle:
+    """Answers for a model whose weights nobody sees.
+
+    Args:
+        checkpoint: The model; its network is built when it is first asked.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Its logits, float32 `[n, …, classes]`."""
+        # Not in inference mode: what is learned from the answers needs them in a graph.
+        with torch.no_grad():
+            return torch.cat([self._network(**part).logits for part in batched(inputs)])
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        return self._checkpoint.module(torch.float32)
 
 
 @dataclass

@@ -24,9 +24,9 @@ from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import tied_costs
-from redteam.tasks import Scenario, Split, Task, batched, halves
+from redteam.tasks import Scenario, Split, Task, halves
 from redteam.threat import OWNER, ThreatModel, threat_model
-from redteam.views import AttackerView, MergerView, Meter
+from redteam.views import AttackerView, MergerView, Meter, Oracle
 
 if TYPE_CHECKING:
     from torch import nn
@@ -323,7 +323,7 @@ def _attacker_view(
     task = scenario.tasks[scenario.victim]
     oracle = None
     if Needs.OUTPUTS in attack.spec.needs:
-        oracle, protected = _asked(protected), scenario.dressed(scenario.base, scenario.victim)
+        oracle, protected = Oracle(protected), scenario.dressed(scenario.base, scenario.victim)
     return AttackerView(
         protected,
         threat,
@@ -341,18 +341,6 @@ def _attacker_view(
         _owner=bench.stream("owner"),
         _oracle=oracle,
     )
-
-
-def _asked(protected: Checkpoint) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """What answers for a model whose weights nobody sees."""
-    network = protected.module(torch.float32)
-
-    def answer(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        # Not in inference mode: what is learned from the answers needs them in a graph.
-        with torch.no_grad():
-            return torch.cat([network(**part).logits for part in batched(inputs)])
-
-    return answer
 
 
 def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:

@@ -16,7 +16,7 @@ from redteam.symmetry import Group
 from redteam.tasks import Batch, Classification, Scenario, Task
 from redteam.testing.trial import exposed
 from redteam.threat import DATA, ThreatModel
-from redteam.views import AttackerView, DefenderView, MergerView, unlocked
+from redteam.views import AttackerView, DefenderView, MergerView, Oracle, unlocked
 
 LABELS = 16
 """How many labelled samples of the victim's task an attack is granted that declares that it needs some."""
@@ -101,6 +101,10 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
         copies |= {f"the sibling {name!r}": expert for name, expert in siblings.items()}
     if needs & DATA:
         copies["the victim's data"] = Counted.of(scenario.tasks[scenario.victim])
+    oracle = None
+    if Needs.OUTPUTS in needs:
+        oracle, known = Oracle(protected), scenario.dressed(scenario.base, scenario.victim)
+        copies["the protected model"] = exposed(known)
     code = Needs.CODE in needs
     view = AttackerView(
         copies["the protected model"],
@@ -122,6 +126,7 @@ def attacker_view(stand: Stand, protected: Checkpoint, needs: Needs) -> tuple[At
         _siblings=siblings,
         _task=copies.get("the victim's data"),
         _owner=KEY.child("owner") if needs & DATA else None,
+        _oracle=oracle,
     )
     return view, copies
 
