@@ -11,6 +11,7 @@ the marks of that name is written anew.
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,7 +48,9 @@ def keep(results: Results, home: Path = HOME, readme: Path = README) -> Iterable
     name = str(results.plan["name"])
     if name not in NAMES:
         raise SystemExit(f"Reports are kept of the plans {' and '.join(NAMES)}; this is a run of {name}.")
-    kept = results.model_copy(update={"cells": ()})
+    # Where somebody put the results is of no use to anybody else.
+    command = re.sub(r" --out(?: |=)\S+", "", results.command)
+    kept = results.model_copy(update={"cells": (), "command": command})
     home.mkdir(parents=True, exist_ok=True)
     written = {
         f"{name}.json.gz": packed(kept),
