@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from transformers import BertConfig, BertModel
 
 from redteam.checkpoint import Checkpoint, hub
-from redteam.checkpoint.hub import commit_of, fetched
+from redteam.checkpoint.hub import commit_of, fetched, fetched_dataset
 from redteam.errors import BadInput
 from redteam.events import Observer, reporting_to
 
@@ -43,7 +43,8 @@ class Hub:
         if self.status:
             return self.status, {}, b""
         parts = unquote(urlsplit(path).path).strip("/").split("/")
-        of_api = parts[:2] == ["api", "models"]
+        of_api = parts[:2] in (["api", "models"], ["api", "datasets"])
+        parts = parts[1:] if parts[0] == "datasets" else parts
         name, rest = "/".join(parts[2:4] if of_api else parts[:2]), parts[4:] if of_api else parts[2:]
         if name not in self.repositories:
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
@@ -245,3 +246,42 @@ def test_variables_of_the_environment_hold(server: Hub, tmp_path: Path) -> None:
         [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()).is_relative_to(tmp_path / "theirs")
+
+
+@pytest.fixture
+def data(tmp_path: Path, server: Hub) -> Path:
+    folder = tmp_path / "data-on-the-hub"
+    for name in ("one/train-00000-of-00001.parquet", "two/train-00000-of-00001.parquet", "data.py", "raw.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    server.repositories["org/data"] = folder
+    return folder
+
+
+def test_a_datasets_name_becomes_a_folder_of_parquet_without_its_script(data: Path) -> None:
+    folder = fetched_dataset("org/data")
+    taken = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    assert taken == {"one/train-00000-of-00001.parquet", "two/train-00000-of-00001.parquet"}
+    assert commit_of(folder) == SHA
+
+
+def test_of_a_dataset_one_configuration_is_fetched(data: Path, server: Hub) -> None:
+    folder = fetched_dataset("org/data", part="two")
+    assert [file.name for file in folder.iterdir()] == ["train-00000-of-00001.parquet"]
+    assert not (folder.parent / "one").exists()
+    server.status = 503
+    assert fetched_dataset("org/data", part="two") == folder
+
+
+def test_datasets_that_cannot_be_had_are_one_sentence(data: Path, server: Hub) -> None:
+    for name, part, sentence in (
+        ("org/absent", "", "There is no dataset org/absent on http://"),
+        ("org/data", "three", "org/data has no Parquet in a folder 'three' on the hub"),
+        ("data", "", "'data' is not the name of a dataset on the hub"),
+    ):
+        with pytest.raises(BadInput, match=sentence):
+            fetched_dataset(name, part=part)
+    for file in data.rglob("*.parquet"):
+        file.unlink()
+    with pytest.raises(BadInput, match="org/data has no Parquet on the hub, and a loading script is never run"):
+        fetched_dataset("org/data")

@@ -1,4 +1,4 @@
-"""Models by their hub name: fetched once through huggingface_hub and its cache, without pickles and without code."""
+"""Models and datasets by their hub name: fetched once through huggingface_hub's cache, without pickles or code."""
 
 from __future__ import annotations
 
@@ -6,34 +6,58 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from redteam.errors import BadInput
 from redteam.events import current
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What can be fetched.
+
+    Attributes:
+        name: As the hub calls it.
+        needed: What it must have.
+        taken, left: Patterns of the files that are fetched, and of those among them that are not.
+        lacks: What is said of one without what is needed.
+    """
+
+    name: Literal["model", "dataset"]
+    needed: str
+    taken: tuple[str, ...]
+    left: tuple[str, ...]
+    lacks: str
+
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = "*.safetensors"
-_TAKEN = (
+_TEXTS = ("*.json", "*.txt", "*.md", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.bpe", "*.vocab", "LICEN*")
+_COPIES = ("onnx/*", "openvino/*", "original/*", "*/.*", ".*")  # the same weights in other formats
+_MODEL = _Kind(
+    "model",
     _WEIGHTS,
-    "*.json",
-    "*.txt",
-    "*.md",
-    "*.model",
-    "*.jinja",
-    "*.tiktoken",
-    "*.spm",
-    "*.bpe",
-    "*.vocab",
-    "LICEN*",
+    (_WEIGHTS, *_TEXTS),
+    _COPIES,
+    "has no safetensors on the hub, and pickles are never read; name a model that has.",
 )
-_LEFT = ("onnx/*", "openvino/*", "original/*", "*/.*", ".*")  # the same weights in other formats
+_DATASET = _Kind(
+    "dataset",
+    "*.parquet",
+    ("*.parquet", "README.md", "LICEN*"),
+    (".*", "*/.*"),
+    "has no Parquet on the hub, and a loading script is never run; name the revision 'refs/convert/parquet', where the "
+    "hub has converted it, or a folder.",
+)
 _PATIENCE = 4.0  # seconds in which the hub has to answer; with what comes before and after, the user waits five
 _WATCHED = 0.2  # seconds between looks at a download
 _MEGABYTE = 1_000_000
@@ -59,10 +83,34 @@ def fetched(name: str, revision: str | None = None) -> Path:
         raise BadInput(
             f"{name!r} is neither a folder nor the name of a model on the hub; expected for example org/name."
         )
-    if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(name, revision)):
+    return _fetched(_MODEL, name, revision)
+
+
+def fetched_dataset(name: str, revision: str | None = None, part: str = "") -> Path:
+    """The folder of a dataset of the hub, of which Parquet files alone are taken; else as `fetched`.
+
+    Args:
+        name: Such as `org/data`.
+        revision: A branch, tag or commit of the hub's.
+        part: The folder of one configuration; the whole dataset by default.
+
+    Raises:
+        BadInput: If there is no such dataset, it is gated, has no Parquet there, or cannot be reached.
+    """
+    if not is_hub_name(name):
+        raise BadInput(f"{name!r} is not the name of a dataset on the hub; expected for example org/name.")
+    if not part:
+        return _fetched(_DATASET, name, revision)
+    lacks = f"has no Parquet in a folder {part!r} on the hub; name one that it has."
+    kind = replace(_DATASET, needed=f"{part}/*.parquet", taken=(f"{part}/*.parquet", "README.md"), lacks=lacks)
+    return _fetched(kind, name, revision) / part
+
+
+def _fetched(kind: _Kind, name: str, revision: str | None) -> Path:
+    if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(kind, name, revision)):
         return found
-    info = _resolved(name, revision)
-    return info if isinstance(info, Path) else _downloaded(name, revision, info)
+    info = _resolved(kind, name, revision)
+    return info if isinstance(info, Path) else _downloaded(kind, name, revision, info)
 
 
 def is_hub_name(name: str) -> bool:
@@ -76,25 +124,25 @@ def commit_of(folder: Path) -> str | None:
     return place.name if place.parent.name == "snapshots" and _COMMIT.fullmatch(place.name) else None
 
 
-def _resolved(name: str, revision: str | None) -> ModelInfo | Path:
+def _resolved(kind: _Kind, name: str, revision: str | None) -> ModelInfo | DatasetInfo | Path:
     """What the hub says of a revision; where it cannot be asked, the folder that the cache has of it."""
     from huggingface_hub import HfApi
 
-    def asked() -> ModelInfo:
-        return HfApi().model_info(name, revision=revision, files_metadata=True, timeout=_PATIENCE)
+    def asked() -> Any:
+        return HfApi().repo_info(name, revision=revision, repo_type=kind.name, files_metadata=True, timeout=_PATIENCE)
 
     try:
         return _in_time(asked, _PATIENCE)
     except Exception as error:  # also of the network, from whichever library speaks HTTP today
-        if sentence := _refusal(name, revision, error):
+        if sentence := _refusal(kind, name, revision, error):
             raise BadInput(sentence) from None
-        if folder := _cached(name, revision):
+        if folder := _cached(kind, name, revision):
             return folder
         what = name if revision is None else f"{name} at {revision}"
-        raise BadInput(f"{what} is not in the hub's cache, and {_silence(error)}.") from None
+        raise BadInput(f"{what} is not in the hub's cache, and {_silence(kind, error)}.") from None
 
 
-def _refusal(name: str, revision: str | None, error: Exception) -> str:
+def _refusal(kind: _Kind, name: str, revision: str | None, error: Exception) -> str:
     """What the hub's answer says in a sentence; empty if there was none."""
     from huggingface_hub import constants, errors
 
@@ -105,53 +153,59 @@ def _refusal(name: str, revision: str | None, error: Exception) -> str:
         return f"{name} has no revision {revision!r} on {hub}; name one that it has."
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"There is no model {name} on {hub}, or it is private; check the name, log in with `hf auth login`, or "
-            "name a folder."
+            f"There is no {kind.name} {name} on {hub}, or it is private; check the name, log in with `hf auth login`, "
+            "or name a folder."
         )
     return ""
 
 
-def _silence(error: Exception) -> str:
+def _silence(kind: _Kind, error: Exception) -> str:
     """Why there was no answer, and what to do."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set; unset it once, or name a folder that has the model"
+        return f"HF_HUB_OFFLINE is set; unset it once, or name a folder that has the {kind.name}"
     if isinstance(error, errors.HfHubHTTPError):
         return f"{constants.ENDPOINT} answered {error.response.status_code}; try again later, or name a folder"
     why = " ".join(str(error).split())[:120] or type(error).__name__
-    return f"{constants.ENDPOINT} cannot be reached ({why}); connect once, or name a folder that has the model"
+    return f"{constants.ENDPOINT} cannot be reached ({why}); connect once, or name a folder that has the {kind.name}"
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
+def _cached(kind: _Kind, name: str, revision: str | None) -> Path | None:
     """The folder that the cache has whole, as far as that can be told without the hub."""
     from huggingface_hub import errors, snapshot_download
 
     try:
         folder = snapshot_download(
-            name, revision=revision, local_files_only=True, allow_patterns=[*_TAKEN], ignore_patterns=[*_LEFT]
+            name,
+            repo_type=kind.name,
+            revision=revision,
+            local_files_only=True,
+            allow_patterns=[*kind.taken],
+            ignore_patterns=[*kind.left],
         )
     except (errors.IncompleteSnapshotError, errors.LocalEntryNotFoundError):
         return None
-    return Path(folder) if any(Path(folder).rglob(_WEIGHTS)) else None
+    return Path(folder) if any(Path(folder).rglob(kind.needed)) else None
 
 
-def _downloaded(name: str, revision: str | None, info: ModelInfo) -> Path:
+def _downloaded(kind: _Kind, name: str, revision: str | None, info: ModelInfo | DatasetInfo) -> Path:
     """The folder of a revision in the cache, with what was still missing there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import filter_repo_objects
 
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or ()}
-    taken = [*filter_repo_objects(sizes, allow_patterns=[*_TAKEN], ignore_patterns=[*_LEFT])]
-    if not any(file.endswith(_WEIGHTS[1:]) for file in taken):
-        raise BadInput(f"{name} has no safetensors on the hub, and pickles are never read; name a model that has.")
+    taken = [*filter_repo_objects(sizes, allow_patterns=[*kind.taken], ignore_patterns=[*kind.left])]
+    if not any(fnmatch(file, kind.needed) for file in taken):
+        raise BadInput(f"{name} {kind.lacks}")
     received = _received()
     work = _Apart(
         lambda: snapshot_download(
             name,
             revision=revision,  # not the commit it came to: the cache has to know the branch's without a network
-            allow_patterns=[*_TAKEN],
-            ignore_patterns=[*_LEFT],
+            repo_type=kind.name,
+            allow_patterns=[*kind.taken],
+            ignore_patterns=[*kind.left],
             tqdm_class=received,
             etag_timeout=_PATIENCE,
         )
@@ -167,7 +221,7 @@ def _downloaded(name: str, revision: str | None, info: ModelInfo) -> Path:
     except Exception as error:
         why = " ".join(str(error).split())[:160] or type(error).__name__
         sentence = f"{name} could not be downloaded ({why.rstrip('.')}); run the same command again to go on."
-        raise BadInput(_refusal(name, revision, error) or sentence) from None
+        raise BadInput(_refusal(kind, name, revision, error) or sentence) from None
     if told >= 0:
         observer.advanced(total, total, text)
     return folder

@@ -145,7 +145,7 @@ def test_a_head_comes_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "head.safetensors").write_bytes(b"no head")
     refused(tmp_path, "cannot be read .* expected a safetensors file")
     (tmp_path / "head.safetensors").unlink()
-    refused(tmp_path, "There is no file .*head.safetensors; .* names it as head")
+    refused(tmp_path, "There is no .*head.safetensors; .* names it as head")
 
 
 def test_an_expert_without_a_head_says_what_to_add(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ RETRIEVAL: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no corpus": (lambda p: write(p, 'kind = "retrieval"'), "names no passages; add corpus"),
     "no such corpus": (
         lambda p: write(p, 'kind = "retrieval"\ncorpus = "copus.jsonl"'),
-        "There is no file .*copus.jsonl; .* names it as corpus",
+        "There is no .*copus.jsonl; .* names it as corpus",
     ),
     "unknown passage": (
         lambda p: rows(p, "mine", [{"query": f"word{n % 40} x{n}", "relevant": "p99"} for n in range(90)]),

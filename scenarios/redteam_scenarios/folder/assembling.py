@@ -8,6 +8,7 @@ from pathlib import Path
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.discover import OPEN_CLIP
+from redteam.checkpoint.hub import fetched_dataset, is_hub_name
 from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.errors import BadInput
 from redteam.tasks import Scenario, Task
@@ -175,22 +176,28 @@ def _ready(source: Source) -> tuple[Checkpoint, Task]:
 
 
 def _labels(entry: TaskEntry, data: tuple[Path, ...]) -> list[str]:
-    """The classes: those that the file names, else those in the data, sorted."""
-    return list(entry.labels) or sorted({label for place in data for label in pictures.labels_in(place, entry)})
+    """The classes: those that the file names, else those in the data, in their order."""
+    return list(entry.labels) or list(
+        dict.fromkeys(label for place in data for label in pictures.labels_in(place, entry))
+    )
 
 
 def _others(plan: Plan, entry: TaskEntry) -> dict[str, Path]:
     named = {"corpus": entry.corpus, "head": "" if entry.head == FIT else entry.head}
-    found = {what: plan.path(text) for what, text in named.items() if text}
-    for what, path in found.items():
-        if not path.is_file():
-            raise BadInput(f"There is no file {path}; {plan.file} names it as {what}.")
-    return found
+    return {what: _place(plan, entry, text, what) for what, text in named.items() if text}
 
 
 def _data(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:
-    found = tuple(plan.path(text) for text in (entry.data, entry.validation_data, entry.test_data) if text)
-    for path in found:
-        if not path.exists():
-            raise BadInput(f"There is no {path}; {plan.file} names it as data.")
-    return found
+    named = (entry.data, entry.validation_data, entry.test_data)
+    return tuple(_place(plan, entry, text, "data") for text in named if text)
+
+
+def _place(plan: Plan, entry: TaskEntry, text: str, what: str) -> Path:
+    """Where data are: a path that the file names, else a dataset of the hub, fetched into its cache."""
+    path = plan.path(text)
+    if path.exists():
+        return path
+    name, _, part = text.partition(":")
+    if what != "head" and is_hub_name(name) and not path.suffix and not path.parent.exists():
+        return fetched_dataset(name, entry.data_revision, part)
+    raise BadInput(f"There is no {path}; {plan.file} names it as {what}.")

@@ -37,8 +37,10 @@ class TaskEntry(_Strict):
     Attributes:
         model: The expert: a folder, a safetensors file, an adapter of the base, or a name on the hub.
         revision: Of a name on the hub.
-        data: A table (CSV, TSV, JSON lines, Parquet, Arrow), or a folder of images with a folder for each class; split
-            by `validation` and `test`, or the training data where the next two are given.
+        data: A table (CSV, TSV, JSON lines, Parquet, Arrow), a folder of images with a folder for each class, a folder
+            that `datasets` saved, a folder of Parquet, or a dataset of the hub, `org/name` or `org/name:config`; split
+            by itself or by `validation` and `test`, or the training data where the next two are given.
+        data_revision: Of datasets of the hub.
         validation_data, test_data: Tables of their own.
         kind: What is scored; by default what the expert's architecture is for.
         text: Column of the text, or two of them for pairs.
@@ -71,6 +73,7 @@ class TaskEntry(_Strict):
     model: str = ""
     revision: str | None = None
     data: str
+    data_revision: str | None = None
     validation_data: str = ""
     test_data: str = ""
     kind: Kind | None = None

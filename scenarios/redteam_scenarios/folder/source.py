@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.tasks import Split
+from redteam_scenarios.folder.datasets import Table, tables_in
 from redteam_scenarios.folder.models import class_names
 from redteam_scenarios.folder.schema import TaskEntry
-from redteam_scenarios.folder.splits import by_file, by_share
-from redteam_scenarios.folder.tables import Row, column, read_table
+from redteam_scenarios.folder.splits import SPLITS, T, by_dataset, by_file, by_share
+from redteam_scenarios.folder.tables import Row, column
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,61 @@ class Source:
         Raises:
             BadInput: If a column is missing, or a row has nothing in it.
         """
-        tables = [read_table(path) for path in self.data]
-        for table, path in zip(tables, self.data, strict=True):
+        given = {split: rows for split, (_, rows) in self.labelled(shown, labels).items()}
+        return self.split_up(given, lambda row: "\0".join(str(row[name]) for name in shown))
+
+    def labelled(self, shown: Sequence[str], labels: Sequence[str]) -> dict[Split, tuple[Table, list[Row]]]:
+        """Split → its table, and its rows with classes under the names that the head knows.
+
+        Raises:
+            BadInput: If a column is missing, or a row has nothing in it.
+        """
+        tables = self._tables(labels)
+        for table in tables.values():
             for name in (*shown, *labels):
-                column(table, name, path)
+                column(table.rows, name, table.path)
+        return {split: (table, self._named(table, labels)) for split, table in tables.items()}
 
-        def key(row: Row) -> str:
-            return "\0".join(str(row[name]) for name in shown)
+    def split_up(self, given: Mapping[Split, Sequence[T]], key: Callable[[T], str]) -> dict[Split, list[T]]:
+        """Splits that share no row: as files or a dataset have them, or by the shares that are to be held out.
 
-        entry = self.entry
-        if len(tables) == 1:
-            return by_share(
-                tables[0], key, validation=entry.validation, test=entry.test, limit=entry.limit, task=self.name
-            )
-        given: dict[Split, list[Row]] = dict(zip(("train", "validation", "test"), tables, strict=True))
-        return by_file(given, key, limit=entry.limit, task=self.name)
+        Args:
+            given: Split → rows; everything is training data where there are no splits.
+            key: What a network is shown of a row.
+        """
+        entry, name = self.entry, self.name
+        if len(self.data) > 1:
+            return by_file(given, key, limit=entry.limit, task=name)
+        if len(given) > 1:
+            return by_dataset(given, key, validation=entry.validation, limit=entry.limit, task=name)
+        (rows,) = given.values()
+        return by_share(rows, key, validation=entry.validation, test=entry.test, limit=entry.limit, task=name)
+
+    def tables(self) -> dict[Split, Table]:
+        """Split → table, of the one dataset or of the files for each split."""
+        found = [tables_in(path) for path in self.data]
+        if len(found) == 1:
+            return found[0]
+        result: dict[Split, Table] = {}
+        for split, tables, path in zip(SPLITS, found, self.data, strict=True):
+            if split not in tables and len(tables) > 1:
+                raise BadInput(f"{path} has the splits {', '.join(tables)} and no {split}; name the folder of one.")
+            result[split] = tables.get(split) or next(iter(tables.values()))
+        return result
+
+    def _tables(self, labels: Sequence[str]) -> dict[Split, Table]:
+        """The same without a test split whose labels are kept secret, as those of many benchmarks are."""
+        tables = self.tables()
+        secret = labels and "test" in tables and all(row.get(labels[0]) in (-1, None) for row in tables["test"].rows)
+        return {split: table for split, table in tables.items() if not (secret and split == "test" and len(tables) > 1)}
+
+    def _named(self, table: Table, labels: Sequence[str]) -> list[Row]:
+        """Rows with the names of classes in place of their numbers in the data, where the head goes by these names."""
+        known = set(self.entry.labels or class_names(self.expert.config))
+        told = {name: table.names[name] for name in labels if set(table.names.get(name, "?")) <= known}
+        if not told:
+            return table.rows
+        return [{**row, **{name: _name(row[name], names) for name, names in told.items()}} for row in table.rows]
 
     def labels(self, values: Sequence[Any]) -> list[int]:
         """The classes of labels as they stand in the data: numbers of the head's outputs, or their names.
@@ -86,3 +127,7 @@ class Source:
                 )
             found.append(place)
         return found
+
+
+def _name(value: Any, names: Sequence[str]) -> Any:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from redteam.errors import BadInput
@@ -32,7 +32,7 @@ def by_share(
         BadInput: If a split would have fewer than 20 rows.
     """
     alike = {key(row): row for row in reversed(rows)}
-    order = sorted(alike, key=lambda text: hashlib.sha256(text.encode()).digest())
+    order = _by_content(alike)
     tested, validated = round(len(order) * test), round(len(order) * validation)
     parts: dict[Split, list[str]] = {
         "test": order[:tested],
@@ -60,6 +60,37 @@ def by_file(
                 "trained on says nothing, so leave them out of one."
             )
     return _enough(cut, task)
+
+
+def by_dataset(
+    given: Mapping[Split, Sequence[T]], key: Callable[[T], str], *, validation: float, limit: int, task: str
+) -> dict[Split, list[T]]:
+    """The splits of a published dataset, of each some rows, chosen by content since many are sorted by class.
+
+    Where it has no test split (or hides its labels), the validation split is tested on; where no other is left to
+    choose on, a share of the training rows is held out. Rows that are tested on are left out of the other splits, and
+    those that are chosen on out of the training rows.
+
+    Raises:
+        BadInput: If a split would have fewer than 20 rows.
+    """
+    alike = {split: {key(row): row for row in reversed(rows)} for split, rows in given.items()}
+    if "test" not in alike and "validation" in alike:
+        alike["test"] = alike.pop("validation")
+    train, tested = alike.get("train", {}), alike.get("test", {})
+    train = {text: row for text, row in train.items() if text not in tested}
+    if "validation" in alike:
+        chosen = {text: row for text, row in alike["validation"].items() if text not in tested}
+    else:
+        order = _by_content(train)
+        chosen = {text: train[text] for text in order[: round(len(order) * validation)]}
+    train = {text: row for text, row in train.items() if text not in chosen}
+    parts: dict[Split, dict[str, T]] = {"train": train, "validation": chosen, "test": tested}
+    return _enough({split: [held[text] for text in _by_content(held)[:limit]] for split, held in parts.items()}, task)
+
+
+def _by_content(texts: Iterable[str]) -> list[str]:
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
 
 
 def _enough(parts: dict[Split, list[T]], task: str) -> dict[Split, list[T]]:

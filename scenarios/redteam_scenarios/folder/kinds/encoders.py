@@ -10,10 +10,11 @@ import torch
 from redteam.errors import BadInput
 from redteam.tasks import Regression, Retrieval
 from redteam.tasks.retrieval import MISSING, expected
+from redteam_scenarios.folder.datasets import tables_in
 from redteam_scenarios.folder.kinds.text import columns, texts, tokenized
 from redteam_scenarios.folder.prepared import Parts
 from redteam_scenarios.folder.source import Source
-from redteam_scenarios.folder.tables import Row, column, read_table
+from redteam_scenarios.folder.tables import Row, column
 
 _CORPUS = "corpus"
 
@@ -94,7 +95,7 @@ def _passages(source: Source) -> dict[str, str]:
             f'tasks.{source.name} asks for retrieval and names no passages; add corpus = "…", a table with the columns '
             f"{entry.id!r} and {entry.passage!r}."
         )
-    rows = read_table(path)
+    rows = [row for table in tables_in(path).values() for row in table.rows]
     keys = [str(key).strip() for key in column(rows, entry.id, path)]
     found = dict(zip(keys, map(str, column(rows, entry.passage, path)), strict=True))
     if len(found) < len(rows):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from redteam.errors import BadInput
 from redteam.tasks import Split
+from redteam_scenarios.folder.datasets import is_dataset, tables_in
 from redteam_scenarios.folder.models import pixels_by
 from redteam_scenarios.folder.prepared import Parts
 from redteam_scenarios.folder.schema import TaskEntry
 from redteam_scenarios.folder.source import Source
-from redteam_scenarios.folder.splits import by_file, by_share
-from redteam_scenarios.folder.tables import column, read_table
+from redteam_scenarios.folder.splits import SPLITS
+from redteam_scenarios.folder.tables import column
 
-Picture = tuple[Path, str]
-"""Where it is, and its class."""
+Picture = tuple[Path | bytes, str]
+"""Where it is, or its bytes; and its class."""
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 _AT_ONCE = 64
@@ -44,32 +47,51 @@ def files_of(place: Path) -> list[Path]:
 
 
 def labels_in(place: Path, entry: TaskEntry) -> list[str]:
-    """The labels of a table's rows, or of a folder's pictures, as they stand there."""
-    if place.is_dir():
-        return [label for _, label in _in_folders(place)]
-    return [str(value).strip() for value in column(read_table(place), entry.label, place)]
+    """The labels of a table's rows, or of a folder's pictures, each once.
+
+    They come in the order of the classes' names where the data have some, else sorted, numbers by size.
+
+    Raises:
+        BadInput: If there is no such column.
+    """
+    if place.is_dir() and not is_dataset(place):
+        return sorted({label for _, label in _in_folders(place)})
+    found: set[str] = set()
+    for table in tables_in(place).values():
+        if entry.label in table.names:
+            return list(table.names[entry.label])
+        found |= {str(value).strip() for value in column(table.rows, entry.label, table.path)}
+    return sorted(found, key=lambda text: (int(text), "") if text.isdigit() else (sys.maxsize, text))
 
 
 def _splits(source: Source) -> dict[Split, list[Picture]]:
-    entry, lists = source.entry, [_listed(source, place) for place in source.data]
-    if len(lists) > 1:
-        given: dict[Split, Sequence[Picture]] = dict(zip(("train", "validation", "test"), lists, strict=True))
-        return by_file(given, _content, limit=entry.limit, task=source.name)
-    return by_share(
-        lists[0], _content, validation=entry.validation, test=entry.test, limit=entry.limit, task=source.name
+    if any(place.is_dir() and not is_dataset(place) for place in source.data):
+        lists = dict(zip(SPLITS, (_in_folders(place) for place in source.data), strict=False))
+        return source.split_up(lists, _content)
+    entry, rows = source.entry, source.labelled((source.entry.image,), (source.entry.label,))
+    return source.split_up(
+        {
+            split: [(_picture(row[entry.image], table.path), str(row[entry.label])) for row in held]
+            for split, (table, held) in rows.items()
+        },
+        _content,
     )
 
 
-def _listed(source: Source, place: Path) -> list[Picture]:
-    if not place.is_dir():
-        rows = read_table(place)
-        names = [place.parent / str(name) for name in column(rows, source.entry.image, place)]
-        return list(zip(names, map(str, column(rows, source.entry.label, place)), strict=True))
-    return _in_folders(place)
+def _picture(value: Any, table: Path) -> Path | bytes:
+    """A picture of a table: its bytes, or where it is."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, dict):  # as datasets keep them
+        held = value.get("bytes")
+        if isinstance(held, bytes):
+            return held
+        value = value.get("path")
+    return (table if table.is_dir() else table.parent) / str(value)
 
 
 def _in_folders(place: Path) -> list[Picture]:
-    found = [
+    found: list[Picture] = [
         (path, path.parent.relative_to(place).parts[0])
         for path in files_of(place)
         if path.suffix.lower() in _ENDINGS and path.parent != place
@@ -82,17 +104,19 @@ def _in_folders(place: Path) -> list[Picture]:
 def _content(picture: Picture) -> str:
     import hashlib
 
+    place, _ = picture
     try:
-        return hashlib.sha256(picture[0].read_bytes()).hexdigest()
+        return hashlib.sha256(place if isinstance(place, bytes) else place.read_bytes()).hexdigest()
     except OSError as error:
-        raise BadInput(f"The picture {picture[0]} cannot be read ({error.strerror}).") from None
+        raise BadInput(f"The picture {place!s} cannot be read ({error.strerror}).") from None
 
 
-def _read(path: Path) -> object:
+def _read(place: Path | bytes) -> object:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(place) if isinstance(place, bytes) else place) as image:
             return image.convert("RGB")
     except Exception as error:
-        raise BadInput(f"{path} is no picture that can be read ({error}).") from None
+        what = f"A picture of {len(place)} bytes in the data" if isinstance(place, bytes) else str(place)
+        raise BadInput(f"{what} is no picture that can be read ({error}).") from None
