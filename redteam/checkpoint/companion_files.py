@@ -20,6 +20,7 @@ _TEXTS = {".json", ".txt", ".md", ".jinja", ".yaml", ".yml"}
 _TOKENIZERS = {".model", ".tiktoken", ".spm", ".bpe", ".vocab", ".codes"}
 _STARTS = ("license", "licence", "notice", "copying", "readme", "use_policy")
 _OF_CODES = {"hf_quant_config.json", "quantize_config.json", "quant_config.json"}  # what is written is never quantised
+_LICENCES = ("license", "license_name")
 _LARGEST = 2**26
 _BINARY = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF", b"GGUF")
 
@@ -159,6 +160,22 @@ def card_row(model: Path, title: str, row: str) -> str | None:
     section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
     found = re.search(rf"^\| {re.escape(row)} \| (.*?) \|$", section, re.MULTILINE)
     return None if found is None else found[1]
+
+
+def licence_of(model: Path) -> str:
+    """The licence that a checkpoint's card names in front; empty where it names none.
+
+    Args:
+        model: The checkpoint's folder or file.
+    """
+    path = (model if model.is_dir() else model.parent) / "README.md"
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        return ""
+    front = re.match(r"---\s*\n(.*?)\n---", path.read_bytes().decode("utf-8", errors="replace"), re.DOTALL)
+    said = front[1] if front else ""
+    named = [re.search(rf"^{entry}:[ \t]*(?:\n- *)?(\S.*?)\s*$", said, re.MULTILINE) for entry in _LICENCES]
+    found = [one[1].strip("\"'[]") for one in named if one]
+    return next((" ".join(one.split()) for one in found if one != "other"), "")
 
 
 def _goes_along(found: Found, path: Path) -> bool:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from redteam.errors import UnknownName
-from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, Spec, spec_of
+from redteam.plugins.contracts import (
+    AttackSpec,
+    DefenseSpec,
+    MergerSpec,
+    ReportSpec,
+    ScenarioSpec,
+    Spec,
+    spec_of,
+)
 from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference, toml_text
-from redteam.plugins.registry import REGISTRIES, REPORTS, Listed, Registry
-from redteam.plugins.settings import Setting, settings_of
+from redteam.plugins.registry import REGISTRIES, REPORTS, SCENARIOS, Listed, Registry
+from redteam.plugins.settings import Setting, bind, settings_of
 from redteam.plugins.shipped import KINDS, shipped, shipped_file
 from redteam.threat import THREAT_MODELS, threat_model
 
@@ -24,7 +32,9 @@ from redteam.threat import THREAT_MODELS, threat_model
 def show(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A plugin, a plan, a gauntlet, a threat model, or path/to/file.py@name."),
+        typer.Argument(
+            metavar="NAME", help="A plugin, plan, gauntlet or threat model, path/to/file.py@name, or a scenario's file."
+        ),
     ],
     why: Annotated[
         str | None,
@@ -55,6 +65,8 @@ def described(text: str) -> tuple[str, ...]:
     # An extension may have dots in it, which no other plugin's name has.
     reference = Reference(text) if text in REPORTS else Reference.parse(text)
     bare = Reference(reference.name)
+    if reference.is_data:
+        return (_data(bare),)
     if reference.file:
         specs = [spec for value in vars(module_from(Path(bare.file))).values() if (spec := spec_of(value))]
         kinds = [spec.kind for spec in specs if spec.name == bare.plugin]
@@ -76,6 +88,8 @@ def _plugin(registry: Registry[Any], reference: Reference) -> str:
     found = registry.find(reference)
     lines = [f"{registry.kind} {reference.name}", f"  package   {found.origin}"]
     lines += [f"  {label:<9} {value}" for label, value in _claims(found.spec)]
+    if isinstance(found.spec, ScenarioSpec) and not any(one.required for one in settings_of(found.function).values()):
+        lines += _about(found.spec, bind(found.function, {}))
     documentation = inspect.getdoc(found.function) or inspect.getdoc(sys.modules[found.function.__module__]) or ""
     if documentation:
         lines += ["", *(f"  {line}".rstrip() for line in documentation.splitlines())]
@@ -84,6 +98,21 @@ def _plugin(registry: Registry[Any], reference: Reference) -> str:
         lines += ["", "  settings" if settings else "  no settings"]
         lines += [f"    {_setting(setting)}" for setting in settings.values()]
     return "\n".join(lines)
+
+
+def _data(reference: Reference) -> str:
+    """A file that a scenario reads."""
+    plugin = SCENARIOS.load(reference)
+    lines = [f"scenario {reference.name}", f"  reader    {plugin.spec.name}"]
+    return "\n".join([*lines, *_about(plugin.spec, plugin.settings)])
+
+
+def _about(spec: ScenarioSpec, settings: Mapping[str, Any]) -> list[str]:
+    if spec.about is None:
+        return []
+    said = list(spec.about(**settings))
+    width = max([9, *(len(label) for label, _ in said)])
+    return [f"  {label:<{width}} {value}" for label, value in said]
 
 
 def _claims(spec: Spec) -> Iterator[tuple[str, str]]:

@@ -114,3 +114,17 @@ def test_a_threat_model_with_a_setting() -> None:
     assert "samples: whole number, default 64, within [1, " in block
     with pytest.raises(UnknownName, match="did you mean 'few-shot'"):
         described("fewshot")
+
+
+def test_a_scenario_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDTEAM_CACHE", str(tmp_path))
+    (told,) = described("digits")
+    lines = [line.split(maxsplit=1) for line in told.splitlines()[1:]]
+    said = {line[0]: line[1] for line in lines[:8] if len(line) == 2}
+    assert said["digits"].startswith(
+        "the victim; image classification: 900 train, 300 validation, 597 test; 10 classes"
+    )
+    assert said["letters"].endswith("13 classes, guessing 0.08")
+    assert "CC BY 4.0" in said["licence"]
+    assert said["cache"].startswith(f"{tmp_path / 'digits'},")
+    assert list(tmp_path.iterdir()) == []

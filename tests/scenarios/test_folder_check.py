@@ -11,6 +11,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.cli.main import main
+from redteam.cli.show import described
 from redteam.errors import BadInput
 from redteam.plugins.registry import SCENARIOS
 from redteam.plugins.remarks import Remark
@@ -173,6 +174,27 @@ def test_what_is_not_there_is_bad_input(place: Path) -> None:
     (place / "sport.csv").unlink()
     with pytest.raises(BadInput, match="names it as data"):
         remarks(place)
+
+
+def test_show_says_what_is_in_a_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "base" / "README.md").write_text("---\ntags: [x]\nlicense: apache-2.0\n---\n# Base\n", encoding="utf-8")
+    card = "---\nlicense: other\nlicense_name: 'house-1'\n---\n"
+    (place / "sport" / "README.md").write_text(card, encoding="utf-8")
+    (place / "weather.csv").write_text("text,label\n", encoding="utf-8")
+    monkeypatch.setenv("REDTEAM_CACHE", str(place / "cache"))
+    (told,) = described(str(place / "mine.toml"))
+    said: dict[str, str] = dict(line.split(maxsplit=1) for line in told.splitlines()[1:])  # type: ignore[misc]
+    assert said["base"].startswith("base, BertModel of 0.02")
+    assert said["base"].endswith("million weights, licence apache-2.0")
+    assert said["victim"] == "support"
+    assert said["support"].startswith("BertForSequenceClassification of 0.02")
+    assert ", no licence named; text-classification: 30 train, 30 validation, 60 test; 3 classes, " in said["support"]
+    assert "licence house-1" in said["sport"]
+    assert "weather.csv has no rows" in said["weather"]
+    assert said["cache"].startswith(str(place / "cache" / "folder"))
+    own_models.write_csv(place / "weather.csv", own_models.examples("weather", 120, 0))
+    chance = SCENARIOS.load(str(place / "mine.toml"))().tasks["sport"].chance
+    assert said["sport"].endswith(f"2 classes, guessing {chance:.2f}")
 
 
 @pytest.mark.slow

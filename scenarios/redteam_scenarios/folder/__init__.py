@@ -33,6 +33,14 @@ def check(*, file: str, seed: int = 0) -> Iterator[Remark]:
     return remarks(Plan.read(Path(file)), seed)
 
 
+def about(*, file: str, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """What `redteam show` says of a file."""
+    from redteam_scenarios.folder.schema import Plan
+    from redteam_scenarios.folder.telling import told
+
+    return told(Plan.read(Path(file)))
+
+
 def propose(folder: Path, file: Path, victim: str | None) -> str:
     """The text of a file for the models and data in a folder."""
     from redteam_scenarios.folder.proposing import propose as written
@@ -40,7 +48,7 @@ def propose(folder: Path, file: Path, victim: str | None) -> str:
     return written(folder, file, victim)
 
 
-@scenario("folder", state=state, check=check, propose=propose)
+@scenario("folder", state=state, check=check, about=about, propose=propose)
 def folder(*, file: str, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
     """Opens the models that a file names, and reads its data.
 

@@ -100,7 +100,7 @@ def assemble(plan: Plan, seed: int) -> Scenario:
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
     tasks: dict[str, Task] = {}
     for name, entry in plan.tasks.items():
-        data, others = _data(plan, entry), _others(plan, entry)
+        data, others = data_of(plan, entry), _others(plan, entry)
         if not entry.train:
             source = Source(name, entry, data, experts[name], base, (homes[name], home), others)
             experts[name], tasks[name] = _ready(source)
@@ -187,7 +187,12 @@ def _others(plan: Plan, entry: TaskEntry) -> dict[str, Path]:
     return {what: _place(plan, entry, text, what) for what, text in named.items() if text}
 
 
-def _data(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:
+def data_of(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:
+    """Where a task's data are.
+
+    Raises:
+        BadInput: If they are not there.
+    """
     named = (entry.data, entry.validation_data, entry.test_data)
     return tuple(_place(plan, entry, text, "data") for text in named if text)
 

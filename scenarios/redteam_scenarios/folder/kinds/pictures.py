@@ -28,7 +28,7 @@ _AT_ONCE = 64
 
 def classification(source: Source) -> Parts:
     """Pixels and classes of pictures."""
-    split_up = _splits(source)
+    split_up = splits(source)
     pixels_of = pixels_by(source.expert, *source.homes)
     parts: Parts = {}
     for split, pictures in split_up.items():
@@ -64,7 +64,8 @@ def labels_in(place: Path, entry: TaskEntry) -> list[str]:
     return sorted(found, key=lambda text: (int(text), "") if text.isdigit() else (sys.maxsize, text))
 
 
-def _splits(source: Source) -> dict[Split, list[Picture]]:
+def splits(source: Source) -> dict[Split, list[Picture]]:
+    """Pictures and their classes, in splits; pictures of one content are one."""
     if any(place.is_dir() and not is_dataset(place) for place in source.data):
         lists = dict(zip(SPLITS, (_in_folders(place) for place in source.data), strict=False))
         return source.split_up(lists, _content)
