@@ -128,3 +128,13 @@ def test_a_scenario_says_what_is_in_it(tmp_path: Path, monkeypatch: pytest.Monke
     assert "CC BY 4.0" in said["licence"]
     assert said["cache"].startswith(f"{tmp_path / 'digits'},")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(name for name in REGISTRIES["scenario"] if name != "folder"))
+def test_every_scenario_says_its_tasks_licence_and_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDTEAM_CACHE", "/nowhere")
+    (told,) = described(name)
+    assert told.count("the victim; ") == 1
+    assert told.count(" test") >= 3
+    assert "\n  licence " in told
+    assert str(Path("/nowhere") / name) in told

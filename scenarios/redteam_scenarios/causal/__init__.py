@@ -6,6 +6,7 @@ expert. Any seed is trained when first asked for, some minutes each, and kept in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from redteam.plugins.contracts import scenario
@@ -20,7 +21,24 @@ SUMMARY = (
 )
 
 
-@scenario("causal")
+def about(*, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """What `redteam show` says of it."""
+    from redteam_scenarios.caching import cache_root
+    from redteam_scenarios.causal.recipe import VICTIM, Recipe
+
+    recipe = Recipe()
+    for task, source in recipe.domains.items():
+        sizes = ", ".join(f"{recipe.counts[split]} {split}" for split in ("train", "validation", "test"))
+        victim = "the victim; " if task == VICTIM else ""
+        yield (
+            task,
+            f"{victim}perplexity: {sizes}, of {recipe.length} tokens from {', '.join(source.packages)}; the base is 0",
+        )
+    yield "licence", "text as its packages have it, read where it is installed; the weights are made by this program"
+    yield "cache", str(cache_root() / "causal")
+
+
+@scenario("causal", about=about)
 def causal(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0) -> Scenario:
     """Loads the scenario from the cache, and makes it first where it is missing.
 

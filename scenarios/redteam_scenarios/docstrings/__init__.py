@@ -6,6 +6,7 @@ that is installed. Experts are fine-tuned when first asked for, minutes for each
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from redteam.plugins.contracts import scenario
@@ -21,7 +22,25 @@ SUMMARY = (
 )
 
 
-@scenario("docstrings")
+def about(*, seed: int = 0, model: str = MODEL) -> Iterator[tuple[str, str]]:
+    """What `redteam show` says of it."""
+    from redteam_scenarios.caching import cache_root
+    from redteam_scenarios.docstrings.recipe import TASKS, VICTIM, Recipe
+
+    recipe = Recipe()
+    for task, asked in TASKS.items():
+        sizes = ", ".join(f"up to {recipe.count(task, split)} {split}" for split in ("train", "validation", "test"))
+        victim = "the victim; " if task == VICTIM else ""
+        count = len(asked.classes)
+        yield task, f"{victim}text classification: {sizes}; {count} classes, guessing {1 / count:.2f}"
+    yield (
+        "licence",
+        f"{MODEL}: Apache-2.0; texts are read from the packages that are installed ({', '.join(recipe.packages)})",
+    )
+    yield "cache", f"{cache_root() / 'docstrings'}, 280 MB a seed"
+
+
+@scenario("docstrings", about=about)
 def docstrings(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, model: str = MODEL) -> Scenario:
     """Loads the scenario from the cache, and makes it first where it is missing: some minutes for each seed.
 
