@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,29 +75,28 @@ def _memory(found: Trial, workers: int) -> Remark:
     if resident is None or free is None:
         return Remark("note", "memory", "this system does not tell how much is used")
     one = RESERVE * resident
-    told = f"about {one / 1e3:.1f} GB for each of {workers} processes; {free / 1e3:.1f} GB are free"
+    told = f"about {_bytes(one * 1e6)} for each of {workers} processes; {_bytes(free * 1e6)} are free"
     if one > free + resident:
         return Remark("WRONG", "memory", f"{told}, too little for one; free some, or use a larger machine")
-    fitting = int((free + resident) // one)
-    return (
-        Remark("note", "memory", f"{told}; run with --workers {fitting}")
-        if fitting < workers
-        else Remark("ok", "memory", told)
-    )
+    if (fitting := int((free + resident) // one)) < workers:
+        return Remark("note", "memory", f"{told}; run with --workers {fitting}")
+    return Remark("ok", "memory", told)
 
 
 def _disk(scenario: Scenario, asked: Preview, folder: Path) -> Remark:
     victim = scenario.experts[scenario.victim]
-    size = sum(tensor.numel() * tensor.element_size() for tensor in victim.values()) / 1e9
+    size = sum(math.prod(victim.shape(name)) * victim.dtype(name).itemsize for name in victim)
     most = size * sum(asked.computed.get(kind, 0) for kind in ("lock", "attack"))
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    told = f"up to {most:.1f} GB while it runs, in {folder}; {free:.1f} GB are free"
-    return (
-        Remark("ok", "disk", told)
-        if most < free
-        else Remark("WRONG", "disk", f"{told}, too little; name another with --out")
-    )
+    free = shutil.disk_usage(place).free
+    told = f"up to {_bytes(most)} while it runs, in {folder}; {_bytes(free)} are free"
+    if most > free:
+        return Remark("WRONG", "disk", f"{told}, too little; name a folder elsewhere with --out")
+    return Remark("ok", "disk", told)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _free_memory() -> float | None:

@@ -9,6 +9,7 @@ from redteam.checking.trial import tried
 from redteam.errors import RedteamError
 from redteam.evaluation.load_scenarios import try_out
 from redteam.evaluation.plan import Plan, find_plan
+from redteam.plugins.reference import Reference
 from redteam.plugins.registry import MERGERS, SCENARIOS
 from redteam.plugins.remarks import Remark
 from redteam.plugins.shipped import DEFAULT_PLAN
@@ -55,9 +56,12 @@ def looked_at(reference: str, *, workers: int, tell: Callable[[str], None] = lam
 
 def _measured(scenario: Scenario, reference: str, workers: int, tell: Callable[[str], None]) -> Iterator[Remark]:
     shipped, folder = find_plan(DEFAULT_PLAN)
-    plan = shipped.changed({"scenarios": [reference]})
+    named = Reference.parse(reference)
+    bare = Reference(named.name, {key: value for key, value in named.settings.items() if key != "seed"})
+    asked = {"scenarios": [str(bare)], "seeds": [scenario.seed]}
+    plan = shipped.changed(asked)
     tell("Merging and scoring a few items")
-    small = Plan.of({"scenarios": [reference], "mergers": _mergers(plan)})
+    small = Plan.of({**asked, "mergers": _mergers(plan)})
     found = tried(scenario, small, folder)
     yield from skill.accuracies(found)
     task = scenario.tasks[scenario.victim]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from redteam.checking import looked_at
-from redteam.checking.cost import span
+from redteam.checking.cost import cell_seconds, costs, span
 from redteam.checking.data import splits
 from redteam.checking.skill import accuracies, gain, needed
 from redteam.checking.trial import ITEMS, Trial, tried
@@ -129,6 +130,39 @@ def test_one_label_nearly_alone() -> None:
     (note,) = [r for r in splits(replace(scenario, tasks={**scenario.tasks, "left": skewed})) if r.state != "ok"]
     assert (note.state, note.about) == ("note", "data")
     assert note.told.startswith("491 of 500 test items of 'left' have the label 0")
+
+
+def test_too_little_memory_or_disk(found: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, plan = toys.toy(), Plan.of({"scenarios": [TOY], "attacks": []})
+    small = replace(found, resident=1000.0)
+
+    def said(free: float, disk: float) -> dict[str, Remark]:
+        monkeypatch.setattr("redteam.checking.cost._free_memory", lambda: free)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=disk))
+        return {remark.about: remark for remark in costs(scenario, small, plan, Path(), workers=4)}
+
+    enough = said(4000.0, 1e9)
+    assert [enough[about].state for about in ("memory", "disk")] == ["ok", "ok"]
+    assert "about 1.2 GB for each of 4 processes; 4.0 GB are free" in enough["memory"].told
+    tight = said(1500.0, 1e9)["memory"]
+    assert (tight.state, tight.told.rpartition("; ")[2]) == ("note", "run with --workers 2")
+    short = said(100.0, 1.0)
+    assert [short[about].state for about in ("memory", "disk")] == ["WRONG", "WRONG"]
+    assert "too little" in short["memory"].told
+    assert "name a folder elsewhere with --out" in short["disk"].told
+
+
+def test_time_grows_with_merges_and_items(found: Trial) -> None:
+    scenario = toys.toy()
+    slow = cell_seconds(scenario, replace(found, merge=10.0, item=0.01))
+    assert slow["merge"] == pytest.approx(10 + 0.01 * 1500)
+    assert slow["try"] == pytest.approx(10 + 0.01 * 200)
+    assert slow["attack"] == 10
+
+
+def test_a_seed_can_be_named() -> None:
+    about = [remark.about for remark in looked_at(f"{TOY}:drift=0.2,seed=1", workers=1)]
+    assert about[-1] == "disk"
 
 
 def test_spans_of_time() -> None:

@@ -63,7 +63,7 @@ def test_nothing_is_wrong(place: Path) -> None:
     found = remarks(place)
     assert {remark.state for remark in found} == {"ok"}
     assert [remark.about for remark in found] == ["architecture", "vocabulary", "dtype", *["tokenizer"] * 3]
-    assert "base and 3 experts are bert of one shape" in found[0].told
+    assert "the base and 3 experts are bert of one shape" in found[0].told
 
 
 def test_tokenizers_that_cut_otherwise(place: Path) -> None:
@@ -113,6 +113,15 @@ def test_an_expert_of_another_shape(place: Path) -> None:
     wrong = said(place, "shapes")
     assert wrong.state == "WRONG"
     assert "the expert of 'sport' does not have its base's shape" in wrong.told
+
+
+def test_every_victim_is_looked_at(place: Path) -> None:
+    Checkpoint.of({}, {**own_models.CONFIG, "intermediate_size": 32}).fresh(0).save(place / "other")
+    text = (place / "mine.toml").read_text().replace('model = "support"\n', "")
+    text = text.replace('victim = "support"', 'victim = "support"\nvictims = ["support", "other"]')
+    (place / "mine.toml").write_text(text, encoding="utf-8")
+    wrong = said(place, "shapes")
+    assert wrong.told.startswith("the expert of 'support, other' does not have its base's shape")
 
 
 def test_rows_that_say_the_same(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,13 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
             raise BadInput(f"There is no {path}; {plan.file} names it as data.")
     base = Checkpoint.open(home)
     experts: dict[str, Checkpoint] = {}
-    for name, place in homes.items():
+    named = {**homes, **_further_victims(plan, seed)}
+    for name, place in named.items():
         try:
             experts[name] = Checkpoint.open(place, base=base)
         except BadInput as error:
             yield Remark("WRONG", "models", str(error).rstrip("."))
-    if len(experts) < len(homes):
+    if len(experts) < len(named):
         return
     yield from _shapes(base, experts)
     yield from _vocabularies(base, experts)
@@ -60,6 +62,12 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
         yield from _repeated(plan, name, entry)
 
 
+def _further_victims(plan: Plan, seed: int) -> dict[str, Path]:
+    """What the other seeds' victims are called in a line → where they are."""
+    others = [] if plan.tasks[plan.victim].train else [n for n in range(len(plan.experts)) if n != seed]
+    return {f"{plan.victim}, {plan.experts[other]}": places(plan, other)[plan.victim] for other in others}
+
+
 def _shapes(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> Iterator[Remark]:
     wrong = False
     anchor, *alike = named_alike(base, *experts.values())
@@ -70,8 +78,10 @@ def _shapes(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> Iterator[Rem
             wrong = True
             yield Remark("WRONG", "shapes", str(error).rstrip("."))
     if not wrong:
-        count = sum(_numel(base.shape(name)) for name in base)
-        told = f"base and {len(experts)} experts are {base.architecture} of one shape, {count / 1e6:.3g} M parameters"
+        count = sum(math.prod(base.shape(name)) for name in base)
+        told = (
+            f"the base and {len(experts)} experts are {base.architecture} of one shape, {count / 1e6:.3g} M parameters"
+        )
         yield Remark("ok", "architecture", told)
 
 
@@ -176,10 +186,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

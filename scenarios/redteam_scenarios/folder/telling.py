@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def told(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _network(checkpoint: Checkpoint) -> str:
     named = str((checkpoint.config.get("architectures") or [checkpoint.architecture])[0])
-    count = sum(_product(checkpoint.shape(name)) for name in checkpoint)
+    count = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
     return f"{named} of {count / 1e6:.3g} million weights"
 
 
@@ -80,10 +81,3 @@ def _shown(entry: TaskEntry, kind: Kind) -> tuple[str, ...]:
     if kind in ("multiple-choice", "generation"):
         return (entry.prompt,)
     return (entry.text,) if isinstance(entry.text, str) else entry.text
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
