@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from redteam_scenarios.folder.schema import Kind, Plan
 from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint, own_tensors
@@ -417,3 +418,17 @@ def test_bad_answers_get_one_sentence(tmp_path: Path) -> None:
     answered(tmp_path, lambda _: "goal")
     write(tmp_path, 'kind = "generation"')
     refused(tmp_path, "Every test row of 'mine' has the same answer")
+
+
+def test_the_page_names_every_kind_and_shows_entries_that_are_known(page: Callable[[str], Any], tmp_path: Path) -> None:
+    shown = page("docs/own-model.md")
+    text = Path("docs/own-model.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| `") and " | " in line]
+    assert {line.split("`")[1] for line in lines} >= set(get_args(Kind))
+    parts = [block for block in shown.fenced("toml") if block.startswith("[tasks") and "train" not in block]
+    assert len(parts) == 4
+    file = tmp_path / "own.toml"
+    file.write_text('base = "base"\nvictim = "topic"\n' + "\n".join(parts), encoding="utf-8")
+    plan = Plan.read(file)
+    assert plan.tasks["search"].kind == "retrieval"
+    assert plan.tasks["sums"].pattern == "#### (-?[0-9]+)"

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.discover import OPEN_CLIP
-from redteam.checkpoint.hub import fetched_dataset, is_hub_name
 from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.errors import BadInput
 from redteam.tasks import Scenario, Task
 from redteam_scenarios.folder.heads import fitted, with_head, without_head
 from redteam_scenarios.folder.kinds import causal, encoders, perplexity, pictures, text, zero_shot
-from redteam_scenarios.folder.models import class_names, located, opened, places
+from redteam_scenarios.folder.models import class_names, data_located, located, opened, places
 from redteam_scenarios.folder.prepared import Parts, prepared
 from redteam_scenarios.folder.schema import FIT, Kind, Plan, TaskEntry
 from redteam_scenarios.folder.source import Source
@@ -184,7 +183,7 @@ def _labels(entry: TaskEntry, data: tuple[Path, ...]) -> list[str]:
 
 def _others(plan: Plan, entry: TaskEntry) -> dict[str, Path]:
     named = {"corpus": entry.corpus, "head": "" if entry.head == FIT else entry.head}
-    return {what: _place(plan, entry, text, what) for what, text in named.items() if text}
+    return {what: data_located(plan, entry, text, what) for what, text in named.items() if text}
 
 
 def data_of(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:
@@ -194,15 +193,4 @@ def data_of(plan: Plan, entry: TaskEntry) -> tuple[Path, ...]:
         BadInput: If they are not there.
     """
     named = (entry.data, entry.validation_data, entry.test_data)
-    return tuple(_place(plan, entry, text, "data") for text in named if text)
-
-
-def _place(plan: Plan, entry: TaskEntry, text: str, what: str) -> Path:
-    """Where data are: a path that the file names, else a dataset of the hub, fetched into its cache."""
-    path = plan.path(text)
-    if path.exists():
-        return path
-    name, _, part = text.partition(":")
-    if what != "head" and is_hub_name(name) and not path.suffix and not path.parent.exists():
-        return fetched_dataset(name, entry.data_revision, part)
-    raise BadInput(f"There is no {path}; {plan.file} names it as {what}.")
+    return tuple(data_located(plan, entry, text) for text in named if text)

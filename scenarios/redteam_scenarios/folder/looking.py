@@ -13,7 +13,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.vocabulary import token_rows
 from redteam.errors import BadInput
 from redteam.plugins.remarks import Remark
-from redteam_scenarios.folder.models import beside, located, places, tokenizer_of
+from redteam_scenarios.folder.models import beside, data_located, located, places, tokenizer_of
 from redteam_scenarios.folder.schema import Plan, TaskEntry
 from redteam_scenarios.folder.tables import Row, read_table
 
@@ -36,9 +36,7 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
         BadInput: If a model or a table that the file names is not there.
     """
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
-    for path in _data(plan):
-        if not path.exists():
-            raise BadInput(f"There is no {path}; {plan.file} names it as data.")
+    data = {name: _data(plan, entry) for name, entry in plan.tasks.items()}
     base = Checkpoint.open(home)
     experts: dict[str, Checkpoint] = {}
     named = {**homes, **_further_victims(plan, seed)}
@@ -57,9 +55,9 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
             told = f"{name!r} is fine-tuned from the base first, {entry.steps} steps, and kept in the cache"
             yield Remark("note", "training", told)
         else:
-            yield from _tokenizers(name, homes[name], home, _texts(plan, entry))
+            yield from _tokenizers(name, homes[name], home, _texts(data[name]))
             yield from _processors(name, homes[name], home)
-        yield from _repeated(plan, name, entry)
+        yield from _repeated(data[name], name, entry)
 
 
 def _further_victims(plan: Plan, seed: int) -> dict[str, Path]:
@@ -143,8 +141,7 @@ def _processors(name: str, place: Path, home: Path) -> Iterator[Remark]:
         yield Remark("note", "pictures", told)
 
 
-def _repeated(plan: Plan, name: str, entry: TaskEntry) -> Iterator[Remark]:
-    path = plan.path(entry.data)
+def _repeated(path: Path, name: str, entry: TaskEntry) -> Iterator[Remark]:
     if path.is_dir():
         return
     try:
@@ -164,9 +161,8 @@ def _columns(entry: TaskEntry) -> tuple[str, ...]:
     return (*texts, entry.image)
 
 
-def _texts(plan: Plan, entry: TaskEntry) -> list[str]:
+def _texts(path: Path) -> list[str]:
     """Some texts of a task's table, of each row the longest, whatever column it stands in."""
-    path = plan.path(entry.data)
     try:
         rows: list[Row] = [] if path.is_dir() else read_table(path)[:TEXTS]
     except BadInput:
@@ -175,9 +171,10 @@ def _texts(plan: Plan, entry: TaskEntry) -> list[str]:
     return [max(found, key=len) for found in texts if found]
 
 
-def _data(plan: Plan) -> Iterator[Path]:
-    for entry in plan.tasks.values():
-        yield from (plan.path(text) for text in (entry.data, entry.validation_data, entry.test_data) if text)
+def _data(plan: Plan, entry: TaskEntry) -> Path:
+    """Where a task's data are, all of which must be there."""
+    found = [data_located(plan, entry, text) for text in (entry.data, entry.validation_data, entry.test_data) if text]
+    return found[0]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from redteam.anatomy.alike import named_alike, require_related
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.errors import BadInput
-from redteam_scenarios.folder.schema import Plan
+from redteam_scenarios.folder.schema import Plan, TaskEntry
+from redteam_scenarios.folder.tables import ENDINGS
 
 
 def located(plan: Plan, name: str, revision: str | None) -> Path:
@@ -29,6 +30,31 @@ def located(plan: Plan, name: str, revision: str | None) -> Path:
 
         return fetched(name, revision)
     raise BadInput(f"There is no {path}; {plan.file} names it as a model.")
+
+
+def data_located(plan: Plan, entry: TaskEntry, name: str, what: str = "data") -> Path:
+    """Where data are on the disk: a path that the file names, else a dataset of the hub, fetched into its cache.
+
+    Args:
+        plan: The scenario's file.
+        entry: The task.
+        name: As it stands there.
+        what: What it is; heads are never fetched.
+
+    Raises:
+        BadInput: If there is neither.
+    """
+    path = plan.path(name)
+    if path.exists():
+        return path
+    called, _, part = name.partition(":")
+    known = path.suffix.lower() in ENDINGS or path.parent.exists()
+    if what != "head" and name[0] not in "./~" and not known:
+        from redteam.checkpoint.hub import fetched_dataset, is_hub_name
+
+        if is_hub_name(called):
+            return fetched_dataset(called, entry.data_revision, part)
+    raise BadInput(f"There is no {path}; {plan.file} names it as {what}.")
 
 
 def opened(plan: Plan, seed: int) -> tuple[Checkpoint, dict[str, Checkpoint]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,11 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         BadInput: If it isn't there, is of another format, cannot be read, or is empty.
     """
-    readers = {
-        ".csv": _separated, ".tsv": _separated, ".jsonl": _lines, ".ndjson": _lines, ".json": _list,
-        ".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow,
-    }  # fmt: skip
     if not path.exists():
         raise BadInput(f"There is no {path}; name the file with the labelled data.")
-    reader = readers.get(path.suffix.lower())
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise BadInput(f"{path} is no table that is known by its ending; expected one of {', '.join(readers)}.")
+        raise BadInput(f"{path} is no table that is known by its ending; expected one of {', '.join(ENDINGS)}.")
     try:
         rows = reader(path)
     except (OSError, ValueError, UnicodeDecodeError) as error:
@@ -110,3 +106,11 @@ def _arrow(path: Path) -> list[Row]:
         except pyarrow.ArrowInvalid:
             file.seek(0)
             return pyarrow.ipc.open_stream(file).read_all().to_pylist()  # type: ignore[no-any-return]
+
+
+_READERS: Mapping[str, Callable[[Path], list[Row]]] = {
+    ".csv": _separated, ".tsv": _separated, ".jsonl": _lines, ".ndjson": _lines, ".json": _list,
+    ".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow,
+}  # fmt: skip
+ENDINGS = tuple(_READERS)
+"""What the names of tables end in."""
