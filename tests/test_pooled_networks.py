@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.known import NETWORK
 from redteam.checkpoint.pooling import HEAD, POOLINGS, headed
 from redteam.key import Key
 from redteam.plugins.registry import DEFENSES
+from redteam.symmetry import Lock
+from redteam.symmetry.groups import largest_legal_group
 from redteam.views import DefenderView
 
 BERT: dict[str, Any] = {
@@ -31,7 +35,8 @@ CONV = {
     "architectures": ["ConvNextModel"], "model_type": "convnext", "hidden_sizes": [8, 16], "depths": [1, 1],
     "num_stages": 2, "image_size": 16,
 }  # fmt: skip
-NETWORKS = {"bert": BERT, "llama": LLAMA, "dinov2": VIT, "convnext": CONV}
+PLAIN_VIT = {**VIT, "architectures": ["ViTModel"], "model_type": "vit"}
+NETWORKS = {"vit": PLAIN_VIT, "bert": BERT, "llama": LLAMA, "dinov2": VIT, "convnext": CONV}
 
 
 def inputs(config: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -96,3 +101,30 @@ def test_a_defense_with_a_network_of_its_own_keeps_the_pooling() -> None:
         found, expected = (each.module()(**inputs(BERT)).logits for each in (locked, weights))
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) < 0.2 * float(expected.abs().max())
+
+
+KINDS = ("qk", "vo", "heads", "mlp", "residual", "norm", "norm-scale")
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ()])
+@pytest.mark.parametrize("network", ["bert", "llama", "vit"])
+def test_a_lock_goes_on_with_the_head_that_reads_the_states(network: str, labels: tuple[str, ...]) -> None:
+    config, given = NETWORKS[network], inputs(NETWORKS[network])
+    weights = Checkpoint.of({}, headed(config, labels, "mean")).fresh(0).to(torch.float64)
+    weights = weights.replace({n: t + 0.1 * torch.randn_like(t) for n, t in weights.items() if t.ndim == 1})
+    double = {name: held.double() if held.is_floating_point() else held for name, held in given.items()}
+    before = weights.module()(**double).logits.detach()
+    sites = anatomy_of(weights).sites(KINDS)
+    kinds = {site.kind for site in sites} & set(KINDS)
+    assert {"qk", "vo", "mlp"} <= kinds
+    assert ("residual" in kinds) == bool(labels)
+    for kind in sorted(kinds):
+        for site in (site for site in sites if site.kind == kind):
+            gauge = largest_legal_group(site).sample(site.heads, site.width, np.random.default_rng(0))
+            group = largest_legal_group(site).name
+            lock = Lock((site,), lambda _, gauge=gauge: gauge, {site.label: group}, group)
+            after = lock.put_on(weights).module()(**double).logits.detach()
+            change = float((after - before).abs().max() / before.abs().max())
+            assert change < (1e-3 if kind == "norm-scale" else 1e-5), (
+                site.label
+            )  # norms have an eps, and count in float32

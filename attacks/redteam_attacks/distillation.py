@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint, own_tensors
+from redteam.checkpoint.known import HEAD_ENTRIES
 from redteam.errors import Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _PAPER = "Hinton, Vinyals and Dean, arXiv:1503.02531; hidden states as in TinyBERT, arXiv:1909.10351"
 _SAME_BASIS = 0.5  # of the base's embeddings: fine-tuning moves them by hundredths, another basis by √2
-_LABELS = ("id2label", "label2id", "num_labels", "problem_type")
 _ALL = 2**31
 _ANSWERS = 2**28  # numbers in all answers that are kept: 1 GB
 
@@ -297,8 +297,9 @@ def _student(view: AttackerView) -> Checkpoint:
         for name in pattern
         if name not in head and name in anchor
     }
-    labels = {key: protected.config[key] for key in _LABELS if key in protected.config}
-    return Checkpoint.of(body | head, {**pattern.config, **labels})
+    told = {key: protected.config[key] for key in HEAD_ENTRIES if key in protected.config}
+    kept = {key: value for key, value in pattern.config.items() if key not in HEAD_ENTRIES}
+    return Checkpoint.of(body | head, {**kept, **told})
 
 
 def _unlabelled(inputs: Mapping[str, Tensor]) -> Batch:

@@ -15,6 +15,7 @@ from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
 from redteam.anatomy.walk import gain_read_by, last_norm, memory, sites_of
+from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.checkpoint.tensors import classes_of
 
 
@@ -57,9 +58,10 @@ class Network:
         known = {name for block in blocks for name in block.used}
         found = []
         others: tuple[str, ...] = ()
-        for stream, parts in self.streams:
+        for described, parts in self.streams:
+            stream = _with_head_on_states(described, checkpoint)
             mine = [block for block in blocks if block.arch.part in parts]
-            if mine:
+            if mine and stream is not None:
                 outside = _Outside(stream, mine[0], checkpoint)
                 known |= outside.used
                 others += outside.others
@@ -80,6 +82,16 @@ def find_sites(architecture: Architecture | ArchitectureLike, checkpoint: Shaped
         streams = ((architecture.stream, (architecture.part,)),) if architecture.stream else ()
         architecture = Network((architecture,), streams)
     return architecture.anatomy(checkpoint)
+
+
+def _with_head_on_states(stream: Stream, checkpoint: Shaped) -> Stream | None:
+    """A stream that is read by the head put on a bare network; none where its states are what that gives out."""
+    if POOLING not in checkpoint.config:
+        return stream
+    head = HEAD[0].removesuffix(".weight")
+    if HEAD[0] not in checkpoint:
+        return None
+    return stream if head in stream.heads else replace(stream, heads=(*stream.heads, head))
 
 
 class _Outside:

@@ -19,6 +19,8 @@ NETWORK = "redteam_network"
 """Entry of a config that names a network which an installed package builds, by an entry point of the group
 `redteam.networks`: a function of a checkpoint and a dtype that gives a module. What is not installed is not run."""
 
+HEAD_ENTRIES = ("id2label", "label2id", "num_labels", "problem_type", POOLING, ZERO_SHOT)
+"""Entries of a config that speak of a task's head, and go with its tensors."""
 _CODE = {"auto_map", "trust_remote_code", "custom_pipelines"}
 _BACKENDS = ("attn_implementation", "experts_implementation")
 """Settings that can name code on a server, which transformers would fetch and run."""

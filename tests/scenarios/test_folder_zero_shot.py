@@ -13,11 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from redteam.checkpoint import Checkpoint, own_tensors
-from redteam.checkpoint.zero_shot import PROMPTS
+from redteam.checkpoint.zero_shot import PROMPTS, prompted
 from redteam.errors import BadInput
 from redteam.evaluation.load_scenarios import try_out
-from redteam.plugins.registry import SCENARIOS
+from redteam.key import Key
+from redteam.plugins.registry import ATTACKS, SCENARIOS
 from redteam.tasks import Classification, Scenario
+from redteam.threat import threat_model
+from redteam.views import AttackerView
 from tests.scenarios import own_models
 from tests.test_zero_shot import CLIP, TEXT
 
@@ -180,3 +183,26 @@ def test_a_way_to_read_pictures_that_is_none_is_told(tmp_path: Path) -> None:
     file.write_text(json.dumps({"model_cfg": OPEN, "preprocess_cfg": {"mode": "CMYK"}}), encoding="utf-8")
     with pytest.raises(BadInput, match="preprocess_cfg of an open_clip checkpoint says no way to read pictures"):
         load(tmp_path)
+
+
+def test_an_imitation_learns_under_the_victims_own_prompts(tmp_path: Path) -> None:
+    of_transformers(tmp_path)
+    pictures(tmp_path)
+    write(tmp_path, 'templates = ["{}"]')
+    scenario = load(tmp_path)
+    victim = scenario.experts["mine"]
+    longer = torch.full((2, 3, 9), -1)
+    longer[..., :4] = victim[PROMPTS][:, :, :4] if victim.shape(PROMPTS)[2] >= 4 else torch.tensor([2, 5, 6, 3])
+    config = prompted(victim.config, ["goal", "net"], longer.shape)
+    view = AttackerView(
+        victim.configured(config).replace({PROMPTS: longer}),
+        threat_model("outputs-only"),
+        Key.of_seed(0),
+        _anchor=scenario.base,
+        _companions={"theirs": scenario.experts["theirs"]},
+        _own={"theirs": scenario.tasks["theirs"]},
+        _oracle=lambda inputs: victim.module()(**inputs).logits.detach(),
+    )
+    made = ATTACKS.load("imitation:steps=2,batch=8,queries=16")(view)
+    assert torch.equal(made[PROMPTS], longer)
+    assert made.module()(**_few(scenario)).logits.shape == (3, 2)
