@@ -15,10 +15,12 @@ from redteam_scenarios.causal.cache import load
 from redteam_scenarios.causal.documents import collect
 from redteam_scenarios.causal.recipe import VICTIM, Recipe, Source
 from redteam_scenarios.causal.text import files, texts
+from redteam_scenarios.measure import interval, mean, measure
 
 from redteam.errors import BadInput
 from redteam.plugins.contracts import spec_of
 from redteam.tasks.likelihood import log_likelihoods
+from redteam.testing.suite import checks_for
 
 TINY = dataclasses.replace(
     Recipe(),
@@ -232,3 +234,34 @@ def test_scores_are_counted_from_the_base_and_every_expert_has_moved(installed, 
         assert made.experts[name].outline() == made.base.outline()
         assert not any(torch.equal(made.experts[name][each], made.base[each]) for each in made.base)
     assert made.base.config["num_key_value_heads"] < made.base.config["num_attention_heads"]
+
+
+@pytest.mark.slow
+def test_it_behaves_as_promised():
+    """Trains seed 0 where the user's cache lacks it, some minutes; the rules were fixed before any attack was run."""
+    made = causal()
+    measured = measure(made)
+    assert min(measured.experts.values()) >= 0.3  # nats a token beyond the base
+    assert measured.gain >= 0.15
+    assert interval(made, measured.coefficient)[0] >= 0.10
+    assert mean(measured.merged) >= 0.4
+    assert min(measured.merged.values()) >= 0.25
+
+
+@pytest.mark.slow
+def test_it_keeps_the_contract_of_scenarios(installed, own_cache, tmp_path, monkeypatch):
+    """Another process finds the same packages; the tasks are learned, since the packages have but few words."""
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    (tmp_path / "small.py").write_text(
+        "import dataclasses\n"
+        "from redteam import Scenario, scenario\n"
+        "from redteam_scenarios.causal.cache import load\n"
+        "from redteam_scenarios.causal.recipe import Recipe, Source\n"
+        f"RECIPE = {dataclasses.replace(TINY, tuning_steps=dict.fromkeys(TINY.domains, 60), tuning_rate=1e-2)!r}\n"
+        '@scenario("small")\n'
+        "def small(*, seed: int = 0) -> Scenario:\n"
+        '    """Small."""\n'
+        "    return load(RECIPE, seed=seed)\n"
+    )
+    found = [check.run() for check in checks_for(f"{tmp_path / 'small.py'}@small")]
+    assert {one.check: one.reason for one in found if one.status != "passed"} == {}

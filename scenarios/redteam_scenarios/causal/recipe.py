@@ -60,7 +60,7 @@ class Recipe:
     pretraining_steps: int = 1000
     pretraining_batch: int = 16
     pretraining_rate: float = 2e-3
-    tuning_steps: dict[str, int] = field(default_factory=lambda: {"headers": 100, "manuals": 100, "stubs": 100})
+    tuning_steps: dict[str, int] = field(default_factory=lambda: {"headers": 40, "manuals": 100, "stubs": 100})
     tuning_batch: int = 16
     tuning_rate: float = 3e-4
     epsilon: float = 1e-8
