@@ -202,6 +202,27 @@ def test_a_head_with_one_output_is_a_regression(tmp_path: Path) -> None:
     refused(tmp_path / "more", "has 2 outputs; expected the one of a regression")
 
 
+def test_a_regression_is_trained_where_its_expert_is_missing(tmp_path: Path) -> None:
+    models(tmp_path, BERT)
+    graded(tmp_path)
+    training = 'kind = "regression"\nlabel = "score"\ntrain = true\nsteps = 120\nrate = 3e-3\nbatch = 32'
+    write(tmp_path, 'kind = "regression"\nhead = "fit"\nlabel = "score"', theirs=training)
+    file = tmp_path / "own.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace('model = "theirs"\n', ""), encoding="utf-8")
+    scenario = load(tmp_path)
+    expert = scenario.experts["theirs"]
+    assert expert.config["architectures"] == ["BertForSequenceClassification"]
+    assert expert.shape("classifier.weight") == (1, 32)
+    assert scenario.tasks["theirs"].scores(expert.module()).mean() > 0.5
+
+
+def test_tasks_of_a_harness_are_told_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path, 'kind = "lm-eval:arc_easy"')
+    refused(
+        tmp_path, "'lm-eval:arc_easy' is a task of lm-evaluation-harness, which is not read; write its documents to"
+    )
+
+
 def searched(place: Path, count: int = 120) -> None:
     """Queries that share two words with the passage that is relevant."""
     draws = np.random.default_rng(0)

@@ -35,7 +35,7 @@ def _classifier(source: Source) -> Checkpoint:
 
 
 def _regressor(source: Source) -> Checkpoint:
-    found = with_head(source, ["score"])
+    found = with_head(source, _NUMBER)
     if (outputs := len(class_names(found.config))) != 1:
         raise BadInput(
             f"The head of the expert of {source.name!r} has {outputs} outputs; expected the one of a regression, or "
@@ -76,6 +76,8 @@ _BY_HEAD: dict[str, Kind] = {
     "LMHeadModel": "perplexity",
 }
 """End of an architecture's name → what it is for."""
+_NUMBER = ["score"]
+"""What the only output of a regression is called."""
 _WITH_CLASSES = ("text-classification", "image-classification", "zero-shot")
 
 _TOOLS = (
@@ -104,7 +106,7 @@ def assemble(plan: Plan, seed: int) -> Scenario:
             source = Source(name, entry, data, experts[name], base, (homes[name], home), others)
             experts[name], tasks[name] = _ready(source)
             continue
-        labels = _labels(entry, data) if entry.kind in _WITH_CLASSES else []
+        labels = _labels(entry, data) if entry.kind in _WITH_CLASSES else _NUMBER
         start = untrained(name, entry, entry.kind, base, labels, seed)
         source = Source(name, entry, data, start, base, (home,), others)
         experts[name], tasks[name] = _ready(source)

@@ -198,6 +198,11 @@ def _sentence(path: Path, place: tuple[Any, ...], error: Any) -> str:
     what = error["msg"].removeprefix("Value error, ")
     if error["type"] == "too_short":
         what = "a scenario takes two tasks or more: the victim's, and one of the free-rider's own"
+    elif error["type"] == "literal_error" and str(error["input"]).startswith("lm-eval:"):
+        what = (
+            f"{error['input']!r} is a task of lm-evaluation-harness, which is not read; write its documents to JSON "
+            "lines and score them as multiple-choice or generation"
+        )
     elif error["type"] == "literal_error":
         what = f"{error['input']!r} is no kind of task; expected {error['ctx']['expected']}"
     elif error["type"] != "value_error":

@@ -21,6 +21,7 @@ from redteam_scenarios.folder.source import Source
 
 _CLASSES = {
     "text-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "regression": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 }
 """Kind → transformers' table of networks with a head for it."""
