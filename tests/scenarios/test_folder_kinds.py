@@ -367,6 +367,36 @@ def test_choices_may_be_columns(tmp_path: Path) -> None:
     assert load(tmp_path).tasks["mine"].chance == 0.5
 
 
+def test_an_encoder_with_a_head_for_choices_compares_pairs(tmp_path: Path) -> None:
+    models(tmp_path, {**own_models.CONFIG, "architectures": ["BertForMultipleChoice"]})
+    for task in ("mine", "theirs"):
+        made = [
+            {"prompt": f"word{n % 40} word{n // 40}", "choices": ["goal net", "kick"], "answer": "AB"[n % 2]}
+            for n in range(90)
+        ]
+        rows(tmp_path, task, made)
+    write(tmp_path, "")
+    scenario = load(tmp_path)
+    try_out(scenario)
+    task = scenario.tasks["mine"]
+    assert isinstance(task, Classification)
+    assert task.chance == 0.5
+    ids, module = task.inputs["test"]["input_ids"], scenario.experts["mine"].module()
+    assert ids.shape[1] == 2
+    words = [[own_models.VOCABULARY[token] for token in row if token] for row in ids[0]]
+    assert [row[row.index("[SEP]") + 1 : -1] for row in words] == [["goal", "net"], ["kick"]]
+    segments = task.inputs["test"]["token_type_ids"]
+    assert segments[0, 0].sum() == 3  # the second text and its end
+    expected = module(**task.inputs["test"]).logits.argmax(1).numpy() == task.labels["test"].numpy()
+    np.testing.assert_array_equal(task.scores(module), expected)
+    rows(
+        tmp_path,
+        "mine",
+        [{"prompt": f"word{n % 40} x{n}", "choices": ["a", "b", "c"][: 2 + n % 2], "answer": "A"} for n in range(90)],
+    )
+    refused(tmp_path, "have 2 to 3 choices, and the head of its expert compares as many in each")
+
+
 CHOICES: dict[str, tuple[dict[str, Any], str]] = {
     "one choice": ({"choices": ["goal"]}, "has .*goal.* for choices; expected a list of two or more"),
     "a text": ({"choices": "goal net"}, "has 'goal net' for choices; expected a list"),

@@ -12,7 +12,7 @@ from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.errors import BadInput
 from redteam.tasks import Scenario, Task
 from redteam_scenarios.folder.heads import fitted, with_head, without_head
-from redteam_scenarios.folder.kinds import causal, encoders, perplexity, pictures, text, zero_shot
+from redteam_scenarios.folder.kinds import causal, encoders, options, perplexity, pictures, text, zero_shot
 from redteam_scenarios.folder.models import class_names, data_located, located, opened, places
 from redteam_scenarios.folder.prepared import Parts, prepared
 from redteam_scenarios.folder.schema import FIT, Kind, Plan, TaskEntry
@@ -62,7 +62,7 @@ _KINDS: dict[Kind, _Way] = {
     "regression": _Way(_regressor, encoders.numbers, encoders.regressed),
     "retrieval": _Way(_encoder, encoders.queries, encoders.retrieved),
     "zero-shot": _Way(_prompted, pictures.classification, text.classified),
-    "multiple-choice": _Way(_as_it_is, causal.choices, causal.chosen),
+    "multiple-choice": _Way(_as_it_is, options.choices, options.chosen),
     "generation": _Way(_as_it_is, causal.answers, causal.generated),
     "perplexity": _Way(_as_it_is, perplexity.documents, perplexity.scored),
 }
@@ -72,6 +72,7 @@ _BY_HEAD: dict[str, Kind] = {
     "CLIPModel": "zero-shot",
     "SiglipModel": "zero-shot",
     "Siglip2Model": "zero-shot",
+    options.HEAD: "multiple-choice",
     "ForCausalLM": "perplexity",
     "LMHeadModel": "perplexity",
 }

@@ -28,13 +28,13 @@ def choices(source: Source) -> Parts:
     rows = source.rows((entry.prompt, *named), (entry.answer,))
     writer, parts = _Writer(source), Parts()
     for split, held in rows.items():
-        told = [_choices(source, row) for row in held]
+        found = [told(source, row) for row in held]
         prompts = [str(row[entry.prompt]) for row in held]
-        made = [[writer.behind(p, text) for text in texts] for p, (texts, _) in zip(prompts, told, strict=True)]
+        made = [[writer.behind(p, text) for text in texts] for p, (texts, _) in zip(prompts, found, strict=True)]
         width, most = max(len(ids) for row in made for ids in row), max(map(len, made))
         labels = torch.full((len(held), most, 1 + width), IGNORED)
         labels[..., 0] = MISSING
-        for place, (ids, (_, right)) in enumerate(zip(made, told, strict=True)):
+        for place, (ids, (_, right)) in enumerate(zip(made, found, strict=True)):
             for number, tokens in enumerate(ids):
                 labels[place, number, 0] = RIGHT if number == right else WRONG
                 labels[place, number, 1 : 1 + len(tokens)] = torch.tensor(tokens)
@@ -149,8 +149,12 @@ class _Writer:
         return whole[: next(starts, 0)]
 
 
-def _choices(source: Source, row: Row) -> tuple[list[str], int]:
-    """The texts of the choices, and the place of the right one."""
+def told(source: Source, row: Row) -> tuple[list[str], int]:
+    """The texts of a row's choices, and the place of the right one.
+
+    Raises:
+        BadInput: If these are fewer than two, or the answer is none of them.
+    """
     entry = source.entry
     found: Any = [row[name] for name in entry.choices] if not isinstance(entry.choices, str) else row[entry.choices]
     if isinstance(found, dict):  # as in ARC: {"text": […], "label": ["A", …]}
