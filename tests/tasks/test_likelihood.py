@@ -51,7 +51,7 @@ def task(base: torch.nn.Module) -> LogLikelihood:
 
 
 def test_a_documents_likelihood_is_that_of_its_tokens_one_by_one(other: torch.nn.Module) -> None:
-    held = documents()
+    held = documents(7)
     expected = []
     for ids, length in zip(held["input_ids"], LENGTHS, strict=True):
         logits = other(input_ids=ids[None, :length]).logits[0].detach().double().log_softmax(-1)
