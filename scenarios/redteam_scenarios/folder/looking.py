@@ -13,9 +13,11 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.vocabulary import token_rows
 from redteam.errors import BadInput
 from redteam.plugins.remarks import Remark
-from redteam_scenarios.folder.models import beside, data_located, located, places, tokenizer_of
+from redteam_scenarios.folder.assembling import data_of
+from redteam_scenarios.folder.datasets import is_dataset, tables_in
+from redteam_scenarios.folder.models import beside, located, places, tokenizer_of
 from redteam_scenarios.folder.schema import Plan, TaskEntry
-from redteam_scenarios.folder.tables import Row, read_table
+from redteam_scenarios.folder.tables import Row
 
 TEXTS = 64
 """Texts of a task that tokenizers are compared on."""
@@ -36,7 +38,7 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
         BadInput: If a model or a table that the file names is not there.
     """
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
-    data = {name: _data(plan, entry) for name, entry in plan.tasks.items()}
+    data = {name: data_of(plan, entry) for name, entry in plan.tasks.items()}
     base = Checkpoint.open(home)
     experts: dict[str, Checkpoint] = {}
     named = {**homes, **_further_victims(plan, seed)}
@@ -55,9 +57,9 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
             told = f"{name!r} is fine-tuned from the base first, {entry.steps} steps, and kept in the cache"
             yield Remark("note", "training", told)
         else:
-            yield from _tokenizers(name, homes[name], home, _texts(data[name]))
+            yield from _tokenizers(name, homes[name], home, _texts(data[name][0]))
             yield from _processors(name, homes[name], home)
-        yield from _repeated(data[name], name, entry)
+        yield from _repeated(name, entry, data[name][0])
 
 
 def _further_victims(plan: Plan, seed: int) -> dict[str, Path]:
@@ -141,16 +143,14 @@ def _processors(name: str, place: Path, home: Path) -> Iterator[Remark]:
         yield Remark("note", "pictures", told)
 
 
-def _repeated(path: Path, name: str, entry: TaskEntry) -> Iterator[Remark]:
-    if path.is_dir():
-        return
+def _repeated(name: str, entry: TaskEntry, path: Path) -> Iterator[Remark]:
     try:
-        rows = read_table(path)
+        rows = _rows(path)
     except BadInput as error:
         yield Remark("WRONG", "data", str(error).rstrip("."))
         return
-    columns = [column for column in _columns(entry) if column in rows[0]]
-    kept = {tuple(str(row.get(column)) for column in columns) for row in rows} if columns else set()
+    columns = [column for column in _columns(entry) if rows and column in rows[0]]
+    kept = {tuple(str(row.get(column)) for column in columns) for row in rows}
     if columns and len(kept) < len(rows):
         told = f"{len(rows) - len(kept)} of {len(rows)} rows for {name!r} say what another says too, and are left out"
         yield Remark("note", "data", told)
@@ -162,19 +162,24 @@ def _columns(entry: TaskEntry) -> tuple[str, ...]:
 
 
 def _texts(path: Path) -> list[str]:
-    """Some texts of a task's table, of each row the longest, whatever column it stands in."""
+    """Some texts of a task's data, of each row the longest, whatever column it stands in."""
     try:
-        rows: list[Row] = [] if path.is_dir() else read_table(path)[:TEXTS]
+        rows = _rows(path)[:TEXTS]
     except BadInput:
-        return []
+        return []  # said elsewhere
     texts = ([value for value in row.values() if isinstance(value, str)] for row in rows)
     return [max(found, key=len) for found in texts if found]
 
 
-def _data(plan: Plan, entry: TaskEntry) -> Path:
-    """Where a task's data are, all of which must be there."""
-    found = [data_located(plan, entry, text) for text in (entry.data, entry.validation_data, entry.test_data) if text]
-    return found[0]
+def _rows(path: Path) -> list[Row]:
+    """The rows of tables, of all splits; none of pictures in folders.
+
+    Raises:
+        BadInput: If they cannot be read.
+    """
+    if path.is_dir() and not is_dataset(path):
+        return []
+    return [row for table in tables_in(path).values() for row in table.rows]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _sizes(source: Source, kind: Kind) -> str:
         held = pictures.splits(source)
         sizes, labels = {split: len(part) for split, part in held.items()}, [label for _, label in held["test"]]
     else:
-        rows = source.rows(_shown(source.entry, kind))
+        rows = source.rows(_shown(source.entry, kind), (source.entry.label,) if kind in _LABELLED else ())
         sizes = {split: len(part) for split, part in rows.items()}
         labels = [str(row.get(source.entry.label)) for row in rows["test"]]
     counts = ", ".join(f"{sizes[split]} {split}" for split in SPLITS)
