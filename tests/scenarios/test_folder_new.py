@@ -16,6 +16,7 @@ from redteam_scenarios.folder.schema import Plan
 from redteam.checkpoint import Checkpoint
 from redteam.cli.main import main
 from tests.scenarios import own_models
+from tests.scenarios.test_folder_datasets import features, saved
 
 Invoke = Callable[..., tuple[int, str, str]]
 LLAMA = {
@@ -233,6 +234,21 @@ def test_questions_and_answers(redteam: Invoke, tmp_path: Path) -> None:
         "model": "sums", "data": "sums.jsonl", "kind": "generation", "prompt": "question",
     }  # fmt: skip
     assert found["tasks"]["facts"] == {"model": "facts", "data": "facts.jsonl", "kind": "multiple-choice"}
+
+
+def test_datasets_that_a_library_saved(redteam: Invoke, tmp_path: Path) -> None:
+    models(tmp_path)
+    tables(tmp_path)
+    (tmp_path / "sport.csv").unlink()
+    names = sorted(own_models.TASKS["sport"], reverse=True)
+    rows = [{"review": text, "label": names.index(label)} for text, label in own_models.examples("sport", 60, 0)]
+    made = features(names)
+    made["review"] = made.pop("text")
+    saved(tmp_path / "sport", rows)
+    (tmp_path / "sport" / "dataset_info.json").write_text(json.dumps({"features": made}), encoding="utf-8")
+    assert redteam("new", "scenario", ".")[0] == 0
+    task = read(tmp_path / "mine.toml")["tasks"]["bert-sport"]
+    assert task == {"model": "bert-sport", "data": "sport", "text": "review"}
 
 
 def test_pictures_in_folders(redteam: Invoke, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from redteam_scenarios.folder.datasets import tables_in
 from redteam_scenarios.folder.proposing.models import DEEP
-from redteam_scenarios.folder.tables import Row, read_table
+from redteam_scenarios.folder.tables import Row
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -32,7 +33,7 @@ _LIKE = 0.75
 
 @dataclass(frozen=True)
 class Data:
-    """Tables, or a folder of pictures.
+    """Tables, a dataset, or a folder of pictures.
 
     Attributes:
         name: What they are called, without what says which split they are.
@@ -75,8 +76,8 @@ def data_in(folder: Path, models: Iterable[Path]) -> list[Data]:
     found = []
     for path in _paths(folder, DEEP + 1):
         if path.is_dir():
-            if path not in inside and _classes(path):
-                found.append(Data(path.name, path, pictures=True))
+            if path not in inside and (_saved(path) or _classes(path)):
+                found.append(Data(path.name, path, pictures=not _saved(path)))
         elif path.suffix.lower() in TABLES:
             name, split = _named(path.stem)
             # `sport/train.csv` is called by its folder.
@@ -115,12 +116,13 @@ def matched(experts: Sequence[Path], found: Sequence[Data]) -> dict[Path, tuple[
 
 
 def columns_of(path: Path) -> Columns:
-    """What the columns of a table are, by their names, else by what stands in them.
+    """What the columns of a table or dataset are, by their names, else by what stands in them.
 
     Raises:
-        BadInput: If the table cannot be read.
+        BadInput: If it cannot be read.
     """
-    rows = read_table(path)
+    table = next(iter(tables_in(path).values()))
+    rows = table.rows
     known = {str(name).lower(): str(name) for name in rows[0]}
     image = next((known[name] for name in _IMAGE if name in known and _is_picture(rows, known[name])), "")
     text: tuple[str, ...] = ()
@@ -134,15 +136,20 @@ def columns_of(path: Path) -> Columns:
     if not label:
         label = _fewest(rows, {*text, image})
     values = {str(row.get(label)).strip() for row in rows} if label else set()
-    labels = tuple(sorted(values)) if len(values) <= _MOST else ()
+    labels = tuple(table.names.get(label) or (sorted(values) if len(values) <= _MOST else ()))
     return Columns(text, label, image, sure, labels, tuple(map(str, rows[0])))
 
 
 def _paths(folder: Path, depth: int) -> Iterator[Path]:
     for path in sorted(one for one in folder.iterdir() if not one.name.startswith(".")):
         yield path
-        if path.is_dir() and depth > 1 and not _classes(path):
+        if path.is_dir() and depth > 1 and not (_saved(path) or _classes(path)):
             yield from _paths(path, depth - 1)
+
+
+def _saved(folder: Path) -> bool:
+    """Whether it is what Hugging Face's `datasets` saved."""
+    return any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
 
 
 def _classes(folder: Path) -> bool:
