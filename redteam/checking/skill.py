@@ -25,7 +25,9 @@ def accuracies(found: Trial) -> Iterator[Remark]:
     for name, packed in found.alone.experts.items():
         expert, base = (held.unpack().astype(np.float64) for held in (packed, found.alone.base[name]))
         chance = found.alone.chance[name]
-        figures = f"expert {expert.mean():.2f}, base {base.mean():.2f}, guessing {chance:.2f}"
+        digits = 2 if packed.bits else 3  # what is no accuracy may lie within a tenth
+        held = {"expert": expert.mean(), "base": base.mean(), "guessing": chance}
+        figures = ", ".join(f"{what} {round(value, digits) + 0.0:.{digits}f}" for what, value in held.items())
         told = f"{name!r}: {figures}, on {packed.n} test items"
         if expert.mean() - chance <= SURE * _error(expert):
             yield Remark("WRONG", "scores", f"{told}; the expert cannot do its task, so check labels and columns")

@@ -85,6 +85,15 @@ def test_what_experts_and_base_can_do(right: int, base: int, state: str, told: s
     assert told in remark.told
 
 
+def test_scores_that_are_numbers() -> None:
+    gap = np.linspace(0.01, 0.03, 64)
+    (good,) = accuracies(trial({"mine": gap}, {"mine": 0 * gap}, chance=0.0))
+    assert (good.state, good.told) == ("ok", "'mine': expert 0.020, base 0.000, guessing 0.000, on 64 test items")
+    (bad,) = accuracies(trial({"mine": -1e-5 * gap}, {"mine": 0 * gap}, chance=0.0))
+    assert bad.state == "WRONG"
+    assert "expert 0.000, base 0.000" in bad.told
+
+
 def test_a_victim_that_adds_nothing(found: Trial) -> None:
     nothing = {name: replace(held, reference=held.without) for name, held in found.baselines.items()}
     remarks = list(gain(replace(found, baselines=nothing), 500))
