@@ -30,9 +30,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
     "describe": ("redteam.cli.describe:describe", "Find out where a new model type has its heads, neurons and norms."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
-    "show": ("redteam.cli.show:show", "Show one plugin: what it does, claims and needs, and its settings."),
-    "check": ("redteam.cli.check:check", "Hold a plugin to the contract of its kind, on small random models."),
-    "new": ("redteam.cli.new:new", "Write a working attack, defense or merger, and its test."),
+    "show": ("redteam.cli.show:show", "Show one plugin, plan or scenario: what it does and needs, or what is in it."),
+    "check": ("redteam.cli.check:check", "Hold a plugin to its contract, or say whether a scenario's file is fit."),
+    "new": ("redteam.cli.new:new", "Write a plugin and its test to start from, or a scenario's file for your models."),
 }
 """Subcommand → function and the line that `redteam --help` prints, in the order shown there."""
 _INTERRUPTED = {
