@@ -17,7 +17,7 @@ from redteam_scenarios.docstrings.reading import docstrings as read
 from redteam_scenarios.docstrings.reading import entries, sections
 from redteam_scenarios.docstrings.recipe import TASKS, VICTIM, Recipe
 from redteam_scenarios.docstrings.texts import Text, collected, distinct, shown, type_named
-from redteam_scenarios.measure import measure
+from redteam_scenarios.measure import interval, measure
 
 from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.checkpoint.pooling import HEAD
@@ -318,3 +318,4 @@ def test_the_victim_has_something_to_give(real: Scenario) -> None:
     """The rule was fixed before any attack was run: a gain of 0.15, surely 0.10."""
     measured = measure(real)
     assert measured.gain >= 0.15
+    assert interval(real, measured.coefficient)[0] >= 0.10
