@@ -17,7 +17,6 @@ from redteam.symmetry.norm_scales import Scales
 from redteam.symmetry.screening import sampled
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
-_BEYOND = 2.0  # by so much a rotation must explain more than it would if there were none
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
 
 
@@ -72,31 +71,7 @@ class Comparison:
         Where dimensions can only change places, their cosines are compared, and it takes evidence to move one: a small
         embedding says little, and a wrong order here spoils every fit that follows.
         """
-        cross, sizes, _ = self._crossed(site)
-        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
-        if "orthogonal" not in site.legal:
-            cross = cross / sizes[0].sqrt()[:, None].clamp(min=1e-300) / sizes[1].sqrt().clamp(min=1e-300)
-            cross = cross + _STAYS * eye * cross.diagonal().sign()
-        return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
-
-    def shows_rotation(self, site: Site) -> bool:
-        """Whether a rotation brings a stream nearer to the anchor's than one does that fits what training did.
-
-        Of what training did to as many numbers, a rotation that nothing was turned by takes away as large a share as it
-        has parameters that these numbers bear on: all but nothing of a large embedding, most of one with fewer tokens
-        than there are dimensions.
-        """
-        cross, sizes, columns = self._crossed(site)
-        total = float(sizes[0].sum() + sizes[1].sum())
-        stays = total - 2 * float(cross.diagonal().sum())
-        turned = total - 2 * float(torch.linalg.svdvals(cross).sum())
-        seen = min(site.width, columns)
-        free = seen * site.width - seen * (seen + 1) / 2
-        return stays * (1 - free / (site.width * columns)) > _BEYOND * turned
-
-    def _crossed(self, site: Site) -> tuple[torch.Tensor, list[Any], int]:
-        """`there hereᵀ` over what is compared, the squares of both by dimension, and over how many columns."""
-        cross, columns = torch.zeros((), dtype=torch.float64), 0
+        cross = torch.zeros((), dtype=torch.float64)
         sizes: list[Any] = [0.0, 0.0]
         for side in shared_sides(site, self.protected, self.anchor):
             if side.shared and not self.again:
@@ -107,8 +82,11 @@ class Comparison:
                 here, there = (sampled(side, x, count=_TOKENS * site.width) for x in (self.protected, self.anchor))
             cross = cross.to(there.device) + there @ here.mT
             sizes = [a + b.square().sum(1) for a, b in zip(sizes, (there, here), strict=True)]
-            columns += here.shape[1]
-        return cross, sizes, columns
+        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
+        if "orthogonal" not in site.legal:
+            cross = cross / sizes[0].sqrt()[:, None].clamp(min=1e-300) / sizes[1].sqrt().clamp(min=1e-300)
+            cross = cross + _STAYS * eye * cross.diagonal().sign()
+        return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
 
 
 def shared_sides(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:

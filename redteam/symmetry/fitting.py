@@ -16,7 +16,6 @@ from redteam.errors import BadInput, IllegalGauge, Inapplicable
 from redteam.symmetry.alignment import Comparison, distance, shared_sides
 from redteam.symmetry.gauges import Gauge, MonomialGauge
 from redteam.symmetry.groups import Group, adapted, at, largest_legal_group
-from redteam.symmetry.matrix_groups import Orthogonal
 from redteam.symmetry.permutations import Permutation
 from redteam.symmetry.rotary import PlaneScaling
 from redteam.symmetry.scalings import Monomial, PositiveMonomial, Scaling
@@ -206,8 +205,6 @@ def _quickly(site: Site, compare: Comparison) -> MonomialGauge | None:
     both, largest = (compare.protected, compare.anchor), largest_legal_group(site)
     if site.kind == "norm-scale":
         return MonomialGauge.still(site.heads, site.width) if compare.scales.unscaled(site) else None
-    if site.kind == "residual" and isinstance(largest, Orthogonal):
-        return None if compare.shows_rotation(site) else MonomialGauge.still(site.heads, site.width)
     if isinstance(largest, Scaling | PlaneScaling):
         return MonomialGauge.still(site.heads, site.width) if of_its_size(site, *both) else None
     if not isinstance(largest, Permutation | PositiveMonomial | Monomial):
