@@ -43,6 +43,7 @@ GRANTED: dict[str, tuple[Needs, Callable[[AttackerView], Any]]] = {
     "samples": (Needs.SAMPLES, lambda view: view.samples()),
     "inputs": (Needs.INPUTS, lambda view: view.inputs()),
     "loss": (Needs.SAMPLES, lambda view: view.loss(Sum(), BATCH)),
+    "answers": (Needs.OUTPUTS, lambda view: view.answers(BATCH[0])),
 }
 """What can be asked of a view → what the threat model must grant for it."""
 
@@ -61,6 +62,7 @@ def view(threat: ThreatModel) -> AttackerView:
         _siblings={"own": BASE},
         _task=TASK,
         _owner=KEY,
+        _oracle=lambda inputs: inputs["x"],
     )
 
 
@@ -77,7 +79,7 @@ class TestAttacker:
     def test_gets_what_the_threat_model_grants_and_no_more(self, threat: str, asked: str) -> None:
         model = threat_model(threat)
         need, ask = GRANTED[asked]
-        if model.allows(need):
+        if need in model.grants:
             assert ask(view(model)) is not None
             return
         with pytest.raises(ThreatModelViolation) as refused:

@@ -222,7 +222,7 @@ def _downloaded(kind: _Kind, name: str, revision: str | None, info: ModelInfo | 
         why = " ".join(str(error).split())[:160] or type(error).__name__
         sentence = f"{name} could not be downloaded ({why.rstrip('.')}); run the same command again to go on."
         raise BadInput(_refusal(kind, name, revision, error) or sentence) from None
-    if told >= 0:
+    if told >= 0 or received.most:  # it may be over before anybody looked
         observer.advanced(total, total, text)
     return folder
 

@@ -61,6 +61,7 @@ HAVE = {
     "mlp": set(NETWORKS),
     "norm-scale": set(NETWORKS) - {"resnet", "dinov2"},
 }
+PER_PLANE = ("plane-signs", "plane-scaling")
 REACHED = {
     "heads": ("mirrored-permutation", "signed-permutation", "plane-signs"),
     "norm-scale": ("permutation", "positive-scaled-permutation"),
@@ -116,8 +117,9 @@ def test_what_is_not_legal_is_refused_and_would_change_the_function(name, kind):
             sample_gauges(case.checkpoint, (kind,), chosen, KEY.generator)
         if (hasattr(chosen, "layout") and (site.width % 2 or site.width < 4)) or group in REACHED.get(kind, ()):
             continue
-        if hasattr(chosen, "layout") and site.turned and site.planes == "interleaved":
-            continue  # planes that lie in the part that isn't turned are free as well
+        # Planes that lie in the part that isn't turned are free as well, and numbers per plane a part of partial-planar.
+        if site.turned and hasattr(chosen, "layout") and (site.planes == "interleaved" or group in PER_PLANE):
+            continue
         free = dataclasses.replace(site, legal=frozenset(GROUPS), planes=None, turned=None)
         gauges = (chosen.sample(site.heads, site.width, np.random.default_rng(draw)) for draw in range(12))
         # A random sign can be plus, and a random order none.

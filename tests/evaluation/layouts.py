@@ -76,9 +76,12 @@ class Watched:
         return asked
 
     def more(self) -> list[Pairing]:
-        """What is asked for next."""
+        """What is asked for next on the way to the verdict; what is shown beside it comes last and decides nothing."""
         idle = all(map(self.table.ended, self.progress.wanted))
-        return self.progress.more(self.table, idle=idle)[0]
+        asked = self.progress.more(self.table, idle=idle)[0]
+        self.beside = [pairing for pairing in asked if pairing.role == "interface"]
+        assert not self.beside or self.progress.decision is not None
+        return [pairing for pairing in asked if pairing.role != "interface"]
 
     def end(self, pairings: Iterable[Pairing]) -> None:
         """Everything behind the pairings has ended."""

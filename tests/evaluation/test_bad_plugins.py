@@ -125,7 +125,9 @@ class TestMisbehaviour:
         cells = [c for c in finished.results.cells if c.defense == "refuses"]
         assert {c.attack for c in cells} >= {*BAD, "none", "graft", "base"}
         assert {c.merger for c in cells} == {"task-arithmetic", "diverges"}
-        assert {c.status for c in cells} == {"skipped"}
+        # What its answers would give away is known from the unlocked victim: it claims to keep the function.
+        assert {c.status for c in cells if c.role != "interface"} == {"skipped"}
+        cells = [c for c in cells if c.role != "interface"]
         assert all("RuntimeError: no lock fits" in c.reason for c in cells if c.merger == "task-arithmetic")
         assert finished.verdict("refuses").verdict == "INVALID"
 

@@ -254,5 +254,15 @@ def test_the_page_knows_no_plugin_by_name() -> None:
         path.read_text("utf-8") for path in folder.rglob("*") if path.suffix in (".py", ".j2", ".js", ".css")
     )
     names = {name for registry in (ATTACKS, DEFENSES, MERGERS, SCENARIOS) for name in registry.names}
-    common = {"none", "base", "permutation", "rotation", "scaling", "linear", "digits"}  # words of the language too
+    common = {
+        "none",
+        "base",
+        "permutation",
+        "rotation",
+        "scaling",
+        "linear",
+        "digits",
+        "folder",
+        "imitation",
+    }  # words of the language too
     assert {name for name in names - common if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)} == set()
