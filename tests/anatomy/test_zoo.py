@@ -117,7 +117,7 @@ def test_what_is_not_legal_is_refused_and_would_change_the_function(name, kind):
             sample_gauges(case.checkpoint, (kind,), chosen, KEY.generator)
         if (hasattr(chosen, "layout") and (site.width % 2 or site.width < 4)) or group in REACHED.get(kind, ()):
             continue
-        # Planes that lie in the part that isn't turned are free as well, and numbers per plane a part of partial-planar.
+        # Planes in the part that isn't turned are free as well, and numbers per plane a part of partial-planar.
         if site.turned and hasattr(chosen, "layout") and (site.planes == "interleaved" or group in PER_PLANE):
             continue
         free = dataclasses.replace(site, legal=frozenset(GROUPS), planes=None, turned=None)
