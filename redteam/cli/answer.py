@@ -83,9 +83,6 @@ def _table(results: Results, width: int) -> list[str]:
     table.add_column("defense", overflow="fold")
     table.add_column("no attack", justify="right", no_wrap=True)
     table.add_column("worst case", no_wrap=True)
-    beyond = any(verdict.imitation is not None for verdict in results.verdicts)
-    if beyond:
-        table.add_column("answers", justify="right", no_wrap=True)
     table.add_column("fidelity", justify="right", no_wrap=True)
     table.add_column("by", overflow="fold")
     titles: list[str] = []
@@ -95,7 +92,7 @@ def _table(results: Results, width: int) -> list[str]:
             table.add_row(f"\0{len(titles)}")
             titles.append(f"{scenario} under {threat}")
         for one in sorted(verdicts, key=lambda verdict: not verdict.gated):
-            table.add_row(*_row(one, answers=beyond))
+            table.add_row(*_row(one))
     text = io.StringIO()
     Console(file=text, width=width, highlight=False, markup=False, color_system=None).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
@@ -105,18 +102,21 @@ def _table(results: Results, width: int) -> list[str]:
 
 
 def _line(results: Results) -> Iterator[str]:
-    if any(verdict.imitation is not None for verdict in results.verdicts):
-        yield "Answers: what imitating the model's answers steals, its weights unseen; any release leaks that."
+    """What answers alone give away: of one scenario and threat model the same for every lock that keeps the function."""
+    imitated = [str(verdict.imitation) for verdict in results.verdicts if verdict.imitation is not None]
+    if imitated:
+        found = sorted(set(imitated))
+        told = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+        yield f"Whoever only runs the model, its weights unseen, steals {told} by imitating it: any release leaks that."
 
 
-def _row(verdict: Verdict, *, answers: bool) -> tuple[str, ...]:
+def _row(verdict: Verdict) -> tuple[str, ...]:
     most, fidelity = stolen(verdict), verdict.fidelity.values()
     return (
         verdict.verdict,
         verdict.defense,
         "–" if verdict.protection is None else f"{1 - verdict.protection.mean:.2f}",
         "–" if most is None else str(most),
-        *(["–" if verdict.imitation is None else f"{verdict.imitation.mean:.2f}"] if answers else []),
         f"{min(figure.mean for figure in fidelity):.3f}" if fidelity else "–",
         verdict.attack or "–",
     )
