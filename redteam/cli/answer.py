@@ -102,7 +102,7 @@ def _table(results: Results, width: int) -> list[str]:
 
 
 def _line(results: Results) -> Iterator[str]:
-    """What answers alone give away: of one scenario and threat model the same for every lock that keeps the function."""
+    """What answers alone give away: on one scenario the same for every lock that keeps the function."""
     imitated = [str(verdict.imitation) for verdict in results.verdicts if verdict.imitation is not None]
     if imitated:
         found = sorted(set(imitated))
