@@ -21,6 +21,8 @@ from redteam.events import Observer
 from redteam.plugins.reference import Reference
 
 HERE = Path(__file__).parent
+LINE = "imitation:steps=2"
+"""What runs beside every verdict, as briefly as can be."""
 REDTEAM = Path(sys.executable).with_name("redteam")
 
 
@@ -92,7 +94,8 @@ class Toys:
     redteam = REDTEAM
 
     def plan(self, defenses: tuple[str, ...], attacks: tuple[str, ...], **rest: Any) -> dict[str, Any]:
-        return {"scenarios": [self.named("toy", "toy.py")], "defenses": defenses, "attacks": attacks, **rest}
+        asked = (*attacks, LINE)
+        return {"scenarios": [self.named("toy", "toy.py")], "defenses": defenses, "attacks": asked, **rest}
 
     def small(self) -> dict[str, Any]:
         """Some thirty computations."""

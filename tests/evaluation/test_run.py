@@ -178,7 +178,7 @@ class TestOutput:
         assert [v.verdict for v in again.verdicts] == [v.verdict for v in first.results.verdicts]
 
     def test_they_hold_exactly_the_plans_cells(self, honest: Any) -> None:
-        everywhere = {"none", "graft", "hungarian", "procrustes", "gauge-fit", "base", "imitation"}
+        everywhere = {"none", "graft", "hungarian", "procrustes", "gauge-fit", "base", "imitation:steps=2"}
         locked = everywhere | {"random-key", "none×1", "none×0.5", "none×2"}
         expected = {("none", attack) for attack in everywhere}
         expected |= {(lock, attack) for lock in LOCKS for attack in locked}

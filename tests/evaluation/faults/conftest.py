@@ -15,6 +15,8 @@ from redteam.plugins.reference import Reference
 HERE = Path(__file__).parent
 ANEW = "train-anew:steps=120,rate=0.01,epsilon=1e-8"
 """How an owner would train in this world, so that the ceiling can be reached."""
+LINE = "imitation:steps=2"
+"""What runs beside every verdict, as briefly as can be."""
 
 
 class Bench:
@@ -42,7 +44,7 @@ class Bench:
         **plan: Any,
     ) -> Results:
         """What is found of some defenses."""
-        whole = {"defenses": tuple(defenses), "attacks": (*attacks, ANEW), **plan}
+        whole = {"defenses": tuple(defenses), "attacks": (*attacks, ANEW, LINE), **plan}
         whole.setdefault("scenarios", (self.of("worlds.py", "world", **(world or {})),))
         return run(whole, out=self.folder, workers=0)
 
