@@ -53,6 +53,11 @@ def attack(
     `redteam attack key-holder MODEL --key FILE --defense DEFENSE --out DIR`. What only changes the basis must keep the
     outputs: the network runs before and after, in float64, unless it can't or --unproven says not to.
     """
+    from redteam.plugins.registry import ATTACKS, DEFENSES
+
+    ATTACKS.require_all(attack)  # a slip in a name is said before torch is imported
+    if defense is not None:
+        DEFENSES.require_all(defense)
     import torch
 
     from redteam.checkpoint.loading import require_agreement, require_loads
@@ -60,7 +65,6 @@ def attack(
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key, read_key
     from redteam.plugins.contracts import Needs
-    from redteam.plugins.registry import ATTACKS, DEFENSES
     from redteam.plugins.returned import check_as_read
     from redteam.threat import OWNER
     from redteam.views import AttackerView

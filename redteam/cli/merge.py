@@ -45,6 +45,9 @@ def merge(
     such as `weights=[[NAME,2.0]]` as well. What the base lacks, or has in another shape, such as the heads of tasks, is
     not merged.
     """
+    from redteam.plugins.registry import MERGERS
+
+    MERGERS.require_all(merger)  # a slip in a name is said before torch is imported
     from redteam.anatomy.alike import require_related
     from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_agreement, require_loads
@@ -52,7 +55,6 @@ def merge(
     from redteam.checkpoint.parts import in_place, part_of, settings_of
     from redteam.checkpoint.vocabulary import as_long_as, token_rows
     from redteam.key import Key
-    from redteam.plugins.registry import MERGERS
     from redteam.plugins.returned import check_as_read
     from redteam.views import MergerView
 

@@ -84,12 +84,14 @@ def protect(
     and dtype stay as they were; computed in float64 and rounded once. Keep the key: with it `redteam attack key-holder`
     takes the lock off again.
     """
+    from redteam.plugins.registry import DEFENSES
+
+    DEFENSES.require_all(defense)  # a slip in a name is said before torch is imported
     import torch
 
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.pipelines import apply
     from redteam.evaluation.resolve import Pipeline
-    from redteam.plugins.registry import DEFENSES
     from redteam.plugins.returned import check_as_read
 
     chain = Pipeline.load(DEFENSES, defense, Path())

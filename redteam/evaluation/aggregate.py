@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,7 @@ def figures(
         left_out: Mergers that count for nothing.
     """
     pairings = list(pairings)
-    judged = [p for p in pairings if table.judged(p)]
-    counting = [p for p in judged if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM]
+    counting = _counting(table, pairings, excluded, left_out)
     rows = [
         _chosen(table, asked, "naive", [p for p in counting if p.role == "naive"]),
         _chosen(table, asked, "worst", counting),
@@ -76,15 +76,13 @@ def line(
     Returns:
         `None` twice where nobody imitated anything.
     """
-    judged = [p for p in pairings if table.judged(p) and p.merger not in left_out]
-    counting = [p for p in judged if p.attack not in excluded and p.role in _CHOSEN_FROM]
+    asking = [p for p in pairings if table.judged(p) and p.merger not in left_out and p.role == "interface"]
     imitated, beyond = [], []
-    for seed in sorted({p.seed for p in judged}):
-        lines = by_seed([p for p in judged if p.seed == seed and p.role == "interface"], table.theft)
-        worst = table.worst([p for p in counting if p.seed == seed])
-        if lines and worst is not None:
+    for pairing, worst in _of_seeds(_counting(table, pairings, excluded, left_out), table.worst):
+        lines = by_seed([p for p in asking if p.seed == pairing.seed], table.theft)
+        if lines:
             imitated += lines
-            beyond.append(worst[1] - lines[0])
+            beyond.append(worst - lines[0])
     if not imitated:
         return None, None
     return combine(imitated, lowest=0.0, highest=1.0), combine(beyond, lowest=-1.0, highest=1.0)
@@ -151,12 +149,26 @@ def _of(kept: Mapping[Pairing, Mapping[str, Vector]], dtype: str) -> Callable[[P
     return lambda pairing: kept[pairing].get(dtype)
 
 
-def _chosen(table: Table, asked: Asked, choice: Any, pairings: Sequence[Pairing]) -> r.Figure | None:
-    """The worst case over attacks, mergers and keys, seed by seed."""
+def _counting(
+    table: Table, pairings: Iterable[Pairing], excluded: frozenset[str], left_out: Sequence[str]
+) -> list[Pairing]:
+    """Those among which a worst case is looked for."""
+    counting = (p for p in pairings if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM)
+    return [p for p in counting if table.judged(p)]
+
+
+def _of_seeds(
+    pairings: Iterable[Pairing], choose: Callable[[list[Pairing]], tuple[Pairing, Vector] | None]
+) -> list[tuple[Pairing, Vector]]:
+    """What is chosen of the pairings of each seed, in the order of seeds."""
     seeds: dict[int, list[Pairing]] = {}
     for pairing in pairings:
         seeds.setdefault(pairing.seed, []).append(pairing)
-    worst = [found for seed in sorted(seeds) if (found := table.worst(seeds[seed])) is not None]
+    return [found for seed in sorted(seeds) if (found := choose(seeds[seed])) is not None]
+
+
+def _chosen(table: Table, asked: Asked, choice: Any, pairings: Sequence[Pairing]) -> r.Figure | None:
+    worst = _of_seeds(pairings, table.worst)
     return _summed(table, asked, choice, worst) if worst else None
 
 
@@ -196,12 +208,7 @@ def _figure(table: Table, asked: Asked, pairings: Sequence[Pairing], spared: int
         named: dict[str, Any] = {"attack": first.attack, "role": first.role, "merger": first.merger, "status": status}
         return r.Figure(**vars(asked.place), **named, **counts)
     lowest = first.role in ("ceiling", "anew")
-    worst = []
-    for seed in sorted({p.seed for p in judged}):
-        mine = [p for p in judged if p.seed == seed]
-        figure = _least(table, mine) if lowest else table.worst(mine)
-        if figure is not None:
-            worst.append(figure)
+    worst = _of_seeds(judged, partial(_least, table) if lowest else table.worst)
     seen = [value for p in judged if (value := table.seen(p)) is not None]
     made = _summed(table, asked, "attack", worst, judged)
     return made.model_copy(

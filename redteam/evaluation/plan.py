@@ -171,8 +171,7 @@ def require_names(given: Mapping[str, Any], folder: Path) -> None:
     """
     for registry, text in _named(given):
         if not (registry is ATTACKS and is_gauntlet(text)):
-            for reference in parse_chain(text):
-                registry.require(reference, folder=folder)
+            registry.require_all(text, folder=folder)
 
 
 def find_plan(plan: Plan | Mapping[str, Any] | str | Path) -> tuple[Plan, Path]:

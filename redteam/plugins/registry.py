@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from redteam.errors import BadInput, PluginFault, RedteamError, UnknownName
 from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, ReportSpec, ScenarioSpec, Spec, spec_of
 from redteam.plugins.files import SNAPSHOT, import_file, located, read_plugin_file
-from redteam.plugins.reference import Reference
+from redteam.plugins.reference import Reference, parse_chain
 from redteam.plugins.settings import bind, unknown_setting
 from redteam.plugins.source import digest_of, first_line, locate, parameters_in
 
@@ -189,6 +189,11 @@ class Registry(Generic[S]):
             for key in reference.settings:
                 if known is not None and key not in known:
                     raise unknown_setting(reference.name, key, known)
+
+    def require_all(self, text: str, *, folder: Path | None = None) -> None:
+        """`require`, of every link of a chain `a+b`."""
+        for reference in parse_chain(text):
+            self.require(reference, folder=folder)
 
     def find(self, reference: Reference, *, folder: Path | None = None) -> Found[S]:
         """Imports a plugin and leaves its settings alone; see `load`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from redteam.files import write_atomically
 from redteam_scenarios.caching import cache_root, read, whole, write
 
 Parts = dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]]
@@ -49,8 +50,19 @@ def _address(made_from: Mapping[str, Any], files: Iterable[Path]) -> str:
     import transformers
 
     content = {"made_from": made_from, "transformers": transformers.__version__, "torch": torch.__version__}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    return hashlib.sha256(f"{json.dumps(content, sort_keys=True)}{_content(files)}".encode()).hexdigest()[:32]
+
+
+def _content(files: Iterable[Path]) -> str:
+    """A digest of what is in the files, read anew only where a name, size or time is another."""
+    files = list(files)
+    states = [(str(path.resolve()), found.st_size, found.st_mtime_ns) for path in files if (found := path.stat())]
+    kept = cache_root() / "folder" / ".digests" / hashlib.sha256(json.dumps(states).encode()).hexdigest()[:32]
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:32]
+    write_atomically(kept, digest.hexdigest())
+    return digest.hexdigest()
