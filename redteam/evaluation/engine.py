@@ -14,6 +14,8 @@ from redteam.evaluation.summarize import provisional
 from redteam.evaluation.thresholds import THRESHOLDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redteam.evaluation.design import Design
     from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.resolve import Resolved
@@ -59,7 +61,23 @@ class Engine:
         """Computes until every verdict rests on all that it has to rest on."""
         for index in range(len(self.places)):
             self._advance(index)
+            self._fill(index)
         self.scheduler.run()
+
+    def _fill(self, index: int) -> None:
+        """Has what is shown beside a verdict computed whenever there is nothing else to do; nothing waits for it."""
+        place = self.places[index]
+        names = [name for p in place.asked.beside for name in p.steps]
+        self._add(names, len(self.places) + index, place.beside)
+
+    def _add(self, names: Iterable[str], priority: int, why: str) -> None:
+        """Takes in steps, and what they need, and tells of them."""
+        before = len(self.scheduler.steps)
+        todo = self.scheduler.add(behind(self.design.steps, names), priority=priority)
+        added = len(self.scheduler.steps) - before
+        self._cached += max(0, added - todo)
+        if added:
+            self.observer.planned(added, len(self.scheduler.steps), self._cached, why)
 
     def _advance(self, index: int) -> None:
         """Asks a place what it needs next, until there is something to wait for."""
@@ -69,20 +87,12 @@ class Engine:
             if not pairings:
                 break
             names = [name for p in pairings for name in (*p.steps, *self.table.ground(p))]
-            before = len(self.scheduler.steps)
-            steps = behind(self.design.steps, names)
-            open_ = set()
             for pairing in pairings:
                 left = {n for n in (*pairing.steps, *self.table.ground(pairing)) if n not in self.scheduler.outcomes}
-                open_ |= left
                 self._left[index, pairing] = left
                 for name in left:
                     self._waiting.setdefault(name, []).append((index, pairing))
-            todo = self.scheduler.add(steps, priority=index)
-            added = len(self.scheduler.steps) - before
-            self._cached += max(0, added - todo)
-            if added:
-                self.observer.planned(added, len(self.scheduler.steps), self._cached, why)
+            self._add(names, index, why)
             waiting = False
             for pairing in pairings:
                 left = self._left[index, pairing]

@@ -43,6 +43,11 @@ class Progress:
         """Everything that was asked for so far."""
         return (*self.run, *self.controls)
 
+    @property
+    def beside(self) -> str:
+        """What is shown beside the verdict, in words."""
+        return f"what its answers alone give away of {self.asked.place.defense}"
+
     def more(self, table: Table, *, idle: bool) -> tuple[list[Pairing], str]:
         """What to compute next, and why; nothing while there is something to wait for, or once the verdict is known.
 
@@ -75,9 +80,7 @@ class Progress:
             if controls:
                 return controls, self._why(self.decision)
             if not self.decision.wanted:
-                return self._entered(
-                    self.asked.beside
-                ), f"what its answers alone give away of {self.asked.place.defense}"
+                return self._entered(self.asked.beside), self.beside
 
     def evidence(self, table: Table, rows: Iterable[Control]) -> Evidence:
         """All rows that the verdict rests on, as far as they are known."""

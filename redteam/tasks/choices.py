@@ -69,12 +69,9 @@ def log_likelihoods(module: nn.Module, inputs: Mapping[str, torch.Tensor], choic
     n, count, _ = choices.shape
     repeated = {name: inputs[name].repeat_interleave(count, 0) for name in ("input_ids", "attention_mask")}
     given, targets = continued(repeated, choices.flatten(0, 1))
-    found, start = [], 0
-    for part, logits in forward(module, given):
-        rows = len(part["input_ids"])
-        found.append(_likely(logits, targets[start : start + rows]).double().cpu())
-        start += rows
-    return torch.cat(found).reshape(n, count)
+    return forward(module, given, lambda _, logits, rows: _likely(logits, targets[rows]).double().cpu()).reshape(
+        n, count
+    )
 
 
 def continued(inputs: Mapping[str, torch.Tensor], behind: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

@@ -57,12 +57,14 @@ def log_likelihoods(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> np
     Whoever answers evenly gets −log(vocabulary) for every document, so that nothing counts for less: not a network
     that is surer of the wrong than that, nor one whose logits are not finite.
     """
-    found = []
-    for part, logits in forward(module, inputs):
+
+    def mean(part: dict[str, torch.Tensor], logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         lowest = -math.log(logits.shape[-1])
-        mean = -_surprise(logits, part).to(torch.float64).nanmean(1)
-        found.append(mean.nan_to_num(lowest, lowest, lowest).clamp_min(lowest).cpu().numpy())
-    return np.concatenate(found)
+        found = -_surprise(logits, part).to(torch.float64).nanmean(1)
+        return found.nan_to_num(lowest, lowest, lowest).clamp_min(lowest)
+
+    found: np.ndarray[Any, np.dtype[np.float64]] = forward(module, inputs, mean).cpu().numpy()
+    return found
 
 
 def _surprise(logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -69,9 +69,10 @@ class Retrieval(Samples):
 
     def _nearness(self, module: nn.Module, split: Split) -> torch.Tensor:
         """Cosines, float32 `[n, passages]`; those of vectors that are not finite are not numbers."""
-        passages = torch.cat([F.normalize(found.float(), dim=-1) for _, found in forward(module, self.corpus)])
-        parts = (F.normalize(found.float(), dim=-1) for _, found in forward(module, self.inputs[split]))
-        return torch.cat([part @ passages.T for part in parts]).cpu()
+        passages = forward(module, self.corpus, lambda _, found, __: F.normalize(found.float(), dim=-1))
+        return forward(
+            module, self.inputs[split], lambda _, found, __: F.normalize(found.float(), dim=-1) @ passages.T
+        ).cpu()
 
 
 def ndcg(nearness: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +15,8 @@ Split = Literal["train", "validation", "test"]
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 Scores = np.ndarray[Any, Any]
 """One result per sample, `[n]`: bool, or float64 where right and wrong are not all there is."""
+Reading = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor]
+"""What is kept of a batch: the batch, its logits, and which inputs are in it → one row for each of them."""
 
 _ROWS = 256  # inputs to a forward pass; fixed, because it can change the last bits of a logit
 _LOGITS = 2**26  # numbers in the logits of a forward pass, where every token has a row of them
@@ -67,29 +69,52 @@ def answers(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> np.ndarray
 
     Where every token has logits, the answer is the last token's: what would be written next.
     """
-    found = []
-    for part, logits in forward(module, inputs):
+
+    def answered(part: dict[str, torch.Tensor], logits: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         last = logits if logits.ndim == 2 else at_the_end(logits, part.get("attention_mask"))
         best = last.argmax(-1)
         best[~last.isfinite().all(-1)] = -1
-        found.append(best.cpu().numpy())
-    return np.concatenate(found)
+        return best
+
+    found: np.ndarray[Any, np.dtype[np.int64]] = forward(module, inputs, answered).cpu().numpy()
+    return found
 
 
-def forward(
-    module: nn.Module, inputs: Mapping[str, torch.Tensor]
-) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Inputs in order, in batches of a fixed size, each with the logits that the network gives for it."""
+def forward(module: nn.Module, inputs: Mapping[str, torch.Tensor], read: Reading) -> torch.Tensor:
+    """What is read from the logits of every input, `[n, …]`, in the order of the inputs.
+
+    They go through the network in batches of a fixed size, those of about one length together, so that it computes
+    little padding.
+
+    Args:
+        module: The network.
+        inputs: Its keyword arguments, each `[n, …]`.
+        read: Is given a batch, its logits, and which of the inputs are in it, int64 `[rows]`; returns `[rows, …]`.
+    """
+    n = len(next(iter(inputs.values())))
+    lengths = _lengths(inputs)
+    order = torch.arange(n) if lengths is None else lengths.argsort(stable=True)
+    found = []
     with torch.inference_mode():
-        for part in batched(inputs, rows_at_once(module, inputs)):
-            used = trimmed(part)
-            yield used, module(**used).logits
+        for rows in order.split(rows_at_once(module, inputs)):
+            used = trimmed({key: value[rows] for key, value in inputs.items()})
+            found.append(read(used, module(**used).logits, rows))
+        together = torch.cat(found)
+        return together if lengths is None else together[order.argsort()]
 
 
 def batched(inputs: Mapping[str, torch.Tensor], rows: int = _ROWS) -> Iterator[dict[str, torch.Tensor]]:
     """Inputs in order, so many at a time."""
     for start in range(0, len(next(iter(inputs.values()))), rows):
         yield {key: value[start : start + rows] for key, value in inputs.items()}
+
+
+def _lengths(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """How many tokens each input has up to its padding at the end, int64 `[n]`, where an attention mask says so."""
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return None
+    return ((mask != 0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1).cpu()
 
 
 def trimmed(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from redteam_scenarios.caching import cache_root, read, whole, write
 from redteam_scenarios.causal.documents import Documents, collect
 from redteam_scenarios.causal.recipe import VICTIM, Recipe
 from redteam_scenarios.causal.training import finetune, pretrain
-from redteam_scenarios.digits.training import fixed_threads
+from redteam_scenarios.together import fixed_threads, trained_together
 
 
 def load(recipe: Recipe, *, seed: int, summary: str = "") -> Scenario:
@@ -74,12 +75,16 @@ def train(recipe: Recipe, seed: int, folder: Path) -> None:
     total = recipe.pretraining_steps + sum(recipe.tuning_steps.values())
     with fixed_threads(recipe.threads), Steps(f"causal, seed {seed}", total) as training:
         tokenizer, documents = collect(recipe, seed)
-        base = pretrain(recipe, seed, documents.pop("general"), training.step)
+        general = documents.pop("general")
+        base = trained_together({"base": partial(pretrain, recipe, seed, general)}, training.step, recipe.threads)[
+            "base"
+        ]
         base.save(folder / "base")
         tokenizer.save(str(folder / "base" / "tokenizer.json"))
         write(folder / "data.safetensors", documents | _likelihoods(base, documents))
-        for task in recipe.domains:
-            finetune(recipe, seed, base, task, documents[f"{task}/train"], training.step).save(folder / task)
+        jobs = {t: partial(finetune, recipe, seed, base, t, documents[f"{t}/train"]) for t in recipe.domains}
+        for task, expert in trained_together(jobs, training.step, recipe.threads).items():
+            expert.save(folder / task)
 
 
 def _likelihoods(base: Checkpoint, documents: Documents) -> Documents:

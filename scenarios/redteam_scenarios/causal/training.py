@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from redteam.tasks import Batch
 from redteam.training import Budget, endless, train
 from redteam_scenarios.causal.documents import BEGIN
 from redteam_scenarios.causal.recipe import Recipe
+from redteam_scenarios.together import Steps
 
-Step = Callable[[str], None]  # told what was trained after every step
 _PRETRAINING, _TUNING = 1, 3  # streams of a seed
 
 
@@ -40,19 +39,19 @@ def config(recipe: Recipe) -> dict[str, Any]:
     return made.to_dict()  # type: ignore[no-any-return]
 
 
-def pretrain(recipe: Recipe, seed: int, documents: Tensor, step: Step) -> Checkpoint:
+def pretrain(recipe: Recipe, seed: int, documents: Tensor, steps: Steps) -> Checkpoint:
     """The base, trained on every document once, in random order."""
     generator = np.random.default_rng([seed, _PRETRAINING])
     start = Checkpoint.of({}, config(recipe)).fresh(int(generator.integers(2**31)))
     budget = Budget(recipe.pretraining_steps, recipe.pretraining_rate, recipe.pretraining_batch, recipe.epsilon)
-    return _trained(start, budget, documents, generator, lambda: step("base"))
+    return _trained(start, budget, documents, generator, steps)
 
 
-def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: str, documents: Tensor, step: Step) -> Checkpoint:
+def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: str, documents: Tensor, steps: Steps) -> Checkpoint:
     """The expert of a task: all of the base is trained."""
     generator = np.random.default_rng([seed, _TUNING, list(recipe.domains).index(task)])
     budget = Budget(recipe.tuning_steps[task], recipe.tuning_rate, recipe.tuning_batch, recipe.epsilon)
-    return _trained(base, budget, documents, generator, lambda: step(task))
+    return _trained(base, budget, documents, generator, steps)
 
 
 def surprise(model: nn.Module, batch: Batch) -> Tensor:
@@ -62,13 +61,10 @@ def surprise(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _trained(
-    start: Checkpoint, budget: Budget, documents: Tensor, generator: np.random.Generator, step: Callable[[], None]
+    start: Checkpoint, budget: Budget, documents: Tensor, generator: np.random.Generator, steps: Steps
 ) -> Checkpoint:
-    def steps() -> Iterator[int]:
-        for index in range(budget.steps):
-            yield index
-            step()
-
     batches = endless(({"input_ids": documents}, documents[:, 0]), budget.batch, generator)
-    trained = train(start, start, budget, batches=batches, loss=surprise, generator=generator, steps=steps())
+    trained = train(
+        start, start, budget, batches=batches, loss=surprise, generator=generator, steps=steps(budget.steps)
+    )
     return Checkpoint.of({name: tensor.contiguous() for name, tensor in trained.items()}, start.config)

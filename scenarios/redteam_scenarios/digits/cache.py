@@ -14,7 +14,8 @@ from redteam_scenarios.caching import cache_root, read, save, whole, write
 from redteam_scenarios.digits import growth as growing
 from redteam_scenarios.digits.data import collect, pixels
 from redteam_scenarios.digits.recipe import CLASSES, VICTIM, Recipe
-from redteam_scenarios.digits.training import finetune, fixed_threads, pretrain
+from redteam_scenarios.digits.training import finetune, pretrain
+from redteam_scenarios.together import fixed_threads
 
 SHIPPED = Path(__file__).with_name("seed0")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -24,18 +23,6 @@ _ENDS = list(accumulate(len(classes) for classes in CLASSES.values()))
 ROWS = {  # rows of the joint classifier that become a task's head
     task: slice(end - len(classes), end) for (task, classes), end in zip(CLASSES.items(), _ENDS, strict=True)
 }
-
-
-@contextmanager
-def fixed_threads(count: int) -> Iterator[None]:
-    """Runs torch on `count` threads with gradients on, and restores both."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def network(recipe: Recipe, labels: tuple[str, ...], generator: np.random.Generator | None = None) -> nn.Module:

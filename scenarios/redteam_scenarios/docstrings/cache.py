@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from redteam.checkpoint import Checkpoint
 from redteam.events import Steps
 from redteam.tasks import Classification, Scenario
 from redteam_scenarios.caching import cache_root, read, whole, write
-from redteam_scenarios.digits.training import fixed_threads
 from redteam_scenarios.docstrings.data import Tokens, encoded, inputs, split
 from redteam_scenarios.docstrings.recipe import TASKS, VICTIM, Recipe
 from redteam_scenarios.docstrings.source import bare, digest, folder_of
 from redteam_scenarios.docstrings.texts import collected
 from redteam_scenarios.docstrings.training import finetune
+from redteam_scenarios.together import fixed_threads, trained_together
 
 _OF_A_MODEL = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -69,8 +70,9 @@ def ensure(recipe: Recipe, seed: int, source: Path, base: Checkpoint) -> Path:
     tasks, total = _tasks(recipe, tokens), recipe.steps * len(TASKS)
     with whole(folder) as work, fixed_threads(recipe.threads), Steps(f"docstrings, seed {seed}", total) as training:
         write(work / "data.safetensors", tokens)
-        for name, task in tasks.items():
-            finetune(recipe, seed, base, task, training.step).save(work / name)
+        jobs = {name: partial(finetune, recipe, seed, base, task) for name, task in tasks.items()}
+        for name, expert in trained_together(jobs, training.step, recipe.threads).items():
+            expert.save(work / name)
     return folder
 
 

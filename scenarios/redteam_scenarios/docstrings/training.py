@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from redteam.tasks import Batch, Classification
 from redteam.tasks.task import forward, trimmed
 from redteam.training import Budget, train
 from redteam_scenarios.docstrings.recipe import TASKS, Recipe
+from redteam_scenarios.together import Steps
 
-Step = Callable[[str], None]  # told what was trained after every step
 _STREAM = 2  # the other streams of a seed are in data.py
 
 
@@ -33,7 +33,7 @@ def with_head(recipe: Recipe, base: Checkpoint, task: Classification) -> Checkpo
     alike = {HEAD[0]: torch.eye(width), HEAD[1]: torch.zeros(width)}  # a head that gives the mean itself
     reader = Checkpoint.of({**base, **alike}, headed(base.config, [str(i) for i in range(width)], "mean"))
     given = {name: value[: recipe.fitted] for name, value in task.inputs_of("train").items()}
-    means = torch.cat([logits for _, logits in forward(reader.module(), given)]).double().numpy()
+    means = forward(reader.module(), given, lambda _, logits, __: logits).double().numpy()
     with threadpool_limits(1):
         fitted = LogisticRegression(max_iter=2000).fit(means, task.labels["train"][: recipe.fitted].numpy())
     weight, bias = fitted.coef_, fitted.intercept_
@@ -43,7 +43,7 @@ def with_head(recipe: Recipe, base: Checkpoint, task: Classification) -> Checkpo
     return Checkpoint.of({**base, **head}, headed(base.config, labels, "mean"))
 
 
-def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: Classification, step: Step) -> Checkpoint:
+def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: Classification, steps: Steps) -> Checkpoint:
     """Trains the encoder on a task. The head is fitted before, and stays as it is.
 
     Args:
@@ -51,7 +51,7 @@ def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: Classification, 
         seed: Draws the order of the texts.
         base: The bare encoder, where training starts.
         task: What is learned.
-        step: Told of every step.
+        steps: Numbers them.
     """
     draws = np.random.default_rng([seed, _STREAM, list(TASKS).index(task.name)])
     return train(
@@ -61,7 +61,7 @@ def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: Classification, 
         batches=_batches(recipe, task, draws),
         loss=task.loss,
         generator=draws,
-        steps=_counted(recipe.steps, lambda: step(task.name)),
+        steps=steps(recipe.steps),
     )
 
 
@@ -75,9 +75,3 @@ def _batches(recipe: Recipe, task: Classification, draws: np.random.Generator) -
         for place in draws.permutation(len(parts)):
             chosen = parts[place]
             yield trimmed({name: value[chosen] for name, value in given.items()}), labels[chosen]
-
-
-def _counted(steps: int, done: Callable[[], None]) -> Iterator[int]:
-    for index in range(steps):
-        yield index
-        done()

@@ -118,7 +118,7 @@ def fitted(source: Source, parts: Parts, *, regression: bool) -> Checkpoint:
 def _states(source: Source, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     body = source.expert.only(name for name in source.expert if name not in HEAD)
     module = without_head(source, body).module(torch.float32)
-    return torch.cat([states.double() for _, states in forward(module, inputs)])
+    return forward(module, inputs, lambda _, states, __: states.double())
 
 
 def _logistic(states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
