@@ -201,17 +201,25 @@ def spent(words: Sequence[str | Path]) -> Cost:
     return Cost(seconds, usage.ru_maxrss * unit / 1e9)
 
 
-def costs(commands: Mapping[str, Callable[[Path], Sequence[str | Path]]], work: Path) -> dict[str, list[Cost]]:
-    """What each command costs, several times, one after the other in turn; what it writes is removed at once."""
+def costs(
+    commands: Mapping[str, Callable[[Path], Sequence[str | Path]]], work: Path
+) -> Iterator[tuple[str, list[Cost]]]:
+    """What each command costs, several times, one after the other in turn; what it writes is removed at once.
+
+    Yields each command with its costs as soon as it ran for the last time; the one named first is known first.
+    """
     import shutil
 
     found: dict[str, list[Cost]] = {name: [] for name in commands}
-    for _ in range(REPEATS):
+    for turn in range(1, REPEATS + 1):
         for name, words in commands.items():
             out = work / "out"
-            found[name].append(spent(words(out)))
+            cost = spent(words(out))
             shutil.rmtree(out)
-    return found
+            print(f"{name}, run {turn} of {REPEATS}: {cost.seconds:.1f} s", file=sys.stderr, flush=True)
+            found[name].append(cost)
+            if turn == REPEATS:
+                yield name, found[name]
 
 
 def against(what: str, mine: list[Cost], peer: list[Cost], time_limit: float, memory_limit: float) -> Iterator[Line]:
@@ -251,8 +259,9 @@ def merging(work: Path) -> Iterator[Line]:
         plan.write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n{models}dtype: bfloat16\n")
         yaml = Path(python).with_name("mergekit-yaml")
         commands["mergekit"] = lambda out: [yaml, plan, out, "--no-copy-tokenizer"]
-    found = costs(commands, work)
-    for name, runs in found.items():
+    found: dict[str, list[Cost]] = {}
+    for name, runs in costs(commands, work):
+        found[name] = runs
         yield from plain(f"{name}{'' if name == 'copy' else ', task arithmetic of three'}", runs)
     if python:
         yield from against("merge ÷ mergekit, task arithmetic of three", found["redteam"], found["mergekit"], 0.6, 0.5)
@@ -268,18 +277,16 @@ def rewriting(work: Path) -> Iterator[Line]:
         victim = made(work / f"victim{times}", times * LAYERS, 1, base)
         key, locked = work / f"key{times}", work / f"locked{times}"
         spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked, "--unproven"))
-        runs[times] = costs(
-            {
-                "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
-                "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
-                    "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
-                ),
-                "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
-                    "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
-                ),
-            },
-            work,
-        )
+        commands: dict[str, Callable[[Path], Sequence[str | Path]]] = {
+            "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
+            "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
+                "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
+            ),
+            "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
+                "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
+            ),
+        }
+        runs[times] = dict(costs(commands, work))
     once, twice = runs[1], runs[2]
     for name in once:
         yield from plain(name, once[name], None if name == "copy" else 1.5)
@@ -296,31 +303,30 @@ def forms(work: Path) -> Iterator[Line]:
         spent([sys.executable, __file__, "form", base, name])
         spent([sys.executable, __file__, "form", victim, name, base])
         spent(redteam("protect", "mergelock", victim, "--key", key, "--out", locked, "--unproven"))
-        found = costs(
-            {
-                "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
-                "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
-                    "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
-                ),
-                "protect mergelock, with its proof": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
-                    "protect", "mergelock", one, "--key", key, "--out", out
-                ),
-                "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
-                    "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
-                ),
-                "attack gauge-fit, with its proof": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
-                    "attack", "gauge-fit", one, "--base", base, "--out", out
-                ),
-                "merge task-arithmetic": lambda out, one=victim, base=base: redteam(  # type: ignore[misc]
-                    "merge", "task-arithmetic", "--base", base, "--expert", one, "--out", out
-                ),
-            },
-            work,
-        )
-        for what, runs in found.items():
-            yield from plain(f"{name}: {what}", runs, None if what == "copy" else 1.5)
+        commands: dict[str, Callable[[Path], Sequence[str | Path]]] = {
+            "copy": lambda out, one=victim: [sys.executable, __file__, "copy", one, out],  # type: ignore[misc]
+            "protect mergelock": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
+                "protect", "mergelock", one, "--key", key, "--out", out, "--unproven"
+            ),
+            "protect mergelock, with its proof": lambda out, one=victim, key=key: redteam(  # type: ignore[misc]
+                "protect", "mergelock", one, "--key", key, "--out", out
+            ),
+            "attack gauge-fit": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
+                "attack", "gauge-fit", one, "--base", base, "--out", out, "--unproven"
+            ),
+            "attack gauge-fit, with its proof": lambda out, one=locked, base=base: redteam(  # type: ignore[misc]
+                "attack", "gauge-fit", one, "--base", base, "--out", out
+            ),
+            "merge task-arithmetic": lambda out, one=victim, base=base: redteam(  # type: ignore[misc]
+                "merge", "task-arithmetic", "--base", base, "--expert", one, "--out", out
+            ),
+        }
+        copied: list[Cost] = []
+        for what, found in costs(commands, work):
+            yield from plain(f"{name}: {what}", found, None if what == "copy" else 1.5)
+            copied = copied or found
             if what != "copy":
-                ratios = [one.seconds / other.seconds for one, other in zip(runs, found["copy"], strict=True)]
+                ratios = [one.seconds / other.seconds for one, other in zip(found, copied, strict=True)]
                 yield Line(f"{name}: {what} ÷ copy: time", statistics.median(ratios), (min(ratios), max(ratios)))
 
 
