@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redteam.anatomy import ORDER, Architecture, Network, Site, Stream, largest_group
 from redteam.anatomy.architecture import ArchitectureLike
@@ -19,7 +19,10 @@ from redteam.describe.roles import Stack, stacks_of
 from redteam.describe.shrink import small_configs
 from redteam.describe.streams import with_streams
 from redteam.describe.trials import KEPT, Trial
-from redteam.errors import BadInput
+from redteam.errors import BadInput, NotACheckpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _Described = TypeVar("_Described", Architecture, Stream)
 _STATE_SPACE = re.compile(r"A_log|dt_proj|dt_bias|time_decay|time_mix")
@@ -128,11 +131,17 @@ def small_network(config: Mapping[str, Any]) -> Trial:
                 size = sum(weight.numel() for weight in initialised(tiny, 0).parameters())
             if size > _LARGEST:
                 raise BadInput(f"its sizes could not be made small: {size} weights are left")
-            weights = weights_of(initialised(tiny, 0))
-            return Trial.of(Checkpoint.of({_published(name): t.double() for name, t in weights.items()}, tiny))
+            weights = {_published(name): _in_float64(t) for name, t in weights_of(initialised(tiny, 0)).items()}
+            return Trial.of(Checkpoint.of(weights, tiny))
         except Exception as error:  # whatever a library raises on a config that it does not like
-            why = " ".join(str(error).split())[:300]
+            said = error.__cause__ if isinstance(error, NotACheckpoint) and error.__cause__ else error
+            why = " ".join(str(said).split())[:300] or type(said).__name__  # no file is to blame for a config made here
     raise BadInput(f"No small network of model_type {config.get('model_type')!r} could be built and run ({why}).")
+
+
+def _in_float64(tensor: Tensor) -> Tensor:
+    """A weight in float64; an index, which a buffer may be, as it is."""
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _published(name: str) -> str:
@@ -146,7 +155,7 @@ def _widths(trial: Trial) -> Callable[[Stack], int]:
     def width(stack: Stack) -> int:
         sizes: dict[int, int] = {}
         for one in stack.maps:
-            for size in set(one.shape):
+            for size in set() if "{use}" in one.stem else set(one.shape):  # adapters repeat the sizes of their map
                 sizes[size] = sizes.get(size, 0) + len(one.layers)
         for one in stack.norms:
             sizes[one.shape[0]] = sizes.get(one.shape[0], 0) + 2 * len(one.layers)

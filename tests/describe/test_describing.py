@@ -106,6 +106,20 @@ def test_indices_are_not_taken_for_what_goes_with_heads() -> None:
     assert not any("index" in one.stem for one in stack.maps)
 
 
+def test_an_index_that_is_saved_stays_one() -> None:
+    """As a number of float64 it would be taken for a table, and looked up at places that are drawn at random."""
+    checkpoint = small_network(complete("donut-swin")).checkpoint
+    indices = [name for name in checkpoint if name.endswith("relative_position_index")]
+    assert indices
+    assert not any(checkpoint.dtype(name).is_floating_point for name in indices)
+
+
+def test_a_network_that_cannot_be_made_small_is_no_file_to_restore() -> None:
+    with pytest.raises(BadInput, match=r"No small network of model_type 'musicgen' could be built and run \(") as told:
+        describe(complete("musicgen"))
+    assert "file" not in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["llama", "t5", "clip", "qwen3_next", "wav2vec2", "gpt_oss"])
 def test_a_config_becomes_small_and_keeps_its_switches(name: str) -> None:
     full = complete(name)
