@@ -5,15 +5,16 @@ python tools/catalogue.py --prove TYPE… keep these descriptions and renew the 
 python tools/catalogue.py TYPE '{"key": …}'
     describe it with other keys of the config than transformers' defaults, those of the checkpoints that people publish;
     the file keeps them under "switches"
-python tools/catalogue.py TYPE+WORD '{"key": …}'
-    describe another form of it, which configs that hold these keys have; the type's own file stays
+python tools/catalogue.py TYPE+WORD '{"key": …}' ['{"key": …}']
+    describe another form of it, which configs that hold these keys have; the type's own file stays. What the second
+    holds is tried too, and no matter in a config
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -77,11 +78,12 @@ def prove(name: str) -> dict[str, Any]:
     return {**kept, **new, "proof": [asdict(row) for row in rows], "open": ARCHITECTURES.data(name).get("open", [])}
 
 
-def described(name: str, switches: Mapping[str, Any]) -> dict[str, Any]:
-    """The file of a type that is described anew."""
+def described(name: str, given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The file of a type that is described anew, with switches other than those of its file where some are given."""
     model_type, form, _ = name.partition("+")
+    switches = {key: value for one in given for key, value in one.items()} if given else switches_of(name)
     found: Description = replace(describe(config_of(name, switches)), model_type=model_type)
-    when = {"when": switches} if form else {}
+    when = {"when": given[0] if given else ARCHITECTURES.data(name)["when"]} if form else {}
     return {"model_type": model_type, **when, **({"switches": switches} if switches else {}), **found.as_data()}
 
 
@@ -89,14 +91,14 @@ def main(arguments: list[str]) -> int:
     """Writes what is asked for, and says what could not be."""
     torch.set_num_threads(1)
     proving = "--prove" in arguments
-    given = next((json.loads(argument) for argument in arguments if argument.startswith("{")), None)
+    given = [json.loads(argument) for argument in arguments if argument.startswith("{")]
     names = [name for name in arguments if not name.startswith(("--", "{"))] or sorted(
         file.stem for file in FOLDER.glob("*.json")
     )
     failed = 0
     for name in names:
         try:
-            data = prove(name) if proving else described(name, switches_of(name) if given is None else given)
+            data = prove(name) if proving else described(name, given)
         except RedteamError as error:
             say(f"{name}: {error}")
             failed += 1

@@ -9,7 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Side, Site
+from redteam.anatomy import Adapted, Side, Site
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.modules import layer_paths, watched
 from redteam.errors import BadInput, Inapplicable
@@ -59,8 +59,16 @@ def moments(
         samples: Inputs of each of the attacker's own tasks.
 
     Raises:
-        Inapplicable: If there are no such tasks, or a network does not hold a map as its checkpoint does.
+        Inapplicable: If there are no such tasks, a map has adapters, or a network does not hold a map as its checkpoint
+            does.
     """
+    sides = tuple(sides)
+    for linear in (side.linear for side in sides):
+        if isinstance(linear, Adapted):
+            raise Inapplicable(
+                f"{linear.weight!r} has adapters beside it, each with inputs of its own; expected maps without, so "
+                "take an attack that looks at weights alone."
+            )
     names = tuple(dict.fromkeys(side.linear.weight for side in sides))
     found: dict[str, Moment] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads

@@ -1,5 +1,6 @@
 """Where the heads, neurons and norms of a network are in its checkpoint, and which groups are legal there."""
 
+from redteam.anatomy.adapted import Adapted, AnyLinear
 from redteam.anatomy.architecture import KINDS, KINDS_OF_SITES, ORDER, Anatomy, Architecture, Sites, Stream
 from redteam.anatomy.auto import anatomy_of, architecture_of
 from redteam.anatomy.catalog import ARCHITECTURES
@@ -15,8 +16,10 @@ __all__ = [
     "KINDS",
     "KINDS_OF_SITES",
     "ORDER",
+    "Adapted",
     "Affine",
     "Anatomy",
+    "AnyLinear",
     "Architecture",
     "Draft",
     "Gathered",

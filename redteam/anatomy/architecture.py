@@ -159,6 +159,10 @@ class Architecture:
         raised_query: Template of `query` where they have, if that is another.
         latent_reads: Further maps that read the norm of the queries' latent.
         gated_output: Whether each query head is followed, in its projection, by a gate on what the head puts out.
+        beside_embeddings: Whether attention, and the norm that it reads, takes the embeddings beside the stream, twice
+            the model's width (Zamba); then there are no sites of the kind residual.
+        adapters: Template of a map that several layers share, and of both maps of an adapter to it, one that reads and
+            one that adds to what the map gives; they take `{use}`, which counts the layers that share it.
         clamped: Whether neurons allow no scales, whatever their gate or activation is.
         sparse: Whether a layer may lack its attention or its MLP.
         attention_norm, mlp_norm: Templates of the norms that the projections read, None if they read the stream itself;
@@ -230,6 +234,8 @@ class Architecture:
     raised_query: str | None = None
     latent_reads: tuple[str, ...] = ()
     gated_output: bool = False
+    beside_embeddings: bool = False
+    adapters: tuple[tuple[str, str, str], ...] = ()
     clamped: bool = False
     sparse: bool = False
     attention_norm: str | tuple[str, ...] | None = None

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from redteam.anatomy.adapted import AnyLinear
+from redteam.anatomy.adapters import with_adapters
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Rows
@@ -18,23 +20,28 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
     """Those of one layer; what they read and write is added to the blocks' lists."""
     blocks.size_heads_of(layer)
     arch, n, groups, share = blocks.arch, blocks.n, blocks.groups, blocks.heads // blocks.groups
-    norm = blocks.norm(blocks.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer)
+    read = blocks.read_width
+    norm = blocks.norm(blocks.first_norm if layer == 0 and arch.first_norm else arch.attention_norm, layer, read)
     memory = norm if arch.memory_norm is None else blocks.norm(arch.memory_norm, layer)
     planes = None if blocks.unturned(layer) else arch.planes
     turned = None if planes is None else blocks.turned
     queries, keys, model = blocks.heads * n, groups * n, blocks.width
-    sizes = {"query": (queries, model), "key": (keys, model), "value": (keys, model), "output": (model, queries)}
+    sizes = {"query": (queries, read), "key": (keys, read), "value": (keys, read), "output": (model, queries)}
     output = blocks.linear("output", layer, sizes, writes_centred=blocks.centred_writes)
-    query = blocks.linear("query", layer, sizes, norm=norm)
     free = arch.key_bias_free and blocks.normed == "none" and not blocks.clipped
     bound = (n, turned) if free and turned is not None else None
     free = free and planes is None
-    key = blocks.linear("key", layer, sizes, norm=memory, bias_free=free, bias_bound=bound)
     value_free = arch.value_bias_free and output.bias is not None and not arch.gated_output and not blocks.clipped
-    value = blocks.linear("value", layer, sizes, norm=memory, bias_free=value_free)
-    gates = [replace(query, rows=Rows(n, queries, n, 2 * n))] if arch.gated_output else []
-    blocks.reads += [query, key, value, *gates]
+    maps = {
+        "query": blocks.linear("query", layer, sizes, norm=norm),
+        "key": blocks.linear("key", layer, sizes, norm=memory, bias_free=free, bias_bound=bound),
+        "value": blocks.linear("value", layer, sizes, norm=memory, bias_free=value_free),
+    }
+    halves = [replace(maps["query"], rows=Rows(n, queries, n, 2 * n))] if arch.gated_output else []
+    blocks.reads += [*maps.values(), *halves]
     blocks.writes.append(output)
+    query, key, value = (with_adapters(blocks, role, layer, one) for role, one in maps.items())
+    gates = [with_adapters(blocks, "query", layer, one) for one in halves]
 
     legal = {kind: subgroups(largest) for kind, largest in arch.legal.items()}
     if planes is not None:
@@ -90,7 +97,7 @@ def attention_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
         yield of_group("queries", left=left, right=right, left_too=tuple(also))
 
 
-def _head_scales(blocks: Blocks, layer: int, query: Linear, key: Linear) -> Iterator[Site]:
+def _head_scales(blocks: Blocks, layer: int, query: AnyLinear, key: AnyLinear) -> Iterator[Site]:
     """Factors that the norms of queries and keys take out: of each head, or of all that one norm spans."""
     by_head = blocks.normed == "head" or len(blocks.normed_shape) > 1
     for part, linear, number in (("query", query, blocks.heads), ("key", key, blocks.groups)):

@@ -163,7 +163,13 @@ class Blocks:
     def _model_width(self) -> int:
         if self.arch.query is None and self.arch.packed is None:
             return self._columns(self.arch.first.replace("{expert}", "0"))
-        return self._columns(self.arch.latent or self.arch.query or self.arch.router)
+        read = self._columns(self.arch.latent or self.arch.query or self.arch.router)
+        return read // 2 if self.arch.beside_embeddings else read
+
+    @property
+    def read_width(self) -> int:
+        """Of what attention reads."""
+        return 2 * self.width if self.arch.beside_embeddings else self.width
 
     def _groups(self, layers: Iterable[int] | None = None) -> int:
         """Of keys and values, by the tensors."""
@@ -278,14 +284,17 @@ class Blocks:
         given = (config.get("tie_word_embeddings") for config in (self.config, self.checkpoint.config))
         return bool(next((value for value in given if value is not None), self.arch.tied))
 
-    def norm(self, template: str | tuple[str, ...] | None, layer: int) -> Norm | None:
-        """The norm of a template, None where there is no template, or no norm in a layer that may lack it."""
+    def norm(self, template: str | tuple[str, ...] | None, layer: int, width: int | None = None) -> Norm | None:
+        """The norm of a template, None where there is no template, or no norm in a layer that may lack it.
+
+        Of the model's width, where it is not of another.
+        """
         if template is None:
             return None
         weight, bias = (self.name(template, which, layer) for which in ("weight", "bias"))
         if self.arch.sparse and weight not in self.checkpoint:
             return None
-        self.expect(weight, (self.width,))
+        self.expect(weight, (width or self.width,))
         self.used |= {weight, bias}
         norm = Norm(weight, bias if bias in self.checkpoint else None, self.arch.centred, self.arch.offset)
         if norm not in self.norms:

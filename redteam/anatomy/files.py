@@ -16,7 +16,7 @@ from redteam.anatomy.network import Network
 from redteam.errors import BadInput
 
 _PLAIN = {"legal", "defaults"}
-_PLACEHOLDERS = {"layer", "previous", "expert", "prefix", "stage", "place"}
+_PLACEHOLDERS = {"layer", "previous", "expert", "prefix", "stage", "place", "use"}
 
 
 def read_description(file: Path) -> tuple[str, Architecture | ArchitectureLike]:

@@ -35,17 +35,20 @@ class Norm:
         bias: Name of its shift β, None where there is none.
         centred: Whether it subtracts the mean (LayerNorm does, RMSNorm doesn't).
         offset: What is added to the stored gain (Gemma multiplies by 1 + γ).
+        beyond: How many further inputs the projection has, which do not come from the norm.
     """
 
     weight: str
     bias: str | None
     centred: bool = True
     offset: float = 0.0
+    beyond: int = 0
 
     def read(self, checkpoint: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """γ and β in float64, [in] each; β is zero where there is none."""
+        """γ and β in float64, [in] each; β is zero where there is none, and beyond the norm γ is one and β zero."""
         gain = read_float64(checkpoint, self.weight) + self.offset
-        return gain, torch.zeros_like(gain) if self.bias is None else read_float64(checkpoint, self.bias)
+        shift = torch.zeros_like(gain) if self.bias is None else read_float64(checkpoint, self.bias)
+        return torch.cat([gain, gain.new_ones(self.beyond)]), torch.cat([shift, shift.new_zeros(self.beyond)])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from redteam.anatomy.adapted import AnyLinear
+from redteam.anatomy.adapters import with_adapters
 from redteam.anatomy.blocks import Blocks
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Gathered, Linear, Norm, Packed, Rows
@@ -41,9 +43,9 @@ def mlp_sites(blocks: Blocks, layer: int) -> Iterator[Site]:
 def _neurons(
     blocks: Blocks,
     layer: int,
-    up: Linear,
+    up: AnyLinear,
     down: Linear,
-    gate: Linear | None,
+    gate: AnyLinear | None,
     part: str,
     n: int,
     beside: tuple[Side, ...] = (),
@@ -72,7 +74,10 @@ def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
         ups.append(up)
         downs.append(down)
         gates += [gate] if gate is not None else []
-        sites += _neurons(blocks, layer, up, down, gate, f"expert-{expert}" if blocks.experts else "", n, beside)
+        part = f"expert-{expert}" if blocks.experts else ""
+        read = with_adapters(blocks, "up", layer, up)
+        gated = None if gate is None else with_adapters(blocks, "gate", layer, gate)
+        sites += _neurons(blocks, layer, read, down, gated, part, n, beside)
     routers = []
     if blocks.experts:
         routers = [blocks.linear("router", layer, {"router": (blocks.experts, model)}, norm=norm)]

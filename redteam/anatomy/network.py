@@ -61,7 +61,8 @@ class Network:
         for described, parts in self.streams:
             stream = _with_head_on_states(described, checkpoint)
             mine = [block for block in blocks if block.arch.part in parts]
-            if mine and stream is not None:
+            plain = not any(block.arch.beside_embeddings for block in mine)  # else attention reads it twice
+            if mine and plain and stream is not None:
                 outside = _Outside(stream, mine[0], checkpoint)
                 known |= outside.used
                 others += outside.others

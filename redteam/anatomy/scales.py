@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from redteam.anatomy.adapted import AnyLinear
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.site import Side, Site
@@ -25,7 +26,7 @@ def scale_site(
     layer: int,
     part: str,
     rows: int,
-    own: Iterable[Linear],
+    own: Iterable[AnyLinear],
     also: Iterable[Linear] = (),
     readers: Iterable[Linear] = (),
     *,

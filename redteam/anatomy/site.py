@@ -27,8 +27,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from redteam.anatomy.adapted import AnyLinear
 from redteam.anatomy.legality import Layout, listed
-from redteam.anatomy.linear import Affine, Draft, Gathered, Linear
+from redteam.anatomy.linear import Affine, Draft, Linear
 from redteam.anatomy.stacks import GaugeLike, Stacks
 from redteam.errors import IllegalGauge
 
@@ -45,7 +46,7 @@ class Side:
         shared: Whether other sites move the map too: it says nothing of this one's gauge until theirs are found.
     """
 
-    linear: Linear | Gathered
+    linear: AnyLinear
     share: int = 1
     columns: bool = False
     unit: int = 1

@@ -113,5 +113,5 @@ def _gain(blocks: Blocks, norm: Norm, readers: list[Linear], layer: int, part: s
     columns, *others = (Side(linear, columns=True) for linear in readers)
     gain = Side(Linear(norm.weight, norm.bias, offset=norm.offset))
     label = "/".join(filter(None, (blocks.arch.part, part)))
-    legal = subgroups(blocks.arch.legal["norm"])
-    return Site("norm", layer, 1, blocks.width, gain, columns, legal, (), tuple(others), part=label)
+    legal, (width,) = subgroups(blocks.arch.legal["norm"]), blocks.shape(norm.weight)
+    return Site("norm", layer, 1, width, gain, columns, legal, (), tuple(others), part=label)

@@ -105,7 +105,9 @@ class _Search:
     ) -> None:
         self.outside = outside
         self.trial, self.stack, self.width, self.config = trial, stack, width, config
-        self.norms = [one.stem for one in stack.norms if one.shape == (width,)]
+        self.norms, self.wide = (
+            [one.stem for one in stack.norms if one.shape == (size,)] for size in (width, 2 * width)
+        )
 
     def settled(self, arch: Architecture) -> Settled:
         """The description, each kind of sites in it tried."""
@@ -187,9 +189,12 @@ class _Search:
         """Layers without the rotary embedding, where a list of the config tells them."""
         if arch.planes is None or arch.query_norm:
             return arch
+        anatomy = self.trial.anatomy(arch)
+        attending = {site.layer for site in anatomy.sites(("qk",))} if anatomy else set()
         for key, values in self.config.items():
             if isinstance(values, list) and len(values) == self.stack.layers:
-                for value in dict.fromkeys(x for x in values if isinstance(x, (int, str))):
+                there = (value for layer, value in enumerate(values) if layer in attending)
+                for value in dict.fromkeys(x for x in there if isinstance(x, (int, str))):
                     tried = replace(arch, unturned=(key, value))
                     if self.holds(tried, "qk"):
                         return tried
@@ -230,7 +235,7 @@ class _Search:
             base = replace(arch, offset=offset, legal=free)
             found = base
             if arch.query:
-                more = self._with_others(base)
+                more = base if arch.beside_embeddings else self._with_others(base)
                 found = self._norm(more, "attention_norm")
                 found = self._norm(base, "attention_norm") if found is more else found
             if arch.up or arch.further:
@@ -256,7 +261,8 @@ class _Search:
         """Of what an encoder hands on, another norm stands before keys and values."""
         cross = arch.part.endswith("cross")
         memory = next((one for one in self.outside if "encoder" in one), None) if cross else None
-        for norm in sorted(self.norms, key=lambda one: one in (arch.attention_norm, arch.mlp_norm)):
+        norms = self.wide if arch.beside_embeddings and field == "attention_norm" else self.norms
+        for norm in sorted(norms, key=lambda one: one in (arch.attention_norm, arch.mlp_norm)):
             alone: dict[str, Any] = {"attention_norm": None, "mlp_norm": None, field: norm, "memory_norm": memory}
             if self.holds(replace(arch, **alone), "norm"):
                 return replace(arch, memory_norm=memory, **{field: norm})  # type: ignore[arg-type]

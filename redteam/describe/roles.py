@@ -70,6 +70,7 @@ _CROSS = re.compile(r"cross|encoder_attn|EncDec|encdec|xattn", re.I)
 _ATTENTION = re.compile(r"attn|attention|mixer", re.I)
 _MLP = re.compile(r"mlp|ffn|(^|\.)ff\.|feed_forward|expert|moe|fc\d|intermediate|dense_h|DenseRelu|lin[12]$|ffw", re.I)
 _NORM = re.compile(r"norm|(^|[._])ln(_|\d|$)|layrnorm|ln_", re.I)
+_SHARED = re.compile(r"shared(?!_transf)")  # by all tokens, and not by several layers
 _OTHER = re.compile(r"linear_attn|mamba|(?<!pw)conv|relative|rel_pos|rotary|lora|altup|laurel|per_layer", re.I)
 
 
@@ -78,7 +79,7 @@ class Map:
     """A module of a block.
 
     Attributes:
-        stem: Template of its name, from the block's number on.
+        stem: Template of its name; {expert} and {use} stand for the number of an expert or of an adapter.
         shape: Of its weight, in the first layer that has it.
         layers: Those that have it.
     """
@@ -104,7 +105,7 @@ class Stack:
     Attributes:
         root: What stands before the block's number.
         layers: How many.
-        maps: Modules with a weight of two or three dimensions, {expert} in place of an expert's number.
+        maps: Modules with a weight of two or three dimensions.
         norms: Stems of those with a gain.
         vectors: Names of other tensors of one dimension.
         tensors: Templates of the whole names of all tensors, and their shapes.
@@ -130,6 +131,7 @@ def stacks_of(checkpoint: Checkpoint) -> list[Stack]:
         root, layer, rest = cut
         tensors.setdefault(root, {}).setdefault(f"{root}{{layer}}.{rest}", checkpoint.shape(name))
         stem, whole = re.sub(r"(experts\.(?:expert_)?)\d+(?=\.)", r"\1{expert}", rest), True
+        stem = re.sub(r"(adapter_list\.)\d+(?=\.)", r"\1{use}", stem)
         for ending in (".weight", "_weight"):
             if stem.endswith(ending):
                 stem, whole = stem[: -len(ending)] + ("_" if ending[0] == "_" else ""), False
@@ -258,7 +260,7 @@ def _mlps(stack: Stack, width: int) -> Iterator[Architecture]:
     dense = [one for one in rest if len(one.shape) == 2 and "expert" not in _behind(one)]
     routers = [one for one in dense if one.is_a("router") and one.shape[0] != width and one.shape[0] < 16]
     experts = [one for one in rest if len(one.shape) == 3 or "{expert}" in one.stem]
-    shared = [one for one in rest if len(one.shape) == 2 and "shared" in _behind(one)]
+    shared = [one for one in rest if len(one.shape) == 2 and _looks(one, _SHARED)]
     dense = [one for one in dense if one not in routers and one not in shared]
     further = [maps for group in (shared, dense) for maps in _triples(group)]
     reads = tuple(one.stem for one in shared if one.shape[0] == 1)

@@ -35,6 +35,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
     (r"(first_k_dense_replace|num_dense_layers)", 1),
     (r"(n_groups|mamba_n_?groups)", 2),
     (r"(mamba_d_ssm)", 4 * 8),
+    (r"(adapter_rank)", 12),
     (r"((mamba_)?chunk_size)", 8),
     (r"(q_lora_rank)", 20),
     (r"(kv_lora_rank)", 28),
@@ -265,8 +266,11 @@ def _consistent(tiny: dict[str, Any]) -> dict[str, Any]:
         double = 2 * tiny["hidden_size"]
         head = double // tiny["num_attention_heads"]
         tiny |= {"attention_hidden_size": double, "attention_head_dim": head}
-        kinds = tiny.get("layers_block_type") or []
+        kinds = ["linear_attention"] + ["hybrid"] * 2 * tiny.get("num_mem_blocks", 1)  # each block in two layers
+        tiny |= {"layers_block_type": kinds, "num_hidden_layers": len(kinds)}
         tiny["hybrid_layer_ids"] = [layer for layer, kind in enumerate(kinds) if kind == "hybrid"]
+        if tiny.get("use_shared_attention_adapter"):  # which is as wide as all heads
+            tiny["num_key_value_heads"] = tiny["num_attention_heads"]
         if "mamba_headdim" in tiny:
             tiny["mamba_headdim"] = tiny["mamba_expand"] * tiny["hidden_size"] // tiny["n_mamba_heads"]
     if tiny.get("multi_query") is False and not tiny.get("new_decoder_architecture") and "num_kv_heads" in tiny:

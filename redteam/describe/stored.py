@@ -22,17 +22,31 @@ def stored(guess: Architecture, stack: Stack, width: int) -> Iterator[Architectu
     told = len(up) == 2 and up[0] != up[1] and not guess.packed
     ways = [up[0] == width] if told else [False] if guess.packed else [False, True]
     plain = guess.query is not None and guess.latent is None
-    gated = plain and not fused and _doubled(guess, shapes)
+    flags: dict[str, Any] = {
+        "gated_output": plain and not fused and _doubled(guess, shapes),
+        "beside_embeddings": plain and shapes[guess.query or ""][1] == 2 * width == 2 * shapes[guess.output or ""][0],
+    }
     for transposed in ways:
         for order in _FUSED if fused else _FUSED[:1]:
-            one = replace(guess, transposed=transposed, sparse=True, gated_output=gated, **order)
-            biases = tuple(_biases_apart(one, stack))
+            one = replace(guess, transposed=transposed, sparse=True, **flags, **order)
+            biases, adapters = tuple(_biases_apart(one, stack)), tuple(_adapters(one, shapes))
             for beside in dict.fromkeys((tuple(_with_neurons(one, stack, width)), ())):
-                yield replace(one, biases=biases, with_neurons=beside)
+                yield replace(one, biases=biases, adapters=adapters, with_neurons=beside)
 
 
 def _doubled(guess: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     return shapes[guess.query or ""][0] == 2 * shapes[guess.output or ""][1]
+
+
+def _adapters(guess: Architecture, stems: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Pairs of maps in a list beside a map, which is called by the first word of the map's name."""
+    lists = [stem.removesuffix(".{use}.0") for stem in stems if stem.endswith(".{use}.0")]
+    for stem in dict.fromkeys((guess.query, guess.key, guess.value, guess.gate, guess.up)):
+        parent, _, own = (stem or "").rpartition(".")
+        for name in lists:
+            beside, _, called = name.rpartition(".")
+            if stem and beside == parent and own.partition("_")[0] in called.split("_"):
+                yield stem, f"{name}.{{use}}.0", f"{name}.{{use}}.1"
 
 
 def ends(shape: tuple[int, ...]) -> tuple[int, ...]:

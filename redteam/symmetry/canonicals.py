@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, Gathered, Linear, Side, Site, Stacks
+from redteam.anatomy import Affine, AnyLinear, Side, Site, Stacks
 
 _VANISHING = 1e-6  # a LayerNorm gain below this share of the largest leaves no usable 1/γ
 
@@ -45,7 +45,7 @@ def canonical_side(side: Side, checkpoint: Mapping[str, Tensor], heads: int) -> 
     return side.stack(without_freedom(side.linear, side.linear.read(checkpoint), checkpoint), heads)
 
 
-def without_freedom(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
+def without_freedom(linear: AnyLinear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
     """A map with its norm folded in, and without its additive freedoms."""
     weight, bias = affine.weight, affine.bias
     if linear.norm is not None:
@@ -60,7 +60,7 @@ def without_freedom(linear: Linear | Gathered, affine: Affine, checkpoint: Mappi
     return Affine(weight, None if linear.bias_free or bias is None else bias * linear.bound(bias))
 
 
-def null_direction(linear: Linear | Gathered, checkpoint: Mapping[str, Tensor]) -> Tensor | None:
+def null_direction(linear: AnyLinear, checkpoint: Mapping[str, Tensor]) -> Tensor | None:
     """`(1/γ, −Σ β/γ)`, [in + 1]: what a row of weights and its bias may move along; None if there is no such thing."""
     if linear.norm is None or not linear.reads_centred:
         return None
@@ -74,7 +74,7 @@ def _beside(stacks: list[Tensor]) -> Tensor:
     return stacks[0] if len(stacks) == 1 else torch.cat(stacks, dim=-1)
 
 
-def _without_null(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
+def _without_null(linear: AnyLinear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Affine:
     null = null_direction(linear, checkpoint)
     if null is None:
         return affine

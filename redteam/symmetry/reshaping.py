@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, Architecture, Gathered, Linear, Site, anatomy_of, architecture_of
+from redteam.anatomy import Affine, AnyLinear, Architecture, Linear, Site, anatomy_of, architecture_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, IllegalGauge
 from redteam.symmetry.matrix_groups import Orthogonal
@@ -210,8 +210,8 @@ def _described(checkpoint: Checkpoint) -> Architecture:
     return architecture
 
 
-def _written(linear: Linear | Gathered, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    if isinstance(linear, Gathered) or linear.rows is not None or linear.packed is not None:
+def _written(linear: AnyLinear, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    if not isinstance(linear, Linear) or linear.rows is not None or linear.packed is not None:
         raise BadInput(f"{linear.weight!r} holds several projections in one; expected a tensor of its own for each.")
     weight = affine.weight.T if linear.transposed else affine.weight
     found = {linear.weight: weight.to(checkpoint.dtype(linear.weight)).contiguous()}

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Gathered, Side, Site
+from redteam.anatomy import Adapted, Gathered, Side, Site
 from redteam.anatomy.linear import read_float64
 from redteam.checkpoint import Checkpoint
 
@@ -92,7 +92,7 @@ def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: 
     Raises:
         BadInput: If NaN or infinity is among what is looked at, or in the bias.
     """
-    linear = side.linear
+    linear = side.linear.linear if isinstance(side.linear, Adapted) else side.linear  # a lock shows in any columns
     assert not isinstance(linear, Gathered), "the maps of experts are not sampled"
     if linear.bias is not None:
         read_float64(checkpoint, linear.bias)

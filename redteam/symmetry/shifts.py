@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from redteam.anatomy import KINDS, Affine, Draft, Gathered, Linear, Site, anatomy_of
+from redteam.anatomy import KINDS, Affine, AnyLinear, Draft, Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import null_direction
 from redteam.symmetry.gauges import Gauge
@@ -93,7 +93,7 @@ class ReadShift:
     """`W ← W + c (1/γ)ᵀ, b ← b − c Σ β/γ` in one place; the amount is c, [out]."""
 
     side: Where
-    linear: Linear | Gathered
+    linear: AnyLinear
 
     def unit(self, parts: SiteMaps) -> Tensor:
         weight, null = parts.of(self.side).weight, parts.null(self.side)[:-1]
@@ -124,7 +124,7 @@ class ReadShift:
 class KeyBiasShift:
     """`bk ← bk + c` in the dimensions that no rotary embedding turns; the amount is c, [out], zero in the others."""
 
-    linear: Linear | Gathered
+    linear: AnyLinear
 
     def unit(self, parts: SiteMaps) -> Tensor:
         return parts.right.weight.std(1) * self._free(parts)
@@ -303,7 +303,7 @@ def _nothing(place: SiteRewrite) -> None:
     return None
 
 
-def _null(linear: Linear | Gathered, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Tensor:
+def _null(linear: AnyLinear, affine: Affine, checkpoint: Mapping[str, Tensor]) -> Tensor:
     null = null_direction(linear, checkpoint)
     return affine.weight.new_zeros(affine.weight.shape[1] + 1) if null is None else null
 
