@@ -16,6 +16,7 @@ from redteam.anatomy.network import Network
 from redteam.errors import BadInput
 
 _PLAIN = {"legal", "defaults"}
+_ADAPTED = ("query", "key", "value", "up", "gate")
 _PLACEHOLDERS = {"layer", "previous", "expert", "prefix", "stage", "place", "use"}
 
 
@@ -138,6 +139,12 @@ def _require_known(values: Mapping[str, Any], where: str) -> None:
     for kind, group in legal.items():
         if kind not in KINDS_OF_SITES or group not in GROUPS:
             raise BadInput(f"{where} has {kind} = {group!r} among what is legal; expected a kind of sites and a group.")
+    maps = {values[role] for role in _ADAPTED if role in values}
+    for one in values.get("adapters", ()):
+        if not isinstance(one, tuple) or len(one) != 3 or one[0] not in maps:
+            raise BadInput(
+                f"{where} has adapters {one!r}; expected a map among {', '.join(_ADAPTED)} and two of its own."
+            )
     for text in _texts([value for key, value in values.items() if key not in _PLAIN]):
         odd = set(re.findall(r"{(\w*)}", text)) - _PLACEHOLDERS
         if odd:

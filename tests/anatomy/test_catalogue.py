@@ -136,6 +136,8 @@ def test_a_type_that_is_set_stands_before_its_file() -> None:
         ('{"model_type": "mine", "stacks": [{"query": "q", "legal": {"qk": "anything"}}]}', "anything"),
         ('{"model_type": "mine", "stacks": [{"query": "{nothing}"}]}', "nothing"),
         ('{"model_type": "mine", "stacks": [{"query": 3}]}', "query = 3"),
+        ('{"model_type": "mine", "stacks": [{"query": "q", "adapters": [["o", "a", "b"]]}]}', "adapters"),
+        ('{"model_type": "mine", "stacks": [{"query": "q", "adapters": [["q", "a"]]}]}', "adapters"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, says: str) -> None:
