@@ -61,6 +61,13 @@ def tables(folder: Path, header: tuple[str, str] = ("text", "label")) -> None:
         own_models.write_csv(folder / f"{task}.csv", own_models.examples(task, 60, 0), header)
 
 
+def name_classes(model: Path, names: list[str]) -> None:
+    """Calls the outputs of its head so."""
+    config = model / "config.json"
+    named = own_models.named(json.loads(config.read_text(encoding="utf-8")), names)
+    config.write_text(json.dumps(named), encoding="utf-8")
+
+
 def read(file: Path) -> dict[str, Any]:
     Plan.read(file)
     return tomllib.loads(file.read_text(encoding="utf-8"))
@@ -139,10 +146,8 @@ def test_splits_of_one_name_belong_together(redteam: Invoke, tmp_path: Path) -> 
 def test_classes_that_a_config_does_not_name(redteam: Invoke, tmp_path: Path) -> None:
     models(tmp_path)
     tables(tmp_path)
-    for task, names in (("sport", ["LABEL_0", "LABEL_1"]), ("weather", ["wet", "dry"])):
-        config = tmp_path / f"bert-{task}" / "config.json"
-        settings = json.loads(config.read_text(encoding="utf-8"))
-        config.write_text(json.dumps(own_models.named(settings, names)), encoding="utf-8")
+    name_classes(tmp_path / "bert-sport", ["LABEL_0", "LABEL_1"])
+    name_classes(tmp_path / "bert-weather", ["wet", "dry"])
     assert redteam("new", "scenario", ".")[0] == 0
     tasks = read(tmp_path / "mine.toml")["tasks"]
     assert tasks["bert-sport"]["labels"] == ["ball", "water"]
@@ -155,9 +160,7 @@ def test_classes_that_a_config_does_not_name(redteam: Invoke, tmp_path: Path) ->
 def test_names_from_files_end_no_comment(redteam: Invoke, tmp_path: Path) -> None:
     models(tmp_path)
     tables(tmp_path)
-    config = tmp_path / "bert-sport" / "config.json"
-    names = own_models.named(json.loads(config.read_text(encoding="utf-8")), ['x\nvictim = "bert-weather"', "y"])
-    config.write_text(json.dumps(names), encoding="utf-8")
+    name_classes(tmp_path / "bert-sport", ['x\nvictim = "bert-weather"', "y"])
     rows = [
         (text, {"ball": 'a "ball"\n[tasks.x]', "water": "\\"}[label])
         for text, label in own_models.examples("sport", 60, 0)
