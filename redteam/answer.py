@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from redteam.errors import BadInput, RedteamError
-from redteam.evaluation.results import Results, Verdict
+from redteam.evaluation.results import OverVictims, Results, Verdict
+from redteam.evaluation.rows import Placed
 from redteam.evaluation.statistics import Interval
 from redteam.plugins.reference import parse_chain
 from redteam.threat import threat_model
@@ -50,6 +51,35 @@ def sentence(verdict: Verdict, summaries: Mapping[str, str] | None = None) -> st
     return f"Nothing can be said about {name}: {once(verdict.reason)}."
 
 
+def over_victims(row: OverVictims, summaries: Mapping[str, str] | None = None) -> str:
+    """The verdict over several victims in turn in a sentence, with those that are left out.
+
+    Args:
+        row: What is said.
+        summaries: See `sentence`.
+    """
+    name, theft, judged = named(row.defense, summaries or {}), stolen(row), len(row.judged)
+    gone = f" Left out, for adding too little to a merge: {', '.join(row.left_out)}."
+    left_out = gone if row.left_out and judged else ""
+    if row.fallen and theft is not None:
+        every = "" if len(row.fallen) == judged else " every victim"
+        how = "even by a plain merge, without any attack" if row.verdict == "INEFFECTIVE" else means(row)
+        which = f" ({', '.join(row.fallen)})" if every else ""
+        return (
+            f"{name} does not protect{every}: {how}, half or more of what the victim adds is stolen on "
+            f"{len(row.fallen)} of {judged} victims{which}; {theft.mean:.2f} in the worst case, "
+            f"{next(iter(row.by))}.{left_out}"
+        )
+    if row.verdict == "HOLDS-SO-FAR" and theft is not None:
+        return (
+            f"{name} held against everything that was tried on each of {plural(judged, 'victim')}: {means(row)}, "
+            f"{theft.mean:.2f} of what the victim adds was stolen in the worst case, {next(iter(row.by))}.{left_out}"
+        )
+    if row.verdict == "INCONCLUSIVE":
+        return f"It is open whether {name} protects whichever task is the victim: {row.reason}."
+    return f"Nothing can be said about {name}: {row.reason}."
+
+
 def tried(results: Results, scenario: str) -> str:
     """What the verdicts of a scenario were reached on: the scenario in words, and how many seeds."""
     summary = results.about.get("scenario", {}).get(scenario, "").rstrip(".")
@@ -58,7 +88,7 @@ def tried(results: Results, scenario: str) -> str:
     return f"{scenario}{what}; {plural(seeds, 'seed')}"
 
 
-def stolen(verdict: Verdict) -> Interval | None:
+def stolen(verdict: Verdict | OverVictims) -> Interval | None:
     """What the verdict counts as stolen in the worst case, `None` where nothing could be measured."""
     return verdict.counted or verdict.theft
 
@@ -74,7 +104,7 @@ def named(defense: str, summaries: Mapping[str, str]) -> str:
     return head if plain and colon and len(head) <= 30 else defense
 
 
-def means(verdict: Verdict) -> str:
+def means(verdict: Placed) -> str:
     """What the attacker works from, as a phrase."""
     try:
         return threat_model(verdict.threat).short

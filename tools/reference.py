@@ -1,11 +1,11 @@
 """Takes finished runs over: their reports to reports/reference, and what the README says of them.
 
-python tools/reference.py runs/paper runs/tables
+python tools/reference.py runs/paper runs/tables runs/published
 python tools/reference.py                           # draws what is kept anew
 
 Of each run it keeps the results without single cells (`NAME.json.gz`: every figure seed by seed, every control, all
-that a verdict rests on), the page, the picture, and for a gauntlet the leaderboard. What stands in the README between
-the marks of that name is written anew.
+that a verdict rests on), under the name of its plan. The page, the picture, and for a gauntlet the leaderboard put the
+runs that belong to one page side by side. What stands in the README between the marks of that name is written anew.
 """
 
 from __future__ import annotations
@@ -19,58 +19,83 @@ from pathlib import Path
 from redteam_reports import bars, leaderboard, results_html, wording
 
 from redteam import answer
+from redteam.evaluation.joined import joined
 from redteam.evaluation.results import Results, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "reports" / "reference"
 README = ROOT / "README.md"
-NAMES = ("paper", "tables")
-KEPT = tuple(name for name in NAMES if (HOME / f"{name}.json.gz").is_file())
+ENDING = ".json.gz"
+PAGES = {"paper": ("paper",), "tables": ("tables", "published")}
+"""What a page is called → the plans whose runs are side by side on it, that of the page's name first."""
+NAMES = tuple(name for names in PAGES.values() for name in names)
 HERO = "mergelock"  # the defense whose verdicts the README shows under every threat model
 
 
 def main() -> None:
     """Writes everything that is drawn from the runs named on the command line, and says what."""
-    runs = map(Results.read, map(Path, sys.argv[1:])) if sys.argv[1:] else map(read, KEPT)
-    for results in runs:
-        for path in keep(results):
-            sys.stdout.write(f"{path.stat().st_size / 1000:8.0f} kB  {path.relative_to(ROOT)}\n")
+    written = [keep(Results.read(Path(folder))) for folder in sys.argv[1:]]
+    kept = [file.name.removesuffix(ENDING) for file in written] or [name for name in NAMES if is_kept(name)]
+    for page in (page for page, names in PAGES.items() if set(names) & set(kept)):
+        if not is_kept(page):
+            raise SystemExit(f"The page {page} begins with the run of that plan, which is not kept; name its folder.")
+        written += draw(page)
+    for path in written:
+        sys.stdout.write(f"{path.stat().st_size / 1000:8.0f} kB  {path.relative_to(ROOT)}\n")
 
 
-def keep(results: Results, home: Path = HOME, readme: Path = README) -> Iterable[Path]:
-    """Writes the files of one run, and the README's part on it; yields their paths.
+def keep(results: Results, home: Path = HOME) -> Path:
+    """Writes what is kept of one run.
 
     Args:
         results: Of a plan with one of `NAMES`.
-        home: Where the files go.
-        readme: What has the marks.
+        home: Where the file goes.
     """
     name = str(results.plan["name"])
     if name not in NAMES:
         raise SystemExit(f"Reports are kept of the plans {' and '.join(NAMES)}; this is a run of {name}.")
     # Where somebody put the results is of no use to anybody else.
     command = re.sub(r" --out(?: |=)\S+", "", results.command)
-    kept = results.model_copy(update={"cells": (), "command": command})
     home.mkdir(parents=True, exist_ok=True)
-    written = {
-        f"{name}.json.gz": packed(kept),
-        f"{name}.html": results_html.render(kept).encode(),
-        f"{name}.svg": picture(kept).encode(),
-    }
-    if kept.gauntlets:
-        written[f"{name}.md"] = leaderboard.markdown(kept).encode()
+    file = home / f"{name}{ENDING}"
+    file.write_bytes(packed(results.model_copy(update={"cells": (), "command": command})))
+    return file
+
+
+def draw(page: str, home: Path = HOME, readme: Path = README) -> Iterable[Path]:
+    """Writes a page with its picture, and the README's part on it; yields their paths.
+
+    Args:
+        page: One of `PAGES`.
+        home: Where the results are kept, and the files go.
+        readme: What has the marks.
+    """
+    shown = page_of(page, home)
+    written = {f"{page}.html": results_html.render(shown).encode(), f"{page}.svg": picture(shown).encode()}
+    if shown.gauntlets:
+        written[f"{page}.md"] = leaderboard.markdown(shown).encode()
     for file, content in written.items():
         (home / file).write_bytes(content)
         yield home / file
-    before, rest = readme.read_text(encoding="utf-8").split(begin(name))
+    before, rest = readme.read_text(encoding="utf-8").split(begin(page))
     _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{begin(name)}\n{drawn(kept)}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{begin(page)}\n{drawn(page, home)}\n{END}{after}", encoding="utf-8")
     yield readme
 
 
-def read(name: str) -> Results:
+def is_kept(name: str, home: Path = HOME) -> bool:
+    """Whether there is a run of that plan."""
+    return (home / f"{name}{ENDING}").is_file()
+
+
+def read(name: str, home: Path = HOME) -> Results:
     """The results of a run that is kept."""
-    return Results.model_validate_json(gzip.decompress((HOME / f"{name}.json.gz").read_bytes()))
+    return Results.model_validate_json(gzip.decompress((home / f"{name}{ENDING}").read_bytes()))
+
+
+def page_of(page: str, home: Path = HOME) -> Results:
+    """The runs of a page, side by side."""
+    return joined({name: read(name, home) for name in PAGES[page] if is_kept(name, home)}, name=page)
 
 
 def packed(kept: Results) -> bytes:
@@ -93,9 +118,13 @@ def picture(kept: Results) -> str:
     return bars.figure(rows, float(kept.thresholds["stolen"]), title)
 
 
-def drawn(kept: Results) -> str:
-    """What the README says of a run."""
-    return "\n\n".join(_under_every_threat(kept) if kept.plan["name"] == "paper" else _every_defense(kept))
+def drawn(page: str, home: Path = HOME) -> str:
+    """What the README says of a page: of its first run, and where the others disagree with it."""
+    first, whole = read(page, home), page_of(page, home)
+    lines = [*(_under_every_threat(first) if page == "paper" else _every_defense(first))]
+    if whole.runs:
+        lines.append(leaderboard.differing(whole))
+    return "\n\n".join(line for line in lines if line)
 
 
 def _every_defense(kept: Results) -> Iterable[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from redteam.checking import cost, data, models, skill
-from redteam.checking.trial import tried
+from redteam.checking.trial import Trial, tried
 from redteam.errors import RedteamError
 from redteam.evaluation.load_scenarios import try_out
 from redteam.evaluation.plan import Plan, find_plan
+from redteam.plugins.contracts import ScenarioSpec
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import MERGERS, SCENARIOS
+from redteam.plugins.registry import MERGERS, SCENARIOS, LoadedPlugin
 from redteam.plugins.remarks import Remark
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.tasks import Scenario
@@ -31,15 +34,17 @@ def looked_at(reference: str, *, workers: int, tell: Callable[[str], None] = lam
     """
     plugin = SCENARIOS.load(reference)
     if plugin.spec.check is not None:
-        said = []
+        wrong = False
         for remark in plugin.spec.check(**plugin.settings):
-            said.append(remark)
+            wrong = wrong or remark.state == "WRONG"
             yield remark
-        if any(remark.state == "WRONG" for remark in said):
+        if wrong:
             return
     tell("Reading models and data")
+    by_victim = dict(_by_victim(plugin, Reference.parse(reference)))
     try:
-        scenario: Scenario = plugin()
+        scenarios: dict[str, Scenario] = {victim: SCENARIOS.load(one)() for victim, one in by_victim.items()}
+        scenario = next(iter(scenarios.values()))
         try_out(scenario)
     except RedteamError as error:
         yield Remark("WRONG", "data", str(error).rstrip("."))
@@ -51,22 +56,44 @@ def looked_at(reference: str, *, workers: int, tell: Callable[[str], None] = lam
             yield remark
     if broken:
         return
-    yield from _measured(scenario, reference, workers, tell)
-
-
-def _measured(scenario: Scenario, reference: str, workers: int, tell: Callable[[str], None]) -> Iterator[Remark]:
-    shipped, folder = find_plan(DEFAULT_PLAN)
-    named = Reference.parse(reference)
-    bare = Reference(named.name, {key: value for key, value in named.settings.items() if key != "seed"})
-    asked = {"scenarios": [str(bare)], "seeds": [scenario.seed]}
-    plan = shipped.changed(asked)
     tell("Merging and scoring a few items")
-    small = Plan.of({**asked, "mergers": _mergers(plan)})
-    found = tried(scenario, small, folder)
-    yield from skill.accuracies(found)
-    task = scenario.tasks[scenario.victim]
-    yield from skill.gain(found, len(next(iter(task.inputs_of("test").values()))))
-    yield from cost.costs(scenario, found, plan, folder, workers=workers)
+    shipped, folder = find_plan(DEFAULT_PLAN)
+    asked = shipped.changed(_one(Reference.parse(reference), scenario.seed))
+    found: dict[str, Trial] = {}
+    said: list[tuple[str, Remark]] = []
+    for victim, one in scenarios.items():
+        small = Plan.of({**_one(by_victim[victim], one.seed), "mergers": _mergers(asked)})
+        found[victim] = tried(one, small, folder)
+        items = len(next(iter(one.tasks[one.victim].inputs_of("test").values())))
+        said += [(victim, remark) for remark in skill.gain(found[victim], items)]
+    first = next(iter(found.values()))
+    yield from skill.accuracies(first)
+    yield from of_victims(said)
+    yield from cost.costs(scenario, first, asked, folder, workers=workers)
+
+
+def of_victims(said: list[tuple[str, Remark]]) -> Iterator[Remark]:
+    """Remarks on the victims in turn: one that adds too little is left out of the verdict, so that others may do."""
+    without = {victim for victim, remark in said if (remark.about, remark.state) == ("gain", "WRONG")}
+    some = without != {victim for victim, _ in said}
+    for victim, remark in said:
+        told = f"{victim} as the victim: {remark.told}" if victim else remark.told
+        noted = some and remark.about == "gain" and remark.state == "WRONG"
+        yield replace(remark, state="note" if noted else remark.state, told=told)
+
+
+def _by_victim(plugin: LoadedPlugin[ScenarioSpec], reference: Reference) -> Iterator[tuple[str, Reference]]:
+    """Victim → the scenario where it is that; of a scenario with one victim the scenario itself, under no name."""
+    victims = tuple(plugin.spec.victims(**plugin.settings)) if plugin.spec.victims is not None else ()
+    for victim in victims:
+        yield victim, Reference(reference.name, {**reference.settings, "victim": victim})
+    if not victims:
+        yield "", reference
+
+
+def _one(reference: Reference, seed: int) -> dict[str, Any]:
+    bare = Reference(reference.name, {key: value for key, value in reference.settings.items() if key != "seed"})
+    return {"scenarios": [str(bare)], "seeds": [seed]}
 
 
 def _mergers(plan: Plan) -> list[str]:

@@ -7,8 +7,10 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from redteam import answer as words
 from redteam.answer import BOUND, named, once, sentence, stolen
-from redteam.evaluation.results import Results, Verdict
+from redteam.disagreement import disagreements
+from redteam.evaluation.results import OverVictims, Results, Verdict
 
 _SENTENCES = 4  # verdicts up to which each has a sentence of its own; more are counted
 
@@ -22,12 +24,15 @@ def answer(results: Results, *, verbose: bool = False, width: int = 80) -> str:
         width: Columns that the text may take.
     """
     names = results.about.get("defense", {})
-    told = [verdict for verdict in results.verdicts if verdict.gated]
+    alone = [verdict for verdict in results.verdicts if verdict.gated and not _in_turn(results, verdict.scenario)]
+    over = [row for row in results.over_victims if row.gated]
     sentences = (
-        [sentence(verdict, names) for verdict in told] if len(told) <= _SENTENCES else list(_counted(told, names))
+        [*(words.over_victims(row, names) for row in over), *(sentence(verdict, names) for verdict in alone)]
+        if len(over) + len(alone) <= _SENTENCES
+        else list(_counted([*over, *alone], names))
     )
     blocks = [
-        [_folded(text, width) for text in (*sentences, *_tried(results))],
+        [_folded(text, width) for text in (*sentences, *_disagreeing(results), *_tried(results))],
         _table(results, width),
         [_folded(text, width) for text in (BOUND, *_line(results), *_failures(results))],
     ]
@@ -41,7 +46,22 @@ def _folded(text: str, width: int, indent: str = "") -> str:
     return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False, subsequent_indent=indent)
 
 
-def _counted(verdicts: Sequence[Verdict], names: dict[str, str]) -> Iterator[str]:
+def _in_turn(results: Results, scenario: str) -> bool:
+    """Whether it is one of several that differ in their victim, which have a row of their own."""
+    return any(scenario in row.victims.values() for row in results.over_victims)
+
+
+def _disagreeing(results: Results) -> Iterator[str]:
+    """Where one scenario, or victim, does not speak for another."""
+    found = disagreements(results)
+    if len(found) <= _SENTENCES:
+        yield from (f"Not alike everywhere: {one.told()}." for one in found)
+    else:
+        names = ", ".join(dict.fromkeys(one.defense for one in found))
+        yield f"Not alike everywhere are the verdicts on {names}; see the reports' leaderboard."
+
+
+def _counted(verdicts: Sequence[Verdict | OverVictims], names: dict[str, str]) -> Iterator[str]:
     """A sentence for each word that was said, with the defenses of which it was."""
     by_word: dict[str, Counter[str]] = {}
     for verdict in verdicts:
@@ -69,13 +89,18 @@ def _tried(results: Results) -> Iterator[str]:
 
 
 def _table(results: Results, width: int) -> list[str]:
-    """One line for each verdict, those without a protection last; a title for each scenario and threat model."""
+    """One line for each verdict, those without a protection last; a title for each scenario and threat model.
+
+    Verdicts over several victims stand in front of those on each of them.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    groups: dict[tuple[str, str], list[Verdict]] = {}
+    groups: dict[str, list[Verdict | OverVictims]] = {}
+    for row in results.over_victims:
+        groups.setdefault(f"{row.scenario} under {row.threat}, the worst of all victims", []).append(row)
     for verdict in results.verdicts:
-        groups.setdefault((verdict.scenario, verdict.threat), []).append(verdict)
+        groups.setdefault(f"{verdict.scenario} under {verdict.threat}", []).append(verdict)
     if not groups:
         return []
     table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
@@ -86,19 +111,19 @@ def _table(results: Results, width: int) -> list[str]:
     table.add_column("fidelity", justify="right", no_wrap=True)
     table.add_column("by", overflow="fold")
     titles: list[str] = []
-    for (scenario, threat), verdicts in groups.items():
+    for title, verdicts in groups.items():
         if len(groups) > 1:
             # A title stands across all columns, which a row of the table cannot.
             table.add_row(f"\0{len(titles)}")
-            titles.append(f"{scenario} under {threat}")
+            titles.append(title)
         for one in sorted(verdicts, key=lambda verdict: not verdict.gated):
             table.add_row(*_row(one))
     text = io.StringIO()
     Console(file=text, width=width, highlight=False, markup=False, color_system=None).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     printed = [titles[int(line[1:])] if line.startswith("\0") else line for line in lines]
-    title = "Theft, the share of what the victim adds to a merge that an attacker gets:"
-    return [*textwrap.wrap(title, width), *printed]
+    head = "Theft, the share of what the victim adds to a merge that an attacker gets:"
+    return [*textwrap.wrap(head, width), *printed]
 
 
 def _line(results: Results) -> Iterator[str]:
@@ -110,10 +135,10 @@ def _line(results: Results) -> Iterator[str]:
         yield f"Whoever only runs the model, its weights unseen, steals {told} by imitating it: any release leaks that."
 
 
-def _row(verdict: Verdict) -> tuple[str, ...]:
+def _row(verdict: Verdict | OverVictims) -> tuple[str, ...]:
     most, fidelity = stolen(verdict), verdict.fidelity.values()
     return (
-        verdict.verdict,
+        verdict.standing if isinstance(verdict, OverVictims) else verdict.verdict,
         verdict.defense,
         "–" if verdict.protection is None else f"{1 - verdict.protection.mean:.2f}",
         "–" if most is None else str(most),

@@ -93,7 +93,7 @@ def gated(results: Results, expressions: Sequence[str] | None) -> Results:
 
     if not expressions:
         return results
-    return results.model_copy(update={"gate": gate(results.verdicts, expressions, results.figures)})
+    return results.model_copy(update={"gate": gate(results.told, expressions, results.figures)})
 
 
 def tell(results: Results, *, verbose: bool) -> None:

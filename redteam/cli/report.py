@@ -12,27 +12,31 @@ from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell,
 
 
 def report(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The folder of a finished run.", show_default=False)
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DIR...", help="The folder of a finished run; of several for one report on all.", show_default=False
+        ),
     ] = None,
     files: Files = None,
     fail_on: FailOn = None,
     verbose: Verbose = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of results.json, and leave.")] = False,
 ) -> None:
-    """Write reports on a finished run, or print its verdicts.
+    """Write reports on a finished run, or print its verdicts; on several runs, side by side.
 
     Exit codes are those of the run: 0 held or nothing asked, 1 the gate failed, 2 something could not be evaluated.
     """
+    from redteam.evaluation.joined import joined
     from redteam.evaluation.results import Results
 
     if schema:
         typer.echo(json.dumps(Results.published_schema(), indent=1, ensure_ascii=False))
         return
-    if folder is None:
+    if not folders:
         raise typer.BadParameter("name the folder of a finished run, or ask for --schema.", param_hint="DIR")
     check_gate(fail_on)
-    results = gated(Results.read(folder), fail_on)
+    results = gated(joined({str(folder): Results.read(folder) for folder in folders}), fail_on)
     found = writers(files or ())
     for path, writer in found:
         writer(results, path)

@@ -41,12 +41,12 @@ def figures(
         excluded: Attacks that count for nothing.
         left_out: Mergers that count for nothing.
     """
-    pairings = list(pairings)
-    counting = _counting(table, pairings, excluded, left_out)
+    pairings, place = list(pairings), asked.place
+    choice = counting(table, pairings, excluded, left_out)
     rows = [
-        _chosen(table, asked, "naive", [p for p in counting if p.role == "naive"]),
-        _chosen(table, asked, "worst", counting),
-        _seen(table, asked, counting),
+        chosen(table, place, "naive", of_seeds([p for p in choice if p.role == "naive"], table.worst)),
+        chosen(table, place, "worst", of_seeds(choice, table.worst)),
+        _seen(table, place, choice),
     ]
     spared = Counter(
         (m.attack, m.merger) for case in asked.cases for m in case.members if case.gauntlet and m not in set(pairings)
@@ -54,7 +54,7 @@ def figures(
     groups: dict[tuple[str, str, str], list[Pairing]] = {}
     for pairing in pairings:
         groups.setdefault((pairing.attack, pairing.role, pairing.merger), []).append(pairing)
-    rows += [_figure(table, asked, group, spared[group[0].attack, group[0].merger]) for group in groups.values()]
+    rows += [_figure(table, place, group, spared[group[0].attack, group[0].merger]) for group in groups.values()]
     return tuple(row for row in rows if row is not None)
 
 
@@ -78,7 +78,7 @@ def line(
     """
     asking = [p for p in pairings if table.judged(p) and p.merger not in left_out and p.role == "interface"]
     imitated, beyond = [], []
-    for pairing, worst in _of_seeds(_counting(table, pairings, excluded, left_out), table.worst):
+    for pairing, worst in of_seeds(counting(table, pairings, excluded, left_out), table.worst):
         lines = by_seed([p for p in asking if p.seed == pairing.seed], table.theft)
         if lines:
             imitated += lines
@@ -149,15 +149,15 @@ def _of(kept: Mapping[Pairing, Mapping[str, Vector]], dtype: str) -> Callable[[P
     return lambda pairing: kept[pairing].get(dtype)
 
 
-def _counting(
+def counting(
     table: Table, pairings: Iterable[Pairing], excluded: frozenset[str], left_out: Sequence[str]
 ) -> list[Pairing]:
-    """Those among which a worst case is looked for."""
+    """Those among which a worst case is looked for; see `figures`."""
     counting = (p for p in pairings if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM)
     return [p for p in counting if table.judged(p)]
 
 
-def _of_seeds(
+def of_seeds(
     pairings: Iterable[Pairing], choose: Callable[[list[Pairing]], tuple[Pairing, Vector] | None]
 ) -> list[tuple[Pairing, Vector]]:
     """What is chosen of the pairings of each seed, in the order of seeds."""
@@ -167,31 +167,38 @@ def _of_seeds(
     return [found for seed in sorted(seeds) if (found := choose(seeds[seed])) is not None]
 
 
-def _chosen(table: Table, asked: Asked, choice: Any, pairings: Sequence[Pairing]) -> r.Figure | None:
-    worst = _of_seeds(pairings, table.worst)
-    return _summed(table, asked, choice, worst) if worst else None
+def chosen(table: Table, place: r.Place, choice: Any, worst: Sequence[tuple[Pairing, Vector]]) -> r.Figure | None:
+    """The row of a choice over several attacks, from what was chosen on each seed; `None` where nothing was.
+
+    Args:
+        table: All scores.
+        place: What the row is about.
+        choice: As in the row.
+        worst: See `of_seeds`.
+    """
+    return _summed(table, place, choice, worst) if worst else None
 
 
-def _seen(table: Table, asked: Asked, pairings: Sequence[Pairing]) -> r.Figure | None:
+def _seen(table: Table, place: r.Place, pairings: Sequence[Pairing]) -> r.Figure | None:
     """Of every seed and key what an attacker would choose by what they see; of the keys the worst."""
     cases: dict[tuple[int, int], list[tuple[float, Pairing]]] = {}
     for pairing in pairings:
         seen = table.seen(pairing)
         if seen is not None:
             cases.setdefault((pairing.seed, pairing.key), []).append((seen, pairing))
-    chosen = [max(scored, key=lambda pair: pair[0])[1] for scored in cases.values()]
+    liked = [max(scored, key=lambda pair: pair[0])[1] for scored in cases.values()]
     seeds: dict[int, list[Pairing]] = {}
-    for pairing in chosen:
+    for pairing in liked:
         seeds.setdefault(pairing.seed, []).append(pairing)
     worst = []
     for seed in sorted(seeds):
         scored = [(counted, p) for p in seeds[seed] if (counted := table.counted(p)) is not None]
         counted, pairing = max(scored, key=lambda pair: float(pair[0][0]))
         worst.append((pairing, counted))
-    return _summed(table, asked, "seen", worst) if worst else None
+    return chosen(table, place, "seen", worst)
 
 
-def _figure(table: Table, asked: Asked, pairings: Sequence[Pairing], spared: int) -> r.Figure:
+def _figure(table: Table, place: r.Place, pairings: Sequence[Pairing], spared: int) -> r.Figure:
     """One attack with one merger."""
     first = pairings[0]
     judged = [p for p in pairings if table.judged(p)]
@@ -206,11 +213,11 @@ def _figure(table: Table, asked: Asked, pairings: Sequence[Pairing], spared: int
     if not judged:
         status = failed[0][0] if failed else "skipped"
         named: dict[str, Any] = {"attack": first.attack, "role": first.role, "merger": first.merger, "status": status}
-        return r.Figure(**vars(asked.place), **named, **counts)
+        return r.Figure(**vars(place), **named, **counts)
     lowest = first.role in ("ceiling", "anew")
-    worst = _of_seeds(judged, partial(_least, table) if lowest else table.worst)
+    worst = of_seeds(judged, partial(_least, table) if lowest else table.worst)
     seen = [value for p in judged if (value := table.seen(p)) is not None]
-    made = _summed(table, asked, "attack", worst, judged)
+    made = _summed(table, place, "attack", worst, judged)
     return made.model_copy(
         update={**counts, **_residuals(table, judged), "seen": float(np.mean(seen)) if seen else None, "by": {}}
     )
@@ -226,7 +233,7 @@ def _least(table: Table, pairings: Sequence[Pairing]) -> tuple[Pairing, Vector] 
 
 def _summed(
     table: Table,
-    asked: Asked,
+    place: r.Place,
     choice: Any,
     worst: Sequence[tuple[Pairing, Vector]],
     spent_by: Sequence[Pairing] = (),
@@ -254,7 +261,7 @@ def _summed(
     costs = [table.record(p.steps.recovered).cost for p in (spent_by or picked)]
     spent: dict[str, Any] = {unit: float(np.mean([getattr(cost, unit) for cost in costs])) for unit in UNITS}
     return r.Figure(
-        **vars(asked.place),
+        **vars(place),
         choice=choice,
         attack=first.attack,
         role=first.role,

@@ -103,6 +103,7 @@ class Design:
         asked: By place.
         skipped: What was asked for and is not planned: rows of cells.
         same_seeds: Sentences on seeds that are another seed over again.
+        families: As those of the plan with its plugins imported.
     """
 
     steps: dict[str, Step] = field(default_factory=dict)
@@ -110,6 +111,7 @@ class Design:
     asked: dict[Place, Asked] = field(default_factory=dict)
     skipped: dict[tuple[tuple[str, Any], ...], None] = field(default_factory=dict)
     same_seeds: list[str] = field(default_factory=list)
+    families: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def lay(self, layout: Layout) -> None:
         """Takes in what a product asks on the scenario and under the seed of a layout, and what it is measured against.
@@ -148,7 +150,7 @@ def build(resolved: Resolved, identities: Mapping[tuple[str, int], str]) -> Desi
         identities: (scenario, seed) → digest of its weights and data. A seed with the digest of an earlier one is left
             out: it is no further retraining.
     """
-    design = Design()
+    design = Design(families=resolved.families)
     first: dict[tuple[str, str], int] = {}
     for (scenario, seed), identity in identities.items():
         if identity and first.setdefault((scenario, identity), seed) != seed:

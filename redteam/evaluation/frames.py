@@ -10,7 +10,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
-from redteam.evaluation.results import Results, Span, Verdict
+from redteam.evaluation.results import OverVictims, Results, Span, Verdict
 from redteam.evaluation.rows import Cell, Control, Figure, Model, Subject
 from redteam.evaluation.statistics import Interval
 
@@ -21,6 +21,7 @@ _MODELS: Mapping[str, type[Model]] = {
     "cells": Cell,
     "controls": Control,
     "verdicts": Verdict,
+    "over_victims": OverVictims,
     "figures": Figure,
     "subjects": Subject,
 }

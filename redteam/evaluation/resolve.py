@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,10 +25,14 @@ class Pipeline:
     Attributes:
         text: What reports call it: canonical, but without the settings that were left at their defaults.
         links: The plugins, in order.
+        victim: Of a scenario that was asked for with several victims in turn, the one that it is here.
+        family: What it was asked for as, then; empty for all else.
     """
 
     text: str
     links: tuple[LoadedPlugin[Any], ...]
+    victim: str = ""
+    family: str = ""
 
     @classmethod
     def load(cls, registry: Registry[Any], text: str, folder: Path) -> Pipeline:
@@ -36,6 +40,25 @@ class Pipeline:
         references = parse_chain(text)
         shown = tuple(Reference(reference.plugin, reference.settings) for reference in references)
         return cls(chain_text(shown), tuple(registry.load(reference, folder=folder) for reference in references))
+
+    @classmethod
+    def scenarios(cls, text: str, folder: Path) -> Iterator[Pipeline]:
+        """The scenario of a text, or where it has several victims in turn one for each of them.
+
+        Raises:
+            BadInput: If the text chains several.
+            BadPlan: If it sets a seed.
+        """
+        asked = _single(cls.load(SCENARIOS, text, folder), "scenario")
+        (link,) = asked.links
+        if "seed" in link.reference.settings:
+            raise BadPlan(f"{asked.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
+        victims = tuple(link.spec.victims(**link.settings)) if link.spec.victims is not None else ()
+        if not victims:
+            yield asked
+        for victim in victims:
+            one = Reference(link.reference.name, {**link.reference.settings, "victim": victim})
+            yield replace(cls.load(SCENARIOS, str(one), folder), victim=victim, family=asked.text)
 
     @property
     def identity(self) -> list[Any]:
@@ -131,14 +154,15 @@ class Part:
             if (spec.always or spec.role != "recovery") and name not in named:
                 attacks.append(Pipeline.load(ATTACKS, name, folder))
         attacks.sort(key=lambda chain: get_args(Role).index(chain.role))
-        scenarios = [_single(Pipeline.load(SCENARIOS, text, folder), "scenario") for text in product.scenarios]
-        for chain in scenarios:
-            if "seed" in chain.links[0].reference.settings:
-                raise BadPlan(f"{chain.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
+        scenarios: dict[tuple[str, str], Pipeline] = {}
+        for one in (one for text in product.scenarios for one in Pipeline.scenarios(text, folder)):
+            asked = (one.text, repr(one.identity))
+            if one.family or asked not in scenarios:  # who names a victim beside all of them asks for it once
+                scenarios[asked] = one
         return cls(
             product.seeds,
             product.keys,
-            tuple(scenarios),
+            tuple(scenarios.values()),
             tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses),
             tuple(attacks),
             tuple(Ensemble.load(name) for name in gauntlets),
@@ -176,6 +200,14 @@ class Resolved:
     def places(self) -> dict[tuple[str, int], Pipeline]:
         """(scenario, seed) → the scenario, each once."""
         return {(chain.text, seed): chain for part in self.parts for chain in part.scenarios for seed in part.seeds}
+
+    @property
+    def families(self) -> dict[str, dict[str, str]]:
+        """What scenarios with several victims in turn were asked for as → victim → the scenario where it is that."""
+        found: dict[str, dict[str, str]] = {}
+        for chain in (chain for part in self.parts for chain in part.scenarios if chain.family):
+            found.setdefault(chain.family, {})[chain.victim] = chain.text
+        return found
 
     @property
     def threats(self) -> dict[str, ThreatModel]:

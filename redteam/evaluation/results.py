@@ -40,6 +40,8 @@ __all__ = [
     "Flag",
     "Gate",
     "Ground",
+    "OneRun",
+    "OverVictims",
     "Place",
     "Price",
     "Results",
@@ -167,11 +169,70 @@ class Verdict(Placed):
     gated: bool = True
 
 
+class OverVictims(Placed):
+    """What can be said of one defense under one threat model where several tasks are the victim in turn.
+
+    Attributes:
+        scenario: What it was asked for as; each victim has a scenario, and a verdict, of its own.
+        verdict: BROKEN (or INEFFECTIVE) where it is so of one victim or more, HOLDS-SO-FAR only where it is of all.
+        reason: Which word on which victims.
+        victims: Victim → its scenario.
+        fallen: The victims that it does not protect.
+        left_out: The victims that add too little to the merge for anything to be told.
+        theft, counted: In the worst case over attacks, mergers, keys and victims, seed by seed.
+        attack, merger: Behind the worst case, on most seeds.
+        by: Victim → on how many seeds it is the worst case.
+        protection: 1 − theft without any attack, in the worst case over victims.
+        fidelity: Dtype → that of the victim where it is lowest.
+        gated: As of a verdict.
+    """
+
+    verdict: str
+    reason: str
+    victims: dict[str, str]
+    fallen: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    theft: Interval | None = None
+    counted: Interval | None = None
+    attack: str = ""
+    merger: str = ""
+    by: dict[str, int] = Field(default_factory=dict)
+    protection: Interval | None = None
+    fidelity: dict[str, Interval] = Field(default_factory=dict)
+    gated: bool = True
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The victims of which something can be told."""
+        return tuple(victim for victim in self.victims if victim not in self.left_out)
+
+    @property
+    def standing(self) -> str:
+        """The word, and on how many of the victims it falls: `BROKEN 3 of 4`."""
+        return f"{self.verdict} {len(self.fallen)} of {len(self.judged)}" if self.fallen else self.verdict
+
+
+class OneRun(Model):
+    """One of several runs that results were put together from.
+
+    Attributes:
+        plan: What its plan is called.
+        scenarios: Those of its verdicts.
+        command, environment: As in `Results`.
+    """
+
+    plan: str
+    scenarios: tuple[str, ...]
+    command: str
+    environment: dict[str, Any]
+
+
 class Results(Model):
     """Everything that the last plan found, and nothing else.
 
     Attributes:
         subjects: One row for each verdict: what it rests on beside figures and controls.
+        over_victims: One row for each defense and threat model where several tasks are the victim in turn.
         computed: Kind of step → how many were computed or found cached.
         flags: Name → what it says, for every flag that a verdict carries.
         threats: Name → the threat model in words, for those of the plan.
@@ -181,6 +242,7 @@ class Results(Model):
         claims: Defense → what its source reports of it, which is not what was found here.
         untested: Sentences on what was not tested.
         gate: `None` where nothing was asked.
+        runs: Where several runs were put beside each other, each of them; empty for results of one.
     """
 
     schema_: Literal[2] = Field(default=2, alias="schema")
@@ -194,6 +256,7 @@ class Results(Model):
     figures: tuple[Figure, ...] = ()
     controls: tuple[Control, ...]
     verdicts: tuple[Verdict, ...]
+    over_victims: tuple[OverVictims, ...] = ()
     flags: dict[str, Flag] = Field(default_factory=dict)
     threats: dict[str, str] = Field(default_factory=dict)
     about: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -204,6 +267,7 @@ class Results(Model):
     coverage: Coverage | None = None
     computed: dict[str, int] = Field(default_factory=dict)
     gate: Gate | None = None
+    runs: tuple[OneRun, ...] = ()
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -211,7 +275,8 @@ class Results(Model):
         """A line on the run and one for each verdict, as notebooks and shells show it."""
         failed = sum(not control.passed for control in self.controls)
         lines = [f"Results of {self.plan.get('name', '')!r}: {len(self.cells)} cells, {failed} controls failed"]
-        return "\n  ".join([*lines, *(f"{v.verdict} {v.defense} under {v.threat}: {v.reason}" for v in self.verdicts)])
+        rows: list[OverVictims | Verdict] = [*self.over_victims, *self.verdicts]
+        return "\n  ".join([*lines, *(f"{v.verdict} {v.defense} under {v.threat}: {v.reason}" for v in rows)])
 
     __str__ = __repr__
 
@@ -219,12 +284,13 @@ class Results(Model):
         """One row per cell, or of another table, with the same columns and dtypes whatever was found.
 
         Args:
-            table: `"cells"`, `"controls"`, `"verdicts"` or `"figures"`.
+            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"figures"` or `"subjects"`.
 
         Returns:
-            Columns as the fields of `Cell`, `Control`, `Verdict` or `Figure`. Of an interval `theft`: `theft` (its
-            mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`, `tasks.NAME`. Scores and costs are
-            columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure that does not exist is NaN.
+            Columns as the fields of `Cell`, `Control`, `Verdict`, `OverVictims`, `Figure` or `Subject`. Of an interval
+            `theft`: `theft` (its mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`, `tasks.NAME`.
+            Scores and costs are columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure that does not
+            exist is NaN.
 
         Raises:
             UnknownName: If there is no such table.
@@ -263,11 +329,22 @@ class Results(Model):
         write_atomically(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
 
     @property
+    def told(self) -> tuple[Verdict, ...]:
+        """The verdicts without those on victims that were left out, since they add too little to a merge of theirs."""
+        gone = {
+            Place(over.victims[victim], over.defense, over.threat)
+            for over in self.over_victims
+            if over.judged
+            for victim in over.left_out
+        }
+        return tuple(verdict for verdict in self.verdicts if verdict.place not in gone)
+
+    @property
     def unevaluated(self) -> tuple[str, ...]:
         """Sentences on what could not be evaluated; empty if nothing. Skipped pairings are not among it."""
         told = [
             f"{v.verdict}: {v.defense} on {v.scenario} under {v.threat}: {v.reason}"
-            for v in self.verdicts
+            for v in self.told
             if v.verdict in ("UNSCORABLE", "INVALID")
         ]
         if not self.verdicts:

@@ -133,6 +133,7 @@ def _results(
         figures=found.figures,
         controls=found.controls,
         verdicts=found.verdicts,
+        over_victims=found.over_victims,
         flags={name: flag for name, flag in FLAGS.items() if name in raised},
         threats={name: threat.words for name, threat in resolved.threats.items()},
         about={

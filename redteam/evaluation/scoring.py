@@ -84,6 +84,11 @@ class Baselines:
         """What the victim adds on its own task: n(reference, v) − n(without, v)."""
         return self.reference_scores[self.victim] - self.without_scores[self.victim]
 
+    def gain_on(self, half: int) -> Vector:
+        """The same on one half of the victim's test items."""
+        one, other = (merge.tasks[self.victim] for merge in (self.reference, self.without))
+        return self.score(one, self.victim, half) - self.score(other, self.victim, half)
+
     @property
     def items(self) -> int:
         """How many test items the victim's task has."""
@@ -111,19 +116,26 @@ class Baselines:
         ]
         return np.asarray(np.sum(lost, axis=0)) if lost else np.zeros_like(self.gain)
 
-    def net(self, merge: Merged, half: Half = None) -> Vector:
-        """What the attacker nets of what the victim had to give, not yet cut to 0 and 1."""
-        victim = self.victim
+    def net(self, merge: Merged, half: Half = None, *, apart: bool = False) -> Vector:
+        """What the attacker nets of what the victim had to give, not yet cut to 0 and 1.
+
+        Args:
+            merge: The attacked merge.
+            half: On which half of the victim's test items, if not on all.
+            apart: Whether the gain is that half's as well, so that nothing of the other half is in the figure.
+        """
+        victim, gain = self.victim, self.gain if half is None or not apart else self.gain_on(half)
         start = self.without_scores[victim] if half is None else self.score(self.without.tasks[victim], victim, half)
-        return _ratio(self.score(merge.tasks[victim], victim, half) - start - self.charge(merge), self.gain)
+        return _ratio(self.score(merge.tasks[victim], victim, half) - start - self.charge(merge), gain)
 
     def sure(self, counted: Vector) -> float:
         """The lower bound of a figure of the victim's task, however many were looked at."""
         return sure_bound(counted, self.items, self.theft_of_all)
 
-    def net_point(self, merge: Merged, half: int) -> float:
+    def net_point(self, merge: Merged, half: int, *, apart: bool = False) -> float:
         """`net` of one half, without its resamples: what a choice between pairings goes by."""
-        gain, gap = float(self.gain[0]), float(self.expert[self.victim][0]) - self.chance[self.victim]
+        gain = float((self.gain_on(half) if apart else self.gain)[0])
+        gap = float(self.expert[self.victim][0]) - self.chance[self.victim]
         if gain <= 0 or gap <= 0:
             return 0.0
         one, other = (m.tasks[self.victim] for m in (merge, self.without))
@@ -161,7 +173,7 @@ class Table:
     def __init__(self, design: Design, outcomes: Mapping[str, Outcome]) -> None:
         self.design, self.outcomes = design, outcomes
         self._baselines: dict[tuple[Any, ...], Baselines] = {}
-        self._halves: dict[tuple[Pairing, int], float] = {}
+        self._halves: dict[tuple[Pairing, int, bool], float] = {}
         self._thefts: dict[tuple[Any, ...], Vector] = {}
 
     def record(self, name: str) -> Any:
@@ -238,21 +250,20 @@ class Table:
         counted = self.advantage(pairing) if pairing.data else self.theft(pairing)
         return None if counted is None else np.clip(counted, 0.0, 1.0)
 
-    def _halved(self, pairing: Pairing, half: int) -> float | None:
+    def _halved(self, pairing: Pairing, half: int, apart: bool) -> float | None:
         """`counted` on one half of the victim's test items."""
-        if (pairing, half) not in self._halves:
-            nets = [
-                None if baselines is None or record is None else float(np.clip(baselines.net_point(record, half), 0, 1))
-                for baselines, record in self._merges(pairing)
-            ]
-            if None in nets:
+        if (pairing, half, apart) not in self._halves:
+            merges = [(b, m) for b, m in self._merges(pairing) if b is not None and m is not None]
+            if len(merges) < len(self._merges(pairing)):
                 return None
-            self._halves[pairing, half] = nets[0] - sum(nets[1:])  # type: ignore[arg-type, operator]
-        return self._halves[pairing, half]
+            nets = [float(np.clip(b.net_point(m, half, apart=apart), 0, 1)) for b, m in merges]
+            self._halves[pairing, half, apart] = nets[0] - sum(nets[1:])
+        return self._halves[pairing, half, apart]
 
-    def _scored_on(self, pairing: Pairing, half: int) -> Vector:
-        """`counted` on one half with its resamples; the gain is that of all items."""
-        nets = [np.clip(b.net(m, half), 0.0, 1.0) for b, m in self._merges(pairing) if b is not None and m is not None]
+    def _scored_on(self, pairing: Pairing, half: int, apart: bool) -> Vector:
+        """`counted` on one half with its resamples."""
+        merges = [(b, m) for b, m in self._merges(pairing) if b is not None and m is not None]
+        nets = [np.clip(b.net(m, half, apart=apart), 0.0, 1.0) for b, m in merges]
         return nets[0] - sum(nets[1:])
 
     def _merges(self, pairing: Pairing) -> list[tuple[Baselines | None, Merged | None]]:
@@ -265,15 +276,17 @@ class Table:
         Where half is surely stolen, the figure is that of the pairing of which it is surest: its bound is corrected for
         the choice, and no other pairing can lower it. Elsewhere the one that is best on one half of the victim's test
         items is scored on the other half, both ways, averaged; where one is best on both halves that is its own figure.
+        Among pairings of one victim the gain is that of all items, the same for each; victims differ in it, so that the
+        gain then is the half's own, lest what is chosen by is in what it is scored on.
 
         Returns:
             The pairing, the best on all items among those that were picked, and the figure.
         """
         if (surest := self._surest(pairings)) is not None:
             return surest
-        picked = []
+        picked, apart = [], len({pairing.place.scenario for pairing in pairings}) > 1
         for half in (0, 1):
-            scored = [(value, p) for p in pairings if (value := self._halved(p, half)) is not None]
+            scored = [(value, p) for p in pairings if (value := self._halved(p, half, apart)) is not None]
             if not scored:
                 return None
             picked.append(max(scored, key=lambda pair: pair[0])[1])
@@ -282,7 +295,7 @@ class Table:
         best = max(picked, key=lambda p: float(whole[p][0]))
         if first == second:
             return best, whole[best]
-        crossed = [self._scored_on(first, 1), self._scored_on(second, 0)]
+        crossed = [self._scored_on(first, 1, apart), self._scored_on(second, 0, apart)]
         return best, np.clip(np.mean(crossed, axis=0), 0.0, 1.0)
 
     def _surest(self, pairings: Sequence[Pairing]) -> tuple[Pairing, Vector] | None:

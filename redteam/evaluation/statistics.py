@@ -40,6 +40,11 @@ class Interval:
     seeds: int
     over: str
 
+    @property
+    def rest(self) -> Interval:
+        """What is left of 1."""
+        return Interval(1 - self.mean, 1 - self.high, 1 - self.low, self.seeds, self.over)
+
     def __str__(self) -> str:
         return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 

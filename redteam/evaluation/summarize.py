@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redteam.evaluation import results as r
-from redteam.evaluation.aggregate import line
+from redteam.evaluation.aggregate import counting, line
 from redteam.evaluation.controls.gain import gain_controls
 from redteam.evaluation.controls.monotonicity import monotonicity
 from redteam.evaluation.design import Design
+from redteam.evaluation.over_victims import over_victims
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.price import Spent, price
 from redteam.evaluation.progress import Progress
 from redteam.evaluation.scoring import Table
-from redteam.evaluation.statistics import Interval, Vector
+from redteam.evaluation.statistics import Vector
 from redteam.evaluation.steps import Cost
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.evaluation.verdict import Evidence, about, decide, excluded
@@ -53,6 +54,7 @@ class Summary:
         self.verdicts = tuple(
             verdict(table, place, self._evidence(subject)) for place, subject in zip(places, self.subjects, strict=True)
         )
+        self.over_victims = tuple(self._over_victims(places))
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -76,6 +78,26 @@ class Summary:
             timeouts=counts["timeout"],
             skipped=counts["skipped"],
         )
+
+    def _over_victims(self, places: Sequence[Progress]) -> Iterable[r.OverVictims]:
+        rows = {
+            subject.place: (verdict, subject, place)
+            for place, subject, verdict in zip(places, self.subjects, self.verdicts, strict=True)
+        }
+        for family, victims in self.design.families.items():
+            for defense, threat in dict.fromkeys((p.defense, p.threat) for p in rows if p.scenario in victims.values()):
+                here = {v: found for v, name in victims.items() if (found := rows.get(r.Place(name, defense, threat)))}
+                yield over_victims(
+                    self.table,
+                    r.Place(family, defense, threat),
+                    {victim: verdict for victim, (verdict, _, _) in here.items()},
+                    {victim: subject for victim, (_, subject, _) in here.items()},
+                    {victim: self._counting(subject, place) for victim, (_, subject, place) in here.items()},
+                )
+
+    def _counting(self, subject: r.Subject, place: Progress) -> list[Pairing]:
+        out = excluded(control for _, control in about(subject, self.controls))
+        return counting(self.table, place.run, out, subject.left_out)
 
     def _evidence(self, subject: r.Subject) -> Evidence:
         figures = tuple(figure for figure in self.figures if figure.place == subject.place)
@@ -101,7 +123,7 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
         theft=judged.theft if judged else None,
         counted=judged.counted if judged else None,
         advantage=judged.advantage if judged else None,
-        protection=_rest(naive.theft if naive else None),
+        protection=naive.theft.rest if naive is not None and naive.theft is not None else None,
         imitation=imitated,
         beyond=beyond,
         fidelity=subject.fidelity,
@@ -208,11 +230,6 @@ def _means(costs: Mapping[int, Sequence[Cost]]) -> Spent:
 
 def _identity(row: r.Control) -> tuple[str, ...]:
     return row.control, row.scenario, row.defense, row.threat, row.attack, row.site, row.group
-
-
-def _rest(theft: Interval | None) -> Interval | None:
-    """What is left of 1."""
-    return None if theft is None else Interval(1 - theft.mean, 1 - theft.high, 1 - theft.low, theft.seeds, theft.over)
 
 
 def _point(vector: Vector | None) -> float | None:

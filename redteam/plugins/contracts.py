@@ -160,6 +160,8 @@ class ScenarioSpec(Spec):
         propose: A folder, where a file will be written, and the victim asked for or none → the text of a file that this
             scenario reads, made of the models and data that are found in the folder; it raises `BadInput` where there
             is nothing. For a scenario that reads files.
+        victims: Its settings → the tasks that are to be the victim in turn, each by the setting `victim`; empty where
+            these settings have one victim. It is asked before every run, and so has to be quick.
     """
 
     kind: ClassVar[str] = "scenario"
@@ -167,6 +169,7 @@ class ScenarioSpec(Spec):
     check: Callable[..., Iterable[Remark]] | None = None
     about: Callable[..., Iterable[tuple[str, str]]] | None = None
     propose: Callable[[Path, Path, str | None], str] | None = None
+    victims: Callable[..., Iterable[str]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,10 +253,13 @@ def scenario(
     check: Callable[..., Iterable[Remark]] | None = None,
     about: Callable[..., Iterable[tuple[str, str]]] | None = None,
     propose: Callable[[Path, Path, str | None], str] | None = None,
+    victims: Callable[..., Iterable[str]] | None = None,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(*, seed: int = 0, settings…) -> Scenario` a scenario; see `ScenarioSpec`."""
-    return _carry(ScenarioSpec(name=name, state=state, check=check, about=about, propose=propose, paper=paper))
+    return _carry(
+        ScenarioSpec(name=name, state=state, check=check, about=about, propose=propose, victims=victims, paper=paper)
+    )
 
 
 def spec_of(function: object) -> Spec | None:

@@ -104,6 +104,8 @@ def search(
     """
     started = time.monotonic()
     resolved = Resolved.of(asked.plan(), Path())
+    for family, victims in resolved.families.items():
+        raise BadInput(f"A search takes one victim, and {family} has several in turn; name one: victim={min(victims)}.")
     space = _space(asked, resolved)
     root = out / "tuning"
     Store(root)

@@ -188,3 +188,7 @@ class ScenarioContract(Contract):
     def test_other_seed(self, plugin: Any) -> None:
         """Another seed retrains every expert."""
         self.holds(plugin, "other seed")
+
+    def test_victims(self, plugin: Any) -> None:
+        """Where any task may be the victim, models and data stay the same."""
+        self.holds(plugin, "victims")

@@ -47,6 +47,7 @@ class ScenarioSubject(Tried[ScenarioSpec]):
         yield Check("global state", lambda: global_state(self))
         yield Check("deterministic", lambda: deterministic(self))
         yield Check("other seed", self._other_seed)
+        yield Check("victims", self._victims)
         yield Check("elsewhere", lambda: same_elsewhere(self))
 
     @property
@@ -233,6 +234,31 @@ class ScenarioSubject(Tried[ScenarioSpec]):
         if same:
             raise Fails(f"under another seed {same[0]!r} has the same weights; two seeds of one model count as one")
         return "another seed retrains every expert"
+
+    def _victims(self) -> str:
+        asked = self.plugin.spec.victims
+        if asked is None:
+            raise DoesNotApply("it has one victim")
+        here = self.scenario
+        settings = {**self.plugin.settings, "victim": here.companions[0]}
+        trial = self.kept("other victim", lambda: Trial.of(lambda: self.plugin.function(**settings), {}))
+        if trial.error is not None:
+            raise Fails(f"with victim={settings['victim']} it raised {told(trial.error)}")
+        there = trial.returned
+        if not isinstance(there, Scenario) or there.victim != settings["victim"]:
+            raise Fails(f"with victim={settings['victim']} the victim is {getattr(there, 'victim', 'none')!r}")
+        if _contents(there) != _contents(here):
+            raise Fails(
+                f"with victim={settings['victim']} it has other models or data; expected the same, otherwise cast"
+            )
+        if left := tuple(asked(**settings)):
+            raise Fails(f"with victim={settings['victim']} it still has {', '.join(left)} as victims in turn")
+        return "any task may be the victim, of the same models and data"
+
+
+def _contents(scenario: Scenario) -> dict[str, tuple[str, str]]:
+    """Task → digests of its expert and its data."""
+    return {name: (scenario.experts[name].digest(), task.digest()) for name, task in scenario.tasks.items()}
 
 
 def _is_score(found: np.ndarray[Any, Any]) -> bool:

@@ -67,7 +67,9 @@ def _run(results: Results) -> _Case:
 def _verdict(verdict: Verdict, results: Results) -> _Case:
     suite, where = f"{verdict.scenario}, {verdict.threat}", (verdict.scenario, verdict.defense, verdict.threat)
     outcomes = []
-    if verdict.verdict in ("UNSCORABLE", "INVALID"):
+    if verdict.place not in {told.place for told in results.told}:
+        outcomes.append(("skipped", f"left out among the victims in turn: {verdict.reason}"))
+    elif verdict.verdict in ("UNSCORABLE", "INVALID"):
         outcomes.append(("error", f"{verdict.verdict}: {verdict.reason}"))
     elif results.gate is not None and where in results.gate.undefined:
         outcomes.append(("error", f"the gate {results.gate.expression} is undefined here"))

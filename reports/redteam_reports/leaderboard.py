@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from redteam import answer
-from redteam.evaluation.results import Results, Subject, Verdict
+from redteam.disagreement import disagreements
+from redteam.evaluation.results import OverVictims, Results, Subject, Verdict
 from redteam_reports import wording
 
 Ranked = list[tuple[int | None, Verdict]]
@@ -120,9 +121,14 @@ def markdown(results: Results) -> str:
         "attack that takes nine tenths costs, over training such an expert anew. Ranked by theft in the worst case; "
         f"without a rank stand defenses that keep less than {results.thresholds.get('costly', 0.985)} of the accuracy, "
         "those of which nothing can be said, and the baseline.",
+        "\n".join(f"- {line}." for line in wording.together(results)),
+        differing(results),
     ]
     for name, members in results.gauntlets.items():
         parts.append(f"`{name}`: {', '.join(f'`{member}`' for member in members)}; later ones on what is still locked.")
+    for (family, threat), over in over_victims(results).items():
+        parts.append(f"## {family}, {threat}: the worst of all victims")
+        parts.append(victims_table(over))
     for (scenario, threat), here in rows(results).items():
         parts.append(f"## {scenario}, {threat}")
         parts.append(results.threats.get(threat, ""))
@@ -135,11 +141,57 @@ def markdown(results: Results) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def differing(results: Results) -> str:
+    """Where scenarios, or victims, disagree, as a Markdown list under a line that says what it is; else nothing."""
+    found = disagreements(results)
+    if not found:
+        return ""
+    head = "**Not alike everywhere.** On these defenses the verdicts differ, and none of them speaks for the others:"
+    return "\n".join([head, "", *(f"- {one.told(lambda name: f'`{name}`')}." for one in found)])
+
+
+def over_victims(results: Results) -> dict[tuple[str, str], list[OverVictims]]:
+    """(scenario as it was asked for, threat model) → its rows over all victims, the baseline last."""
+    made: dict[tuple[str, str], list[OverVictims]] = {}
+    ranked = sorted(results.over_victims, key=lambda row: (not row.gated, _worst(row), row.defense))
+    for place in dict.fromkeys((row.scenario, row.threat) for row in results.over_victims):
+        made[place] = [row for row in ranked if (row.scenario, row.threat) == place]
+    return made
+
+
+def _worst(row: OverVictims) -> float:
+    theft = answer.stolen(row)
+    return 1.0 if theft is None else theft.mean
+
+
+def victims_table(here: Iterable[OverVictims]) -> str:
+    """Rows over all victims as a Markdown table."""
+    heads = ("defense", "verdict", "theft", "worst victim", "all victims")
+    return _lines(
+        heads,
+        (
+            (
+                f"`{row.defense}`",
+                f"**{row.standing}**",
+                wording.interval(answer.stolen(row)),
+                worst_victim(row),
+                row.reason,
+            )
+            for row in here
+        ),
+    )
+
+
+def worst_victim(row: OverVictims) -> str:
+    """The victim behind the worst case, with how many seeds it is that of where others are on some."""
+    several = len(row.by) > 1
+    return ", ".join(f"{name} ({answer.plural(n, 'seed')})" if several else name for name, n in row.by.items()) or "–"
+
+
 def table(here: Iterable[Row]) -> str:
     """Its rows as a Markdown table."""
     heads = ("#", "defense", "verdict", "theft", "fidelity", "price")
-    lines: list[tuple[str, ...]] = [heads, ("---",) * len(heads)]
-    lines += [
+    cells = (
         (
             "" if row.rank is None else str(row.rank),
             f"`{row.verdict.defense}`",
@@ -149,5 +201,10 @@ def table(here: Iterable[Row]) -> str:
             row.price,
         )
         for row in here
-    ]
+    )
+    return _lines(heads, cells)
+
+
+def _lines(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -25,6 +25,11 @@ def _parts(results: Results) -> Iterable[str]:
     yield f"{gate.told(results.gate)} Exit code {results.exit_code}."
     yield _list(f"{line}." for line in results.unevaluated)
     yield "## Verdicts"
+    yield leaderboard.differing(results)
+    for (family, threat), over in leaderboard.over_victims(results).items():
+        yield f"**{family}, {threat}: the worst of all victims**"
+        yield _list(answer.over_victims(row, results.about.get("defense")) for row in over if row.gated)
+        yield leaderboard.victims_table(over)
     boards = leaderboard.rows(results)
     for (scenario, threat), rows in boards.items():
         yield f"**{scenario}, {threat}**" if len(boards) > 1 else ""
@@ -208,11 +213,13 @@ def _cells(results: Results) -> str:
 def _repeat(results: Results) -> str:
     digests = {(g.scenario, g.seed): g.digest for g in results.grounds}
     rows = [[scenario, str(seed), f"`{digest}`"] for (scenario, seed), digest in digests.items()]
-    facts = ", ".join(f"{key} {value}" for key, value in results.environment.items() if key != "engine")
+    environments = [one.environment for one in results.runs] or [results.environment]
+    facts = "; ".join(", ".join(f"{key} {value}" for key, value in e.items() if key != "engine") for e in environments)
+    engines = ", ".join(f"`{str(e.get('engine', '–'))[:16]}`" for e in environments)
     return "\n\n".join(
         [
             f"```\n{results.command or 'redteam.run(plan)'}\n```",
-            f"{facts}; engine `{str(results.environment.get('engine', '–'))[:16]}`, "
+            f"{facts}; engine {engines}, "
             f"thresholds `{str(results.thresholds.get('digest', '–'))[:16]}` (fixed before any attack ran).",
             _table(["scenario", "seed", "weights and data, SHA-256"], rows),
         ]

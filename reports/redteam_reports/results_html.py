@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redteam import answer
+from redteam.disagreement import disagreements
 from redteam.evaluation import gate
 from redteam.evaluation.results import Cell, Control, Results
 from redteam.files import write_atomically
@@ -83,6 +84,9 @@ def _page(results: Results, most: int) -> str:
         axis=Markup(bars.axis_svg()),
         bars=bars.bars(results),
         leaderboard=leaderboard.rows(results),
+        over_victims=leaderboard.over_victims(results),
+        worst_victim=leaderboard.worst_victim,
+        disagreements=[one.told(lambda name: f"`{name}`") for one in disagreements(results)],
         blocks=heatmap.blocks(results),
         residuals=heatmap.residuals(results),
         budget=series.budget(),

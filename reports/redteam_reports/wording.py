@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from redteam import answer
 from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Span, Verdict
@@ -220,10 +221,36 @@ def unlucky(figures: Iterable[Figure]) -> list[str]:
 
 def tested(results: Results) -> list[Fact]:
     """What was tested, by whom and on what: what stands beside the picture. Only what is known."""
-    environment = results.environment
     made = [
         Fact("Scenario", answer.tried(results, name)) for name in dict.fromkeys(v.scenario for v in results.verdicts)
     ]
+    made += [Fact("Put together", f"{line}.") for line in together(results)]
+    for one in results.runs:
+        made += [Fact(f"{fact.label} of {one.plan}", fact.text) for fact in _run(one.environment)]
+    if not results.runs:
+        made += _run(results.environment)
+    if results.coverage is not None:
+        made.append(Fact("Coverage", coverage(results.coverage)))
+    return made
+
+
+def together(results: Results) -> list[str]:
+    """Of what runs the results were put together, and in what these differ; nothing for one run."""
+    if not results.runs:
+        return []
+    told = "; ".join(f"`{one.plan}` on {', '.join(f'`{name}`' for name in one.scenarios)}" for one in results.runs)
+    lines = [f"{len(results.runs)} runs side by side, each with the verdicts that it had: {told}"]
+    keys = ("engine", "torch", "transformers", "numpy", "scipy", "device")
+    differ = [key for key in keys if len({str(one.environment.get(key, "")) for one in results.runs}) > 1]
+    if differ:
+        names = ", ".join({"engine": "this program"}.get(key, key) for key in differ)
+        lines.append(f"They differ in {names}, so that what both had computed need not agree to the last digit")
+    return lines
+
+
+def _run(environment: Mapping[str, Any]) -> list[Fact]:
+    """When, where and on which versions one run was done."""
+    made = []
     if "date" in environment:
         took = f", took {answer.duration(float(environment['duration']))}" if "duration" in environment else ""
         made.append(Fact("Run", f"{str(environment['date'])[:16].replace('T', ' ')}{took}"))
@@ -236,8 +263,6 @@ def tested(results: Results) -> list[Fact]:
         if environment.get(name)
     ]
     made.append(Fact("Versions", ", ".join(versions) or "–"))
-    if results.coverage is not None:
-        made.append(Fact("Coverage", coverage(results.coverage)))
     if environment.get("commit"):
         commit = str(environment["commit"])[:12]
         made.append(Fact("Commit", f"`{commit}`; to install it: `git checkout {commit} && make` in a clone"))

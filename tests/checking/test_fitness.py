@@ -14,6 +14,7 @@ import torch
 from redteam.checking import looked_at
 from redteam.checking.cost import cell_seconds, costs, span
 from redteam.checking.data import splits
+from redteam.checking.fitness import of_victims
 from redteam.checking.skill import accuracies, gain, needed
 from redteam.checking.trial import ITEMS, Trial, tried
 from redteam.evaluation.packing import Packed
@@ -42,6 +43,29 @@ def test_everything_is_said_and_nothing_is_wrong(remarks: list[Remark]) -> None:
     assert not [remark for remark in remarks if remark.state == "WRONG"]
     assert sum(remark.about == "gain" for remark in remarks) == 4
     assert all("\n" not in remark.told and not remark.told.endswith(".") for remark in remarks)
+
+
+def test_each_victim_in_turn_has_a_gain_and_items_of_its_own() -> None:
+    found = list(
+        looked_at(str(Reference(f"{Path(toys.__file__)}@turning", {"victim": "each", "drift": 0.2})), workers=2)
+    )
+    assert not [remark for remark in found if remark.state == "WRONG"]
+    for about in ("gain", "items"):
+        told = [remark.told for remark in found if remark.about == about]
+        assert list(dict.fromkeys(text.split()[0] for text in told)) == ["victim", "left", "right"]
+        assert all(text.split()[1:4] == ["as", "the", "victim:"] for text in told)
+    assert sum(remark.about == "scores" for remark in found) == 3
+
+
+def test_a_victim_without_a_gain_is_wrong_only_where_none_has_one() -> None:
+    def states(*gains: str) -> list[str]:
+        said = [(name, Remark(state, "gain", "so it is")) for name, state in zip("ab", gains, strict=False)]
+        items = [("a", Remark("WRONG", "items", "too few"))]
+        return [remark.state for remark in of_victims([*said, *items])]
+
+    assert states("WRONG", "ok") == ["note", "ok", "WRONG"]
+    assert states("WRONG", "WRONG") == ["WRONG", "WRONG", "WRONG"]
+    assert [r.told for r in of_victims([("", Remark("WRONG", "gain", "so it is"))])] == ["so it is"]
 
 
 def test_what_is_measured_is_what_a_run_measures(found: Trial) -> None:

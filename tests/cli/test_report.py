@@ -138,6 +138,26 @@ def test_refusals_are_one_sentence(redteam: Invoke, finished: Path, what: str) -
     assert err.count("\n") == 1
 
 
+def test_several_runs_are_told_together(redteam: Invoke, finished: Path, tmp_path: Path) -> None:
+    first = Results.read(finished)
+    elsewhere = tuple(
+        verdict.model_copy(update={"scenario": "texts", "verdict": "INCONCLUSIVE"}) for verdict in first.verdicts
+    )
+    first.model_copy(update={"verdicts": elsewhere}).write(tmp_path / "other" / "results.json")
+    code, out, _ = redteam("report", finished, tmp_path / "other")
+    assert code == 0
+    assert "toy under weights-only" in out
+    assert "texts under weights-only" in out
+    assert "Not alike everywhere: weak: BROKEN on toy" in out
+    code, _, _ = redteam("report", finished, tmp_path / "other", "-o", tmp_path / "both.json")
+    assert code == 0
+    assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
+    first.model_copy(update={"thresholds": {"stolen": 0.4}}).write(tmp_path / "other" / "results.json")
+    code, out, err = redteam("report", finished, tmp_path / "other")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "were judged by different limits (stolen 0.5 and 0.4)" in err
+
+
 def test_results_of_something_else_are_refused(redteam: Invoke, finished: Path) -> None:
     (finished / "results.json").write_text("{}")
     code, _, err = redteam("report", finished)

@@ -67,16 +67,24 @@ class Bench:
     def __post_init__(self) -> None:
         self.table = Table(self.design, self.outcomes)
 
-    def ground(self, seed: int = 0, merger: str = "mean", *, without: Merged | None = None) -> Ground:
+    def ground(
+        self,
+        seed: int = 0,
+        merger: str = "mean",
+        *,
+        without: Merged | None = None,
+        reference: Merged | None = None,
+        scenario: str = "toy",
+    ) -> Ground:
         """What everything under a seed and merger is measured against."""
-        where = ("toy", seed, merger)
+        where = (scenario, seed, merger)
         if where not in self.design.grounds:
-            names = {what: f"{what} {seed} {merger}" for what in ("alone", "tune", "without", "reference")}
+            names = {what: f"{what} {scenario} {seed} {merger}" for what in ("alone", "tune", "without", "reference")}
             self.design.grounds[where] = Ground(*where, **names)
             self.put(names["alone"], alone())
             self.put(names["tune"], None)
             self.put(names["without"], without or merge(0.3, 0.8, 0.8, answers=[0, 0, 0, 0]))
-            self.put(names["reference"], merge(0.8, answers=[1, 1, 1, 1]))
+            self.put(names["reference"], reference or merge(0.8, answers=[1, 1, 1, 1]))
         return self.design.grounds[where]
 
     def put(self, name: str, record: Any, **outcome: Any) -> None:
@@ -94,13 +102,14 @@ class Bench:
         unused: Merged | None = None,
         naive: Merged | None = None,
         seconds: float = 1.0,
+        scenario: str = "toy",
         **rest: Any,
     ) -> Pairing:
         """An attack on the lock and the merge that came of it; a mapping says how it failed, `None` that it is open."""
-        self.ground(seed, merger)
-        tag = f"{attack} {seed} {key} {merger} {rest.get('site', '')}"
+        self.ground(seed, merger, scenario=scenario)
+        tag = f"{attack} {scenario} {seed} {key} {merger} {rest.get('site', '')}"
         names = {what: f"{what} {tag}" for what in ("recovered", "merge")}
-        lock, plain = f"lock {seed} {key}", f"naive {seed} {key} {merger}"
+        lock, plain = f"lock {scenario} {seed} {key}", f"naive {scenario} {seed} {key} {merger}"
         if lock not in self.outcomes:
             self.put(
                 lock,
@@ -117,7 +126,8 @@ class Bench:
         if unused is not None:
             names["unused"] = f"unused {tag}"
             self.put(names["unused"], unused)
-        pairing = Pairing(PLACE, seed, key, attack, role, merger, Steps(lock, naive=plain, **names), **rest)
+        place = Place(scenario, PLACE.defense, PLACE.threat)
+        pairing = Pairing(place, seed, key, attack, role, merger, Steps(lock, naive=plain, **names), **rest)
         self.pairings.append(pairing)
         return pairing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +43,9 @@ SIZES = {"train": 64, "validation": 100, "test": 500}
 
 
 @scenario("toy")
-def toy(*, seed: int = 0, drift: float = 0.35, architecture: Literal["vit", "bert"] = "vit") -> Scenario:
+def toy(
+    *, seed: int = 0, drift: float = 0.35, share: float = 0.4, architecture: Literal["vit", "bert"] = "vit"
+) -> Scenario:
     """A random network, and experts that are the base plus a random task vector."""
     config = CONFIGS[architecture]
     key = Key.derive(seed=seed, index=0, name="toy")
@@ -50,7 +53,7 @@ def toy(*, seed: int = 0, drift: float = 0.35, architecture: Literal["vit", "ber
     bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, config)
     experts, tasks = {}, {}
     for name in ("victim", "left", "right"):
-        expert = _moved(base, key.generator(name), drift if name == "victim" else 0.4 * drift)
+        expert = _moved(base, key.generator(name), drift if name == "victim" else share * drift)
         inputs = {split: _inputs(architecture, key.generator(f"{name}/{split}"), size) for split, size in SIZES.items()}
         with torch.inference_mode():
             offset = expert.module()(**inputs["train"]).logits.mean(0)
@@ -61,6 +64,26 @@ def toy(*, seed: int = 0, drift: float = 0.35, architecture: Literal["vit", "ber
         experts[name] = Checkpoint.of(dict(expert), config)
         tasks[name] = Classification(name, 0.25, inputs, labels)
     return Scenario("toy", seed, bare, experts, tasks, "victim", "An expert's answers are right by definition.")
+
+
+def victims(*, seed: int = 0, victim: str = "victim", drift: float = 0.3, dull: str = "") -> tuple[str, ...]:
+    """All of them."""
+    return ("victim", "left", "right") if victim == "each" else ()
+
+
+@scenario("turning", victims=victims)
+def turning(*, seed: int = 0, victim: str = "victim", drift: float = 0.3, dull: str = "") -> Scenario:
+    """Toys of which any task may be the victim.
+
+    Args:
+        seed: Of the weights.
+        victim: Which task it is, or `each` of them in turn.
+        drift: As of the toy.
+        dull: A task whose expert is the base, so that it adds nothing to a merge.
+    """
+    made = toy(seed=seed, drift=drift, share=1.0)
+    bored = {dull: made.experts[dull].replace(dict(made.base))} if dull else {}
+    return replace(made, name="turning", victim=victim, experts={**made.experts, **bored})
 
 
 def _inputs(architecture: str, generator: np.random.Generator, size: int) -> dict[str, torch.Tensor]:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from redteam_reports import leaderboard, markdown, results_html
 
-from redteam.evaluation.results import Results
+from redteam.cli.answer import answer
+from redteam.disagreement import disagreements
+from redteam.evaluation.results import OverVictims, Results
 from redteam.evaluation.statistics import Interval
 
 EVIL = "down | by <b>95 %</b>"
@@ -89,3 +91,77 @@ def test_without_a_gauntlet_it_is_a_table_of_verdicts(made: Any) -> None:
     page = results_html.render(made(scenarios=("digits",), mergers=("ties",), seeds=1))
     assert "Leaderboard" not in page
     assert "Table of verdicts" in page
+
+
+def two_scenarios(results: Results) -> Results:
+    """The same verdicts on a second scenario, where one lock holds that falls on the first, and one falls otherwise."""
+    words = {"mergelock": "HOLDS-SO-FAR", "permutation": "INEFFECTIVE", "lottery": "UNSCORABLE"}
+    here = [v for v in results.verdicts if v.threat == "weights-only"]
+    there = [
+        v.model_copy(
+            update={
+                "scenario": "texts", "verdict": words.get(v.defense, v.verdict),
+                **({"counted": at(0.12), "theft": at(0.12)} if v.defense == "mergelock" else {}),
+            }
+        )
+        for v in here
+    ]  # fmt: skip
+    return results.model_copy(update={"verdicts": (*here, *there), "subjects": ()})
+
+
+def test_where_scenarios_disagree_is_said_first_with_both_figures(results: Results) -> None:
+    two = two_scenarios(results)
+    found = disagreements(two)
+    assert [one.defense for one in found] == ["mergelock", "permutation"], "what holds somewhere comes first"
+    theft = next(v.counted or v.theft for v in two.verdicts if v.defense == "mergelock")
+    told = f"`mergelock`: BROKEN on `digits` ({theft}), HOLDS-SO-FAR on `texts` (0.12 [0.12, 0.12])"
+    text = leaderboard.markdown(two)
+    assert text.index(told) < text.index("## digits")
+    report = "\n".join(part for part in markdown._parts(two) if part)
+    assert report.index(told) < report.index("**digits, weights-only**")
+    page = results_html.render(two)
+    assert page.index("Not alike everywhere") < page.index("<h3>digits, weights-only</h3>")
+    assert "<code>mergelock</code>: BROKEN on <code>digits</code>" in page
+    assert "Not alike everywhere: mergelock: BROKEN on digits" in " ".join(answer(two).split())
+
+
+def test_where_they_agree_nothing_is_said(results: Results) -> None:
+    for text in (leaderboard.markdown(results), results_html.render(results), answer(results)):
+        assert "Not alike" not in text
+
+
+def test_words_are_compared_under_one_threat_model(results: Results) -> None:
+    here = next(v for v in results.verdicts if v.defense == "mergelock" and v.threat == "weights-only")
+    there = here.model_copy(update={"threat": "data-rich", "verdict": "INCONCLUSIVE"})
+    assert disagreements(results.model_copy(update={"verdicts": (here, there)})) == ()
+
+
+def over(defense: str, word: str, theft: float, **rest: Any) -> OverVictims:
+    victims = {name: f"digits:victim={name}" for name in ("digits", "letters", "shapes")}
+    fallen = tuple(victims)[: 2 if word == "BROKEN" else 0]
+    return OverVictims(
+        scenario="digits:victim=each", defense=defense, threat="weights-only", verdict=word, victims=victims,
+        reason=f"{word} on some", fallen=fallen, theft=at(theft), by={"letters": 5}, attack="gauge-fit",
+        merger="ties", protection=at(0.9), **rest,
+    )  # fmt: skip
+
+
+def test_rows_over_victims_stand_in_front(results: Results) -> None:
+    rows = (
+        over("none", "INEFFECTIVE", 1.0, gated=False),
+        over("weak|er", "BROKEN", 0.8),
+        over("strong", "HOLDS-SO-FAR", 0.1),
+    )
+    given = results.model_copy(update={"over_victims": rows})
+    (board,) = leaderboard.over_victims(given).values()
+    assert [row.defense for row in board] == ["strong", "weak|er", "none"]
+    text = leaderboard.markdown(given)
+    assert "| `weak\\|er` | **BROKEN 2 of 3** | 0.80 [0.80, 0.80] | letters | BROKEN on some |" in text
+    assert text.index("the worst of all victims") < text.index("## digits, weights-only")
+    page = results_html.render(given)
+    assert page.index("the worst of all victims") < page.index("<h3>digits, weights-only</h3>")
+    assert ">BROKEN 2 of 3</span>" in page
+    said = " ".join(answer(given.model_copy(update={"verdicts": ()}), width=120).split())
+    assert "BROKEN 2 of 3 weak|er" in said
+    assert "half or more of what the victim adds is stolen on 2 of 3 victims (digits, letters)" in said
+    assert "strong held against everything that was tried on each of three victims" in said

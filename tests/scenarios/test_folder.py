@@ -129,6 +129,41 @@ def test_victims_of_one_recipe_are_seeds(place: Path) -> None:
         load(place, 2)
 
 
+def test_every_task_is_the_victim_in_turn_of_the_same_models(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(place, 'victim = "support"', 'victims = "each"')
+    file = str(place / "mine.toml")
+    plugin = SCENARIOS.load(file)
+    assert plugin.spec.victims is not None
+    assert tuple(plugin.spec.victims(**plugin.settings)) == tuple(own_models.TASKS)
+    first = SCENARIOS.load(f"{file}:victim=support")()
+    monkeypatch.setattr("redteam_scenarios.folder.assembling.opened", lambda *_: pytest.fail("opened again"))
+    for victim in own_models.TASKS:
+        scenario = SCENARIOS.load(f"{file}:victim={victim}")()
+        assert scenario.victim == victim
+        assert set(scenario.companions) == set(own_models.TASKS) - {victim}
+        assert f"fine-tuned for {victim} (the victim)" in scenario.summary
+        assert all(scenario.experts[name] is expert for name, expert in first.experts.items())
+    assert len({SCENARIOS.load(f"{file}:victim={v}")().digest() for v in own_models.TASKS}) == len(own_models.TASKS)
+    monkeypatch.undo()
+    Checkpoint.open(place / "weather").save(place / "sport")
+    with pytest.raises(BadInput, match="'ball', which the head of its expert doesn't know"):
+        SCENARIOS.load(f"{file}:victim=support")()
+
+
+def test_another_victim_than_the_files_may_be_asked_for(place: Path) -> None:
+    file = str(place / "mine.toml")
+    assert SCENARIOS.load(f"{file}:victim=sport")().victim == "sport"
+    plugin = SCENARIOS.load(f"{file}:victim=each")
+    assert plugin.spec.victims is not None
+    assert tuple(plugin.spec.victims(**plugin.settings)) == tuple(own_models.TASKS)
+    with pytest.raises(BadInput, match="no task 'sprot' that could be the victim; did you mean 'sport'"):
+        SCENARIOS.load(f"{file}:victim=sprot")()
+    change(place, 'model = "support"\n', "")
+    change(place, 'victim = "support"', 'victim = "support"\nvictims = ["support"]')
+    with pytest.raises(BadInput, match="lists several fine-tunes of 'support', which has no model"):
+        SCENARIOS.load(f"{file}:victim=sport")()
+
+
 def test_its_state_changes_with_every_file_that_it_names(place: Path) -> None:
     state = SCENARIOS.load(str(place / "mine.toml")).spec.state
     assert state is not None
@@ -217,6 +252,18 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown kind": (
         lambda p: change(p, 'data = "sport.csv"', 'data = "sport.csv"\nkind = "guess"'),
         "'guess' is no kind of task; expected 'text-classification'",
+    ),
+    "no victim": (
+        lambda p: change(p, 'victim = "support"\n', ""),
+        'no victim; name the task .* or write victims = "each"',
+    ),
+    "one victim and each": (
+        lambda p: change(p, 'victim = "support"', 'victim = "support"\nvictims = "each"'),
+        "makes every task the victim, and victim names one; keep one of them",
+    ),
+    "no list of victims": (
+        lambda p: change(p, 'victim = "support"', 'victim = "support"\nvictims = "all"'),
+        "cannot be used, victims",
     ),
     "not TOML": (lambda p: change(p, 'victim = "support"', "victim ="), "is not TOML"),
     "no such model": (lambda p: change(p, 'model = "sport"', 'model = "./sprot"'), "sprot; .*mine.toml names it"),

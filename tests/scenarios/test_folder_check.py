@@ -66,6 +66,16 @@ def test_nothing_is_wrong(place: Path) -> None:
     assert "the base and 3 experts are bert of one shape" in found[0].told
 
 
+def test_every_task_as_the_victim_in_turn_is_looked_at_alike(place: Path) -> None:
+    before = remarks(place)
+    file = place / "mine.toml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('victim = "support"', 'victims = "each"'), encoding="utf-8")
+    (told,) = described(str(file))
+    assert "each in turn: support, weather, sport" in told
+    assert remarks(place) == before
+
+
 def test_tokenizers_that_cut_otherwise(place: Path) -> None:
     words = (place / "sport" / "vocab.txt").read_text(encoding="utf-8").split("\n")
     assert "goal" in words

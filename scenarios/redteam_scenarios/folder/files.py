@@ -24,7 +24,7 @@ def state_of(plan: Plan) -> str:
 def named_in(plan: Plan) -> Iterator[str]:
     """Every path, or name on the hub, that stands in the file."""
     yield plan.base
-    yield from plan.victims
+    yield from plan.runs
     for task in plan.tasks.values():
         named = (task.model, task.data, task.validation_data, task.test_data, task.corpus, task.head)
         yield from (text for text in named if text and text != FIT)

@@ -64,7 +64,9 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
 
 def _further_victims(plan: Plan, seed: int) -> dict[str, Path]:
     """What the other seeds' victims are called in a line → where they are."""
-    others = [] if plan.tasks[plan.victim].train else [n for n in range(len(plan.experts)) if n != seed]
+    if plan.turns or plan.tasks[plan.victim].train:
+        return {}
+    others = [n for n in range(len(plan.experts)) if n != seed]
     return {f"{plan.victim}, {plan.experts[other]}": places(plan, other)[plan.victim] for other in others}
 
 

@@ -82,15 +82,15 @@ def places(plan: Plan, seed: int) -> dict[str, Path]:
     Raises:
         BadInput: If there are fewer victims than that, or one of them is not there.
     """
-    if not plan.tasks[plan.victim].train and seed >= len(plan.experts):
+    names = {task: (entry.model, entry.revision) for task, entry in plan.tasks.items() if not entry.train}
+    if not plan.turns and not plan.tasks[plan.victim].train and seed >= len(plan.experts):
         many = f"{len(plan.experts)} victims" if len(plan.experts) > 1 else "one victim"
         raise BadInput(
             f"{plan.file} names {many}, so that there is no seed {seed}; fine-tune further ones by the same recipe and "
             'list them as victims = ["run1", "run2"], or ask for fewer seeds.'
         )
-    names = {task: (entry.model, entry.revision) for task, entry in plan.tasks.items() if not entry.train}
-    if plan.victim in names:
-        names[plan.victim] = (plan.experts[seed], plan.tasks[plan.victim].revision)
+    if plan.runs:
+        names[plan.victim] = (plan.runs[seed], plan.tasks[plan.victim].revision)
     return {task: located(plan, name, revision) for task, (name, revision) in names.items()}
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from redteam.errors import BadInput
+from redteam_scenarios.turns import EACH, required
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -126,7 +127,8 @@ class Plan(_Strict):
         base: The public model that all were fine-tuned from: a folder, a file, or a name on the hub.
         revision: Of a base on the hub.
         victim: The task whose expert is protected.
-        victims: Several fine-tunes of the victim by one recipe, each of which counts as a seed.
+        victims: Several fine-tunes of the victim by one recipe, each of which counts as a seed; or "each", which makes
+            every task the victim in turn.
         tasks: Name → task, the victim's and those of the free-rider's own experts.
         home: The file's folder, where paths in it start.
         file: The file.
@@ -135,31 +137,67 @@ class Plan(_Strict):
     name: str = ""
     base: str
     revision: str | None = None
-    victim: str
-    victims: tuple[str, ...] = ()
+    victim: str = ""
+    victims: tuple[str, ...] | Literal["each"] = ()
     tasks: Annotated[dict[str, TaskEntry], Field(min_length=2)]
     home: Path
     file: Path
 
     @model_validator(mode="after")
     def _models(self) -> Plan:
-        if self.victim not in self.tasks:
+        if self.victims == EACH and self.victim:
+            raise ValueError(f'victims = "{EACH}" makes every task the victim, and victim names one; keep one of them')
+        if self.victims != EACH and not self.victim:
+            raise ValueError(f'no victim; name the task whose expert is to be protected, or write victims = "{EACH}"')
+        if self.victim and self.victim not in self.tasks:
             near = get_close_matches(self.victim, self.tasks, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(self.tasks)}"
             raise ValueError(f"the victim {self.victim!r} is none of the tasks{hint}")
-        if self.victims and self.tasks[self.victim].model:
+        if self.runs and self.tasks[self.victim].model:
             raise ValueError(f"both victims and tasks.{self.victim}.model name the victim; keep one of them")
         for name, task in self.tasks.items():
-            if task.train and (task.model or (name == self.victim and self.victims)):
+            if task.train and (task.model or (name == self.victim and self.runs)):
                 raise ValueError(f"tasks.{name} has a model and asks for training one; keep one of them")
-            if not (task.model or task.train or (name == self.victim and self.victims)):
+            if not (task.model or task.train or (name == self.victim and self.runs)):
                 raise ValueError(f"tasks.{name} has no model; name the expert's folder, or write train = true")
         return self
 
     @property
+    def runs(self) -> tuple[str, ...]:
+        """Fine-tunes of the victim by one recipe, where several are listed."""
+        return self.victims if isinstance(self.victims, tuple) else ()
+
+    @property
     def experts(self) -> tuple[str, ...]:
         """The victims, one for each seed."""
-        return self.victims or (self.tasks[self.victim].model,)
+        return self.runs or (self.tasks[self.victim].model,)
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The tasks that are the victim in turn; none where the file names one."""
+        return tuple(self.tasks) if self.victims == EACH else ()
+
+    def under(self, victim: str) -> Plan:
+        """The plan with the victim that was asked for; the file's own where none was.
+
+        Args:
+            victim: A task, "each", or nothing.
+
+        Raises:
+            BadSetting: If it is no task.
+            BadInput: If the file lists several fine-tunes of another one.
+        """
+        if not victim:
+            return self
+        if victim != EACH:
+            required(victim, self.tasks, self.name)
+        if self.runs and victim != self.victim:
+            raise BadInput(
+                f"{self.file} lists several fine-tunes of {self.victim!r}, which has no model for when another task "
+                "is the victim; name one as its model."
+            )
+        turns = victim == EACH
+        return self.model_copy(update={"victim": "" if turns else victim, "victims": EACH if turns else self.runs})
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -212,7 +250,6 @@ def _sentence(path: Path, place: tuple[Any, ...], error: Any) -> str:
 
 _EXPECTED = {
     "base": "name the public model that all experts were fine-tuned from",
-    "victim": "name the task whose expert is to be protected",
     "tasks": "add a table [tasks.NAME] for the victim and for each companion",
     "data": "name the file with its labelled data",
 }

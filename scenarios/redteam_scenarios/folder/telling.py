@@ -30,9 +30,10 @@ def told(plan: Plan) -> Iterator[tuple[str, str]]:
     """
     home, homes = located(plan, plan.base, plan.revision), places(plan, 0)
     base = Checkpoint.open(home)
+    turns = ", ".join(plan.turns)
     yield "base", f"{plan.base}, {_network(base)}, {_licence(home)}"
-    victims = f", {len(plan.victims)} of one recipe" if len(plan.victims) > 1 else ""
-    yield "victim", f"{plan.victim}{victims}"
+    runs = f", {len(plan.runs)} of one recipe" if len(plan.runs) > 1 else ""
+    yield "victim", f"each in turn: {turns}" if turns else f"{plan.victim}{runs}"
     for name, entry in plan.tasks.items():
         expert = Checkpoint.open(homes[name], base=base) if name in homes else base
         network = f"trained from the base, {entry.steps} steps" if entry.train else _network(expert)

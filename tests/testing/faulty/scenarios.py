@@ -28,6 +28,8 @@ FAULTS: dict[str, set[str]] = {
     "percent": {"chance"},
     "guesses": {"skill"},
     "dice": {"deterministic"},
+    "recast": set(),
+    "miscast": {"victims"},
 }
 
 
@@ -181,3 +183,19 @@ def dice(*, seed: int = 0) -> Scenario:
     nudge = np.random.default_rng().standard_normal()
     bias = next(name for name in made.base if name.endswith("layernorm.bias"))
     return _with(seed, base=made.base.replace({bias: made.base[bias] + float(nudge)}))
+
+
+def _turns(*, seed: int = 0, victim: str = "victim") -> tuple[str, ...]:
+    return ("victim", "left", "right") if victim == "each" else ()
+
+
+@scenario("recast", victims=_turns)
+def recast(*, seed: int = 0, victim: str = "victim") -> Scenario:
+    """Has any task as the victim."""
+    return _with(seed, victim=victim)
+
+
+@scenario("miscast", victims=_turns)
+def miscast(*, seed: int = 0, victim: str = "victim") -> Scenario:
+    """Trains the experts anew for another victim."""
+    return dataclasses.replace(toy_scenario(seed=seed + len(victim)), seed=seed, victim=victim)
