@@ -145,9 +145,13 @@ def test_every_task_is_the_victim_in_turn_of_the_same_models(place: Path, monkey
         assert all(scenario.experts[name] is expert for name, expert in first.experts.items())
     assert len({SCENARIOS.load(f"{file}:victim={v}")().digest() for v in own_models.TASKS}) == len(own_models.TASKS)
     monkeypatch.undo()
-    Checkpoint.open(place / "weather").save(place / "sport")
-    with pytest.raises(BadInput, match="'ball', which the head of its expert doesn't know"):
+    change(place, 'model = "sport"', 'model = "weather"')
+    with pytest.raises(
+        BadInput, match=r"the label '\w+', which the head of its expert doesn't know; it knows rain, sun"
+    ):
         SCENARIOS.load(f"{file}:victim=support")()
+    with pytest.raises(BadInput, match="mine with each task as the victim in turn is several scenarios; ask for one"):
+        plugin()
 
 
 def test_another_victim_than_the_files_may_be_asked_for(place: Path) -> None:

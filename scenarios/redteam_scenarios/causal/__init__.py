@@ -60,7 +60,7 @@ def causal(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, victim: str = "head
     """
     from redteam_scenarios.causal.cache import load
     from redteam_scenarios.causal.recipe import Recipe
-    from redteam_scenarios.turns import with_victim
+    from redteam_scenarios.turns import required, with_victim
 
-    victims(victim=victim)
+    required(victim, Recipe().domains, "causal")
     return with_victim(load(Recipe(), seed=seed, summary=SUMMARY), victim)

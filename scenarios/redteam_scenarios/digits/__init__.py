@@ -71,10 +71,11 @@ def digits(
         victim: Which task's expert is protected; `each` makes every task the victim in turn.
     """
     from redteam_scenarios.digits.cache import load
-    from redteam_scenarios.digits.recipe import Recipe
-    from redteam_scenarios.turns import with_victim
+    from redteam_scenarios.digits.recipe import CLASSES, Recipe
+    from redteam_scenarios.turns import required, with_victim
 
     drifted = f" The victim was trained on until its task vector was {growth:g} times as long." if growth != 1 else ""
     victims(growth=growth, victim=victim)
+    required(victim, CLASSES, "digits")
     made = load(Recipe(), seed=seed, growth=growth, summary=SUMMARY + drifted)
     return with_victim(made, victim)

@@ -69,8 +69,8 @@ def docstrings(*, seed: Annotated[int, Range(0, 2**31 - 1)] = 0, model: str = MO
         victim: Which task's expert is protected; `each` makes every task the victim in turn.
     """
     from redteam_scenarios.docstrings.cache import load
-    from redteam_scenarios.docstrings.recipe import Recipe
-    from redteam_scenarios.turns import with_victim
+    from redteam_scenarios.docstrings.recipe import TASKS, Recipe
+    from redteam_scenarios.turns import required, with_victim
 
-    victims(victim=victim)
+    required(victim, TASKS, "docstrings")
     return with_victim(load(Recipe(), seed=seed, model=model, summary=SUMMARY), victim)

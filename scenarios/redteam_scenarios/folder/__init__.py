@@ -71,5 +71,9 @@ def folder(*, file: str, victim: str = "", seed: Annotated[int, Range(0, 2**31 -
     """
     from redteam_scenarios.folder.assembling import assemble
     from redteam_scenarios.folder.schema import Plan
+    from redteam_scenarios.turns import EACH, required
 
-    return assemble(Plan.read(Path(file)).under(victim), seed, shared=bool(victim))
+    plan = Plan.read(Path(file)).under(victim)
+    if plan.turns:
+        required(EACH, plan.tasks, plan.name)
+    return assemble(plan, seed, shared=bool(victim))
