@@ -5,7 +5,7 @@ Which columns there are, and of which dtype, follows from the fields of the mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -56,10 +56,15 @@ def frame(results: Results, table: str) -> pd.DataFrame:
     rows = [flat(row) for row in getattr(results, table)]
     kinds = columns(_MODELS[table])
     extra = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in kinds]
-    # Entries that only some scenarios have, such as the tasks' scores, are numbers.
-    numbers = {n: all(isinstance(row.get(n), (int, float, NoneType)) for row in rows) for n in extra}
-    kinds |= {name: "float64" if numbers[name] else "object" for name in extra}
+    kinds |= {name: _kind([row.get(name) for row in rows]) for name in extra}
     return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in kinds.items()})
+
+
+def _kind(values: Sequence[Any]) -> str:
+    """Of entries that only some scenarios have: the tasks' scores are numbers, texts name scenarios."""
+    if all(isinstance(value, (int, float, NoneType)) for value in values):
+        return "float64"
+    return "str" if all(isinstance(value, (str, NoneType)) for value in values) else "object"
 
 
 def columns(model: type[Model]) -> dict[str, str]:

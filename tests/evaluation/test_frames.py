@@ -54,10 +54,15 @@ CONTROL = r.Control(control="floor", scenario="digits", passed=True, limit=0.1, 
 SUBJECT = r.Subject(
     **PLACE, protects=True, published=True, exact=True, keyed=True, missing=("a", "b"), tried=(("floor", "fit"),)
 )
+OVER = r.OverVictims(
+    **PLACE, verdict="BROKEN", reason="on one of them", victims={"letters": "digits:victim=letters"}, theft=THEFT,
+    fallen=("letters",), by={"letters": 4},
+)  # fmt: skip
 ROWS: dict[str, r.Model] = {
     "cells": CELL,
     "controls": CONTROL,
     "verdicts": VERDICT,
+    "over_victims": OVER,
     "figures": FIGURE,
     "subjects": SUBJECT,
 }
@@ -78,7 +83,7 @@ def test_columns_and_dtypes_do_not_depend_on_what_was_found(table: str) -> None:
     known = columns(type(ROWS[table]))
     assert list(empty.columns) == list(full.columns)[: len(known)] == list(known)
     assert dict(full.dtypes[: len(known)]) == dict(empty.dtypes)
-    assert set(full.columns[len(known) :]) <= {"tasks.letters", "by.fit"}
+    assert set(full.columns[len(known) :]) <= {"tasks.letters", "by.fit", "by.letters", "victims.letters"}
     assert {str(kind) for kind in full.dtypes} <= {"str", "float64", "int64", "Int64", "bool", "boolean"}
 
 
