@@ -79,10 +79,16 @@ def _counted(verdicts: Sequence[Verdict | OverVictims], names: dict[str, str]) -
 
 def _tried(results: Results) -> Iterator[str]:
     """What it was tried on: scenarios in words, with how many seeds."""
-    summaries, groups = results.about.get("scenario", {}), dict[tuple[str, int], list[str]]()
+    summaries, groups = results.about.get("scenario", {}), dict[tuple[str, int], dict[str, None]]()
+    families = {
+        name: f"{row.scenario} ({len(row.victims)} victims)"
+        for row in results.over_victims
+        for name in row.victims.values()
+    }
     for scenario in dict.fromkeys(verdict.scenario for verdict in results.verdicts):
         seeds = len({ground.seed for ground in results.grounds if ground.scenario == scenario})
-        groups.setdefault((summaries.get(scenario, "").rstrip("."), seeds), []).append(scenario)
+        named_alike = groups.setdefault((summaries.get(scenario, "").rstrip("."), seeds), {})
+        named_alike[families.get(scenario, scenario)] = None
     for (summary, seeds), scenarios in groups.items():
         what = f", {summary[0].lower()}{summary[1:]}" if summary else ""
         yield f"Tried on {', '.join(scenarios)}{what}; {'one seed' if seeds == 1 else f'{seeds} seeds'}."

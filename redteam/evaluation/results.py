@@ -208,8 +208,8 @@ class OverVictims(Placed):
 
     @property
     def standing(self) -> str:
-        """The word, and on how many of the victims it falls: `BROKEN 3 of 4`."""
-        return f"{self.verdict} {len(self.fallen)} of {len(self.judged)}" if self.fallen else self.verdict
+        """The word, and on how many of the victims it falls: `BROKEN 3/4`."""
+        return f"{self.verdict} {len(self.fallen)}/{len(self.judged)}" if self.fallen else self.verdict
 
 
 class OneRun(Model):

@@ -98,7 +98,7 @@ class TestWorstCase:
         assert found.theft is not None
         assert found.theft.mean == pytest.approx((1.0 + 0.8) / 2)
         assert found.by == {"a": 1, "b": 1}
-        assert (found.fallen, found.standing) == (("a", "b"), "BROKEN 2 of 2")
+        assert (found.fallen, found.standing) == (("a", "b"), "BROKEN 2/2")
         assert found.victims == {"a": "toy:victim=a", "b": "toy:victim=b"}
 
     def test_choosing_the_victim_costs_no_bias(self) -> None:

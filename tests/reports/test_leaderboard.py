@@ -156,12 +156,12 @@ def test_rows_over_victims_stand_in_front(results: Results) -> None:
     (board,) = leaderboard.over_victims(given).values()
     assert [row.defense for row in board] == ["strong", "weak|er", "none"]
     text = leaderboard.markdown(given)
-    assert "| `weak\\|er` | **BROKEN 2 of 3** | 0.80 [0.80, 0.80] | letters | BROKEN on some |" in text
+    assert "| `weak\\|er` | **BROKEN 2/3** | 0.80 [0.80, 0.80] | letters | BROKEN on some |" in text
     assert text.index("the worst of all victims") < text.index("## digits, weights-only")
     page = results_html.render(given)
     assert page.index("the worst of all victims") < page.index("<h3>digits, weights-only</h3>")
-    assert ">BROKEN 2 of 3</span>" in page
+    assert ">BROKEN 2/3</span>" in page
     said = " ".join(answer(given.model_copy(update={"verdicts": ()}), width=120).split())
-    assert "BROKEN 2 of 3 weak|er" in said
+    assert "BROKEN 2/3 weak|er" in said
     assert "half or more of what the victim adds is stolen on 2 of 3 victims (digits, letters)" in said
     assert "strong held against everything that was tried on each of three victims" in said
