@@ -85,7 +85,9 @@ def decide(verdicts: Mapping[str, Verdict], subjects: Mapping[str, Subject]) -> 
             by_word.setdefault(verdict.verdict, []).append(victim)
     judged = sum(map(len, by_word.values()))
     sentences = [_said(by_word, judged)] if by_word else []
-    sentences += [f"{victim} is left out: {verdicts[victim].reason}" for victim in left_out]
+    for reason in dict.fromkeys(verdicts[victim].reason for victim in left_out):
+        alike = [victim for victim in left_out if verdicts[victim].reason == reason]
+        sentences.append(f"left out {', '.join(alike)}: {reason}")
     return _word(set(by_word)), "; ".join(sentences), left_out
 
 

@@ -225,8 +225,8 @@ def tested(results: Results) -> list[Fact]:
         Fact("Scenario", answer.tried(results, name)) for name in dict.fromkeys(v.scenario for v in results.verdicts)
     ]
     made += [Fact("Put together", f"{line}.") for line in together(results)]
-    for one in results.runs:
-        made += [Fact(f"{fact.label} of {one.plan}", fact.text) for fact in _run(one.environment)]
+    for number, one in enumerate(results.runs, 1):
+        made += [Fact(f"{fact.label}, run {number}", fact.text) for fact in _run(one.environment)]
     if not results.runs:
         made += _run(results.environment)
     if results.coverage is not None:
@@ -243,7 +243,8 @@ def together(results: Results) -> list[str]:
     keys = ("engine", "torch", "transformers", "numpy", "scipy", "device")
     differ = [key for key in keys if len({str(one.environment.get(key, "")) for one in results.runs}) > 1]
     if differ:
-        names = ", ".join({"engine": "this program"}.get(key, key) for key in differ)
+        commits = " and ".join(dict.fromkeys(str(one.environment.get("commit") or "unknown") for one in results.runs))
+        names = ", ".join({"engine": f"this program (commits {commits})"}.get(key, key) for key in differ)
         lines.append(f"They differ in {names}, so that what both had computed need not agree to the last digit")
     return lines
 

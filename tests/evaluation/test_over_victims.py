@@ -74,10 +74,10 @@ class TestWord:
 
     def test_the_sentence_counts_and_names_them(self) -> None:
         _, sentence, left_out = told(a="BROKEN", b="HOLDS-SO-FAR", c="BROKEN", d="dull")
-        assert sentence == ("BROKEN on 2 of 3 victims (a, c), HOLDS-SO-FAR on b; d is left out: so it is")
+        assert sentence == ("BROKEN on 2 of 3 victims (a, c), HOLDS-SO-FAR on b; left out d: so it is")
         assert left_out == ("d",)
         assert told(a="BROKEN", b="BROKEN")[1] == "BROKEN on all 2 victims (a, b)"
-        assert told(a="dull", b="INVALID")[1] == "INVALID on 1 of 1 victim (b); a is left out: so it is"
+        assert told(a="dull", b="INVALID", c="dull")[1] == "INVALID on 1 of 1 victim (b); left out a, c: so it is"
 
 
 def row(bench: Bench, words: dict[str, str]) -> OverVictims:
@@ -195,7 +195,7 @@ class TestRun:
         assert over.left_out == ("right",)
         assert over.judged == ("victim", "left")
         assert (over.verdict, over.fallen) == ("BROKEN", ("victim", "left"))
-        assert "right is left out: the victim adds too little to the merge" in over.reason
+        assert "left out right: the victim adds too little to the merge" in over.reason
         assert sum(over.by.values()) == 1
         assert not set(over.by) & {"right"}
 

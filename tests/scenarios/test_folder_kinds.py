@@ -30,3 +30,6 @@ def test_the_page_names_every_kind_and_shows_entries_that_are_known(page: Callab
     plan = Plan.read(file)
     assert plan.tasks["search"].kind == "retrieval"
     assert plan.tasks["sums"].pattern == "#### (-?[0-9]+)"
+    (turning,) = (block for block in shown.fenced("toml") if 'victims = "each"' in block)
+    file.write_text(f"{turning}\n" + "\n".join(parts), encoding="utf-8")
+    assert Plan.read(file).turns == tuple(plan.tasks)

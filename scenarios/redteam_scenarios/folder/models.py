@@ -87,7 +87,7 @@ def places(plan: Plan, seed: int) -> dict[str, Path]:
         many = f"{len(plan.experts)} victims" if len(plan.experts) > 1 else "one victim"
         raise BadInput(
             f"{plan.file} names {many}, so that there is no seed {seed}; fine-tune further ones by the same recipe and "
-            'list them as victims = ["run1", "run2"], or ask for fewer seeds.'
+            f'list them as victims = ["run1", "run2"] beside victim = "{plan.victim}", or ask for fewer seeds.'
         )
     if plan.runs:
         names[plan.victim] = (plan.runs[seed], plan.tasks[plan.victim].revision)
