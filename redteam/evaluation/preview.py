@@ -47,7 +47,8 @@ def preview(
     resolved = Resolved.of(plan, folder or home)
     root = run_folder(plan, out)
     identities = known_scenarios(resolved, Store(root, write=False))
-    design = build(resolved, identities)
+    # Of what was not loaded so far nothing is known, least of all that it is the same as another.
+    design = build(resolved, {where: found or f"{where[0]} seed {where[1]}" for where, found in identities.items()})
     pairings = [pairing for asked in design.asked.values() for pairing in asked.pairings]
     needed = [name for p in pairings for name in p.steps]
     needed += [name for ground in design.grounds.values() for name in ground]

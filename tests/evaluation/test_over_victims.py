@@ -15,6 +15,7 @@ from redteam.evaluation.gate import gate
 from redteam.evaluation.over_victims import decide, over_victims
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.plan import Plan
+from redteam.evaluation.preview import preview
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import OverVictims, Verdict
 from redteam.evaluation.rows import Place
@@ -148,6 +149,15 @@ class TestPlan:
         resolved = Resolved.of(Plan.of({"scenarios": named}), Path())
         assert len(resolved.places) == 4
         assert list(resolved.families) == ["turning:victim=each"]
+
+    def test_a_preview_counts_what_each_of_them_takes(self, tmp_path: Path) -> None:
+        one, each = (
+            preview({"scenarios": [turning(victim=v)], "defenses": ["rotation"]}, out=tmp_path)
+            for v in ("left", "each")
+        )
+        assert each.cells == 3 * one.cells
+        assert each.computed == {kind: 3 * count for kind, count in one.computed.items()}
+        assert each.further == 3 * one.further
 
     def test_one_victim_makes_no_family(self) -> None:
         assert Resolved.of(Plan.of({"scenarios": [turning(victim="left")]}), Path()).families == {}

@@ -265,6 +265,10 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: change(p, 'victim = "support"', 'victim = "support"\nvictims = "each"'),
         "makes every task the victim, and victim names one; keep one of them",
     ),
+    "a task called each": (
+        lambda p: change(p, "[tasks.sport]", "[tasks.each]"),
+        "a task is called 'each', which stands for every task in turn",
+    ),
     "no list of victims": (
         lambda p: change(p, 'victim = "support"', 'victim = "support"\nvictims = "all"'),
         "cannot be used, victims",

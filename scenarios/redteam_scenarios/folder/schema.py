@@ -145,6 +145,8 @@ class Plan(_Strict):
 
     @model_validator(mode="after")
     def _models(self) -> Plan:
+        if EACH in self.tasks:
+            raise ValueError(f"a task is called {EACH!r}, which stands for every task in turn; give it another name")
         if self.victims == EACH and self.victim:
             raise ValueError(f'victims = "{EACH}" makes every task the victim, and victim names one; keep one of them')
         if self.victims != EACH and not self.victim:
