@@ -132,7 +132,7 @@ def _standing(results: Results) -> dict[tuple[str, str, str], str]:
     failed, undefined = set(results.gate.failed), set(results.gate.undefined)
     return {
         where: " and ".join(word for word, places in (("failed", failed), ("undefined", undefined)) if where in places)
-        or ("held" if verdict.gated else "not asked of it")
+        or ("held" if verdict.gated and verdict in results.told else "not asked of it")
         for verdict in results.verdicts
         for where in [(verdict.scenario, verdict.defense, verdict.threat)]
     }

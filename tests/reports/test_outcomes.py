@@ -15,7 +15,7 @@ import pytest
 import xmlschema
 
 from redteam.evaluation.gate import gate, told
-from redteam.evaluation.results import Cell, Control, Results
+from redteam.evaluation.results import Cell, Control, OverVictims, Results
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.verdict import Word
 from redteam.plugins.registry import REPORTS
@@ -158,3 +158,27 @@ def test_a_verdict_is_in_the_words_that_the_evaluation_has() -> None:
 
     assert set(MEANING) == set(get_args(Word))
     assert set(SHOWS) == set(get_args(Control.model_fields["control"].annotation))
+
+
+def test_a_victim_that_is_left_out_is_no_failure_in_any_format(made: Any, tmp_path: Path) -> None:
+    found = results(made, "UNSCORABLE", [])
+    kept, gone = found.verdicts
+    gone = gone.model_copy(update={"scenario": "digits:victim=letters", "defense": kept.defense})
+    over = OverVictims(
+        scenario="digits:victim=each", defense=kept.defense, threat=kept.threat, verdict=kept.verdict,
+        reason="HOLDS-SO-FAR on 1 of 1 victim (digits); left out letters: it adds too little",
+        victims={"digits": kept.scenario, "letters": gone.scenario}, left_out=("letters",), theft=at(0.1),
+        by={"digits": 5},
+    )  # fmt: skip
+    found = found.model_copy(update={"verdicts": (kept, gone), "over_victims": (over,)})
+    found = found.model_copy(update={"gate": gate(found.told, ["theft>=0.5"])})
+    assert found.exit_code == 0
+    top = ElementTree.fromstring(written(found, "junit.xml", tmp_path))
+    assert (top.get("errors"), top.get("failures")) == ("0", "0")
+    (skipped,) = (
+        case for case in top.iter("testcase") if case.get("classname") == "digits:victim=letters, weights-only"
+    )
+    assert skipped.find("skipped") is not None
+    page = written(found, "html", tmp_path)
+    assert re.findall(r"<dt>Gate <code>[^<]*</code></dt><dd>([^<]*)</dd>", page) == ["held", "not asked of it"]
+    assert "left out letters" in written(found, "md", tmp_path)
