@@ -83,7 +83,7 @@ def write(
     read = [Path(path) for path in (*((like,) if like is not None else ()), *apart_from)]
     apart(out, read)
     layout, before = _layout(checkpoint, Path(like) if like is not None else None)
-    total = sum(size_of(checkpoint, name) for name in checkpoint)
+    total = checkpoint.nbytes
     left_out: tuple[str, ...] = ()
     with new_folder(out, force=force, durable=durable) as folder:
         free = shutil.disk_usage(folder).free

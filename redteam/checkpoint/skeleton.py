@@ -85,7 +85,7 @@ def with_weights(checkpoint: Tensors, dtype: torch.dtype | None, load: Loader) -
         dtype: As `load` takes it.
         load: Used for the first of a kind, and where what it does may depend on values.
     """
-    if sum(math.prod(checkpoint.shape(name)) for name in checkpoint) > _LARGEST:
+    if checkpoint.weights > _LARGEST:
         return load(checkpoint, dtype)
     kind = (load.__name__, str(dtype), _digest(checkpoint, dtypes=True))
     if kind not in _SKELETONS:

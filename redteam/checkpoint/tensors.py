@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,16 @@ class Tensors(Mapping[str, torch.Tensor]):
     def architecture(self) -> str:
         """`config["model_type"]`, or the empty string."""
         return str(self.config.get("model_type", ""))
+
+    @property
+    def weights(self) -> int:
+        """How many numbers all tensors have together, without reading any."""
+        return sum(math.prod(self.shape(name)) for name in self)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they have together, without reading any."""
+        return sum(math.prod(self.shape(name)) * self.dtype(name).itemsize for name in self)
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from redteam.checkpoint import Checkpoint, in_memory, shared_tensors
+from redteam.checkpoint.save import write
 from redteam.errors import PluginFault
 from redteam.evaluation import metrics
 from redteam.evaluation.packing import Packed
@@ -31,6 +35,9 @@ from redteam.views import AttackerView, MergerView, Meter, Oracle
 if TYPE_CHECKING:
     from torch import nn
 
+_HELD = 2**28
+"""Bytes up to which a checkpoint is held in memory; of a larger one, tensors are read from a file when needed."""
+
 How = tuple[str, Mapping[str, Any], str]
 """Name, settings and source digest of a plugin."""
 
@@ -40,6 +47,7 @@ class Bench:
 
     def __init__(self, step: Step, store: Store, scenario: Scenario | None = None) -> None:
         self.step, self.store = step, store
+        self._open, self._count = ExitStack(), itertools.count()
         self.seed = int(step.settings["seed"])
         self.split: Split = step.settings.get("split", "test")  # on which it is scored; a search tunes on another
         if scenario is not None:
@@ -82,7 +90,29 @@ class Bench:
         return Key.derive(seed=self.seed, index=index, name=name)
 
     def input(self, role: str) -> Checkpoint:
-        return in_memory(self.store.artefact(self.step.inputs[role]))  # type: ignore[no-any-return]
+        held = self.store.artefact(self.step.inputs[role])
+        return held if held.nbytes > _HELD else in_memory(held)
+
+    def kept(self, returned: Any) -> Any:
+        """A checkpoint with every tensor computed once, in memory where it is small, else in a file of this step's.
+
+        Args:
+            returned: Perhaps an overlay, whose tensors are then computed one at a time; what is no checkpoint is given
+                back.
+        """
+        if not isinstance(returned, Checkpoint) or returned.nbytes <= _HELD:
+            return in_memory(returned)
+        place = self._scratch / str(next(self._count))
+        write(returned, place, durable=False)
+        return Checkpoint.open(place)
+
+    def close(self) -> None:
+        """Drops what was kept in files."""
+        self._open.close()
+
+    @cached_property
+    def _scratch(self) -> Path:
+        return self._open.enter_context(self.store.scratch())
 
     def record(self, role: str) -> Any:
         outcome = self.store.get(self.step.inputs[role])
@@ -101,7 +131,11 @@ def run_step(step: Step, store: Store, scenario: Scenario | None = None) -> Reco
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _COMPUTATIONS[step.kind](step, Bench(step, store, scenario))
+        bench = Bench(step, store, scenario)
+        try:
+            return _COMPUTATIONS[step.kind](step, bench)
+        finally:
+            bench.close()
     finally:
         torch.set_num_threads(threads)
 
@@ -114,21 +148,31 @@ def _alone(step: Step, bench: Bench) -> Scored:
 
 def _scored(bench: Bench) -> Scored:
     scenario, base = bench.scenario, bench.scenario.base
-    experts = {name: scenario.experts[name].module() for name in scenario.experts}
+    experts: dict[str, Packed] = {}
+    validation: dict[str, float] = {}
+    watched: dict[str, float] = {}
+    for name, expert in scenario.experts.items():
+        task, module = scenario.tasks[name], expert.module()
+        experts[name] = Packed.of(task.scores(module, bench.split))
+        if name != scenario.victim:
+            validation[name] = float(task.scores(module, "validation").mean())
+            watched[name] = _watched(task, module)
+        del module  # before there is a further one
+    with metrics.Clock() as clock:
+        stored = metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split)
     return Scored(
         victim=scenario.victim,
         chance={name: task.chance for name, task in scenario.tasks.items()},
-        experts={name: Packed.of(scenario.tasks[name].scores(experts[name], bench.split)) for name in experts},
-        validation={
-            name: float(scenario.tasks[name].scores(experts[name], "validation").mean()) for name in scenario.companions
-        },
-        watched={name: _watched(scenario.tasks[name], experts[name]) for name in scenario.companions},
+        experts=experts,
+        validation=validation,
+        watched=watched,
         base={
             name: Packed.of(task.scores(scenario.dressed(base, name).module(), bench.split))
             for name, task in scenario.tasks.items()
         },
-        stored=metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split),
+        stored=stored,
         length=float(np.mean([metrics.length(scenario.experts[name], base) for name in scenario.companions])),
+        stored_seconds=clock.seconds,
     )
 
 
@@ -153,7 +197,7 @@ def _lock(step: Step, bench: Bench) -> Locked:
     fresh = step.settings.get("fresh", False)
     if "sibling" in step.settings:
         return _sibling(step, bench, scenario.companions[0])
-    source = victim.fresh(_fresh_seed(bench)) if fresh and "prepared" not in step.inputs else victim
+    source = bench.kept(victim.fresh(_fresh_seed(bench))) if fresh and "prepared" not in step.inputs else victim
     with metrics.Memory() as memory, metrics.Clock() as clock:
         protected, plants = _protected(step, bench, source, scenario.tasks[scenario.victim])
     bench.store.put_artefact(step.name, protected)
@@ -174,7 +218,7 @@ def _lock(step: Step, bench: Bench) -> Locked:
         change=metrics.change(victim, protected, scenario) if "defense" in step.settings and not fresh else None,
         answers=metrics.answers(scenario, protected.module()),
         stored={} if fresh else metrics.stored(scenario.tasks[scenario.victim], protected, bench.split),
-        dtype=str(next(iter(victim.values())).dtype).removeprefix("torch."),
+        dtype=str(victim.dtype(next(iter(victim)))).removeprefix("torch."),
         cost=Cost(clock.seconds, memory.megabytes),
     )
 
@@ -193,7 +237,7 @@ def _attack(step: Step, bench: Bench) -> Recovered:
         for attack in bench.plugins(ATTACKS, "attack"):
             view = _attacker_view(step, bench, recovered, attack, meter)
             # Whoever only has answers starts from the base, whatever tensors the lock has added.
-            recovered = check_returned(attack, view.protected, in_memory(attack(view)))
+            recovered = check_returned(attack, view.protected, bench.kept(attack(view)))
     bench.store.put_artefact(step.name, recovered)
     return Recovered(
         digest=recovered.digest(),
@@ -220,7 +264,7 @@ def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged
     scenario = bench.scenario
     victim = bench.input("victim") if "victim" in step.inputs else None
     if victim is not None and "scale" in step.settings:
-        victim = rescaled(victim, scenario.base, step.settings["scale"] * bench.record("alone").length)
+        victim = bench.kept(rescaled(victim, scenario.base, step.settings["scale"] * bench.record("alone").length))
     with metrics.Clock() as clock:
         merged = _merged(bench, victim, tuned)
     tasks: dict[str, Packed] = {}
@@ -291,12 +335,13 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
     """The victim under what the step's settings ask for, and what was planted."""
     settings, base = step.settings, bench.scenario.base
     if "unused" in settings:
-        return source.replace({name: base[name] for name in shared_tensors(source, base)}), {}
+        return source.replace(base.only(shared_tensors(source, base))), {}
     if "drowned" in settings:
-        return drowned(source, base, bench.key.child("noise")), {}
+        return bench.kept(drowned(source, base, bench.key.child("noise"))), {}
     if "plant" in settings:
         changed = settings.get("changed")
-        return planted(source, settings["plant"], bench.key, None if changed is None else set(changed))
+        locked, plants = planted(source, settings["plant"], bench.key, None if changed is None else set(changed))
+        return bench.kept(locked), plants
     if "defense" not in settings:
         return source, {}
     protected, _ = apply(
@@ -304,7 +349,7 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
         source,
         base,
         bench.key,
-        check=lambda defense, before, after: check_returned(defense, before, in_memory(after)),
+        check=lambda defense, before, after: check_returned(defense, before, bench.kept(after)),
         task=task,
         prepared="prepared" in step.inputs,
     )
@@ -352,15 +397,18 @@ def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:
     if threat.anchor == "base":
         return scenario.base
     stream = bench.stream("stale base")
-    stale = {}
     companions = [scenario.experts[task] for task in scenario.companions]
-    for name in set.intersection(*(set(shared_tensors(expert, scenario.base)) for expert in companions)):
+    common = set.intersection(*(set(shared_tensors(expert, scenario.base)) for expert in companions))
+
+    def drifted(name: str) -> torch.Tensor:
         start = scenario.base[name].to(torch.float64)
         away = float(np.mean([float((expert[name].to(torch.float64) - start).norm()) for expert in companions]))
         noise = torch.from_numpy(np.asarray(stream.generator(name).standard_normal(tuple(start.shape))))
-        moved = start + threat.drift * away * noise / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        stale[name] = moved.to(scenario.base.dtype(name))
-    return scenario.base.replace(stale)
+        scale = threat.drift * away / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        moved: torch.Tensor = start + scale * noise
+        return moved.to(scenario.base.dtype(name))
+
+    return bench.kept(scenario.base.replace(Checkpoint.computed(scenario.base.outline(common), drifted)))  # type: ignore[no-any-return]
 
 
 def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]) -> Checkpoint:
@@ -370,10 +418,10 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
     if victim is not None:
         experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
     view = MergerView(experts, base, bench.stream(f"merger {merger.spec.name}"), merger.spec.needs_base)
-    merged = in_memory(merger.function(view, **{**merger.settings, **settings}))
+    merged = bench.kept(merger.function(view, **{**merger.settings, **settings}))
     if not merger.spec.needs_base and isinstance(merged, Checkpoint):
         # It has never seen the base; what it leaves out no expert shares, and no task wears.
-        merged = base.replace({name: merged[name] for name in shared_tensors(base, merged)})
+        merged = base.replace(merged.only(shared_tensors(base, merged)))
     return check_returned(merger, base, merged)
 
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint.modules import build_streamed
+from redteam.errors import NotACheckpoint
 from redteam.evaluation.packing import Packed
-from redteam.tasks import Scenario, Split, Task, halves
+from redteam.symmetry.shelved import largest, largest_difference, pieces, shelved
+from redteam.tasks import Scenario, Split, Task, batched, halves
 from redteam.tasks import answers as answers_of
+from redteam.tasks.task import rows_at_once
 
 if TYPE_CHECKING:
     from torch import nn
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WHOLE = 2**27  # weights up to which a network is built whole in a wider dtype than it is stored in
 _SEEN = 100  # of each own task, the inputs on which an attacker compares a merge with the protected model
-_PROBES = 22  # of each own task, the inputs on which the function is compared
+PROBES = 22
+"""Of each own task, the inputs on which the function is compared."""
 
 
 def answers(scenario: Scenario, module: nn.Module) -> list[int]:
@@ -33,11 +41,36 @@ def answers(scenario: Scenario, module: nn.Module) -> list[int]:
 
 
 def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Packed]:
-    """One result per sample after rounding the weights to each dtype; the network computes in float32."""
-    return {
-        name: Packed.of(task.scores(checkpoint.to(dtype).to(torch.float32).module(), split))
-        for name, dtype in DTYPES.items()
+    """One result per sample after rounding the weights to each dtype; the network computes in float32.
+
+    Dtypes that hold the weights as they are have their results in common.
+    """
+    found: dict[torch.dtype | None, Packed] = {}
+    for dtype in DTYPES.values():
+        if (to := _loses(checkpoint, dtype)) not in found:
+            with computing(_rounded(checkpoint, dtype), torch.float32) as network:
+                found[to] = Packed.of(task.scores(network, split))
+    return {name: found[_loses(checkpoint, dtype)] for name, dtype in DTYPES.items()}
+
+
+def _loses(checkpoint: Checkpoint, dtype: torch.dtype) -> torch.dtype | None:
+    """The dtype, where rounding to it can change a weight."""
+    held = {checkpoint.dtype(name) for name in checkpoint if checkpoint.dtype(name).is_floating_point}
+    return None if all(torch.promote_types(one, dtype) == dtype for one in held) else dtype
+
+
+def _rounded(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """Every floating-point tensor rounded to a dtype, and held in float32; lazy."""
+    outline = {
+        name: (shape, torch.float32 if held.is_floating_point else held)
+        for name, (shape, held) in checkpoint.outline().items()
     }
+
+    def read(name: str) -> torch.Tensor:
+        tensor = checkpoint[name]
+        return tensor.to(dtype).to(torch.float32) if tensor.is_floating_point() else tensor
+
+    return Checkpoint.computed(outline, read, checkpoint.config)
 
 
 def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, changed: list[str]) -> float | None:
@@ -50,35 +83,59 @@ def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, change
         if name in base and base.shape(name) == victim.shape(name):
             if name not in recovered or recovered.shape(name) != victim.shape(name):
                 return None
-            expert = victim[name].to(torch.float64)
-            far += float((recovered[name].to(torch.float64) - expert).square().sum())
-            near += float((expert - base[name].to(torch.float64)).square().sum())
+            expert = victim[name]
+            far += _apart(recovered[name], expert)
+            near += _apart(expert, base[name])
     return (far / near) ** 0.5 if near else None
 
 
 def length(expert: Checkpoint, base: Checkpoint) -> float:
     """‖expert − base‖ over the tensors that both share."""
-    return float(
-        sum(
-            (expert[name].to(torch.float64) - base[name].to(torch.float64)).square().sum()
-            for name in shared_tensors(expert, base)
-        )
-        ** 0.5
-    )
+    return float(sum(_apart(expert[name], base[name]) for name in shared_tensors(expert, base)) ** 0.5)
+
+
+def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    """‖one − other‖² in float64, of a large table piece by piece."""
+    both = zip(pieces(one), pieces(other), strict=True)
+    return sum(float((a.to(torch.float64) - b.to(torch.float64)).square().sum()) for a, b in both)
 
 
 def change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float | None:
     """max |Δ logits| ÷ max |logits| on inputs that the attacker owns, in float64; `None` where that is no number."""
     far = high = 0.0
-    with torch.inference_mode():
-        old, new = (checkpoint.module(torch.float64) for checkpoint in (before, after))
-        for inputs in _own_inputs(scenario, _PROBES):
-            double = {k: v.to(torch.float64) if v.is_floating_point() else v for k, v in inputs.items()}
-            logits = old(**double).logits
-            far = max(far, float((new(**double).logits - logits).abs().nan_to_num(nan=torch.inf).max()))
-            high = max(high, float(logits.abs().max()))
+    held = [shelved(logits) for logits in _exactly(before, scenario)]
+    for old, new in zip(held, _exactly(after, scenario), strict=True):
+        apart = largest_difference(new, old)
+        far = max(far, np.inf if np.isnan(apart) else apart)
+        high = max(high, largest(old))
     found = far / high if high else np.inf
     return found if np.isfinite(found) else None
+
+
+def _exactly(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[torch.Tensor]:
+    """A network's logits in float64 on inputs that the attacker owns, some at a time."""
+    with computing(checkpoint, torch.float64) as network:
+        for inputs in _own_inputs(scenario, PROBES):
+            double = {k: v.to(torch.float64) if v.is_floating_point() else v for k, v in inputs.items()}
+            for part in batched(double, rows_at_once(network, double)):
+                with torch.inference_mode():
+                    logits: torch.Tensor = network(**part).logits
+                yield logits
+
+
+@contextmanager
+def computing(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
+    """A network in a dtype; a large one holds the weights of the block that runs alone, where it can be built so."""
+    streamed = None
+    if checkpoint.weights > _WHOLE:
+        with suppress(NotACheckpoint):
+            streamed = build_streamed(checkpoint, dtype)
+    if streamed is None:
+        held = {checkpoint.dtype(name) for name in checkpoint if checkpoint.dtype(name).is_floating_point}
+        yield checkpoint.module(None if held == {dtype} else dtype)
+        return
+    with streamed.sliced():
+        yield streamed.network
 
 
 class Clock:

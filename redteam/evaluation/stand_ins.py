@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from redteam.checkpoint import Checkpoint, in_memory, shared_tensors
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import IllegalGauge
 from redteam.evaluation import metrics
 from redteam.key import Key
@@ -26,7 +26,7 @@ _DROWNED = 2.0**0.5  # ‖noise‖ ÷ ‖W‖ where a lock is to leave nothing t
 def planted(
     source: Checkpoint, claims: Sequence[Sequence[str]], key: Key, changed: set[str] | None
 ) -> tuple[Checkpoint, Plants]:
-    """A lock from each claimed group at its kind of site, one after the other.
+    """A lock from each claimed group at its kind of site, one after the other; lazy.
 
     Args:
         source: The victim.
@@ -53,7 +53,7 @@ def planted(
                 plants.setdefault(kind, set()).update(name for site in touched for name in site.names)
     if not plants:
         raise refused or IllegalGauge("The defense changes no site that the attack claims to undo.")
-    return in_memory(source), plants
+    return source, plants
 
 
 def _of_site(stream: Key, label: str) -> np.random.Generator:
@@ -67,23 +67,25 @@ def _group(kind: str, name: str) -> Any:
 
 
 def drowned(victim: Checkpoint, base: Checkpoint, key: Key) -> Checkpoint:
-    """The victim under noise √2 times as large as each tensor: nothing that an attack without data could find."""
-    noisy = {}
-    for name in shared_tensors(victim, base):
+    """The victim under noise √2 times as large as each tensor: nothing that an attack without data could find; lazy."""
+
+    def noisy(name: str) -> torch.Tensor:
         tensor = victim[name].to(torch.float64)
         noise = torch.from_numpy(np.asarray(key.generator(name).standard_normal(tuple(tensor.shape))))
         scale = _DROWNED * tensor.norm() / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        noisy[name] = (tensor + scale * noise).to(victim.dtype(name))
-    return victim.replace(noisy)
+        moved: torch.Tensor = tensor + scale * noise
+        return moved.to(victim.dtype(name))
+
+    return victim.replace(Checkpoint.computed(victim.outline(shared_tensors(victim, base)), noisy))
 
 
 def rescaled(victim: Checkpoint, base: Checkpoint, length: float) -> Checkpoint:
-    """The victim with a task vector of another length: what a free-rider is free to choose."""
+    """The victim with a task vector of another length: what a free-rider is free to choose; lazy."""
     before = metrics.length(victim, base)
     factor = length / before if before else 1.0
-    return victim.replace(
-        {
-            name: base[name] + (factor * (victim[name] - base[name])).to(base.dtype(name))
-            for name in shared_tensors(victim, base)
-        }
-    )
+
+    def longer(name: str) -> torch.Tensor:
+        moved: torch.Tensor = base[name] + (factor * (victim[name] - base[name])).to(base.dtype(name))
+        return moved
+
+    return victim.replace(Checkpoint.computed(base.outline(shared_tensors(victim, base)), longer))

@@ -86,6 +86,7 @@ class Scored:
         stored: Dtype → one result per test item of the victim, rounded to that dtype.
         length: The companions' mean ‖τ‖ over the tensors that are shared with the base.
         seconds: CPU seconds that it took.
+        stored_seconds: Of these, what rounding the victim and scoring it so took.
     """
 
     victim: str
@@ -97,6 +98,7 @@ class Scored:
     stored: dict[str, Packed]
     length: float
     seconds: float = 0.0
+    stored_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ class Outcome:
         reason: Where it is not, a sentence without its full stop.
         inapplicable: Whether an attack has said that it is not for such a checkpoint, or no such lock can be planted.
         traceback: Of an exception that no plugin is expected to raise.
+        memory: Bytes with which the run could compute it, where it is skipped for want of memory.
     """
 
     status: Literal["ok", "error", "timeout", "skipped"]
@@ -238,3 +241,4 @@ class Outcome:
     reason: str = ""
     inapplicable: bool = False
     traceback: str = ""
+    memory: int = 0

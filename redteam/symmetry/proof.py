@@ -152,7 +152,7 @@ def _exactly(
     checkpoint: Checkpoint, inputs: Inputs | None, seed: int, eps: float | None
 ) -> tuple[Ran, list[Inputs], bool]:
     """What a network computes, on which inputs, and whether a block at a time: a large one is, where that can be."""
-    weights = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+    weights = checkpoint.weights
     free = _free_memory()
     if weights >= _LARGE and _STREAMED * largest_group(checkpoint) <= free:
         with suppress(NotACheckpoint, BadInput):

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.tasks.task import Task
 
 
@@ -45,16 +45,14 @@ class Scenario:
         return tuple(name for name in self.experts if name != self.victim)
 
     def dressed(self, shared: Checkpoint, task: str) -> Checkpoint:
-        """The shared tensors of a merge (or of the base) with the task's own tensors, ready to run on `task`.
+        """The shared tensors of a merge (or of the base) with the task's own tensors, ready to run on `task`; lazy.
 
         Args:
             shared: A checkpoint from which the shared tensors are taken.
             task: Whose head to wear.
         """
         expert = self.experts[task]
-        own = {name: expert[name] for name in own_tensors(expert, self.base)}
-        kept = {name: shared[name] for name in shared_tensors(expert, self.base)}
-        return Checkpoint.of(kept | own, expert.config)
+        return expert.replace(shared.only(shared_tensors(expert, self.base)))
 
     def digest(self) -> str:
         """SHA-256 over the weights of base and experts and over the data: seeds that give the same are one seed."""

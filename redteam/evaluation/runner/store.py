@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +105,12 @@ class Store:
     def drop_artefact(self, name: str) -> None:
         """Removes a step's checkpoint, if it is there."""
         shutil.rmtree(self._work / name, ignore_errors=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder beside the checkpoints, for the time of a block; of a killed process `clear_work` removes it."""
+        with tempfile.TemporaryDirectory(prefix=".", dir=self._work, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
 
     def clear_work(self, *, keep: frozenset[str] = frozenset()) -> None:
         """Removes the checkpoints that nothing waits for, and what killed writers left behind."""

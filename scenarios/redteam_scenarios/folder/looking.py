@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def _shapes(base: Checkpoint, experts: Mapping[str, Checkpoint]) -> Iterator[Rem
             wrong = True
             yield Remark("WRONG", "shapes", str(error).rstrip("."))
     if not wrong:
-        count = sum(math.prod(base.shape(name)) for name in base)
+        count = base.weights
         told = (
             f"the base and {len(experts)} experts are {base.architecture} of one shape, {count / 1e6:.3g} M parameters"
         )

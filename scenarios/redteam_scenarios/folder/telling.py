@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +50,7 @@ def told(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _network(checkpoint: Checkpoint) -> str:
     named = str((checkpoint.config.get("architectures") or [checkpoint.architecture])[0])
-    count = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+    count = checkpoint.weights
     return f"{named} of {count / 1e6:.3g} million weights"
 
 
