@@ -10,6 +10,7 @@ RedteamError                     exit code 2
 │   └── UnwritableOutput         a place where nothing can be written
 ├── ThreatModelViolation         a plugin asked for more than the threat model grants
 ├── IllegalGauge                 a lock that the architecture does not allow
+├── NotEnoughMemory              a computation that takes more than the run was given
 └── PluginFault                  a plugin returned something it must not return
 """
 
@@ -73,6 +74,18 @@ class ThreatModelViolation(RedteamError):
 
 class IllegalGauge(RedteamError):
     """A change of basis that would change the network's function."""
+
+
+class NotEnoughMemory(RedteamError):
+    """A computation that takes more memory than the run was given: it is skipped, and computed once there is more.
+
+    Attributes:
+        total: Bytes with which the run could compute it.
+    """
+
+    def __init__(self, sentence: str, *, total: int) -> None:
+        super().__init__(sentence)
+        self.total = total
 
 
 class PluginFault(RedteamError):

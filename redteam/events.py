@@ -47,6 +47,13 @@ class Observer:
             why: Why they are needed, as a short phrase such as `"controls of mergelock: no attack broke it"`.
         """
 
+    def estimated(self, sentence: str) -> None:
+        """It can be said what the run will cost: once, when base and experts have been scored.
+
+        Args:
+            sentence: On time and memory.
+        """
+
     def settled(self, label: str, status: str, reason: str, done: int, total: int) -> None:
         """A step has ended.
 
@@ -119,6 +126,10 @@ class Observers(Observer):
     def planned(self, added: int, total: int, cached: int, why: str) -> None:
         for observer in self.observers:
             observer.planned(added, total, cached, why)
+
+    def estimated(self, sentence: str) -> None:
+        for observer in self.observers:
+            observer.estimated(sentence)
 
     def settled(self, label: str, status: str, reason: str, done: int, total: int) -> None:
         for observer in self.observers:

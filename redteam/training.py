@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.modules import parameter_names, parameters_of
 from redteam.errors import BadInput
+from redteam.memory import require
 from redteam.tasks import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -26,6 +27,8 @@ Penalty = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Tensor]
 
 _WARMUP = 0.1  # share of the steps in which the rate rises, before it falls to zero along a half cosine
 _LARGEST_GRADIENT = 1.0
+BYTES = 20
+"""What training takes for each weight: itself, its gradient, AdamW's two means and θ₀, in float32."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ def train(
 
     Raises:
         BadInput: If a tensor that the base lacks is to be trained at another point than the weights, or none is left.
+        NotEnoughMemory: If the run may not take so much.
     """
+    require(BYTES * start.weights, f"Training a network of {start.weights / 1e6:.3g} million weights")
     shared = shared_tensors(start, base)
     chosen = tuple(dict.fromkeys(shared if names is None else names))
     alone = sorted(set(chosen) - set(shared))

@@ -33,6 +33,7 @@ class Trial:
         baselines: Merger → the merges with and without the victim.
         merge: CPU seconds of one merge with the first merger.
         item: CPU seconds that scoring one item of one task takes.
+        wide: CPU seconds that scoring one of the victim's in every dtype takes.
         resident: The largest that this process was meanwhile, in MB; `None` where the system does not tell.
     """
 
@@ -40,6 +41,7 @@ class Trial:
     baselines: Mapping[str, Baselines]
     merge: float
     item: float
+    wide: float
     resident: float | None
 
 
@@ -77,7 +79,14 @@ def tried(scenario: Scenario, plan: Plan, folder: Path) -> Trial:
     table = Table(design, outcomes)
     baselines = {ground.merger: _baselines(table, design, where) for where, ground in design.grounds.items()}
     alone: Scored = outcomes[next(iter(design.grounds.values())).alone].record
-    return Trial(alone, baselines, merge.cost.seconds, max(spent - merge.cost.seconds, 0.0) / items, max(peaks) or None)
+    return Trial(
+        alone,
+        baselines,
+        merge=merge.cost.seconds,
+        item=max(spent - merge.cost.seconds, 0.0) / items,
+        wide=alone.stored_seconds / alone.experts[scenario.victim].n,
+        resident=max(peaks) or None,
+    )
 
 
 def _coarser(design: Design) -> dict[str, Step]:

@@ -26,6 +26,7 @@ from redteam.checkpoint.sources import Files, Memory, Source
 from redteam.checkpoint.tensors import Tensors, is_finite
 from redteam.checkpoint.wrapped import require_unwrapped
 from redteam.errors import NotACheckpoint
+from redteam.memory import require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -265,10 +266,10 @@ class Checkpoint(Tensors):
 
         Whole numbers, as of prompts and positions, are not drawn and stay.
         """
-        from redteam.checkpoint.modules import initialised, weights_of
+        from redteam.checkpoint.modules import drawn_weights
 
-        drawn = weights_of(initialised(self.config, seed))
-        tensors = {n: t if n not in self else t.to(self.dtype(n)) for n, t in drawn.items()}
+        require(4 * self.weights, f"Drawing a network of {self.weights / 1e6:.3g} million weights anew, in float32,")
+        tensors = drawn_weights(self.config, seed, lambda n, t: t if n not in self else t.to(self.dtype(n)))
         kept = {n: self[n] for n, t in tensors.items() if n in self and not t.is_floating_point()}
         return Checkpoint.of(tensors | kept, self.config)
 

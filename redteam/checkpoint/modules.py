@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,16 +19,19 @@ from redteam.checkpoint.naming import class_for, is_remnant
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
 from redteam.checkpoint.tensors import Tensors, in_a_block
 from redteam.errors import BadInput, Inapplicable, NotACheckpoint
+from redteam.memory import require
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from redteam.checkpoint.sources import Source
     from redteam.checkpoint.streamed import Streamed
 
 
 Look = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Takes a label, what a layer was given and what it gave."""
 
+_SHARD = "256MB"  # of which savers may hold a copy
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
 
 
@@ -42,10 +44,17 @@ def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
 
     Raises:
         NotACheckpoint: If no such network is known, or the tensors do not fit it.
+        NotEnoughMemory: If the run may not take so much.
     """
+    held = checkpoint.nbytes if dtype is None else checkpoint.weights * dtype.itemsize
+    require(held, f"A network of {checkpoint.weights / 1e6:.3g} million weights{_told(dtype)}")
     if NETWORK in checkpoint.config:
         return _loader(checkpoint)(checkpoint, dtype)
     return with_weights(checkpoint, dtype, _load)
+
+
+def _told(dtype: torch.dtype | None) -> str:
+    return "" if dtype is None else f" in {str(dtype).removeprefix('torch.')}"
 
 
 def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
@@ -206,15 +215,36 @@ def bare_network(config: Mapping[str, Any]) -> nn.Module:
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """The weights of a network of transformers or open_clip, under the names that its library saves them by."""
+    with tempfile.TemporaryDirectory() as folder:
+        held = _saved(module, Path(folder))
+        return {name: held.load(name) for name in held.names()}
+
+
+def drawn_weights(
+    config: Mapping[str, Any], seed: int, keep: Callable[[str, torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """As `weights_of` a network that is freshly initialised, which is gone before its weights are read.
+
+    Args:
+        config: As of `initialised`.
+        seed: As of `initialised`.
+        keep: Name and tensor → what is kept of it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        held = _saved(initialised(config, seed), Path(folder))
+        return {name: keep(name, held.load(name)) for name in held.names()}
+
+
+def _saved(module: nn.Module, folder: Path) -> Source:
+    """The weights as the network's library saves them, which may lie in the folder."""
+    from redteam.checkpoint.sources import Files, Memory
+
     _require_trainable(module)
     if not hasattr(module, "save_pretrained"):
-        return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-    from redteam.checkpoint.sources import Files
-
-    with quiet_transformers(), tempfile.TemporaryDirectory() as folder:
-        module.save_pretrained(folder)  # type: ignore[operator]
-        files = Files.find(Path(folder))
-        return {name: files.load(name) for name in files.names()}
+        return Memory({name: tensor.detach() for name, tensor in module.state_dict().items()})
+    with quiet_transformers():
+        module.save_pretrained(folder, max_shard_size=_SHARD)  # type: ignore[operator]
+    return Files.find(folder)
 
 
 def trained_weights(module: nn.Module, checkpoint: Tensors) -> dict[str, torch.Tensor]:
@@ -276,7 +306,7 @@ def _fitting(checkpoint: Tensors) -> tuple[Any, Any]:
 def _plausible(checkpoint: Tensors, cls: Any, config: Any) -> None:
     """Refuses a config that would take far more memory than the weights have, before it does."""
     claimed = sum(weight.numel() for weight in without_weights(cls, config).parameters())
-    found = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+    found = checkpoint.weights
     if claimed > 8 * found + 1_000_000:  # tied weights are in a file once
         raise NotACheckpoint(
             f"The config describes a {cls.__name__} of {claimed} weights and there are {found}; config and weights "

@@ -9,12 +9,11 @@ the computation.
 from __future__ import annotations
 
 import copy
-import ctypes
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -27,9 +26,9 @@ from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, requ
 from redteam.checkpoint.naming import Frame, is_remnant, tied
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
+from redteam.memory import free_at_once
 
 _SLICE = 2**22  # numbers of a table that are in use at a time; what has fewer is read as any other tensor
-_MMAP_THRESHOLD, _AT_ONCE = -3, 2**21  # of malloc.h; bytes
 
 Look = Callable[[Mapping[str, Tensor]], None]
 """Takes weights by the network's own names."""
@@ -201,7 +200,7 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> 
     for module in network.modules():
         if getattr(getattr(module, "config", None), "use_cache", False):
             module.config.use_cache = False  # keys and values of every layer
-    _free_at_once()
+    free_at_once()
     try:
         found = Streamed(network, checkpoint, dtype)
         found.arrange()
@@ -262,17 +261,6 @@ class _Sliced(TorchFunctionMode):
             part = slice(start, start + step)
             found[..., part] = func(x, table[part].to(weight.dtype))
         return found if given.get("bias") is None else found.add_(given["bias"])
-
-
-def _free_at_once() -> None:
-    """Has the C library give large pieces of memory back when they are freed, from now on, where it can be told to.
-
-    It would keep what is below 32 MB, a matrix or two, in every thread that reads weights: a third of all that is held.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # glibc alone has them
-        library = ctypes.CDLL(None)
-        library.malloc_trim(0)
-        library.mallopt(_MMAP_THRESHOLD, _AT_ONCE)
 
 
 def _common(paths: list[str]) -> str:

@@ -19,6 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from redteam.errors import RedteamError
+from redteam.memory import is_shortage
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("redteam.cli.run:run", "Pair defenses with attacks in scenarios and say which protections hold."),
@@ -39,10 +40,6 @@ _INTERRUPTED = {
     **dict.fromkeys(("run", "search"), "Interrupted; the same command again goes on where it stopped."),
     **dict.fromkeys(("protect", "attack", "merge"), "Interrupted; nothing was written."),
 }
-
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-"""What torch and the operating system say where memory is short."""
 
 
 class _Lazy(TyperCommand):
@@ -155,7 +152,7 @@ def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, RedteamError):
         return f"Error: {text}"
-    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+    if is_shortage(error):
         return "Error: there is not enough memory for this; free some, or run it on a larger machine."
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or "the output of this command"

@@ -67,6 +67,9 @@ class Progress(Lines):
         if self._bars is not None:
             self._bars.show("steps", cached if added == total else None, total)
 
+    def estimated(self, sentence: str) -> None:
+        self._say(sentence)
+
     def settled(self, label: str, status: str, reason: str, done: int, total: int) -> None:
         # One cause often fails step after step; its sentence is worth reading once.
         first = not self._failures[reason]

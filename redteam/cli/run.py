@@ -36,6 +36,9 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What all processes together may take, as in 4GB or 512MB.")
+    ] = None,
     controls: Annotated[
         Controls | None, typer.Option(help="Which controls to compute: those that a verdict rests on, or all.")
     ] = None,
@@ -71,6 +74,7 @@ def run(
         "keys": keys,
         "seeds": seeds,
         "time_limit": time_limit,
+        "memory": memory,
         "controls": controls and controls.value,
     }
     changed = {key: value for key, value in given.items() if value is not None}
@@ -120,8 +124,8 @@ def run(
 def _show(preview: Any) -> None:
     stages = ", ".join(f"{count} {kind}" for kind, count in preview.computed.items())
     typer.echo(f"{preview.cells} cells in the results, from {sum(preview.computed.values())} computations ({stages}).")
-    if preview.further:
-        typer.echo(f"Gauntlets need up to {preview.further} more, on what is still locked then.")
+    if further := sum(preview.further.values()):
+        typer.echo(f"Gauntlets need up to {further} more, on what is still locked then.")
     typer.echo(f"{preview.cached} computations are cached; the folder holds {preview.megabytes:.1f} MB.")
     if preview.unprepared:
         typer.echo(f"Not loaded in this folder so far, so counted as missing: {', '.join(preview.unprepared)}.")

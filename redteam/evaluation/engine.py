@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from redteam.evaluation.design import Design
+    from redteam.evaluation.estimate import Estimate
     from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.resolve import Resolved
     from redteam.evaluation.runner.pool import Pool
@@ -34,13 +35,27 @@ class Engine:
         store: Where records and checkpoints lie.
         pool: Processes; without one everything is computed in this one.
         observer: Told how it goes on.
+        estimate: Of its cost.
     """
 
     def __init__(
-        self, resolved: Resolved, design: Design, store: Store, *, pool: Pool | None, observer: Observer
+        self,
+        resolved: Resolved,
+        design: Design,
+        store: Store,
+        *,
+        pool: Pool | None,
+        observer: Observer,
+        estimate: Estimate,
     ) -> None:
-        self.design, self.observer = design, observer
-        self.scheduler = Scheduler(store, pool=pool, time_limit=resolved.plan.time_limit, settled=self._settled)
+        self.design, self.observer, self.estimate = design, observer, estimate
+        self.scheduler = Scheduler(
+            store,
+            pool=pool,
+            time_limit=resolved.plan.time_limit,
+            settled=self._settled,
+            room=None if estimate.budget is None else estimate.budget.room,
+        )
         self.table = Table(design, self.scheduler.outcomes)
         everything = resolved.plan.controls == "all"
         attacks = resolved.pipelines("attacks")
@@ -51,17 +66,25 @@ class Engine:
         self._open = [0] * len(self.places)
         self._cached = 0
         self._decided: set[int] = set()
+        self._estimated = False
 
     @property
     def counts(self) -> dict[str, int]:
         """Kind of step → how many the run needed, cached ones included."""
         return dict(Counter(step.kind for step in self.scheduler.steps.values()))
 
+    @property
+    def unfitting(self) -> dict[str, int]:
+        """What a step was → bytes with which the run could compute it, of those skipped for want of memory."""
+        steps, outcomes = self.scheduler.steps, self.scheduler.outcomes
+        return {steps[name].label: one.memory for name, one in outcomes.items() if one.memory}
+
     def run(self) -> None:
         """Computes until every verdict rests on all that it has to rest on."""
         for index in range(len(self.places)):
             self._advance(index)
             self._fill(index)
+        self._tell_the_cost()
         self.scheduler.run()
 
     def _fill(self, index: int) -> None:
@@ -79,6 +102,11 @@ class Engine:
         if added:
             self.observer.planned(added, len(self.scheduler.steps), self._cached, why)
 
+    def _tell_the_cost(self) -> None:
+        if not self._estimated and (told := self.estimate.told(self.scheduler.steps, self.scheduler.outcomes)):
+            self._estimated = True
+            self.observer.estimated(told)
+
     def _advance(self, index: int) -> None:
         """Asks a place what it needs next, until there is something to wait for."""
         place = self.places[index]
@@ -86,7 +114,7 @@ class Engine:
             pairings, why = place.more(self.table, idle=not self._open[index])
             if not pairings:
                 break
-            names = [name for p in pairings for name in (*p.steps, *self.table.ground(p))]
+            names = [name for p in pairings for name in (*self.table.ground(p), *p.steps)]
             for pairing in pairings:
                 left = {n for n in (*pairing.steps, *self.table.ground(pairing)) if n not in self.scheduler.outcomes}
                 self._left[index, pairing] = left
@@ -112,6 +140,8 @@ class Engine:
             self._require_some_ground(outcome)
         elif step.kind == "merge":
             self._require_enough_items(step)
+        elif step.kind == "alone":
+            self._tell_the_cost()
         touched: dict[int, None] = {}
         for index, pairing in self._waiting.pop(step.name, ()):
             left = self._left[index, pairing]

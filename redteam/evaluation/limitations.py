@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from redteam.evaluation.resolve import Resolved
+from redteam.memory import shown
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, MERGERS
 from redteam.threat import THREAT_MODELS
@@ -28,6 +29,18 @@ def limitations(resolved: Resolved) -> Iterator[str]:
     if seeds < _ENOUGH:
         yield f"The spread over retrained bases and experts: some of it ran on {seeds} of {_ENOUGH} seeds."
     yield "Mergers that keep every expert whole (masks, routing), and imitation from inputs of the victim's own task."
+
+
+def unfitting(skipped: Mapping[str, int], memory: str | None) -> Iterator[str]:
+    """A sentence on what was skipped for want of memory.
+
+    Args:
+        skipped: What it was → bytes with which the run could compute it.
+        memory: What the run was given.
+    """
+    if skipped:
+        most = shown(max(skipped.values())).replace(" ", "")
+        yield f"What does not fit into --memory {memory}: {_listed(skipped)}; with {most} the same command computes it."
 
 
 def _left(resolved: Resolved, kind: str, installed: Iterable[str]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
 import torch
 
 from redteam.checkpoint import not_finite
 from redteam.errors import PluginFault, RedteamError
 from redteam.evaluation.computations import load_scenario, scenario_digest, scenario_reference
+from redteam.evaluation.footprint import Footprint
 from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.store import Store
@@ -28,6 +31,12 @@ def known_scenarios(resolved: Resolved, store: Store) -> dict[Where, str]:
     """
     found = {where: store.text(_record(pipeline, where[1])) for where, pipeline in resolved.places.items()}
     return {where: digest or "" for where, digest in found.items()}
+
+
+def footprints(resolved: Resolved, store: Store) -> dict[Where, Footprint]:
+    """(scenario, seed) → its size, of those that this folder has seen."""
+    texts = {where: store.text(_record(pipeline, where[1], "size")) for where, pipeline in resolved.places.items()}
+    return {where: Footprint(**json.loads(text)) for where, text in texts.items() if text}
 
 
 def load_scenarios(
@@ -52,50 +61,64 @@ def load_scenarios(
         return known
     found = _loaded(resolved, pool, tell)
     for where, pipeline in resolved.places.items():
-        store.put_text(_record(pipeline, where[1]), found[where])
-    return found
+        store.put_text(_record(pipeline, where[1], "size"), json.dumps(asdict(found[where].footprint)))
+        store.put_text(_record(pipeline, where[1]), found[where].digest)
+    return {where: one.digest for where, one in found.items()}
 
 
-def _record(pipeline: Pipeline, seed: int) -> str:
-    return content_name("scenario", {"scenario": pipeline.identity, "state": pipeline.state, "seed": seed})
+def _record(pipeline: Pipeline, seed: int, what: str = "scenario") -> str:
+    return content_name(what, {"scenario": pipeline.identity, "state": pipeline.state, "seed": seed})
 
 
-def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None]) -> dict[Where, str]:
+def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None]) -> dict[Where, Loaded]:
     references = {where: scenario_reference(pipeline.how[0], where[1]) for where, pipeline in resolved.places.items()}
-    found = dict.fromkeys(references, "")
+    found: dict[Where, Loaded] = {}
     if pool is None:
         for where, reference in references.items():
             tell(*where)
-            found[where] = _accepted(where, digest(reference))
+            found[where] = _accepted(where, loaded(reference))
         return found
     by_job = {f"{name} seed {seed}": (name, seed) for name, seed in references}
     for job, where in by_job.items():
         tell(*where)
-        pool.start(job, digest, references[where], seconds=float("inf"))
+        pool.start(job, loaded, references[where], seconds=float("inf"))
     lives: Counter[str] = Counter()
     while pool.jobs:
         for ended in pool.wait():
             where = by_job[ended.job]
             lives[ended.job] += 1
             if ended.how == "died" and lives[ended.job] < _LIVES:
-                pool.start(ended.job, digest, references[where], seconds=float("inf"))
+                pool.start(ended.job, loaded, references[where], seconds=float("inf"))
                 continue
             # Where workers die over and over, this process loads it: whoever kills them has another aim.
-            answer = ended.value if ended.how == "done" else digest(references[where])
+            answer = ended.value if ended.how == "done" else loaded(references[where])
             found[where] = _accepted(where, answer)
     return found
 
 
-def digest(reference: str) -> tuple[str, str]:
-    """The digest of a scenario that was tried on one batch, and an empty sentence; or nothing, and what went wrong."""
+@dataclass(frozen=True)
+class Loaded:
+    """What is known of a scenario that was tried on one batch.
+
+    Attributes:
+        digest: Of its weights and data.
+        footprint: Its size.
+    """
+
+    digest: str
+    footprint: Footprint
+
+
+def loaded(reference: str) -> Loaded | str:
+    """A scenario that was tried on one batch, or what went wrong."""
     try:
         scenario = load_scenario(reference)
         try_out(scenario)
-        return scenario_digest(reference), ""
+        return Loaded(scenario_digest(reference), Footprint.of(scenario))
     except RedteamError as error:
-        return "", str(error)
+        return str(error)
     except Exception as error:
-        return "", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def try_out(scenario: Scenario) -> None:
@@ -130,8 +153,7 @@ def try_out(scenario: Scenario) -> None:
                 )
 
 
-def _accepted(where: Where, answer: tuple[str, str]) -> str:
-    found, wrong = answer
-    if wrong:
-        raise PluginFault(f"The scenario {where[0]} failed under seed {where[1]} ({wrong.rstrip('.')}).")
-    return found
+def _accepted(where: Where, answer: Loaded | str) -> Loaded:
+    if isinstance(answer, str):
+        raise PluginFault(f"The scenario {where[0]} failed under seed {where[1]} ({answer.rstrip('.')}).")
+    return answer

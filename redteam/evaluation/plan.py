@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from redteam.errors import BadPlan
 from redteam.evaluation.gauntlet import is_gauntlet
+from redteam.memory import size
 from redteam.plugins.reference import chain_text, parse_chain
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, Registry
 from redteam.plugins.settings import shown
@@ -29,6 +30,7 @@ _EXPECTED = {
     "name": "letters, digits, - and _",
     "time_limit": "a number of seconds above 0",
     "controls": "'needed' or 'all'",
+    "memory": "a size such as '4GB' or '512MB'",
     "also": "tables [[also]] of further products",
 }
 """Entry → what may stand there, in words."""
@@ -94,14 +96,23 @@ class Plan(Product):
     Attributes:
         name: What the plan is called.
         time_limit: Seconds after which a step is ended; by default 300, or 30 times what scoring base and experts took.
+        memory: What all processes together may take, such as `"4GB"`; by default whatever they need.
         controls: `"needed"`: a control is computed when a verdict rests on it; `"all"`: every one that there is.
         also: Further products, for curves and sweeps; what one of them leaves out is as in the plan itself.
     """
 
     name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     time_limit: Annotated[float, Field(gt=0)] | None = None
+    memory: str | None = None
     controls: Literal["needed", "all"] = "needed"
     also: tuple[Product, ...] = ()
+
+    @field_validator("memory", mode="after")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is not None:
+            size(value)
+        return value
 
     @model_validator(mode="before")
     @classmethod

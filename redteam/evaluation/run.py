@@ -24,10 +24,13 @@ from redteam.errors import BadInput
 from redteam.evaluation.design import Design, build
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.engine import Engine
+from redteam.evaluation.estimate import Estimate
 from redteam.evaluation.flags import FLAGS
-from redteam.evaluation.limitations import limitations
-from redteam.evaluation.load_scenarios import load_scenarios
+from redteam.evaluation.footprint import Budget
+from redteam.evaluation.limitations import limitations, unfitting
+from redteam.evaluation.load_scenarios import footprints, load_scenarios
 from redteam.evaluation.plan import Plan, find_plan, run_folder
+from redteam.evaluation.preview import laid_out
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import Results
 from redteam.evaluation.runner.pool import Pool
@@ -36,6 +39,7 @@ from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
 from redteam.files import write_atomically
+from redteam.memory import size
 from redteam.plugins.shipped import DEFAULT_PLAN
 
 
@@ -69,20 +73,24 @@ def run(
     plan, home = find_plan(plan)
     root = run_folder(plan, out)
     # Where there are results already, the same command again may have nothing to compute.
-    with Pool(workers, soon=not (root / "results.json").exists()) if workers else nullcontext() as pool:
+    first = workers if plan.memory is None else min(1, workers)  # until it is known how large the models are
+    with Pool(first, soon=not (root / "results.json").exists()) if workers else nullcontext() as pool:
         resolved = Resolved.of(plan, folder or home)
-        return _run(resolved, Store(root), pool, observer, command, started)
+        return _run(resolved, Store(root), pool, workers, observer, command, started)
 
 
 def _run(
-    resolved: Resolved, store: Store, pool: Pool | None, observer: Observer, command: str, started: float
+    resolved: Resolved, store: Store, pool: Pool | None, workers: int, observer: Observer, command: str, started: float
 ) -> Results:
     with alone_in(store.root), _told(observer, resolved.plan, store.root) as found:
         identities = load_scenarios(resolved, store, pool=pool, tell=observer.preparing)
         design = build(resolved, identities)
         store.clear_work(keep=frozenset(design.steps))
         _announce(store, resolved, identities)
-        engine = Engine(resolved, design, store, pool=pool, observer=observer)
+        estimate = _estimated(resolved, store, identities, workers)
+        if pool is not None:
+            pool.resize(estimate.workers)
+        engine = Engine(resolved, design, store, pool=pool, observer=observer, estimate=estimate)
         engine.run()
         summary = Summary(design, engine.table, engine.places)
         results = _results(resolved, design, engine, summary, command, time.monotonic() - started)
@@ -90,6 +98,22 @@ def _run(
         store.clear_work()
         found.append(results)
     return results
+
+
+def _estimated(resolved: Resolved, store: Store, identities: Mapping[tuple[str, int], str], workers: int) -> Estimate:
+    """What the run will cost, as far as the sizes of models and data tell.
+
+    Raises:
+        BadInput: If the memory that the plan gives is too little for any computation.
+    """
+    sizes = footprints(resolved, store)
+    limit = resolved.plan.memory
+    budget = None
+    if limit is not None:
+        budget = Budget.of(size(limit), {scenario: held for (scenario, _), held in sizes.items()}, workers)
+    everything, _ = laid_out(resolved, identities)
+    by_digest = {identities[where]: held for where, held in sizes.items()}
+    return Estimate(by_digest, everything.steps, max(1, budget.workers if budget else workers), budget)
 
 
 def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, int], str]) -> None:
@@ -154,7 +178,12 @@ def _results(
             for text, pipeline in pipelines["defenses"].items()
             if (claims := [link.spec.claim for link in pipeline.links if link.spec.claim])
         },
-        untested=(*design.same_seeds, *found.left_out, *limitations(resolved)),
+        untested=(
+            *design.same_seeds,
+            *found.left_out,
+            *unfitting(engine.unfitting, resolved.plan.memory),
+            *limitations(resolved),
+        ),
         coverage=found.coverage,
         computed=engine.counts,
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
+from redteam.memory import room
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -20,6 +22,8 @@ Reading = Callable[[dict[str, torch.Tensor], torch.Tensor, torch.Tensor], torch.
 
 _ROWS = 256  # inputs to a forward pass; fixed, because it can change the last bits of a logit
 _LOGITS = 2**26  # numbers in the logits of a forward pass, where every token has a row of them
+_PER_LOGIT = 24  # bytes: as given, in float32, exponentials of it and their logarithms
+_PER_STATE = 8  # bytes of a number between two layers, in the widest dtype
 
 
 class Task(Protocol):
@@ -136,9 +140,36 @@ def at_the_end(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 def rows_at_once(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> int:
-    """How many inputs go through the network at once."""
+    """How many inputs go through the network at once; fewer only where the run may not take the memory for so many."""
     tokens = inputs.get("input_ids")
     head: Any = getattr(module, "get_output_embeddings", lambda: None)()
-    if tokens is None or getattr(head, "weight", None) is None:
-        return _ROWS
-    return max(1, min(_ROWS, _LOGITS // (int(tokens.shape[1]) * int(head.weight.shape[0]))))
+    vocabulary = 0 if tokens is None or getattr(head, "weight", None) is None else int(head.weight.shape[0])
+    rows = min(_ROWS, _LOGITS // (int(tokens.shape[1]) * vocabulary)) if tokens is not None and vocabulary else _ROWS
+    allowed = room()
+    if allowed is not None:
+        rows = min(rows, allowed.forward // bytes_of_a_row(getattr(module, "config", None), inputs, vocabulary))
+    return max(1, rows)
+
+
+def bytes_of_a_row(config: Any, inputs: Mapping[str, torch.Tensor], vocabulary: int) -> int:
+    """About what one input takes on its way through a network.
+
+    Args:
+        config: The network's, as an object; what it doesn't say counts for nothing.
+        inputs: What the network is given.
+        vocabulary: How many logits every token has; 0 where they are few.
+    """
+    told = getattr(config, "get_text_config", lambda: config)() if "input_ids" in inputs else config
+    config = getattr(told, "vision_config", told) if "pixel_values" in inputs else told
+    width, layers = int(getattr(config, "hidden_size", 0) or 0), int(getattr(config, "num_hidden_layers", 0) or 0)
+    inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
+    given = next(iter(inputs.values())) if "input_ids" not in inputs else inputs["input_ids"]
+    tokens = int(given.shape[1]) if "input_ids" in inputs else _patches(config, given)
+    return max(1, tokens * (_PER_LOGIT * vocabulary + _PER_STATE * (8 * width + 3 * inner) + 8 * layers * width))
+
+
+def _patches(config: Any, pixels: torch.Tensor) -> int:
+    """How many tokens a picture has."""
+    side = getattr(config, "patch_size", None)
+    side = side if isinstance(side, int) and side > 0 else 16
+    return 1 + int(pixels.shape[-1]) * int(pixels.shape[-2]) // side**2 if pixels.ndim > 2 else int(pixels.shape[-1])

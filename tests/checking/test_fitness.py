@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from redteam.checking import looked_at
-from redteam.checking.cost import cell_seconds, costs, span
+from redteam.checking.cost import costs
 from redteam.checking.data import splits
 from redteam.checking.fitness import of_victims
 from redteam.checking.skill import accuracies, gain, needed
 from redteam.checking.trial import ITEMS, Trial, tried
+from redteam.evaluation.estimate import span
+from redteam.evaluation.footprint import Footprint
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.steps import Scored
@@ -89,7 +91,7 @@ def trial(experts: dict[str, Any], base: dict[str, Any], chance: float = 0.5) ->
         return {name: Packed.of(np.asarray(values)) for name, values in held.items()}
 
     alone = Scored("mine", dict.fromkeys(experts, chance), packed(experts), packed(base), {}, {}, {}, 1.0)
-    return Trial(alone, {}, 1.0, 0.1, None)
+    return Trial(alone, {}, merge=1.0, item=0.1, wide=0.1, resident=None)
 
 
 @pytest.mark.parametrize(
@@ -174,23 +176,25 @@ def test_too_little_memory_or_disk(found: Trial, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=disk))
         return {remark.about: remark for remark in costs(scenario, small, plan, Path(), workers=4)}
 
-    enough = said(4000.0, 1e9)
+    enough = said(4e9, 1e9)
     assert [enough[about].state for about in ("memory", "disk")] == ["ok", "ok"]
-    assert "about 1.2 GB for each of 4 processes; 4.0 GB are free" in enough["memory"].told
-    tight = said(1500.0, 1e9)["memory"]
-    assert (tight.state, tight.told.rpartition("; ")[2]) == ("note", "run with --workers 2")
-    short = said(100.0, 1.0)
+    assert enough["memory"].told.startswith("1.2 GB with one process and")
+    assert enough["memory"].told.endswith("; 5 GB are free")
+    tight = said(0.6e9, 1e9)["memory"]
+    assert (tight.state, tight.told.rpartition("; ")[2]) == ("note", "run with --memory 1.3GB")
+    short = said(0.1e9, 1.0)
     assert [short[about].state for about in ("memory", "disk")] == ["WRONG", "WRONG"]
     assert "too little" in short["memory"].told
     assert "name a folder elsewhere with --out" in short["disk"].told
 
 
-def test_time_grows_with_merges_and_items(found: Trial) -> None:
+def test_time_grows_with_merges_and_items() -> None:
     scenario = toys.toy()
-    slow = cell_seconds(scenario, replace(found, merge=10.0, item=0.01))
-    assert slow["merge"] == pytest.approx(10 + 0.01 * 1500)
+    slow = Footprint.of(scenario).seconds(0.01, 0.03, 10.0)
+    assert slow["merge"] == pytest.approx(10 + 0.01 * (1500 + 100))
     assert slow["try"] == pytest.approx(10 + 0.01 * 200)
-    assert slow["attack"] == 10
+    assert slow["attack"] == pytest.approx(10 + 0.03 * 2 * 22 * 2)
+    assert slow["lock"] == pytest.approx(slow["attack"] + 0.03 * 500)
 
 
 def test_a_seed_can_be_named() -> None:

@@ -32,6 +32,9 @@ def test_references_are_canonical_and_named_once() -> None:
         ({"defences": ["none"]}, "'defences' that means nothing"),
         ({"defenses": []}, "defenses must be a list of names, at least one"),
         ({"time_limit": -1}, "time_limit must be a number of seconds above 0, not -1"),
+        ({"memory": "4 apples"}, "memory must be a size such as '4GB' or '512MB', not '4 apples'"),
+        ({"memory": "0GB"}, "memory must be a size"),
+        ({"memory": 4}, "memory must be a size such as '4GB' or '512MB', not 4"),
         ({"name": "../outside"}, "name must be letters"),
     ],
 )

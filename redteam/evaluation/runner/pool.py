@@ -106,6 +106,12 @@ class Pool:
         """Whether a further job would not have to wait for another one."""
         return self.jobs < self._size
 
+    def resize(self, size: int) -> None:
+        """Sets how many workers there may be at most, while none has a job; what is too many is ended."""
+        self._size = size
+        while len(self._workers) > size:
+            self._dismiss(self._workers[-1])
+
     def start(self, name: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> None:
         """Takes a job in.
 

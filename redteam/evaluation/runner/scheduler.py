@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redteam.errors import IllegalGauge, Inapplicable, RedteamError
+from redteam.errors import IllegalGauge, Inapplicable, NotEnoughMemory, RedteamError
 from redteam.evaluation.runner.pool import Ended, Pool
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.steps import Outcome, Step
+from redteam.memory import Room, limited_to
 
 if TYPE_CHECKING:
     from redteam.evaluation.steps import Record
@@ -36,12 +37,19 @@ class Scheduler:
         pool: Processes; without one it computes in this one, without time limits, for debuggers.
         time_limit: Seconds after which a step is ended; `None` for 300, or 30 times what scoring base and experts took.
         settled: Called with every step that was computed or failed, and its outcome; may call `add`.
+        room: What memory a step may take; `None` for whatever there is.
     """
 
     def __init__(
-        self, store: Store, *, pool: Pool | None, time_limit: float | None, settled: Callable[[Step, Outcome], None]
+        self,
+        store: Store,
+        *,
+        pool: Pool | None,
+        time_limit: float | None,
+        settled: Callable[[Step, Outcome], None],
+        room: Room | None = None,
     ) -> None:
-        self.store, self.pool, self.time_limit, self.settled = store, pool, time_limit, settled
+        self.store, self.pool, self.time_limit, self.settled, self.room = store, pool, time_limit, settled, room
         self.steps: dict[str, Step] = {}
         self.outcomes: dict[str, Outcome] = {}
         self._failed: dict[str, Outcome] = {}
@@ -90,7 +98,7 @@ class Scheduler:
         """Computes what was added, and what is added on the way, until nothing is left."""
         if self.pool is None:
             while (name := self._next()) is not None:
-                self._settle(name, compute(self.steps[name], self.store.root))
+                self._settle(name, compute(self.steps[name], self.store.root, self.room))
             return
         lives: Counter[str] = Counter()
         while True:
@@ -106,7 +114,7 @@ class Scheduler:
                     self._settle(ended.job, _outcome(ended, self._limit(ended.job)))
 
     def _start(self, pool: Pool, name: str) -> None:
-        pool.start(name, compute, self.steps[name], self.store.root, seconds=self._limit(name))
+        pool.start(name, compute, self.steps[name], self.store.root, self.room, seconds=self._limit(name))
 
     def _limit(self, name: str) -> float:
         """Seconds that a step may take: models of any size are scored, and nothing else is waited for without end."""
@@ -184,14 +192,17 @@ class Scheduler:
             self.store.drop_artefact(name)
 
 
-def compute(step: Step, root: Path) -> Outcome:
+def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
     """Computes one step and stores its record; a plugin's failure is an outcome, not an exception."""
     from redteam.evaluation.computations import run_step
 
     store = Store(root)
     try:
-        record: Record = run_step(step, store)
+        with limited_to(room):
+            record: Record = run_step(step, store)
         store.put(step, record)
+    except NotEnoughMemory as error:
+        return Outcome("skipped", reason=str(error), memory=error.total)
     except Inapplicable as error:
         return Outcome("skipped", reason=str(error), inapplicable=True)
     except RedteamError as error:
