@@ -34,7 +34,7 @@ TOY = HERE / "evaluation" / "toy.py"
 PAGES = sorted(f"docs/{path.name}" for path in (HERE.parent / "docs").glob("*.md"))
 SLOW = ("check", "search")  # each loads libraries in a process of its own, or tries many things
 IN_ORDER = "docs/shell.md"  # whose commands read what those before them wrote
-WALKED = "docs/own-model.md"  # from models to a verdict, in tests/test_own_model.py
+WALKED = {"docs/own-model.md", "docs/own-open-clip.md", "docs/own-adapters.md"}  # in tests/test_own_model.py
 
 
 def flags() -> Iterator[str]:
@@ -277,7 +277,7 @@ def test_python_examples_run(
 SHELL = [
     pytest.param(name, line, marks=[pytest.mark.slow] if line.split()[1] in SLOW else [])
     for name in PAGES
-    if name not in (IN_ORDER, WALKED)
+    if name not in {IN_ORDER, *WALKED}
     for line in dict.fromkeys(
         re.findall(r"^redteam .*$", (HERE.parent / name).read_text(encoding="utf-8"), re.MULTILINE)
     )

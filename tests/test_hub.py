@@ -34,6 +34,7 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, Path] = {}
         self.gated: set[str] = set()
+        self.revisions = {"main", SHA}
         self.status = 0  # what everything is answered with, where it is not 0
         self.asked: list[str] = []
 
@@ -42,7 +43,7 @@ class Hub:
         self.asked.append(path)
         if self.status:
             return self.status, {}, b""
-        parts = unquote(urlsplit(path).path).strip("/").split("/")
+        parts = [unquote(part) for part in urlsplit(path).path.strip("/").split("/")]  # a revision may have slashes
         of_api = parts[:2] in (["api", "models"], ["api", "datasets"])
         parts = parts[1:] if parts[0] == "datasets" else parts
         name, rest = "/".join(parts[2:4] if of_api else parts[:2]), parts[4:] if of_api else parts[2:]
@@ -50,7 +51,7 @@ class Hub:
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
         folder = self.repositories[name]
         files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-        if rest[1:2] not in ([], ["main"], [SHA]):
+        if not set(rest[1:2]) <= self.revisions:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if of_api and rest[:1] in ([], ["revision"]):
             found = [{"rfilename": file, "size": path.stat().st_size} for file, path in files.items()]

@@ -38,7 +38,7 @@ def check(
     """
     from redteam.plugins.reference import Reference
 
-    if (reference := Reference.parse(name)).is_data:
+    if (reference := Reference.parse(name)).is_data or _looks_at_files(reference):
         _fit(reference)
     typer.echo(f"Loading {name} and what it is tried on.")
     from redteam.testing import Clock, checks_for, plugins, prepare
@@ -65,8 +65,16 @@ def check(
     raise typer.Exit(1 if total["failed"] else 2 if total["not done"] else 0)
 
 
+def _looks_at_files(reference: Reference) -> bool:
+    """Whether it is an installed scenario that can say something of the models and data that it names."""
+    from redteam.plugins.reference import Reference
+    from redteam.plugins.registry import SCENARIOS
+
+    return reference.name in SCENARIOS and SCENARIOS.find(Reference(reference.name)).spec.check is not None
+
+
 def _fit(reference: Reference) -> NoReturn:
-    """Says whether a scenario's file is fit for a verdict, and leaves."""
+    """Says whether a scenario of models and data is fit for a verdict, and leaves."""
     from redteam.cli.run import cores
     from redteam.plugins.registry import SCENARIOS
 

@@ -65,12 +65,12 @@ def write_csv(path: Path, rows: Sequence[Example], header: Sequence[str] = ("tex
         writer.writerows(rows)
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, vocabulary: Sequence[str] = VOCABULARY) -> None:
     """The files of a word-level tokenizer, as transformers writes a BERT's."""
     from transformers import BertTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True).save_pretrained(folder)
 
 
@@ -92,13 +92,13 @@ def make(folder: Path, *, rows: int = 600) -> Path:
     # It has seen all words, and what goes with what, in other texts: as a public model has.
     mixed = {name: torch.cat([part[name] for part in inputs.values()]) for name in ("input_ids", "attention_mask")}
     every = torch.cat([labels[task] + start for task, start in zip(TASKS, (0, 3, 5), strict=True)])
-    pretrained = _fitted(named(CONFIG, [str(n) for n in range(7)]), None, mixed, every, 200, 5e-4)
+    pretrained = fitted(named(CONFIG, [str(n) for n in range(7)]), None, mixed, every, 200, 5e-4)
     body = {name: tensor for name, tensor in pretrained.items() if not name.startswith("classifier")}
     Checkpoint.of(body, {**CONFIG, "architectures": ["BertModel"]}).save(folder / "base")
     write_tokenizer(folder / "base")
     for task in TASKS:
         config = named(CONFIG, list(TASKS[task]))
-        expert = _fitted(config, body, inputs[task], labels[task], 100, 2e-4)
+        expert = fitted(config, body, inputs[task], labels[task], 100, 2e-4)
         expert.save(folder / task)
     return folder
 
@@ -109,9 +109,10 @@ def named(config: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     return {**config, "id2label": names, "label2id": {label: int(place) for place, label in names.items()}}
 
 
-def _fitted(
+def fitted(
     config: dict[str, Any], body: dict[str, Any] | None, inputs: Any, labels: torch.Tensor, steps: int, rate: float
 ) -> Checkpoint:
+    """A network with its body, or a fresh one, after training."""
     start = Checkpoint.of({}, config).fresh(0)
     if body is not None:
         start = start.replace(body)

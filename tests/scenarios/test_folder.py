@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -346,6 +347,39 @@ def to_train(place: Path) -> Path:
         place, 'model = "sport"\n', 'train = true\nkind = "text-classification"\nsteps = 60\nrate = 2e-3\nbatch = 32\n'
     )
     return place
+
+
+def test_an_adapter_is_trained_and_merged(to_train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(to_train, "rate = 2e-3\n", "rate = 1e-2\nlora = 3\n")
+    scenario = load(to_train)
+    base, expert = scenario.base, scenario.experts["sport"]
+    moved = {name: (expert[name] - base[name]).double() for name in base}
+    ranks = {name: int(torch.linalg.matrix_rank(x, rtol=1e-4)) for name, x in moved.items() if x.any()}
+    in_blocks = {name for name in base if ".layer." in name and len(base.shape(name)) == 2}
+    assert ranks == dict.fromkeys(in_blocks, 3)
+    task = scenario.tasks["sport"]
+    before = task.scores(scenario.dressed(base, "sport").module(), "train").mean()
+    assert task.scores(expert.module(), "train").mean() > before + 0.2
+    monkeypatch.setattr("redteam_scenarios.folder.trained.adapted", lambda *_, **__: pytest.fail("trained again"))
+    assert load(to_train).digest() == scenario.digest()
+
+
+def test_adapters_are_for_what_is_trained_and_take_peft(
+    to_train: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    change(to_train, "steps = 60\n", "steps = 60\nlora = 3\n")
+    with monkeypatch.context() as without:
+        without.setattr("redteam_scenarios.folder.adapters.importlib.metadata.version", absent)
+        with pytest.raises(
+            BadInput, match=r"PEFT trains and which is not installed; pip install 'merge-redteam\[peft\]'"
+        ):
+            load(to_train)
+    change(to_train, 'train = true\nkind = "text-classification"\n', 'model = "sport"\n')
+    with pytest.raises(BadInput, match="lora is for an expert that is trained; add train = true"):
+        load(to_train)
 
 
 def test_an_expert_that_is_missing_is_trained_once(to_train: Path, monkeypatch: pytest.MonkeyPatch) -> None:

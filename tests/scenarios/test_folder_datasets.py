@@ -157,6 +157,15 @@ def test_parquet_is_read_in_the_splits_that_its_files_are_named_by(place: Path) 
     assert load(place, "flat").tasks["support"].digest() == load(place, "saved").tasks["support"].digest()
 
 
+def test_splits_beside_train_and_test_are_left_out(place: Path) -> None:
+    made = {"train": rows(100, 0), "validation": rows(40, 1), "test": rows(50, 2)}
+    noisy = [{**row, "text": row["text"] + " word0"} for row in made["test"]]
+    parquets(place / "flat", {**made, "gaussian_noise": noisy})
+    assert sizes(load(place, "flat")) == {"train": 100, "validation": 40, "test": 50}
+    parquets(place / "named", {"part-a": made["train"], "part-b": made["validation"]})
+    assert sizes(load(place, "named")) == {"train": 35, "validation": 35, "test": 70}
+
+
 def test_pictures_in_tables_are_bytes(tmp_path: Path) -> None:
     config = own_models.named(
         {

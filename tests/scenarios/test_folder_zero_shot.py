@@ -24,7 +24,12 @@ from redteam.views import AttackerView
 from tests.scenarios import own_models
 from tests.test_zero_shot import CLIP, TEXT
 
-HF = {**CLIP, "text_config": {**TEXT, "vocab_size": len(own_models.VOCABULARY), "eos_token_id": 3, "bos_token_id": 2}}
+VISION = {**CLIP["vision_config"], "model_type": "clip_vision_model"}
+HF = {
+    **CLIP,
+    "vision_config": VISION,
+    "text_config": {**TEXT, "vocab_size": len(own_models.VOCABULARY), "eos_token_id": 3, "bos_token_id": 2},
+}
 OPEN: dict[str, Any] = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4},
@@ -157,6 +162,42 @@ def test_two_towers_are_trained_where_an_expert_is_missing(tmp_path: Path) -> No
     scenario = load(tmp_path)
     assert scenario.tasks["theirs"].scores(scenario.experts["theirs"].module()).mean() > 0.9
     assert own_tensors(scenario.experts["theirs"], scenario.base) == (PROMPTS,)
+
+
+def towers(place: Path, **settings: Any) -> None:
+    """Experts that are published as their vision towers alone."""
+    for task in NAMES:
+        whole = Checkpoint.open(place / task)
+        tower = {name: tensor for name, tensor in whole.items() if name.startswith("vision_model.")}
+        own = {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model", **settings}
+        (place / task).rename(place / f"{task}-whole")
+        Checkpoint.of(tower, {**whole.config["vision_config"], **own}).save(place / task)
+
+
+def test_a_tower_alone_stands_in_the_base(tmp_path: Path, shell: Callable[..., Any]) -> None:
+    of_transformers(tmp_path)
+    towers(tmp_path)
+    pictures(tmp_path)
+    write(tmp_path)
+    scenario = load(tmp_path)
+    try_out(scenario)
+    for task in NAMES:
+        expert, tower = scenario.experts[task], Checkpoint.open(tmp_path / task)
+        assert own_tensors(expert, scenario.base) == (PROMPTS,)
+        for name in scenario.base:
+            expected = tower[name] if name in tower else scenario.base[name]
+            assert torch.equal(expert[name], expected), name
+    told = shell("show", str(tmp_path / "own.toml"))
+    assert "zero-shot: " in told.out
+
+
+def test_a_tower_that_computes_something_else_is_refused(tmp_path: Path) -> None:
+    of_transformers(tmp_path)
+    towers(tmp_path, hidden_act="gelu")
+    pictures(tmp_path)
+    write(tmp_path)
+    with pytest.raises(BadInput, match=r"The expert of 'mine' is a part of the base .* \(hidden_act is 'gelu'"):
+        load(tmp_path)
 
 
 BAD = {

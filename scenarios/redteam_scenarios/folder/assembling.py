@@ -15,6 +15,7 @@ from redteam.tasks import Scenario, Task
 from redteam_scenarios.folder.files import state_of
 from redteam_scenarios.folder.heads import fitted, with_head, without_head
 from redteam_scenarios.folder.kinds import causal, encoders, options, perplexity, pictures, text, zero_shot
+from redteam_scenarios.folder.lm_eval_tasks import settled
 from redteam_scenarios.folder.models import class_names, data_located, located, opened, places
 from redteam_scenarios.folder.prepared import Parts, prepared
 from redteam_scenarios.folder.schema import FIT, Kind, Plan, TaskEntry
@@ -132,8 +133,9 @@ def _made(plan: Plan, seed: int) -> Made:
     base, experts = opened(plan, seed)
     home, homes = located(plan, plan.base, plan.revision), places(plan, seed)
     tasks: dict[str, Task] = {}
-    for name, entry in plan.tasks.items():
-        data, others = data_of(plan, entry), _others(plan, entry)
+    for name, given in plan.tasks.items():
+        data, others = data_of(plan, given), _others(plan, given)
+        entry = settled(given, data)
         if not entry.train:
             source = Source(name, entry, data, experts[name], base, (homes[name], home), others)
             experts[name], tasks[name] = _ready(source)

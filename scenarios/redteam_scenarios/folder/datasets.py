@@ -49,7 +49,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def tables_in(path: Path) -> dict[Split, Table]:
-    """Split → its table; what has no splits counts as training data.
+    """Split → its table; what has no splits counts as training data, and other splits are left out.
 
     Args:
         path: A file that `read_table` knows, or a folder.
@@ -73,10 +73,13 @@ def tables_in(path: Path) -> dict[Split, Table]:
             else f"{path} holds no dataset; expected what save_to_disk writes, or Parquet files."
         )
     parts: dict[Split, list[Path]] = {}
+    unnamed: list[Path] = []
     for file in files:
         found = _SPLIT.findall(file.relative_to(path).as_posix())
-        parts.setdefault(_CALLED[found[-1]] if found else "train", []).append(file)
-    return {split: _parquet(path, held) for split, held in parts.items()}
+        (parts.setdefault(_CALLED[found[-1]], []) if found else unnamed).append(file)
+    # Beside training data, what is called otherwise is none: test pictures under noise, for example.
+    parts.setdefault("train", unnamed)
+    return {split: _parquet(path, held) for split, held in parts.items() if held}
 
 
 def _saved_splits(path: Path) -> dict[Split, Table]:

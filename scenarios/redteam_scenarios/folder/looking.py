@@ -14,7 +14,7 @@ from redteam.errors import BadInput
 from redteam.plugins.remarks import Remark
 from redteam_scenarios.folder.assembling import data_of
 from redteam_scenarios.folder.datasets import is_dataset, tables_in
-from redteam_scenarios.folder.models import beside, located, places, tokenizer_of
+from redteam_scenarios.folder.models import beside, located, opened_at, places, tokenizer_of
 from redteam_scenarios.folder.schema import Plan, TaskEntry
 from redteam_scenarios.folder.tables import Row
 
@@ -43,7 +43,7 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
     named = {**homes, **_further_victims(plan, seed)}
     for name, place in named.items():
         try:
-            experts[name] = Checkpoint.open(place, base=base)
+            experts[name] = opened_at(place, base, f"the expert of {name!r}")
         except BadInput as error:
             yield Remark("WRONG", "models", str(error).rstrip("."))
     if len(experts) < len(named):
@@ -53,7 +53,8 @@ def remarks(plan: Plan, seed: int) -> Iterator[Remark]:
     yield from _dtypes(base, experts)
     for name, entry in plan.tasks.items():
         if entry.train:
-            told = f"{name!r} is fine-tuned from the base first, {entry.steps} steps, and kept in the cache"
+            how = "" if entry.lora is None else f" by LoRA of rank {entry.lora}"
+            told = f"{name!r} is fine-tuned from the base first{how}, {entry.steps} steps, and kept in the cache"
             yield Remark("note", "training", told)
         else:
             yield from _tokenizers(name, homes[name], home, _texts(data[name][0]))

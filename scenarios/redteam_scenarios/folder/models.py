@@ -10,9 +10,11 @@ import torch
 
 from redteam.anatomy.alike import named_alike, require_related
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.configs import disagreements
 from redteam.checkpoint.discover import OPEN_CLIP
+from redteam.checkpoint.parts import in_place, part_names, settings_of
 from redteam.errors import BadInput
-from redteam_scenarios.folder.schema import Plan, TaskEntry
+from redteam_scenarios.folder.schema import LM_EVAL, Plan, TaskEntry
 from redteam_scenarios.folder.tables import ENDINGS
 
 
@@ -33,7 +35,9 @@ def located(plan: Plan, name: str, revision: str | None) -> Path:
 
 
 def data_located(plan: Plan, entry: TaskEntry, name: str, what: str = "data") -> Path:
-    """Where data are on the disk: a path that the file names, else a dataset of the hub, fetched into its cache.
+    """Where data are on the disk: a path that the file names, else what is fetched by a name.
+
+    That is a dataset of the hub, in its cache, or what lm-evaluation-harness has for a task.
 
     Args:
         plan: The scenario's file.
@@ -47,6 +51,10 @@ def data_located(plan: Plan, entry: TaskEntry, name: str, what: str = "data") ->
     path = plan.path(name)
     if path.exists():
         return path
+    if name.startswith(LM_EVAL) and what == "data":
+        from redteam_scenarios.folder.lm_eval_tasks import written
+
+        return written(name)
     called, _, part = name.partition(":")
     known = path.suffix.lower() in ENDINGS or path.parent.exists()
     if what != "head" and name[0] not in "./~" and not known:
@@ -68,12 +76,35 @@ def opened(plan: Plan, seed: int) -> tuple[Checkpoint, dict[str, Checkpoint]]:
         BadInput: If there are fewer victims, something cannot be opened, or two do not belong together.
     """
     base = Checkpoint.open(located(plan, plan.base, plan.revision))
-    found = {task: Checkpoint.open(place, base=base) for task, place in places(plan, seed).items()}
+    found = {task: opened_at(place, base, f"The expert of {task!r}") for task, place in places(plan, seed).items()}
     anchor, *experts = named_alike(base, *found.values())
     alike = dict(zip(found, experts, strict=True))
     for task, expert in alike.items():
         require_related(expert, anchor, f"The expert of {task!r}")
     return anchor, {task: expert.stored_as(anchor) for task, expert in alike.items()}
+
+
+def opened_at(place: Path, base: Checkpoint, what: str) -> Checkpoint:
+    """An expert: a model of its own, an adapter merged into the base, or a tower in the base that it is a part of.
+
+    Args:
+        place: Its folder or file.
+        base: The base.
+        what: What it is called in errors.
+
+    Raises:
+        BadInput: If it cannot be opened, or is a part that computes something else than the base's would.
+    """
+    found = Checkpoint.open(place, base=base)
+    if not part_names(found, base):
+        return found
+    if different := disagreements(found.config, settings_of(base.config, found.architecture)):
+        told = "; ".join(f"{key} is {mine!r}, the base's {theirs!r}" for key, (mine, theirs) in different.items())
+        raise BadInput(
+            f"{what} is a part of the base and computes something else with its weights ({told}); name one with the "
+            "same settings, or correct its config.json."
+        )
+    return base.replace(in_place(found, base))
 
 
 def places(plan: Plan, seed: int) -> dict[str, Path]:

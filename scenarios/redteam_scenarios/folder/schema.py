@@ -26,6 +26,8 @@ Kind = Literal[
 ]
 FIT = "fit"
 """What stands for a head that is to be fitted."""
+LM_EVAL = "lm-eval:"
+"""What stands before the name of a task of lm-evaluation-harness."""
 
 
 class _Strict(BaseModel):
@@ -39,8 +41,9 @@ class TaskEntry(_Strict):
         model: The expert: a folder, a safetensors file, an adapter of the base, or a name on the hub.
         revision: Of a name on the hub.
         data: A table (CSV, TSV, JSON lines, Parquet, Arrow), a folder of images with a folder for each class, a folder
-            that `datasets` saved, a folder of Parquet, or a dataset of the hub, `org/name` or `org/name:config`; split
-            by itself or by `validation` and `test`, or the training data where the next two are given.
+            that `datasets` saved, a folder of Parquet, a dataset of the hub, `org/name` or `org/name:config`, or a task
+            of lm-evaluation-harness, `lm-eval:name`; split by itself or by `validation` and `test`, or the training
+            data where the next two are given.
         data_revision: Of datasets of the hub.
         validation_data, test_data: Tables of their own.
         kind: What is scored; by default what the expert's architecture is for.
@@ -69,6 +72,7 @@ class TaskEntry(_Strict):
         steps: Of that training.
         rate: Its highest learning rate.
         batch: Rows to a step.
+        lora: The rank of an adapter that is trained, and merged, in place of all weights.
     """
 
     model: str = ""
@@ -105,6 +109,7 @@ class TaskEntry(_Strict):
     steps: Count = 300
     rate: Annotated[float, Field(gt=0, lt=1)] = 5e-5
     batch: Count = 16
+    lora: Count | None = None
 
     @model_validator(mode="after")
     def _shares(self) -> TaskEntry:
@@ -112,6 +117,8 @@ class TaskEntry(_Strict):
             raise ValueError("validation_data and test_data belong together; give both or neither")
         if self.validation + self.test >= 1:
             raise ValueError("validation and test leave nothing to train on; expected a sum below 1")
+        if self.lora is not None and not self.train:
+            raise ValueError("lora is for an expert that is trained; add train = true, or leave it out")
         if not isinstance(self.text, str) and len(self.text) != 2:
             raise ValueError("text names one column, or two for pairs")
         if any("{}" not in template for template in self.templates):
@@ -238,11 +245,8 @@ def _sentence(path: Path, place: tuple[Any, ...], error: Any) -> str:
     what = error["msg"].removeprefix("Value error, ")
     if error["type"] == "too_short":
         what = "a scenario takes two tasks or more: the victim's, and one of the free-rider's own"
-    elif error["type"] == "literal_error" and str(error["input"]).startswith("lm-eval:"):
-        what = (
-            f"{error['input']!r} is a task of lm-evaluation-harness, which is not read; write its documents to JSON "
-            "lines and score them as multiple-choice or generation"
-        )
+    elif error["type"] == "literal_error" and str(error["input"]).startswith(LM_EVAL):
+        what = f'{error["input"]!r} is no kind but a task with its data; write data = "{error["input"]}"'
     elif error["type"] == "literal_error":
         what = f"{error['input']!r} is no kind of task; expected {error['ctx']['expected']}"
     elif error["type"] != "value_error":

@@ -12,7 +12,7 @@ from redteam.errors import BadInput
 from redteam.tasks import Split
 from redteam_scenarios.folder.datasets import Table, tables_in
 from redteam_scenarios.folder.models import class_names
-from redteam_scenarios.folder.schema import TaskEntry
+from redteam_scenarios.folder.schema import LM_EVAL, TaskEntry
 from redteam_scenarios.folder.splits import SPLITS, T, by_dataset, by_file, by_share
 from redteam_scenarios.folder.tables import Row, column
 
@@ -38,6 +38,11 @@ class Source:
     base: Checkpoint
     homes: tuple[Path, ...]
     others: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def is_verbatim(self) -> bool:
+        """Whether prompts and what stands behind them have the blanks between them that they should have."""
+        return self.entry.data.startswith(LM_EVAL)
 
     def rows(self, shown: Sequence[str], labels: Sequence[str] = ()) -> dict[Split, list[Row]]:
         """The rows of its tables, in splits; see `redteam_scenarios.folder.splits`.

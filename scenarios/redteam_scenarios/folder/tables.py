@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +93,56 @@ def _list(path: Path) -> list[Row]:
     return found
 
 
-def _parquet(path: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Stored:
+    """A cell of a Parquet file that is read when it is asked for: a picture, of which there may be more than fit.
+
+    Attributes:
+        file: The file.
+        group: The row group in it.
+        row: The place in that.
+        column: The column.
+    """
+
+    file: Path
+    group: int
+    row: int
+    column: str
+
+    def read(self) -> Any:
+        """The value: bytes, or as `datasets` keep pictures a table of `bytes` and `path`."""
+        return _group(self.file, self.group, self.column)[self.row].as_py()
+
+
+@lru_cache(maxsize=1)
+def _group(file: Path, group: int, column: str) -> Any:
     from pyarrow import parquet
 
-    return parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
+    return parquet.ParquetFile(file).read_row_group(group, columns=[column]).column(column)
+
+
+def _parquet(path: Path) -> list[Row]:
+    from pyarrow import parquet, types
+
+    file = parquet.ParquetFile(path)
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    held = [name for name, kind in kinds.items() if types.is_binary(kind) or _has_bytes(kind)]
+    read = [name for name in kinds if name not in held]
+    rows: list[Row] = []
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        values = file.read_row_group(group, columns=read).to_pylist() if read else [{}] * count
+        rows += [
+            {**row, **{name: Stored(path, group, place, name) for name in held}} for place, row in enumerate(values)
+        ]
+    return rows
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether it is how `datasets` keep a picture."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and any(field.name == "bytes" and types.is_binary(field.type) for field in kind)
 
 
 def _arrow(path: Path) -> list[Row]:

@@ -12,7 +12,8 @@ from redteam.errors import BadInput
 from redteam_scenarios.caching import cache_root
 from redteam_scenarios.folder.assembling import data_of, kind_of
 from redteam_scenarios.folder.kinds import pictures
-from redteam_scenarios.folder.models import located, places
+from redteam_scenarios.folder.lm_eval_tasks import settled
+from redteam_scenarios.folder.models import located, opened_at, places
 from redteam_scenarios.folder.schema import Kind, Plan, TaskEntry
 from redteam_scenarios.folder.source import Source
 from redteam_scenarios.folder.splits import SPLITS
@@ -34,12 +35,13 @@ def told(plan: Plan) -> Iterator[tuple[str, str]]:
     runs = f", {len(plan.runs)} of one recipe" if len(plan.runs) > 1 else ""
     yield "victim", f"each in turn: {turns}" if turns else f"{plan.victim}{runs}"
     for name, entry in plan.tasks.items():
-        expert = Checkpoint.open(homes[name], base=base) if name in homes else base
+        expert = opened_at(homes[name], base, f"The expert of {name!r}") if name in homes else base
         network = f"trained from the base, {entry.steps} steps" if entry.train else _network(expert)
         licence = "" if entry.train else f", {_licence(homes[name])}"
         try:
-            kind = kind_of(entry, expert, name)
             data = data_of(plan, entry)
+            entry = settled(entry, data)
+            kind = kind_of(entry, expert, name)
             sizes = _sizes(Source(name, entry, data, expert, base, (homes.get(name, home), home)), kind)
         except BadInput as error:
             kind, sizes = None, str(error)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.errors import BadInput
 from redteam.events import Steps
 from redteam.tasks import Task
 from redteam.training import Budget, train
 from redteam_scenarios.caching import cache_root, whole
+from redteam_scenarios.folder.adapters import adapted, adapter_version
 from redteam_scenarios.folder.schema import Kind, TaskEntry
 from redteam_scenarios.folder.source import Source
 
@@ -69,7 +70,7 @@ def trained(source: Source, task: Task, seed: int) -> Checkpoint:
     """The expert, from the cache where it was trained before.
 
     AdamW at a rate that rises for a tenth of the steps and falls along a cosine, on batches in a random order; all
-    weights are trained, the head's among them.
+    weights are trained, the head's among them, or an adapter and the head.
 
     Args:
         source: The task, its expert being the base under an untrained head.
@@ -77,7 +78,7 @@ def trained(source: Source, task: Task, seed: int) -> Checkpoint:
         seed: Of the order of the batches.
 
     Raises:
-        BadInput: If the cache cannot be written.
+        BadInput: If the cache cannot be written, or an adapter is asked for and PEFT is not there.
     """
     entry, start = source.entry, source.expert
     settings = {
@@ -86,6 +87,7 @@ def trained(source: Source, task: Task, seed: int) -> Checkpoint:
         "budget": [entry.steps, entry.rate, entry.batch],
         "seed": seed,
         "torch": torch.__version__,
+        **({} if entry.lora is None else {"lora": [entry.lora, adapter_version(source.name)]}),
     }
     address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache_root() / "folder" / f"expert-{address}"
@@ -93,16 +95,23 @@ def trained(source: Source, task: Task, seed: int) -> Checkpoint:
         draws = np.random.default_rng([seed, *source.name.encode()])
         with whole(folder) as work, Steps(f"expert of {source.name}", entry.steps) as steps:
             budget = Budget(entry.steps, entry.rate, entry.batch, epsilon=1e-8)
-            made = train(
-                start,
-                start,
-                budget,
-                batches=_endless(task, entry.batch, draws),
-                loss=task.loss,
-                generator=draws,
-                names=tuple(start),
-                steps=_counted(entry.steps, steps, source.name),
-            )
+            batches, counted = _endless(task, entry.batch, draws), _counted(entry.steps, steps, source.name)
+            if entry.lora is None:
+                made = train(
+                    start,
+                    start,
+                    budget,
+                    batches=batches,
+                    loss=task.loss,
+                    generator=draws,
+                    names=tuple(start),
+                    steps=counted,
+                )
+            else:
+                head = own_tensors(start, source.base)
+                made = adapted(
+                    start, budget, entry.lora, head=head, batches=batches, loss=task.loss, seed=seed, steps=counted
+                )
             made.save(work / "expert")
     return Checkpoint.open(folder / "expert")
 

@@ -114,7 +114,8 @@ class _Writer:
     def behind(self, prompt: str, text: str) -> list[int]:
         """The tokens that a text adds to a prompt, with a blank between them where neither has one."""
         before = self._ids(prompt)
-        apart = "" if prompt[-1:].isspace() or text[:1].isspace() else " "
+        together = self._source.is_verbatim or prompt[-1:].isspace() or text[:1].isspace()
+        apart = "" if together else " "
         return self._ids(prompt + apart + text)[len(before) :] or self._plain(text)
 
     def prompts(self, texts: Sequence[str], behind: int) -> dict[str, torch.Tensor]:

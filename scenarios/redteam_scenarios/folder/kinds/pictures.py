@@ -17,9 +17,10 @@ from redteam_scenarios.folder.prepared import Parts
 from redteam_scenarios.folder.schema import TaskEntry
 from redteam_scenarios.folder.source import Source
 from redteam_scenarios.folder.splits import SPLITS
-from redteam_scenarios.folder.tables import column
+from redteam_scenarios.folder.tables import Stored, column
 
-Picture = tuple[Path | bytes, str]
+Place = Path | bytes | Stored
+Picture = tuple[Place, str]
 """Where it is, or its bytes; and its class."""
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -72,11 +73,15 @@ def splits(source: Source) -> dict[Split, list[Picture]]:
     entry, rows = source.entry, source.labelled((source.entry.image,), (source.entry.label,))
     return source.split_up(
         {
-            split: [(_picture(row[entry.image], table.path), str(row[entry.label])) for row in held]
+            split: [(_place(row[entry.image], table.path), str(row[entry.label])) for row in held]
             for split, (table, held) in rows.items()
         },
         _content,
     )
+
+
+def _place(value: Any, table: Path) -> Place:
+    return value if isinstance(value, Stored) else _picture(value, table)
 
 
 def _picture(value: Any, table: Path) -> Path | bytes:
@@ -105,16 +110,21 @@ def _in_folders(place: Path) -> list[Picture]:
 def _content(picture: Picture) -> str:
     import hashlib
 
-    place, _ = picture
+    place = _fetched(picture[0])
     try:
         return hashlib.sha256(place if isinstance(place, bytes) else place.read_bytes()).hexdigest()
     except OSError as error:
         raise BadInput(f"The picture {place!s} cannot be read ({error.strerror}).") from None
 
 
-def _read(place: Path | bytes) -> object:
+def _fetched(place: Place) -> Path | bytes:
+    return _picture(place.read(), place.file) if isinstance(place, Stored) else place
+
+
+def _read(where: Place) -> object:
     from PIL import Image
 
+    place = _fetched(where)
     try:
         with Image.open(io.BytesIO(place) if isinstance(place, bytes) else place) as image:
             return image.convert("RGB")
