@@ -38,9 +38,9 @@ def test_every_verdict_follows_from_the_rows(kept: Results) -> None:
 
 
 def test_it_is_of_the_plan_that_ships(kept: Results) -> None:
-    from redteam.evaluation.run import find_plan
+    from redteam.evaluation.plan import Plan, find_plan
 
-    assert kept.plan == find_plan(str(kept.plan["name"]))[0].model_dump(mode="json")
+    assert Plan.of(kept.plan) == find_plan(str(kept.plan["name"]))[0]
     assert len(kept.plan["seeds"]) == 5
     assert kept.coverage is not None
     assert kept.coverage.errors == kept.coverage.timeouts == 0

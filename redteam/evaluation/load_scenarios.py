@@ -40,7 +40,12 @@ def footprints(resolved: Resolved, store: Store) -> dict[Where, Footprint]:
 
 
 def load_scenarios(
-    resolved: Resolved, store: Store, *, pool: Pool | None, tell: Callable[[str, int], None] = lambda *_: None
+    resolved: Resolved,
+    store: Store,
+    *,
+    pool: Pool | None,
+    tell: Callable[[str, int], None] = lambda *_: None,
+    sizes: bool = True,
 ) -> dict[Where, str]:
     """Loads every scenario under every seed, which trains what isn't there yet; not at all where all are known.
 
@@ -49,6 +54,7 @@ def load_scenarios(
         store: Remembers their digests.
         pool: Processes that load them; without one this process does.
         tell: Told of each before it starts.
+        sizes: Whether to remember their sizes, too, for which the test items are counted.
 
     Returns:
         (scenario, seed) → digest of its weights and data.
@@ -57,11 +63,12 @@ def load_scenarios(
         RedteamError: With a scenario's own sentence, or one about how it failed.
     """
     known = known_scenarios(resolved, store)
-    if all(known.values()):
+    if all(known.values()) and (not sizes or len(footprints(resolved, store)) == len(known)):
         return known
-    found = _loaded(resolved, pool, tell)
+    found = _loaded(resolved, pool, tell, sizes)
     for where, pipeline in resolved.places.items():
-        store.put_text(_record(pipeline, where[1], "size"), json.dumps(asdict(found[where].footprint)))
+        if (size := found[where].footprint) is not None:
+            store.put_text(_record(pipeline, where[1], "size"), json.dumps(asdict(size)))
         store.put_text(_record(pipeline, where[1]), found[where].digest)
     return {where: one.digest for where, one in found.items()}
 
@@ -70,28 +77,30 @@ def _record(pipeline: Pipeline, seed: int, what: str = "scenario") -> str:
     return content_name(what, {"scenario": pipeline.identity, "state": pipeline.state, "seed": seed})
 
 
-def _loaded(resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None]) -> dict[Where, Loaded]:
+def _loaded(
+    resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None], sizes: bool
+) -> dict[Where, Loaded]:
     references = {where: scenario_reference(pipeline.how[0], where[1]) for where, pipeline in resolved.places.items()}
     found: dict[Where, Loaded] = {}
     if pool is None:
         for where, reference in references.items():
             tell(*where)
-            found[where] = _accepted(where, loaded(reference))
+            found[where] = _accepted(where, loaded(reference, sizes))
         return found
     by_job = {f"{name} seed {seed}": (name, seed) for name, seed in references}
     for job, where in by_job.items():
         tell(*where)
-        pool.start(job, loaded, references[where], seconds=float("inf"))
+        pool.start(job, loaded, references[where], sizes, seconds=float("inf"))
     lives: Counter[str] = Counter()
     while pool.jobs:
         for ended in pool.wait():
             where = by_job[ended.job]
             lives[ended.job] += 1
             if ended.how == "died" and lives[ended.job] < _LIVES:
-                pool.start(ended.job, loaded, references[where], seconds=float("inf"))
+                pool.start(ended.job, loaded, references[where], sizes, seconds=float("inf"))
                 continue
             # Where workers die over and over, this process loads it: whoever kills them has another aim.
-            answer = ended.value if ended.how == "done" else loaded(references[where])
+            answer = ended.value if ended.how == "done" else loaded(references[where], sizes)
             found[where] = _accepted(where, answer)
     return found
 
@@ -102,19 +111,19 @@ class Loaded:
 
     Attributes:
         digest: Of its weights and data.
-        footprint: Its size.
+        footprint: Its size, where it was asked for.
     """
 
     digest: str
-    footprint: Footprint
+    footprint: Footprint | None
 
 
-def loaded(reference: str) -> Loaded | str:
+def loaded(reference: str, sizes: bool = True) -> Loaded | str:
     """A scenario that was tried on one batch, or what went wrong."""
     try:
         scenario = load_scenario(reference)
         try_out(scenario)
-        return Loaded(scenario_digest(reference), Footprint.of(scenario))
+        return Loaded(scenario_digest(reference), Footprint.of(scenario) if sizes else None)
     except RedteamError as error:
         return str(error)
     except Exception as error:

@@ -73,7 +73,7 @@ class Objective:
     ) -> None:
         self.store = Store(root)
         (part,) = resolved.parts
-        ((where, self.identity),) = load_scenarios(resolved, self.store, pool=None, tell=tell).items()
+        ((where, self.identity),) = load_scenarios(resolved, self.store, pool=None, tell=tell, sizes=False).items()
         self.design = Design()
         self.layout = _TuningLayout(self.design.steps, part, part.scenarios[0], where[1], self.identity, split=SPLIT)
         self.design.grounds.update((ground.where, ground) for ground in self.layout.grounds())

@@ -157,7 +157,7 @@ class TestPlan:
         )
         assert each.cells == 3 * one.cells
         assert each.computed == {kind: 3 * count for kind, count in one.computed.items()}
-        assert each.further == 3 * one.further
+        assert each.further == {kind: 3 * count for kind, count in one.further.items()}
 
     def test_one_victim_makes_no_family(self) -> None:
         assert Resolved.of(Plan.of({"scenarios": [turning(victim="left")]}), Path()).families == {}
