@@ -38,9 +38,10 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 def of_glue(folder: Path) -> dict[str, Path]:
     """Name on the hub → folder: BERT as it is published, an expert for each task, and the data."""
-    words = {task: [[f"{task}{n}{k}" for k in range(_TELLING)] for n in range(len(GLUE[task][1]))] for task in GLUE}
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLER, *(w for task in words.values() for one in task for w in one)]
-    config = {**own_models.CONFIG, "vocab_size": len(known)}
+    words, seen = _words(""), _words("x")  # what tells the classes to the experts, and what did to the base
+    telling = (word for kind in (words, seen) for task in kind.values() for one in task for word in one)
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *FILLER, *telling]
+    config = {**own_models.CONFIG, "vocab_size": len(known), "hidden_size": 64, "intermediate_size": 128}
     rows = {
         (task, split): _sentences(task, words[task], count, number)
         for task in GLUE
@@ -50,21 +51,27 @@ def of_glue(folder: Path) -> dict[str, Path]:
     for (task, split), held in rows.items():
         hidden = split == "test" and task != "mrpc"
         split = f"{split}_matched" if task == "mnli" and split != "train" else split
-        shown = [{**row, "label": -1} for row in held] if hidden else held
-        _parquet(folder / "glue" / task / f"{split}-00000-of-00001.parquet", shown, GLUE[task][1])
+        labelled = [{**row, "label": -1} for row in held] if hidden else held
+        _parquet(folder / "glue" / task / f"{split}-00000-of-00001.parquet", labelled, GLUE[task][1])
     inputs = {task: _tokens(rows[task, "train"], GLUE[task][0], known) for task in GLUE}
     labels = {task: torch.tensor([row["label"] for row in rows[task, "train"]]) for task in GLUE}
     starts = np.cumsum([0, *(len(classes) for _, classes in GLUE.values())])
-    together = {name: torch.cat([part[name] for part in inputs.values()]) for name in inputs["mnli"]}
-    every = torch.cat([labels[task] + int(start) for task, start in zip(GLUE, starts, strict=False)])
+    others = {task: _sentences(task, seen[task], SPLITS["train"], len(SPLITS)) for task in GLUE}
+    shown = [_tokens(others[task], GLUE[task][0], known) for task in GLUE]
+    together = {name: torch.cat([part[name] for part in shown]) for name in shown[0]}
+    every = torch.tensor([row["label"] + int(k) for task, k in zip(GLUE, starts, strict=False) for row in others[task]])
     named = own_models.named(config, [str(n) for n in range(int(starts[-1]))])
-    pretrained = own_models.fitted(named, None, together, every, 300, 3e-3)
+    pretrained = own_models.fitted(named, None, together, every, 600, 2e-3)
     body = {name: tensor for name, tensor in pretrained.items() if not name.startswith("classifier")}
     made["google-bert/bert-base-uncased"] = base = folder / "bert"
     _as_in_2018(body, config, base)
     own_models.write_tokenizer(base, known)
-    for task, (_, classes) in GLUE.items():
-        expert = own_models.fitted(own_models.named(config, classes), body, inputs[task], labels[task], 100, 2e-4)
+    for (task, (_, classes)), start in zip(GLUE.items(), starts, strict=False):
+        # What the base knows of the classes already is where the head starts, so that experts stay near.
+        rows_of = slice(int(start), int(start) + len(classes))
+        head = {name: pretrained[name][rows_of] for name in ("classifier.weight", "classifier.bias")}
+        named = own_models.named(config, classes)
+        expert = own_models.fitted(named, {**body, **head}, inputs[task], labels[task], 150, 1e-3)
         made[f"JeremiahZ/bert-base-uncased-{task}"] = place = folder / task
         expert.save(place)
         own_models.write_tokenizer(place, known)
@@ -90,7 +97,7 @@ def of_clip(folder: Path, plan: Plan) -> dict[str, Path]:
             transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
         )
     data = {task: own_pictures.examples(task, len(CLASSES), 400, 0) for task in plan.tasks}
-    seen = own_pictures.mixed([own_pictures.examples(task, len(CLASSES), 400, 1) for task in plan.tasks])
+    seen = own_pictures.mixed([own_pictures.examples(f"other {task}", len(CLASSES), 400, 1) for task in plan.tasks])
     tokens = {task: _ids(_prompts_of(plan, task), known) for task in plan.tasks}
     _fit(clip, list(clip.parameters()), seen, torch.cat(list(tokens.values())), steps=120, rate=1e-3)
     made = {plan.base: folder / "clip"}
@@ -104,7 +111,7 @@ def of_clip(folder: Path, plan: Plan) -> dict[str, Path]:
     (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
     for task, entry in plan.tasks.items():
         expert = copy.deepcopy(clip)
-        _fit(expert, list(expert.vision_model.parameters()), data[task], tokens[task], steps=100, rate=5e-4)
+        _fit(expert, list(expert.vision_model.parameters()), data[task], tokens[task], steps=150, rate=3e-4)
         tower = {f"vision_model.{name}": tensor for name, tensor in expert.vision_model.state_dict().items()}
         config = {**expert.vision_model.config.to_dict(), "architectures": ["CLIPVisionModel"]}
         made[entry.model] = folder / task
@@ -113,6 +120,14 @@ def of_clip(folder: Path, plan: Plan) -> dict[str, Path]:
         made[named] = folder / f"data-{task}"
         _pictures(made[named] / (part or "data"), task, data[task])
     return made
+
+
+def _words(end: str) -> dict[str, list[list[str]]]:
+    """Task → class → words that tell it."""
+    return {
+        task: [[f"{task}{n}{k}{end}" for k in range(_TELLING)] for n in range(len(classes))]
+        for task, (_, classes) in GLUE.items()
+    }
 
 
 def _sentences(task: str, words: Sequence[Sequence[str]], count: int, seed: int) -> list[dict[str, Any]]:
