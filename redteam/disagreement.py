@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from redteam.answer import stolen
-from redteam.evaluation.results import Results, Verdict
+from redteam.evaluation.results import FALLEN, Results, Verdict
 
 _ORDER = ("BROKEN", "INEFFECTIVE", "INVALID", "INCONCLUSIVE", "HOLDS-SO-FAR")
-_FALLEN = ("BROKEN", "INEFFECTIVE")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Disagreement:
     @property
     def protects_somewhere(self) -> bool:
         """Whether it falls in one place and not in another; else the verdicts differ in how it falls, or in doubts."""
-        fallen = {verdict.verdict in _FALLEN for verdict in self.verdicts}
+        fallen = {verdict.verdict in FALLEN for verdict in self.verdicts}
         return len(fallen) > 1
 
     def told(self, quoted: Callable[[str], str] = str) -> str:

@@ -116,6 +116,15 @@ def _data() -> int | None:
     return None
 
 
+def free() -> float | None:
+    """Bytes that processes can still have on this machine; `None` where Linux does not tell."""
+    with suppress(OSError):
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        if found:
+            return 1024.0 * int(found[1])
+    return None
+
+
 def is_shortage(error: BaseException) -> bool:
     """Whether torch, numpy, Python or the operating system says that memory is short."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _SHORT)

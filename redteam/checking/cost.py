@@ -11,7 +11,7 @@ from redteam.evaluation.estimate import span
 from redteam.evaluation.footprint import PROGRAM, WORKER, Footprint
 from redteam.evaluation.plan import Plan, run_folder
 from redteam.evaluation.preview import Preview, preview
-from redteam.memory import shown
+from redteam.memory import free, shown
 from redteam.plugins.remarks import Remark
 from redteam.tasks import Scenario
 
@@ -48,42 +48,33 @@ def _seconds(counts: Mapping[str, int], each: Mapping[str, float]) -> float:
 
 
 def _memory(found: Trial, size: Footprint, workers: int) -> Remark:
-    free, measured = _free_memory(), RESERVE * 1e6 * (found.resident or 0.0)
+    there, measured = free(), RESERVE * 1e6 * (found.resident or 0.0)
     each, one = WORKER + size.least, max(PROGRAM + WORKER + size.least, measured)
     told = (
         f"{shown(one)} with one process and {shown(each)} for each further one, as far as --memory lets them; a "
         f"computation that trains takes {shown(size.training)} more"
     )
-    if free is None:
+    if there is None:
         return Remark("note", "memory", f"{told}; this system does not tell how much is free")
-    free += 1e6 * (found.resident or 0.0)  # this process gives its own back
-    told += f"; {shown(free)} are free"
-    if one > free:
+    there += 1e6 * (found.resident or 0.0)  # this process gives its own back
+    told += f"; {shown(there)} are free"
+    if one > there:
         return Remark("WRONG", "memory", f"{told}, too little for one; free some, or use a larger machine")
-    if one + (workers - 1) * each > free:
-        return Remark("note", "memory", f"{told}, too little for {workers}; run with --memory {_most(free)}")
+    if one + (workers - 1) * each > there:
+        return Remark("note", "memory", f"{told}, too little for {workers}; run with --memory {_most(there)}")
     return Remark("ok", "memory", told)
 
 
-def _most(free: float) -> str:
+def _most(count: float) -> str:
     """Most of what is free, as `--memory` takes it."""
-    return f"{int(free / RESERVE / 1e8) / 10:g}GB"
+    return f"{int(count / RESERVE / 1e8) / 10:g}GB"
 
 
 def _disk(scenario: Scenario, asked: Preview, folder: Path) -> Remark:
     most = scenario.experts[scenario.victim].nbytes * sum(asked.computed.get(kind, 0) for kind in ("lock", "attack"))
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    told = f"up to {shown(most)} while it runs, in {folder}; {shown(free)} are free"
-    if most > free:
+    room = shutil.disk_usage(place).free
+    told = f"up to {shown(most)} while it runs, in {folder}; {shown(room)} are free"
+    if most > room:
         return Remark("WRONG", "disk", f"{told}, too little; name a folder elsewhere with --out")
     return Remark("ok", "disk", told)
-
-
-def _free_memory() -> float | None:
-    """What further processes can have, in bytes, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

@@ -11,9 +11,9 @@ from redteam.checking.trial import Trial, tried
 from redteam.errors import RedteamError
 from redteam.evaluation.load_scenarios import try_out
 from redteam.evaluation.plan import Plan, find_plan
-from redteam.plugins.contracts import ScenarioSpec
+from redteam.evaluation.resolve import in_turn
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import MERGERS, SCENARIOS, LoadedPlugin
+from redteam.plugins.registry import MERGERS, SCENARIOS
 from redteam.plugins.remarks import Remark
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.tasks import Scenario
@@ -41,7 +41,7 @@ def looked_at(reference: str, *, workers: int, tell: Callable[[str], None] = lam
         if wrong:
             return
     tell("Reading models and data")
-    by_victim = dict(_by_victim(plugin, Reference.parse(reference)))
+    by_victim = in_turn(plugin) or {"": Reference.parse(reference)}  # one victim alone needs no name
     try:
         scenarios: dict[str, Scenario] = {victim: SCENARIOS.load(one)() for victim, one in by_victim.items()}
         scenario = next(iter(scenarios.values()))
@@ -80,15 +80,6 @@ def of_victims(said: list[tuple[str, Remark]]) -> Iterator[Remark]:
         told = f"{victim} as the victim: {remark.told}" if victim else remark.told
         noted = some and remark.about == "gain" and remark.state == "WRONG"
         yield replace(remark, state="note" if noted else remark.state, told=told)
-
-
-def _by_victim(plugin: LoadedPlugin[ScenarioSpec], reference: Reference) -> Iterator[tuple[str, Reference]]:
-    """Victim → the scenario where it is that; of a scenario with one victim the scenario itself, under no name."""
-    victims = tuple(plugin.spec.victims(**plugin.settings)) if plugin.spec.victims is not None else ()
-    for victim in victims:
-        yield victim, Reference(reference.name, {**reference.settings, "victim": victim})
-    if not victims:
-        yield "", reference
 
 
 def _one(reference: Reference, seed: int) -> dict[str, Any]:

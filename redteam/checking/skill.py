@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from redteam.checking.trial import Trial
-from redteam.evaluation.scoring import Baselines
+from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.statistics import TAIL, combine, enough
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.remarks import Remark

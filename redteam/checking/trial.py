@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.computations import run_step
 from redteam.evaluation.design import Design, build
 from redteam.evaluation.metrics import peak
@@ -15,7 +16,7 @@ from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.runner.scheduler import behind
 from redteam.evaluation.runner.store import Store
-from redteam.evaluation.scoring import Baselines, Table
+from redteam.evaluation.scoring import Table
 from redteam.evaluation.steps import Merged, Outcome, Scored, Step
 from redteam.tasks import Scenario, Split, Task
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from redteam.checkpoint import Checkpoint
 
-_PIECE = 2**18  # numbers that are looked at together
-
 
 class Achieved:
     """Compares each tensor with what it was, as it is read for writing, and with the base's where there is one.
@@ -90,6 +88,8 @@ class Achieved:
     def _read(self, name: str) -> Tensor:
         import torch
 
+        from redteam.symmetry.shelved import squared_distance
+
         tensor = self._made[name]
         if not tensor.is_floating_point():
             return tensor
@@ -106,15 +106,7 @@ class Achieved:
             self._touched.add(part)
         if self._base is not None and old is not None and name in self._base and self._base.shape(name) == old.shape:
             origin = self._base[name]
-            before = _apart(old, origin)
-            found = (_apart(origin), before, before if same else _apart(tensor, origin))
+            before = squared_distance(old, origin)
+            found = (squared_distance(origin), before, before if same else squared_distance(tensor, origin))
             self._squares = [so_far + new for so_far, new in zip(self._squares, found, strict=True)]
         return tensor
-
-
-def _apart(tensor: Tensor, other: Tensor | None = None) -> float:
-    """`‖tensor − other‖²` in float64, piece by piece: a whole tensor of experts would take gigabytes."""
-    pieces = tensor.reshape(-1).split(_PIECE)
-    others = pieces if other is None else other.reshape(-1).split(_PIECE)
-    gaps = (a.double() if other is None else a.double() - b.double() for a, b in zip(pieces, others, strict=True))
-    return sum(float(gap.dot(gap)) for gap in gaps)

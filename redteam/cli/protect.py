@@ -192,7 +192,7 @@ def _require_effect(chain: Pipeline, achieved: Achieved) -> None:
 
 
 def _scenario(data: str | None) -> Scenario | None:
-    from redteam.evaluation.computations import load_scenario
+    from redteam.evaluation.bench import load_scenario
 
     return None if data is None else load_scenario(data)
 

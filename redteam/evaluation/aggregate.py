@@ -153,8 +153,8 @@ def counting(
     table: Table, pairings: Iterable[Pairing], excluded: frozenset[str], left_out: Sequence[str]
 ) -> list[Pairing]:
     """Those among which a worst case is looked for; see `figures`."""
-    counting = (p for p in pairings if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM)
-    return [p for p in counting if table.judged(p)]
+    allowed = (p for p in pairings if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM)
+    return [p for p in allowed if table.judged(p)]
 
 
 def of_seeds(
@@ -187,15 +187,7 @@ def _seen(table: Table, place: r.Place, pairings: Sequence[Pairing]) -> r.Figure
         if seen is not None:
             cases.setdefault((pairing.seed, pairing.key), []).append((seen, pairing))
     liked = [max(scored, key=lambda pair: pair[0])[1] for scored in cases.values()]
-    seeds: dict[int, list[Pairing]] = {}
-    for pairing in liked:
-        seeds.setdefault(pairing.seed, []).append(pairing)
-    worst = []
-    for seed in sorted(seeds):
-        scored = [(counted, p) for p in seeds[seed] if (counted := table.counted(p)) is not None]
-        counted, pairing = max(scored, key=lambda pair: float(pair[0][0]))
-        worst.append((pairing, counted))
-    return chosen(table, place, "seen", worst)
+    return chosen(table, place, "seen", of_seeds(liked, partial(_extreme, table, max)))
 
 
 def _figure(table: Table, place: r.Place, pairings: Sequence[Pairing], spared: int) -> r.Figure:
@@ -215,7 +207,7 @@ def _figure(table: Table, place: r.Place, pairings: Sequence[Pairing], spared: i
         named: dict[str, Any] = {"attack": first.attack, "role": first.role, "merger": first.merger, "status": status}
         return r.Figure(**vars(place), **named, **counts)
     lowest = first.role in ("ceiling", "anew")
-    worst = of_seeds(judged, partial(_least, table) if lowest else table.worst)
+    worst = of_seeds(judged, partial(_extreme, table, min) if lowest else table.worst)
     seen = [value for p in judged if (value := table.seen(p)) is not None]
     made = _summed(table, place, "attack", worst, judged)
     return made.model_copy(
@@ -223,11 +215,14 @@ def _figure(table: Table, place: r.Place, pairings: Sequence[Pairing], spared: i
     )
 
 
-def _least(table: Table, pairings: Sequence[Pairing]) -> tuple[Pairing, Vector] | None:
+def _extreme(
+    table: Table, pick: Callable[..., tuple[Vector, Pairing]], pairings: Sequence[Pairing]
+) -> tuple[Pairing, Vector] | None:
+    """The pairing with the largest or smallest figure on all items, `max` or `min`, and that figure."""
     scored = [(counted, p) for p in pairings if (counted := table.counted(p)) is not None]
     if not scored:
         return None
-    counted, pairing = min(scored, key=lambda pair: float(pair[0][0]))
+    counted, pairing = pick(scored, key=lambda pair: float(pair[0][0]))
     return pairing, counted
 
 

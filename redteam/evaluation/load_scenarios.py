@@ -11,7 +11,7 @@ import torch
 
 from redteam.checkpoint import not_finite
 from redteam.errors import PluginFault, RedteamError
-from redteam.evaluation.computations import load_scenario, scenario_digest, scenario_reference
+from redteam.evaluation.bench import load_scenario, scenario_digest, scenario_reference
 from redteam.evaluation.footprint import Footprint
 from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.runner.pool import Pool

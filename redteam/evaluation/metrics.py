@@ -15,7 +15,7 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.modules import build_streamed
 from redteam.errors import NotACheckpoint
 from redteam.evaluation.packing import Packed
-from redteam.symmetry.shelved import largest, largest_difference, pieces, shelved
+from redteam.symmetry.shelved import largest, largest_difference, shelved, squared_distance
 from redteam.tasks import Scenario, Split, Task, batched, halves
 from redteam.tasks import answers as answers_of
 from redteam.tasks.task import rows_at_once
@@ -55,8 +55,13 @@ def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[st
 
 def _loses(checkpoint: Checkpoint, dtype: torch.dtype) -> torch.dtype | None:
     """The dtype, where rounding to it can change a weight."""
-    held = {checkpoint.dtype(name) for name in checkpoint if checkpoint.dtype(name).is_floating_point}
+    held = _floating(checkpoint)
     return None if all(torch.promote_types(one, dtype) == dtype for one in held) else dtype
+
+
+def _floating(checkpoint: Checkpoint) -> set[torch.dtype]:
+    """The floating-point dtypes of its tensors."""
+    return {found for name in checkpoint if (found := checkpoint.dtype(name)).is_floating_point}
 
 
 def _rounded(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
@@ -84,20 +89,14 @@ def residual(recovered: Checkpoint, victim: Checkpoint, base: Checkpoint, change
             if name not in recovered or recovered.shape(name) != victim.shape(name):
                 return None
             expert = victim[name]
-            far += _apart(recovered[name], expert)
-            near += _apart(expert, base[name])
+            far += squared_distance(recovered[name], expert)
+            near += squared_distance(expert, base[name])
     return (far / near) ** 0.5 if near else None
 
 
 def length(expert: Checkpoint, base: Checkpoint) -> float:
     """‖expert − base‖ over the tensors that both share."""
-    return float(sum(_apart(expert[name], base[name]) for name in shared_tensors(expert, base)) ** 0.5)
-
-
-def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    """‖one − other‖² in float64, of a large table piece by piece."""
-    both = zip(pieces(one), pieces(other), strict=True)
-    return sum(float((a.to(torch.float64) - b.to(torch.float64)).square().sum()) for a, b in both)
+    return float(sum(squared_distance(expert[name], base[name]) for name in shared_tensors(expert, base)) ** 0.5)
 
 
 def change(before: Checkpoint, after: Checkpoint, scenario: Scenario) -> float | None:
@@ -131,8 +130,7 @@ def computing(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
         with suppress(NotACheckpoint):
             streamed = build_streamed(checkpoint, dtype)
     if streamed is None:
-        held = {checkpoint.dtype(name) for name in checkpoint if checkpoint.dtype(name).is_floating_point}
-        yield checkpoint.module(None if held == {dtype} else dtype)
+        yield checkpoint.module(None if _floating(checkpoint) == {dtype} else dtype)
         return
     with streamed.sliced():
         yield streamed.network

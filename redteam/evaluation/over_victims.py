@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from redteam.evaluation.aggregate import chosen, of_seeds
-from redteam.evaluation.results import OverVictims, Verdict
+from redteam.evaluation.results import FALLEN, WITHOUT_FIGURE, OverVictims, Verdict
 from redteam.evaluation.rows import Place, Subject
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.verdict import Word
@@ -15,10 +15,6 @@ from redteam.evaluation.verdict import Word
 if TYPE_CHECKING:
     from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.scoring import Table
-
-FALLEN = ("BROKEN", "INEFFECTIVE")
-WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
-"""Words that say of the figures that they cannot be trusted."""
 
 
 def over_victims(

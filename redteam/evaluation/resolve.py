@@ -11,7 +11,7 @@ from typing import Any, get_args
 from redteam.errors import BadInput, BadPlan
 from redteam.evaluation.gauntlet import Gauntlet, is_gauntlet
 from redteam.evaluation.plan import Plan, Product
-from redteam.plugins.contracts import AttackSpec, Needs, Role
+from redteam.plugins.contracts import AttackSpec, Needs, Role, ScenarioSpec
 from redteam.plugins.reference import Reference, chain_text, parse_chain
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.source import first_line
@@ -53,11 +53,10 @@ class Pipeline:
         (link,) = asked.links
         if "seed" in link.reference.settings:
             raise BadPlan(f"{asked.text!r} sets a seed, which would not be used; list seeds in the plan's 'seeds'.")
-        victims = tuple(link.spec.victims(**link.settings)) if link.spec.victims is not None else ()
-        if not victims:
+        turns = in_turn(link)
+        if not turns:
             yield asked
-        for victim in victims:
-            one = Reference(link.reference.name, {**link.reference.settings, "victim": victim})
+        for victim, one in turns.items():
             yield replace(cls.load(SCENARIOS, str(one), folder), victim=victim, family=asked.text)
 
     @property
@@ -229,6 +228,13 @@ def _found_from_anywhere(link: LoadedPlugin[Any]) -> str:
     if not link.reference.file:
         return link.name
     return link.origin if link.reference.is_data else f"{link.origin}@{link.spec.name}"
+
+
+def in_turn(scenario: LoadedPlugin[ScenarioSpec]) -> dict[str, Reference]:
+    """Victim → the scenario where it is that, of one that was asked for with several in turn; else nothing."""
+    asked, named = scenario.spec.victims, scenario.reference
+    victims = () if asked is None else asked(**scenario.settings)
+    return {victim: Reference(named.name, {**named.settings, "victim": victim}) for victim in victims}
 
 
 def _single(chain: Pipeline, kind: str) -> Pipeline:

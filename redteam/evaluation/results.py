@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "FALLEN",
+    "WITHOUT_FIGURE",
     "Adversary",
     "Cell",
     "Choice",
@@ -52,6 +54,12 @@ __all__ = [
     "Verdict",
 ]
 """Every type of value that the file holds, whichever module has it."""
+
+
+FALLEN = ("BROKEN", "INEFFECTIVE")
+"""Words that say of a defense that it does not protect."""
+WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
+"""Words that say of the figures that they cannot be trusted."""
 
 
 class Span(Model):
@@ -345,7 +353,7 @@ class Results(Model):
         told = [
             f"{v.verdict}: {v.defense} on {v.scenario} under {v.threat}: {v.reason}"
             for v in self.told
-            if v.verdict in ("UNSCORABLE", "INVALID")
+            if v.verdict in WITHOUT_FIGURE
         ]
         if not self.verdicts:
             told.append("there is no verdict")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from redteam.errors import BadInput
-from redteam.evaluation.design import Design, build
+from redteam.evaluation.design import Design
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.engine import Engine
 from redteam.evaluation.estimate import Estimate
@@ -84,10 +84,10 @@ def _run(
 ) -> Results:
     with alone_in(store.root), _told(observer, resolved.plan, store.root) as found:
         identities = load_scenarios(resolved, store, pool=pool, tell=observer.preparing)
-        design = build(resolved, identities)
+        design, _ = laid_out(resolved, identities)
         store.clear_work(keep=frozenset(design.steps))
         _announce(store, resolved, identities)
-        estimate = _estimated(resolved, store, identities, workers)
+        estimate = _estimated(resolved, store, identities, design, workers)
         if pool is not None:
             pool.resize(estimate.workers)
         engine = Engine(resolved, design, store, pool=pool, observer=observer, estimate=estimate)
@@ -100,7 +100,9 @@ def _run(
     return results
 
 
-def _estimated(resolved: Resolved, store: Store, identities: Mapping[tuple[str, int], str], workers: int) -> Estimate:
+def _estimated(
+    resolved: Resolved, store: Store, identities: Mapping[tuple[str, int], str], design: Design, workers: int
+) -> Estimate:
     """What the run will cost, as far as the sizes of models and data tell.
 
     Raises:
@@ -111,9 +113,8 @@ def _estimated(resolved: Resolved, store: Store, identities: Mapping[tuple[str, 
     budget = None
     if limit is not None:
         budget = Budget.of(size(limit), {scenario: held for (scenario, _), held in sizes.items()}, workers)
-    everything, _ = laid_out(resolved, identities)
     by_digest = {identities[where]: held for where, held in sizes.items()}
-    return Estimate(by_digest, everything.steps, max(1, budget.workers if budget else workers), budget)
+    return Estimate(by_digest, design.steps, max(1, budget.workers if budget else workers), budget)
 
 
 def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, int], str]) -> None:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -16,6 +15,7 @@ from redteam.checkpoint.naming import frame_of
 from redteam.checkpoint.streamed import largest_group
 from redteam.checkpoint.tensors import in_a_block
 from redteam.errors import BadInput, NotACheckpoint
+from redteam.memory import free
 from redteam.symmetry.certificate import EXACT
 from redteam.symmetry.inputs import tightened
 from redteam.symmetry.running import LARGE_EPS, NO_EPS, Inputs, Ran, run_network, run_on_inputs
@@ -153,28 +153,20 @@ def _exactly(
 ) -> tuple[Ran, list[Inputs], bool]:
     """What a network computes, on which inputs, and whether a block at a time: a large one is, where that can be."""
     weights = checkpoint.weights
-    free = _free_memory()
-    if weights >= _LARGE and _STREAMED * largest_group(checkpoint) <= free:
+    there = free()
+    there = math.inf if there is None else there
+    if weights >= _LARGE and _STREAMED * largest_group(checkpoint) <= there:
         with suppress(NotACheckpoint, BadInput):
             exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps, streamed=True)
             if exact.finite:
                 return exact, tried, True
-    if _BYTES * weights > free:
+    if _BYTES * weights > there:
         raise BadInput(
             f"Running the network in float64 takes about {_BYTES * weights / 2**30:.1f} GB of memory, and "
-            f"{free / 2**30:.1f} are available."
+            f"{there / 2**30:.1f} are available."
         )
     exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps)
     return exact, tried, False
-
-
-def _free_memory() -> float:
-    """Bytes, where Linux tells; else infinity."""
-    with suppress(OSError):
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-        if found:
-            return 1024 * int(found[1])
-    return math.inf
 
 
 def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _PIECE = 2**22  # numbers: what a comparison holds at a time
+_SLICE = 2**18  # numbers that are in float64 at a time
 
 
 class Shelved:
@@ -60,6 +61,14 @@ def largest(x: Tensor | Shelved) -> float:
 def largest_difference(x: Tensor | Shelved, y: Tensor | Shelved) -> float:
     """`max|x - y|` of two that have as many numbers; NaN where there is one."""
     return _most((one - other).abs() for one, other in zip(pieces(x), pieces(y), strict=True))
+
+
+def squared_distance(x: Tensor, y: Tensor | None = None) -> float:
+    """`‖x − y‖²`, or `‖x‖²`, in float64: a few numbers at a time, since all of a large tensor would take gigabytes."""
+    slices = x.reshape(-1).split(_SLICE)
+    others = slices if y is None else y.reshape(-1).split(_SLICE)
+    gaps = (a.double() if y is None else a.double() - b.double() for a, b in zip(slices, others, strict=True))
+    return sum(float(gap.square().sum()) for gap in gaps)
 
 
 def _most(found: Iterator[Tensor]) -> float:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from redteam import answer
 from redteam.evaluation import gate
-from redteam.evaluation.results import Control, Results, Verdict
+from redteam.evaluation.results import WITHOUT_FIGURE, Control, Results, Verdict
 from redteam.files import write_atomically
 from redteam_reports import wording
 
@@ -69,7 +69,7 @@ def _verdict(verdict: Verdict, results: Results) -> _Case:
     outcomes = []
     if verdict.place not in {told.place for told in results.told}:
         outcomes.append(("skipped", f"left out among the victims in turn: {verdict.reason}"))
-    elif verdict.verdict in ("UNSCORABLE", "INVALID"):
+    elif verdict.verdict in WITHOUT_FIGURE:
         outcomes.append(("error", f"{verdict.verdict}: {verdict.reason}"))
     elif results.gate is not None and where in results.gate.undefined:
         outcomes.append(("error", f"the gate {results.gate.expression} is undefined here"))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from redteam import answer
 from redteam.disagreement import disagreements
-from redteam.evaluation.results import OverVictims, Results, Subject, Verdict
+from redteam.evaluation.results import WITHOUT_FIGURE, OverVictims, Results, Subject, Verdict
 from redteam_reports import wording
 
 Ranked = list[tuple[int | None, Verdict]]
-_WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def ranked(results: Results) -> dict[tuple[str, str], Ranked]:
 def _tier(results: Results, verdict: Verdict) -> int:
     if not verdict.gated:
         return 3
-    if verdict.verdict in _WITHOUT_FIGURE or answer.stolen(verdict) is None:
+    if verdict.verdict in WITHOUT_FIGURE or answer.stolen(verdict) is None:
         return 2
     kept = _fidelity(results, verdict)
     return int(kept is not None and kept[1] < float(results.thresholds.get("costly", 0.985)))

@@ -172,7 +172,7 @@ def test_too_little_memory_or_disk(found: Trial, monkeypatch: pytest.MonkeyPatch
     small = replace(found, resident=1000.0)
 
     def said(free: float, disk: float) -> dict[str, Remark]:
-        monkeypatch.setattr("redteam.checking.cost._free_memory", lambda: free)
+        monkeypatch.setattr("redteam.checking.cost.free", lambda: free)
         monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=disk))
         return {remark.about: remark for remark in costs(scenario, small, plan, Path(), workers=4)}
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.design import Asked, Design
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.pairings import Ground, Pairing, Steps
 from redteam.evaluation.results import Place
-from redteam.evaluation.scoring import Baselines, Table
+from redteam.evaluation.scoring import Table
 from redteam.evaluation.steps import Cost, Locked, Merged, Outcome, Recovered, Scored
 
 N = 400

@@ -14,7 +14,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, NotEnoughMemory
-from redteam.evaluation import computations, metrics
+from redteam.evaluation import bench, metrics
 from redteam.evaluation.footprint import PROGRAM, WORKER, Budget, Footprint
 from redteam.evaluation.load_scenarios import Loaded, loaded
 from redteam.events import Observer
@@ -188,9 +188,9 @@ class TestRuns:
         self, free: Any, texts: Any, toys: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         held: list[str] = []
-        monkeypatch.setattr(computations, "_HELD", 0)
+        monkeypatch.setattr(bench, "_HELD", 0)
         monkeypatch.setattr(metrics, "_WHOLE", 0)
-        monkeypatch.setattr(computations, "in_memory", lambda one: held.append(str(one)) or one)
+        monkeypatch.setattr(bench, "in_memory", lambda one: held.append(str(one)) or one)
         found = texts("files")
         assert not held
         assert not list((found.folder / "work").iterdir()), "nothing is left behind"

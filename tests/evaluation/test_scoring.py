@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redteam.errors import PluginFault
+from redteam.evaluation.baselines import Baselines, average
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.scoring import Baselines, average
 from redteam.evaluation.steps import Merged
 from tests.evaluation.merges import Bench, N, alone, baselines, coin, merge, right
 

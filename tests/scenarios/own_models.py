@@ -74,6 +74,16 @@ def write_tokenizer(folder: Path, vocabulary: Sequence[str] = VOCABULARY) -> Non
     BertTokenizerFast(vocab=str(folder / "vocab.txt"), do_lower_case=True).save_pretrained(folder)
 
 
+def write_image_processor(folder: Path, side: int) -> None:
+    """Makes pixels as a CLIP of pictures of so many pixels a side takes them."""
+    processor = {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": side},
+        "do_center_crop": True, "crop_size": {"height": side, "width": side}, "do_normalize": True,
+        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255,
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+
+
 def make(folder: Path, *, rows: int = 600) -> Path:
     """`base`, an expert and a table for each task, and the tokenizer beside the base.
 

@@ -69,12 +69,7 @@ def of_transformers(place: Path) -> None:
     for number, name in enumerate(("base", *NAMES)):
         Checkpoint.of({}, HF).fresh(number).save(place / name)
     own_models.write_tokenizer(place / "base")
-    processor = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": 8},
-        "do_center_crop": True, "crop_size": {"height": 8, "width": 8}, "do_normalize": True,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255,
-    }  # fmt: skip
-    (place / "base" / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    own_models.write_image_processor(place / "base", 8)
 
 
 def of_open_clip(place: Path) -> None:

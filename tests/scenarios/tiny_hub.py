@@ -103,12 +103,7 @@ def of_clip(folder: Path, plan: Plan) -> dict[str, Path]:
     made = {plan.base: folder / "clip"}
     clip.save_pretrained(folder / "clip")
     own_models.write_tokenizer(folder / "clip", known)
-    processor = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": 16},
-        "do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "do_normalize": True,
-        "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255,
-    }  # fmt: skip
-    (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+    own_models.write_image_processor(folder / "clip", 16)
     for task, entry in plan.tasks.items():
         expert = copy.deepcopy(clip)
         _fit(expert, list(expert.vision_model.parameters()), data[task], tokens[task], steps=150, rate=3e-4)

@@ -75,15 +75,13 @@ def train(recipe: Recipe, seed: int, folder: Path) -> None:
     total = recipe.pretraining_steps + sum(recipe.tuning_steps.values())
     with fixed_threads(recipe.threads), Steps(f"causal, seed {seed}", total) as training:
         tokenizer, documents = collect(recipe, seed)
-        general = documents.pop("general")
-        base = trained_together({"base": partial(pretrain, recipe, seed, general)}, training.step, recipe.threads)[
-            "base"
-        ]
+        together = partial(trained_together, step=training.step, threads=recipe.threads)
+        base = together({"base": partial(pretrain, recipe, seed, documents.pop("general"))})["base"]
         base.save(folder / "base")
         tokenizer.save(str(folder / "base" / "tokenizer.json"))
         write(folder / "data.safetensors", documents | _likelihoods(base, documents))
         jobs = {t: partial(finetune, recipe, seed, base, t, documents[f"{t}/train"]) for t in recipe.domains}
-        for task, expert in trained_together(jobs, training.step, recipe.threads).items():
+        for task, expert in together(jobs).items():
             expert.save(folder / task)
 
 
