@@ -256,12 +256,15 @@ def test_it_keeps_the_contract_of_scenarios(installed, own_cache, tmp_path, monk
         "import dataclasses\n"
         "from redteam import Scenario, scenario\n"
         "from redteam_scenarios.causal.cache import load\n"
-        "from redteam_scenarios.causal.recipe import Recipe, Source\n"
+        "from redteam_scenarios.causal.recipe import VICTIM, Recipe, Source\n"
+        "from redteam_scenarios.turns import turns, with_victim\n"
         f"RECIPE = {dataclasses.replace(TINY, tuning_steps=dict.fromkeys(TINY.domains, 60), tuning_rate=1e-2)!r}\n"
-        '@scenario("small")\n'
-        "def small(*, seed: int = 0) -> Scenario:\n"
+        "def victims(*, seed: int = 0, victim: str = VICTIM) -> tuple[str, ...]:\n"
+        "    return turns(victim, RECIPE.domains, 'small')\n"
+        '@scenario("small", victims=victims)\n'
+        "def small(*, seed: int = 0, victim: str = VICTIM) -> Scenario:\n"
         '    """Small."""\n'
-        "    return load(RECIPE, seed=seed)\n"
+        "    return with_victim(load(RECIPE, seed=seed), victim)\n"
     )
     found = [check.run() for check in checks_for(f"{tmp_path / 'small.py'}@small")]
     assert {one.check: one.reason for one in found if one.status != "passed"} == {}
