@@ -15,6 +15,7 @@ from redteam.checkpoint.modules import parameter_names, parameters_of
 from redteam.errors import BadInput
 from redteam.memory import require
 from redteam.tasks import Batch
+from redteam.tasks.task import lengths_of, trimmed
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """A scalar of a network and a batch."""
@@ -27,6 +28,8 @@ Penalty = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Tensor]
 
 _WARMUP = 0.1  # share of the steps in which the rate rises, before it falls to zero along a half cosine
 _LARGEST_GRADIENT = 1.0
+AT_A_TIME = 8
+"""Batches that are drawn at a time and then sorted by length."""
 BYTES = 20
 """What training takes for each weight: itself, its gradient, AdamW's two means and θ₀, in float32."""
 
@@ -108,7 +111,8 @@ def train(
         held = body.those_of(start, penalised)
         limits = None if reach is None else [reach * size for size in _sizes(body, start, base, relatives)]
     learned = body.learned
-    optimizer = torch.optim.AdamW(learned, lr=budget.rate, eps=budget.epsilon, weight_decay=0.0, foreach=False)
+    # Fused, since the second moments of rows that are seldom touched decay to subnormals, which are slow otherwise.
+    optimizer = torch.optim.AdamW(learned, lr=budget.rate, eps=budget.epsilon, weight_decay=0.0, fused=True)
     body.hold(limits)
     for index in range(budget.steps) if steps is None else steps:
         for group in optimizer.param_groups:
@@ -134,9 +138,29 @@ def endless(samples: Batch, size: int, draws: np.random.Generator) -> Iterator[B
     size = min(size, len(labels))
     while True:
         order = torch.from_numpy(draws.permutation(len(labels)))
-        for chosen in torch.split(order, size):
-            if len(chosen) == size:
-                yield {name: value[chosen] for name, value in inputs.items()}, labels[chosen]
+        drawn = torch.split(order, size * AT_A_TIME)
+        large = (({name: value[rows] for name, value in inputs.items()}, labels[rows]) for rows in drawn)
+        for batch in by_length(large, size, draws):
+            if len(batch[1]) == size:
+                yield batch
+
+
+def by_length(large: Iterable[Batch], size: int, draws: np.random.Generator) -> Iterator[Batch]:
+    """Batches of texts of about one length, without the padding: training computes what padding there is, too.
+
+    Args:
+        large: Batches of `AT_A_TIME` times the size, each of which is sorted, split, and given out in random order.
+            Where inputs have no attention mask they are split in their order.
+        size: Samples to a batch; the last of a large one may have fewer.
+        draws: What the order is drawn from.
+    """
+    for inputs, labels in large:
+        lengths = lengths_of(inputs)
+        order = torch.arange(len(labels)) if lengths is None else lengths.argsort(stable=True)
+        parts = order.split(size)
+        for place in range(len(parts)) if lengths is None else draws.permutation(len(parts)):
+            rows = parts[place]
+            yield trimmed({name: value[rows] for name, value in inputs.items()}), labels[rows]
 
 
 @dataclass(frozen=True)

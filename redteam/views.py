@@ -268,6 +268,17 @@ class AttackerView:
         self._require(Needs.COMPANIONS, "data of the attacker's own tasks", "own_batches")
         return self._own[task].batches("validation", size, self.generator(f"own/{task}"))
 
+    def own_inputs(self, task: str, count: int) -> dict[str, torch.Tensor]:
+        """The first `count` of the inputs that one of the attacker's own experts was trained on, in random order.
+
+        Fewer are always the beginning of more.
+        """
+        self._require(Needs.COMPANIONS, "data of the attacker's own tasks", "own_inputs")
+        inputs = self._own[task].inputs_of("train")
+        order = self.generator(f"own inputs/{task}").permutation(len(next(iter(inputs.values()))))
+        rows = torch.from_numpy(order[:count])
+        return {name: value[rows] for name, value in inputs.items()}
+
     def own_loss(self, task: str, module: nn.Module, batch: Batch) -> torch.Tensor:
         """The training loss of one of the attacker's own tasks, a scalar."""
         self._require(Needs.COMPANIONS, "the loss on the attacker's own tasks", "own_loss")

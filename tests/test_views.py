@@ -35,6 +35,7 @@ GRANTED: dict[str, tuple[Needs, Callable[[AttackerView], Any]]] = {
     "anchor": (Needs.ANCHOR, lambda view: view.anchor),
     "companions": (Needs.COMPANIONS, lambda view: view.companions),
     "own_batches": (Needs.COMPANIONS, lambda view: list(view.own_batches("own", 4))),
+    "own_inputs": (Needs.COMPANIONS, lambda view: view.own_inputs("own", 4)),
     "own_loss": (Needs.COMPANIONS, lambda view: view.own_loss("own", Sum(), BATCH)),
     "key": (Needs.KEY, lambda view: view.key),
     "unlock": (Needs.CODE, lambda view: view.unlock(OTHER)),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
@@ -18,8 +19,9 @@ from redteam.errors import BadInput, Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
-from redteam.training import Loss
+from redteam.training import AT_A_TIME, Loss, by_length
 from redteam.views import AttackerView
+from redteam_attacks.common_parts import common_parts, recorded, replayed
 
 _TOGETHER = tuple(step / 10 for step in range(1, 11))  # coefficients of the companions' merge
 _WHOLE = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the victim's task vector in the merge
@@ -84,20 +86,16 @@ class _Merge:
 
     Attributes:
         layers: The names of what is merged, layer by layer, what is outside of layers first.
-        modules: Of the companions, then the victim's.
-        batches: Of the companions' tasks.
-        losses: Of these tasks.
-        answers: The protected model's log-probabilities on these batches.
+        victim: The victim's network.
+        looked_at: What the companions' networks are asked, a few samples at a time.
         base: Parameter → where the base has it.
         others: Parameter → the companions' task vectors, summed.
         own: For every layer, parameter → the victim's task vector there, where it has one.
     """
 
     layers: list[list[str]]
-    modules: list[nn.Module]
-    batches: list[Batch]
-    losses: Sequence[Loss]
-    answers: list[Tensor]
+    victim: nn.Module
+    looked_at: list[_Looked]
     base: dict[str, Tensor]
     others: dict[str, Tensor]
     own: list[dict[str, Tensor]]
@@ -109,8 +107,6 @@ class _Merge:
             raise Inapplicable("There is no companion to merge with; expected at least one of the attacker's own.")
         names = [name for name in shared_tensors(protected, anchor) if protected.dtype(name).is_floating_point]
         layers = _by_layer(names)
-        batches = [next(iter(view.own_batches(task, samples))) for task in companions]
-        losses = [partial(view.own_loss, task) for task in companions]
         with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
             bare = protected.replace({name: anchor[name] for name in names})
             base = parameters_of(bare)
@@ -125,33 +121,95 @@ class _Merge:
                 held = [name for name in names if name in expert and expert.shape(name) == protected.shape(name)]
                 for name, away in moved({name: expert[name] for name in held}).items():
                     others[name] += away
-            modules = [expert.module(torch.float32) for expert in companions.values()]
-            modules.append(protected.module(torch.float32))
+            networks = {task: expert.module(torch.float32) for task, expert in companions.items()}
+            victim = protected.module(torch.float32)
         merged = set().union(*own, (name for name, away in others.items() if bool(away.any())))
         base = {name: tensor for name, tensor in base.items() if name in merged}
-        answers = [_answers(modules[-1], inputs) for inputs, _ in batches]
-        if not all(bool(answer.isfinite().all()) for answer in answers):
-            raise BadInput("The protected model's answers are not finite; expected finite weights, so check it.")
-        return cls(layers, modules, batches, losses, answers, base, others, own)
+        looked_at = []
+        for task, network in networks.items():
+            common = common_parts(network, victim, merged)
+            for batch in _pieces(view, task, samples):
+                answers = _answers(victim, batch[0])
+                if not bool(answers.isfinite().all()):
+                    raise BadInput(
+                        "The protected model's answers are not finite; expected finite weights, so check it."
+                    )
+                looked_at.append(_Looked(network, partial(view.own_loss, task), batch, answers, common))
+        merge = cls(layers, victim, looked_at, base, others, own)
+        merge.move(1.0, [1.0] * len(layers))
+        looked_at[:] = [replace(one, common=one.common if _alike(one, victim) else ()) for one in looked_at]
+        return merge
 
     def loss(self, together: float, coefficients: Sequence[float], *, own: bool = False) -> float:
         """The mean loss of the companions' tasks, and how far the answers are from the protected model's, in nats."""
+        self.move(together, coefficients)
+        total = 0.0
+        with torch.inference_mode():
+            for one in self.looked_at:
+                with recorded(one.network, one.common) as outputs:
+                    found = float(one.loss(one.network, one.batch))
+                if not own:
+                    with replayed(self.victim, outputs):
+                        theirs = _answers(self.victim, one.batch[0])
+                    found += float(F.kl_div(theirs, one.answers, reduction="batchmean", log_target=True))
+                total += found * one.size
+        return total / sum(one.size for one in self.looked_at) if total == total else float("inf")
+
+    def move(self, together: float, coefficients: Sequence[float]) -> None:
+        """Puts the merge with these coefficients under every head."""
+        networks = (self.victim, *{id(one.network): one.network for one in self.looked_at}.values())
         with torch.inference_mode():
             for name, start in self.base.items():
                 value = start + together * self.others[name]
                 for layer, coefficient in zip(self.own, coefficients, strict=True):
                     if name in layer:
                         value = value + together * coefficient * layer[name]
-                for module in self.modules:
-                    module.get_parameter(name).copy_(value)
-            total = 0.0
-            looked_at = zip(self.modules[:-1], self.losses, self.batches, self.answers, strict=True)
-            for module, loss, batch, answer in looked_at:
-                total += float(loss(module, batch))
-                if not own:
-                    theirs = _answers(self.modules[-1], batch[0])
-                    total += float(F.kl_div(theirs, answer, reduction="batchmean", log_target=True))
-        return total / len(self.batches) if total == total else float("inf")
+                for network in networks:
+                    network.get_parameter(name).copy_(value)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A few samples of a companion's task.
+
+    Attributes:
+        network: The companion's.
+        loss: Of the task.
+        batch: The samples.
+        answers: The protected model's log-probabilities for them.
+        common: Parts of the network that compute in the victim's what they compute here, once the merge is in both.
+    """
+
+    network: nn.Module
+    loss: Loss
+    batch: Batch
+    answers: Tensor
+    common: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.batch[1])
+
+
+def _pieces(view: AttackerView, task: str, samples: int) -> Iterator[Batch]:
+    """Samples of a companion's task, those of about one length together."""
+    drawn = next(iter(view.own_batches(task, samples)))
+    size = math.ceil(len(drawn[1]) / AT_A_TIME)
+    return by_length([drawn], size, view.generator(f"pieces of {task}"))
+
+
+def _alike(one: _Looked, victim: nn.Module) -> bool:
+    """Whether the victim's network answers the same with what the companion's computed on its way to the loss."""
+    with torch.inference_mode():
+        with recorded(one.network, one.common) as outputs:
+            one.loss(one.network, one.batch)
+        try:
+            with replayed(victim, outputs):
+                quick = _answers(victim, one.batch[0])
+        except StopIteration:
+            return False
+    return torch.equal(quick, _answers(victim, one.batch[0]))
 
 
 def _by_layer(names: Sequence[str]) -> list[list[str]]:

@@ -137,8 +137,8 @@ def imitation(
 
     Args:
         view: Grants the base, companions with data of their tasks, and answers.
-        queries: Inputs that are answered, in equal shares from the attacker's own tasks; at most what they have, what
-            the threat model grants, and what 1 GB of answers holds.
+        queries: Inputs that are answered, in equal shares from what the attacker's own tasks were trained on; at most
+            what there is, what the threat model grants, and what 1 GB of answers holds.
         steps: Optimizer steps, each on answers that are there.
         rate: The highest learning rate.
         batch: Samples to a step, all of one task.
@@ -160,7 +160,10 @@ def imitation(
 
     def loss(student: nn.Module, given: Batch) -> Tensor:
         inputs, wanted = given
-        return _divergence(student(**inputs).logits, wanted, inputs, temperature)
+        logits = student(**inputs).logits
+        if logits.ndim == 3:
+            wanted = wanted[:, : logits.shape[1]]  # asked with more padding than this batch has
+        return _divergence(logits, wanted, inputs, temperature)
 
     return train(
         start,
@@ -180,8 +183,8 @@ def _answered(view: AttackerView, limit: int) -> dict[str, Batch]:
     found: dict[str, Batch] = {}
     left = limit
     for place, task in enumerate(view.companions):
-        inputs, _ = next(view.own_batches(task, _ALL))
         share = left // (len(view.companions) - place)
+        inputs = view.own_inputs(task, max(1, share))
         one = view.answers({name: value[:1] for name, value in inputs.items()}) if share else None
         if one is None:
             continue

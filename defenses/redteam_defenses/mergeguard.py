@@ -13,7 +13,7 @@ from redteam.anatomy import KINDS, anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
-from redteam.training import Budget
+from redteam.training import AT_A_TIME, Budget, by_length
 from redteam.views import DefenderView
 from redteam_defenses.training import Epsilon, Rate, Share, Size, Steps, trained
 
@@ -113,10 +113,14 @@ def _critical(
     count = math.ceil(share * len(layers))
     if not count:
         return set()
-    batch = next(view.seeded(0).batches(_JUDGED, "layers"))
+    fixed = view.seeded(0)
+    judged = next(fixed.batches(_JUDGED, "layers"))
+    size = math.ceil(len(judged[1]) / AT_A_TIME)
+    batches = list(by_length([judged], size, fixed.generator("layers, in batches")))
     rise = {}
     for layer, names in layers.items():
         without = {name: guarded(checkpoint[name], view.base[name], beta, 0.0) for name in names}
+        module = checkpoint.replace(without).module(torch.float32)
         with torch.inference_mode():
-            rise[layer] = float(view.loss(checkpoint.replace(without).module(torch.float32), batch))
+            rise[layer] = sum(len(batch[1]) * float(view.loss(module, batch)) for batch in batches)
     return set(sorted(rise, key=rise.__getitem__, reverse=True)[:count])

@@ -8,7 +8,7 @@ from typing import Annotated
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
-from redteam.training import Budget, Penalty, Points, at_the_weights, train
+from redteam.training import AT_A_TIME, Budget, Penalty, Points, at_the_weights, by_length, train
 from redteam.views import DefenderView
 
 Steps = Annotated[int, Range(1, 100_000, log=True)]
@@ -56,5 +56,5 @@ def _endless(view: DefenderView, size: int) -> Iterator[Batch]:
     """Passes over the training data without end, each in an order of its own."""
     turn = 0
     while True:
-        yield from view.batches(size, f"pass {turn}")
+        yield from by_length(view.batches(size * AT_A_TIME, f"pass {turn}"), size, view.generator(f"order {turn}"))
         turn += 1

@@ -73,9 +73,8 @@ class Asked:
         part = layout.part
         for attack in self.granted(part.attacks):
             if attack.role == "interface" and self.threat.weights:
-                # What keeps the function gives the same answers: one imitation serves all of these.
-                exact = all(link.spec.exact for link in self.defense.links)
-                asked = layout.unlocked() if exact else lock
+                # Of the victim as it is: what its owner gives away who shows an interface in place of weights.
+                asked = layout.unlocked()
                 self.beside[layout.pairing(self.place, key, attack, merger, asked, self.threat, self.defense)] = None
                 continue
             held = self.later if attack.role in ("ceiling", "anew") else self.pairings

@@ -96,7 +96,7 @@ def forward(module: nn.Module, inputs: Mapping[str, torch.Tensor], read: Reading
         read: Is given a batch, its logits, and which of the inputs are in it, int64 `[rows]`; returns `[rows, …]`.
     """
     n = len(next(iter(inputs.values())))
-    lengths = _lengths(inputs)
+    lengths = lengths_of(inputs)
     order = torch.arange(n) if lengths is None else lengths.argsort(stable=True)
     found = []
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def batched(inputs: Mapping[str, torch.Tensor], rows: int = _ROWS) -> Iterator[d
         yield {key: value[start : start + rows] for key, value in inputs.items()}
 
 
-def _lengths(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+def lengths_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """How many tokens each input has up to its padding at the end, int64 `[n]`, where an attention mask says so."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.ndim != 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from redteam_attacks.distillation import imitating
 
 from redteam.checkpoint import Checkpoint
 from redteam.key import Key
+from redteam.plugins.contracts import Needs
 from redteam.plugins.registry import ATTACKS
 from redteam.symmetry import GeneralLinear, Planar, sample_gauges
 from redteam.tasks import LogLikelihood, Scenario
 from redteam.threat import OWNER
-from redteam.views import AttackerView
+from redteam.views import AttackerView, Oracle
 
 KEY = Key.derive(seed=0, index=0, name="language models")
 TOKENS, VOCABULARY = 10, 40
@@ -105,14 +107,27 @@ def test_coefficients_are_chosen_by_the_documents_loss_and_every_token_that_is_o
         for n in base
     }
     module, teacher, expected, alone = Checkpoint.of(merged, CONFIG).module(), victim.module(), 0.0, 0.0
-    for task, (inputs, labels) in zip(scenario.companions, merge.batches, strict=True):
+    rows = sum(one.size for one in merge.looked_at)
+    for one in merge.looked_at:
+        inputs, labels = one.batch
         kept = inputs["attention_mask"] == 1
         with torch.inference_mode():
-            alone += float(scenario.tasks[task].loss(module, (inputs, labels))) / 2
+            alone += float(scenario.tasks[scenario.companions[0]].loss(module, (inputs, labels))) * one.size / rows
             ours, theirs = (m(**inputs).logits[kept].double().log_softmax(-1) for m in (module, teacher))
-        expected += float((theirs.exp() * (theirs - ours)).sum(1).mean()) / 2
+        expected += float((theirs.exp() * (theirs - ours)).sum(1).mean()) * one.size / rows
     assert merge.loss(0.4, [1.5] * len(merge.layers)) == pytest.approx(alone + expected, rel=1e-4)
     assert merge.loss(0.4, [1.5] * len(merge.layers), own=True) == pytest.approx(alone, rel=1e-4)
+
+
+def test_answers_are_learned_though_batches_have_less_padding_than_what_was_asked(scenario: Scenario) -> None:
+    made = view("imitation", scenario, scenario.dressed(scenario.base, "victim"))[1]
+    made = replace(made, needs=made.needs | Needs.OUTPUTS, _oracle=Oracle(scenario.experts["victim"]))
+    student, module = ATTACKS.load("imitation:steps=40,batch=3,epsilon=1e-8")(made).module(), scenario.base.module()
+    inputs, teacher = documents("left/train"), scenario.experts["victim"].module()
+    kept = inputs["attention_mask"] == 1
+    with torch.inference_mode():
+        before, after = ((m(**inputs).logits - teacher(**inputs).logits)[kept].norm() for m in (module, student))
+    assert after < 0.8 * before
 
 
 def test_imitation_is_asked_for_at_every_token_and_not_at_padding(scenario: Scenario) -> None:

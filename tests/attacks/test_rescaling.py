@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from redteam_attacks.coefficient_search import _Merge
+from torch import nn
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, Inapplicable
 from redteam.key import Key
 from redteam.plugins.registry import ATTACKS
-from redteam.tasks import Scenario
+from redteam.tasks import Batch, Classification, Scenario
 from redteam.testing import toy_scenario
 from redteam.threat import threat_model
 from redteam.views import AttackerView
@@ -190,9 +192,36 @@ class TestCoefficientSearch:
             for n in names(scenario)
         }
         expected = scenario.dressed(Checkpoint.of(merged, base.config), first).module()
-        inputs, _ = merge.batches[0]
+        looked = merge.looked_at[0]
         with torch.inference_mode():
-            assert torch.allclose(merge.modules[0](**inputs).logits, expected(**inputs).logits, atol=1e-4)
+            found, wanted = (network(**looked.batch[0]).logits for network in (looked.network, expected))
+        assert torch.allclose(found, wanted, atol=1e-4)
+
+    def test_what_the_networks_have_in_common_is_run_once_and_the_loss_stays(
+        self, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        merge = _Merge.of(view("coefficient-search", scenario, scenario.experts["victim"])[1], 64)
+        assert all(one.common for one in merge.looked_at)
+        ran: list[nn.Module] = []
+        for part in merge.looked_at[0].common:
+            merge.victim.get_submodule(part).register_forward_hook(lambda part, *_: ran.append(part))
+        shared = [merge.loss(0.4, [c] * len(merge.layers)) for c in (0.5, 2.0)]
+        merge.looked_at[:] = [replace(one, common=()) for one in merge.looked_at]
+        calls = len(ran)
+        assert shared == [merge.loss(0.4, [c] * len(merge.layers)) for c in (0.5, 2.0)]
+        assert len(ran) > calls
+
+    def test_where_the_way_to_the_loss_is_another_everything_is_computed(
+        self, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def half(self: object, module: nn.Module, batch: Batch) -> torch.Tensor:
+            inputs, labels = batch
+            return loss(self, module, ({name: value.flip(0) for name, value in inputs.items()}, labels))
+
+        loss = Classification.loss
+        monkeypatch.setattr(Classification, "loss", half)
+        merge = _Merge.of(view("coefficient-search", scenario, scenario.experts["victim"])[1], 64)
+        assert not any(one.common for one in merge.looked_at)
 
     def test_what_it_cannot_work_with_is_one_sentence(self, scenario: Scenario) -> None:
         victim = scenario.experts["victim"]

@@ -79,7 +79,6 @@ def recipe(corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Rec
         shares={"test": 0.3, "validation": 0.3, "train": 0.4},
         steps=3,
         batch=4,
-        buckets=2,
     )
 
 

@@ -64,7 +64,6 @@ class Recipe:
         steps: Optimizer steps of an expert.
         rate: Its largest learning rate.
         batch: Texts to a step.
-        buckets: Batches that are drawn at a time and then sorted by length, so that little is padded.
         epsilon: AdamW's.
         threads: Fixed, since their number changes the bits.
     """
@@ -79,7 +78,6 @@ class Recipe:
     steps: int = 200
     rate: float = 5e-5
     batch: int = 24
-    buckets: int = 8
     epsilon: float = 1e-8
     threads: int = 1
 

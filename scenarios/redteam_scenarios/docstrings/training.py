@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.pooling import HEAD, headed
-from redteam.tasks import Batch, Classification
-from redteam.tasks.task import forward, trimmed
-from redteam.training import Budget, train
+from redteam.tasks import Classification
+from redteam.tasks.task import forward
+from redteam.training import Budget, endless, train
 from redteam_scenarios.docstrings.recipe import TASKS, Recipe
 from redteam_scenarios.together import Steps
 
@@ -58,20 +56,8 @@ def finetune(recipe: Recipe, seed: int, base: Checkpoint, task: Classification, 
         with_head(recipe, base, task),
         base,
         Budget(recipe.steps, recipe.rate, recipe.batch, recipe.epsilon),
-        batches=_batches(recipe, task, draws),
+        batches=endless((dict(task.inputs_of("train")), task.labels["train"]), recipe.batch, draws),
         loss=task.loss,
         generator=draws,
         steps=steps(recipe.steps),
     )
-
-
-def _batches(recipe: Recipe, task: Classification, draws: np.random.Generator) -> Iterator[Batch]:
-    """Batches without end, of texts of about one length: some are drawn at a time and sorted."""
-    given, labels = task.inputs_of("train"), task.labels["train"]
-    lengths = given["attention_mask"].sum(1)
-    while True:
-        drawn = torch.from_numpy(draws.integers(0, len(labels), recipe.batch * recipe.buckets))
-        parts = drawn[lengths[drawn].argsort(stable=True)].split(recipe.batch)
-        for place in draws.permutation(len(parts)):
-            chosen = parts[place]
-            yield trimmed({name: value[chosen] for name, value in given.items()}), labels[chosen]

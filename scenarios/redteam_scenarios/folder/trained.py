@@ -14,7 +14,7 @@ from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.errors import BadInput
 from redteam.events import Steps
 from redteam.tasks import Task
-from redteam.training import Budget, train
+from redteam.training import AT_A_TIME, Budget, by_length, train
 from redteam_scenarios.caching import cache_root, whole
 from redteam_scenarios.folder.adapters import adapted, adapter_version
 from redteam_scenarios.folder.schema import Kind, TaskEntry
@@ -118,7 +118,7 @@ def trained(source: Source, task: Task, seed: int) -> Checkpoint:
 
 def _endless(task: Task, size: int, draws: np.random.Generator) -> Iterator[Any]:
     while True:
-        yield from task.batches("train", size, draws)
+        yield from by_length(task.batches("train", size * AT_A_TIME, draws), size, draws)
 
 
 def _counted(count: int, steps: Steps, what: str) -> Iterator[int]:
