@@ -36,7 +36,13 @@ Queries = Annotated[int, Range(1, 10**9)]
 Reach = Annotated[float, Range(0.0, 1e6)]
 
 
-@attack("distillation", needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.INPUTS, targets=("mergelock",), paper=_PAPER)
+@attack(
+    "distillation",
+    needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.INPUTS,
+    targets=("mergelock",),
+    changes_architecture=True,
+    paper=_PAPER,
+)
 def distillation(
     view: AttackerView,
     *,
@@ -77,7 +83,13 @@ def distillation(
     return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
 
 
-@attack("distill-own", needs=Needs.ANCHOR | Needs.COMPANIONS, targets=("mergelock",), paper=_PAPER)
+@attack(
+    "distill-own",
+    needs=Needs.ANCHOR | Needs.COMPANIONS,
+    targets=("mergelock",),
+    changes_architecture=True,
+    paper=_PAPER,
+)
 def distill_own(
     view: AttackerView,
     *,

@@ -72,17 +72,25 @@ def mlp_regression(
 
 
 def _inputs_of(view: AttackerView, network: Any, paths: Mapping[str, str], samples: int) -> dict[str, Tensor]:
-    """By a layer's label all that it is given, float64 [n, width], on inputs of the attacker's own tasks."""
+    """By a layer's label all that it is given, float64 [n, width], on inputs of the attacker's own tasks.
+
+    Without padding: it costs as much as what is said, and says nothing.
+    """
     found: dict[str, list[Tensor]] = {label: [] for label in paths}
+    masks: list[Tensor] = []
 
     def look(label: str, given: Tensor, _: Tensor) -> None:
-        found[label].append(given.detach().reshape(-1, given.shape[-1]).double())
+        there = given.shape[:-1] == masks[-1].shape if masks else False
+        rows = given[masks[-1] != 0] if there else given.reshape(-1, given.shape[-1])
+        found[label].append(rows.detach().double())
 
     with watched(network, paths, look), torch.inference_mode():
         for task in view.companions:
             left = samples
             for inputs, labels in view.own_batches(task, _BATCH):
-                network(**{name: value[:left] for name, value in inputs.items()})
+                given = {name: value[:left] for name, value in inputs.items()}
+                masks[:] = [given["attention_mask"]] if "attention_mask" in given else []
+                network(**given)
                 left -= len(labels)
                 if left <= 0:
                     break

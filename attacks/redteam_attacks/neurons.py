@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _STEPS = 12
+_SETTLED = 1e-9  # of a neuron's cost: where a step changes it by less, it has arrived
 _STRAY = 5.0  # times the median neuron's distance from its start
 _PART = 64  # neurons at a time, so that their normal matrices fit
 
@@ -46,20 +47,26 @@ def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Te
     weights, damping = start.clone(), torch.full((len(start),), 1e-3, dtype=x.dtype, device=x.device)
     value, slope = _both(activation, x @ weights.T)
     cost = _cost(value - h, weights - start, ridge)
+    left = torch.arange(len(start), device=x.device)
     for _ in range(_STEPS):
-        curved = slope.square().T
-        normal = _normal(x, curved)
-        size = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(torch.finfo(x.dtype).tiny)
-        gradient = ((value - h) * slope).T @ x / len(x) + ridge * (weights - start)
-        step = torch.linalg.solve(normal + (ridge + damping[:, None, None] * size) * eye, gradient[..., None])[..., 0]
-        tried = weights - step
+        here, seen = weights[left], slope[:, left]
+        normal = _normal(x, seen.square().T)
+        size = normal.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
+        normal += (ridge + damping[left] * size)[:, None, None] * eye
+        gradient = ((value[:, left] - h[:, left]) * seen).T @ x / len(x) + ridge * (here - start[left])
+        factor, failed = torch.linalg.cholesky_ex(normal)
+        tried = here - torch.cholesky_solve(gradient[..., None], factor)[..., 0]
         new_value, new_slope = _both(activation, x @ tried.T)
-        new_cost = _cost(new_value - h, tried - start, ridge)
-        better = new_cost < cost
-        weights = torch.where(better[:, None], tried, weights)
-        value, slope = torch.where(better, new_value, value), torch.where(better, new_slope, slope)
-        cost = torch.where(better, new_cost, cost)
-        damping = torch.where(better, damping / 10, damping * 10)
+        new_cost = _cost(new_value - h[:, left], tried - start[left], ridge)
+        gained = torch.where(failed == 0, cost[left] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
+        settled, better = gained.abs() <= _SETTLED * cost[left], gained > 0
+        moved = left[better]
+        weights[moved], cost[moved] = tried[better], new_cost[better]
+        value[:, moved], slope[:, moved] = new_value[:, better], new_slope[:, better]
+        damping[left] *= torch.where(better, 0.1, 10.0)
+        left = left[~settled]
+        if not len(left):
+            break
     return weights
 
 
@@ -77,7 +84,7 @@ def _both(activation: Callable[[Tensor], Tensor], before: Tensor) -> tuple[Tenso
         at = before.detach().requires_grad_()
         value = activation(at)
         (slope,) = torch.autograd.grad(value.sum(), at)
-    return value.detach(), slope
+    return value.detach(), slope.clone()  # a constant slope is one number, seen from everywhere
 
 
 def _cost(error: Tensor, away: Tensor, ridge: float) -> Tensor:
