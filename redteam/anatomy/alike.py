@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import torch
+
 from redteam.anatomy.auto import anatomy_of, architecture_of
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint, is_finite, shared_tensors
+from redteam.checkpoint.configs import disagreements
 from redteam.checkpoint.naming import frame_of, is_remnant
+from redteam.checkpoint.parts import settings_of
 from redteam.checkpoint.spelling import spelling
 from redteam.checkpoint.vocabulary import vocabulary_sizes
 from redteam.errors import BadInput
@@ -89,3 +93,39 @@ def require_related(
                 f"{what} does not have its base's shape: {name!r} is {here}, in the base {there}; expected the same "
                 f"network, so name its own base, or take a lock that widens it off first{remedy()}."
             )
+
+
+def require_same_settings(model: Checkpoint, base: Checkpoint, what: str) -> None:
+    """Refuses a model whose weights mean something else under the base's config, which a merge gets.
+
+    Args:
+        model: What is merged.
+        base: The base, or a network that the model is a part of.
+        what: What the model is called in errors.
+
+    Raises:
+        BadInput: If a setting that counts differs.
+    """
+    theirs = settings_of(base.config, model.architecture)
+    if not (model.config and theirs):
+        return
+    if found := disagreements(model.config, theirs):
+        told = "; ".join(f"{key} is {mine!r}, the base's {other!r}" for key, (mine, other) in found.items())
+        raise BadInput(
+            f"{what} computes something else with its weights than the base would ({told}); a merge has the "
+            "base's config, so name an expert with the same settings, or correct its config.json."
+        )
+
+
+def finite(model: Checkpoint, base: Checkpoint, what: str) -> Checkpoint:
+    """The model, whose tensors raise BadInput when they are read and hold NaN or infinity that the base has not."""
+
+    def read(tensor: str) -> torch.Tensor:
+        found = model[tensor]
+        if is_finite(found) or (
+            tensor in base and base.shape(tensor) == found.shape and bool((found == base[tensor]).all())
+        ):
+            return found
+        raise BadInput(f"{what} holds NaN or infinity in {tensor!r}; fetch or train it again.")
+
+    return Checkpoint.computed(model.outline(), read, model.config)

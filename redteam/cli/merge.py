@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +11,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.achieved import Achieved
-from redteam.errors import BadInput, UnknownName
+from redteam.errors import UnknownName
 
 if TYPE_CHECKING:
     import torch
@@ -48,18 +46,18 @@ def merge(
     from redteam.plugins.registry import MERGERS
 
     MERGERS.require_all(merger)  # a slip in a name is said before torch is imported
-    from redteam.anatomy.alike import require_related
+    from redteam.anatomy.alike import finite, require_related, require_same_settings
     from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.checkpoint.naming import is_remnant
-    from redteam.checkpoint.parts import in_place, part_of, settings_of
+    from redteam.checkpoint.parts import in_place, part_of
     from redteam.checkpoint.vocabulary import as_long_as, token_rows
     from redteam.key import Key
     from redteam.plugins.returned import check_as_read
     from redteam.views import MergerView
 
     plugin = MERGERS.load(merger)
-    experts = _by_name(expert)
+    experts = opening.by_name(expert)
     _require_names(plugin.settings, list(experts))
     shared.require_usable(device, out, force, [base, *experts.values()])
     origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
@@ -69,8 +67,8 @@ def merge(
     for name, one in opened.items():
         there = part_of(origin, one)
         require_related(one, there, f"The expert {name}", remedy=opening.restoring)
-        _require_config(name, one.config, settings_of(origin.config, one.architecture))
-        opened[name] = _finite(name, in_place(one, origin), origin)
+        require_same_settings(one, origin, f"The expert {name}")
+        opened[name] = finite(in_place(one, origin), origin, f"The expert {name}")
     with shared.working() as progress:
         start = origin.cast(device=device)
         view = MergerView(
@@ -115,39 +113,6 @@ def merge(
     require_agreement(out, base)
     if check:
         typer.echo(require_loads(out, base))
-
-
-def _require_config(name: str, expert: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Refuses an expert whose weights mean something else under the base's config, which the merge gets.
-
-    Raises:
-        BadInput: If a setting that counts differs.
-    """
-    from redteam.checkpoint.configs import disagreements
-
-    if not (expert and base):
-        return
-    if found := disagreements(expert, base):
-        told = "; ".join(f"{key} is {mine!r}, the base's {theirs!r}" for key, (mine, theirs) in found.items())
-        raise BadInput(
-            f"The expert {name} computes something else with its weights than the base would ({told}); a merge has the "
-            "base's config, so name an expert with the same settings, or correct its config.json."
-        )
-
-
-def _finite(name: str, expert: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """The expert, whose tensors raise BadInput when they are read and hold NaN or infinity that the base has not."""
-    from redteam.checkpoint import Checkpoint, is_finite
-
-    def read(tensor: str) -> torch.Tensor:
-        found = expert[tensor]
-        if is_finite(found) or (
-            tensor in base and base.shape(tensor) == found.shape and bool((found == base[tensor]).all())
-        ):
-            return found
-        raise BadInput(f"The expert {name} holds NaN or infinity in {tensor!r}; fetch or train it again.")
-
-    return Checkpoint.computed(expert.outline(), read, expert.config)
 
 
 def _with_masks(merged: object, base: Checkpoint) -> object:
@@ -209,24 +174,3 @@ def _is_a_copy(name: str, expert: Checkpoint, base: Checkpoint) -> bool:
 
 def _told_rows(rows: Mapping[str, int]) -> str:
     return " and ".join(f"the first {count} rows of {name}" for name, count in rows.items())
-
-
-def _by_name(texts: list[str]) -> dict[str, Path]:
-    """The experts by their names.
-
-    Raises:
-        BadInput: If two have the same.
-    """
-    experts: dict[str, Path] = {}
-    for text in texts:
-        name, _, path = text.rpartition("=")
-        given = bool(re.fullmatch(r"[\w.-]+", name)) and not os.path.lexists(text)
-        place = Path(path if given else text).expanduser()
-        name = name if given else opening.named(place)
-        if name in experts:
-            raise BadInput(
-                f"Two experts are called {name!r}, {experts[name]} and {place}; name one of them: "
-                f"--expert other-{name}={place}"
-            )
-        experts[name] = place
-    return experts

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
@@ -105,3 +109,24 @@ def named(path: Path) -> str:
     if full.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.rpartition("--")[2]
     return full.name if full.is_dir() else full.stem
+
+
+def by_name(texts: Iterable[str]) -> dict[str, Path]:
+    """The experts by their names.
+
+    Raises:
+        BadInput: If two have the same.
+    """
+    experts: dict[str, Path] = {}
+    for text in texts:
+        name, _, path = text.rpartition("=")
+        given = bool(re.fullmatch(r"[\w.-]+", name)) and not os.path.lexists(text)
+        place = Path(path if given else text).expanduser()
+        name = name if given else named(place)
+        if name in experts:
+            raise BadInput(
+                f"Two experts are called {name!r}, {experts[name]} and {place}; name one of them: "
+                f"--expert other-{name}={place}"
+            )
+        experts[name] = place
+    return experts
