@@ -6,6 +6,7 @@ RedteamError                     exit code 2
 │   ├── BadSetting               a value of the wrong type or out of range
 │   ├── BadPlan                  a plan that cannot be read
 │   ├── NotACheckpoint           a folder or file that holds no readable weights
+│   │   └── Quantised            one whose weights are codes
 │   ├── Inapplicable             a checkpoint to which an attack, rightly used, has nothing to say
 │   └── UnwritableOutput         a place where nothing can be written
 ├── ThreatModelViolation         a plugin asked for more than the threat model grants
@@ -58,6 +59,10 @@ class BadPlan(BadInput):
 
 class NotACheckpoint(BadInput):
     """A folder or file from which no weights can be read."""
+
+
+class Quantised(NotACheckpoint):
+    """A folder or file whose weights are codes, not numbers."""
 
 
 class UnwritableOutput(BadInput):

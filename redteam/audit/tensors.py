@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from redteam.audit.findings import TensorFinding
-from redteam.audit.walk import Progress, same
+from redteam.audit.walk import Progress
 from redteam.checkpoint import Checkpoint
-
-_PIECE = 2**22  # numbers that are in float64 at a time
+from redteam.symmetry.shelved import squared_distance
 
 
 def compare_tensors(model: Checkpoint, base: Checkpoint, progress: Progress | None = None) -> tuple[TensorFinding, ...]:
@@ -31,15 +32,16 @@ def _compare(name: str, model: Checkpoint, base: Checkpoint) -> TensorFinding:
         return TensorFinding(name=name, state="missing")
     if model.shape(name) != base.shape(name):
         return TensorFinding(name=name, state="reshaped")
-    if same(model, base, name):
-        return TensorFinding(name=name, state="equal")
     here, there = model[name], base[name]
-    if torch.equal(there.to(here.dtype), here):
-        return TensorFinding(name=name, state="rounded")
-    apart = size = 0.0
-    for one, other in zip(here.flatten().split(_PIECE), there.flatten().split(_PIECE), strict=True):
-        other = other.to(torch.float64)
-        apart += float((one.to(torch.float64) - other).square().sum())
-        size += float(other.square().sum())
+    if (state := standing(here, there)) != "changed":
+        return TensorFinding(name=name, state=state)
+    apart, size = squared_distance(here, there), squared_distance(there)
     distance = (apart / size) ** 0.5 if size else math.inf
-    return TensorFinding(name=name, state="changed", distance=distance if math.isfinite(distance) else None)
+    return TensorFinding(name=name, state=state, distance=distance if math.isfinite(distance) else None)
+
+
+def standing(here: Tensor, there: Tensor) -> Literal["equal", "rounded", "changed"]:
+    """Of two tensors of one shape: equal bit for bit, the second one rounded to the first one's dtype, or neither."""
+    if not torch.equal(there.to(here.dtype), here):
+        return "changed"
+    return "equal" if here.dtype == there.dtype else "rounded"

@@ -43,19 +43,27 @@ class Walk:
         model: What may be locked.
         base: The public base.
         device: Where to compute.
+        among: Says which sites are looked at; all by default. A lock on one that is left out stays on.
 
     Raises:
         BadInput: If the architecture is not known, or the base is of another one.
     """
 
-    def __init__(self, model: Checkpoint, base: Checkpoint, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Checkpoint,
+        base: Checkpoint,
+        device: str = "cpu",
+        *,
+        among: Callable[[Site], bool] = lambda _: True,
+    ) -> None:
         mine, theirs = (architecture_of(checkpoint)[0] for checkpoint in (model, base))
         if mine != theirs:
             raise BadInput(f"The model is a {mine} and the base a {theirs}; expected the base that it was made from.")
         self.model, self.base = model, base
         self._view = model.cast(torch.float64, device)
         self._anchor = base.cast(torch.float64, device)
-        self.sites = in_order(model)
+        self.sites = tuple(filter(among, in_order(model)))
         self.explainer = Explainer()
         self._equal: dict[str, bool] = {}
 

@@ -88,7 +88,7 @@ def summary(
     sites: Sequence[SiteFinding], tensors: Sequence[TensorFinding], pairs: Sequence[PairFinding]
 ) -> tuple[str, ...]:
     """The findings in sentences, the locks first."""
-    told = [*_locks(sites), *_others(sites), *_shifts(sites), *_pairs(pairs), *_tensors(tensors)]
+    told = [*locks(sites), *_others(sites), *_shifts(sites), *_pairs(pairs), *_tensors(tensors)]
     return tuple(told)
 
 
@@ -123,7 +123,8 @@ def _ranges(layers: Sequence[int], last: str = ", ") -> str:
     return last.join(filter(None, (", ".join(texts[:-1]), texts[-1])))
 
 
-def _locks(sites: Sequence[SiteFinding]) -> list[str]:
+def locks(sites: Sequence[SiteFinding]) -> list[str]:
+    """A sentence for each group of which there is a lock."""
     told = []
     locked = [site for site in sites if site.state == "locked"]
     for group in dict.fromkeys(str(site.group) for site in locked):

@@ -25,7 +25,7 @@ from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
 from redteam.checkpoint.tensors import Tensors, is_finite
 from redteam.checkpoint.wrapped import require_unwrapped
-from redteam.errors import NotACheckpoint
+from redteam.errors import NotACheckpoint, Quantised
 from redteam.memory import require
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class Checkpoint(Tensors):
             return cls(plain, plain.settings())
         what = f"The weights in {path} are quantised ({scheme}): codes, not numbers; "
         if readable:
-            raise NotACheckpoint(f"{what}--dequantise reads them (in Python: Checkpoint.open(path, dequantise=dtype)).")
+            raise Quantised(f"{what}--dequantise reads them (in Python: Checkpoint.open(path, dequantise=dtype)).")
         only = "" if dequantise is None else "--dequantise reads FP8 with scales and MXFP4 alone; "
-        raise NotACheckpoint(
+        raise Quantised(
             f"{what}{only}expected the model before that, or a config without quantization_config if its weights were "
             "brought back."
         )

@@ -75,11 +75,14 @@ Dequantise = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
+_LOADED = "Load what was written, with transformers, and fail where a key is missing, unexpected or misshapen."
+Load = Annotated[bool, typer.Option("--load", help=_LOADED)]
 Check = Annotated[
     bool,
     typer.Option(
+        "--load",
         "--check",
-        help="Load what was written, with transformers, and fail where a key is missing, unexpected or misshapen.",
+        help=_LOADED,
     ),
 ]
 _ON_THE_CPU = "leave --device out to compute on the CPU."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +11,18 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.achieved import Achieved
-from redteam.errors import UnknownName
+from redteam.cli.doctor import diagnosed, tell
+from redteam.errors import BadInput, RedteamError, UnknownName
 
 if TYPE_CHECKING:
     import torch
 
     from redteam.checkpoint import Checkpoint
+    from redteam.doctor import Diagnosis
+    from redteam.plugins.contracts import MergerSpec
+    from redteam.plugins.registry import LoadedPlugin
 
-_TOLD = 8  # names in a sentence
+_EQUAL = "The merge by {} equals the base: it"
 
 
 def merge(
@@ -30,9 +34,16 @@ def merge(
         list[str],
         typer.Option(metavar="[NAME=]PATH", help="A model fine-tuned from the base; repeat it for each."),
     ],
-    out: shared.Out,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write.", callback=shared.at_home, show_default=False)
+    ] = None,
     device: shared.OnDevice = shared.Device.cpu,
-    check: shared.Check = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing: say what stops or damages this merge, as redteam doctor."),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --check: print what was found as JSON.")] = False,
+    load: shared.Load = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
@@ -41,50 +52,39 @@ def merge(
 
     Experts are called by the names of their folders, of their models in the hub's cache, or as NAME= says, in settings
     such as `weights=[[NAME,2.0]]` as well. What the base lacks, or has in another shape, such as the heads of tasks, is
-    not merged.
+    not merged. With --check nothing is written: exit code 1 if something stops or damages the merge, 0 if nothing does.
     """
     from redteam.plugins.registry import MERGERS
 
     MERGERS.require_all(merger)  # a slip in a name is said before torch is imported
-    from redteam.anatomy.alike import finite, require_related, require_same_settings
-    from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
+    from redteam.checkpoint import own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.checkpoint.naming import is_remnant
-    from redteam.checkpoint.parts import in_place, part_of
-    from redteam.checkpoint.vocabulary import as_long_as, token_rows
-    from redteam.key import Key
-    from redteam.plugins.returned import check_as_read
-    from redteam.views import MergerView
+    from redteam.checkpoint.tied import is_a_copy, tied_twins
+    from redteam.checkpoint.vocabulary import token_rows
+    from redteam.doctor.headers import some, some_rows
 
     plugin = MERGERS.load(merger)
     experts = opening.by_name(expert)
     _require_names(plugin.settings, list(experts))
+    if check:
+        shared.require_device(device)
+        found = _looked_at(plugin, base, experts, device, architecture, dequantise=shared.read_as(dequantise))
+        tell(found, json=json)
+        raise typer.Exit(1 if found.fails else 0)
+    if out is None or json:
+        raise BadInput(
+            "A merge is written to a folder, so add --out DIR." if out is None else "--json goes with --check alone."
+        )
     shared.require_usable(device, out, force, [base, *experts.values()])
     origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, origin, base)
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
-    opened = {name: as_long_as(one, origin) for name, one in zip(experts, alike, strict=True)}
-    for name, one in opened.items():
-        there = part_of(origin, one)
-        require_related(one, there, f"The expert {name}", remedy=opening.restoring)
-        require_same_settings(one, origin, f"The expert {name}")
-        opened[name] = finite(in_place(one, origin), origin, f"The expert {name}")
+    opened = _fit(dict(zip(experts, alike, strict=True)), origin)
     with shared.working() as progress:
-        start = origin.cast(device=device)
-        view = MergerView(
-            {name: one.cast(device=device) for name, one in opened.items()},
-            start,
-            Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
-            plugin.spec.needs_base,
-        )
-        merged = plugin(view)
-        if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
-            # It has never seen the base; what it leaves out no expert shares.
-            merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(origin)
-        merged = check_as_read(plugin, start, _with_masks(merged, start))
-        twins = _tied(origin, list(opened.values()))
-        merged = merged.replace(merged.renamed(twins))
-        with shared.read_ahead(merged.stored_as(origin)) as ready:
+        merged = _merged(plugin, origin, opened, device)
+        twins = tied_twins(origin, list(opened.values()))
+        with shared.read_ahead(merged) as ready:
             achieved = Achieved(ready, origin)
             written = shared.save(
                 achieved,
@@ -95,24 +95,101 @@ def merge(
                 progress=progress,
                 title="Merged",
                 rows={"merger": f"`{plugin.canonical}`", "base": opening.named(base), "experts": ", ".join(experts)},
-                check=lambda: achieved.require_rewritten(f"The merge by {plugin.spec.name} equals the base: it"),
+                check=lambda: achieved.require_rewritten(_EQUAL.format(plugin.spec.name)),
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
     for name, rows in longer.items():
         if rows:
-            typer.echo(f"Of {name}, {_told_rows(rows)} were merged: the base has another number of tokens.")
+            typer.echo(f"Of {name}, {some_rows(rows)} were merged: the base has another number of tokens.")
     for name, twin in twins.items():
         typer.echo(f"{name} is what {twin} became, since the base holds the two as one.")
     if left := [name for name in origin if name not in held and name not in twins]:
-        typer.echo(f"Taken from the base, since no expert has them in its shape: {_some(left)}.")
+        typer.echo(f"Taken from the base, since no expert has them in its shape: {some(left)}.")
     for name, one in opened.items():
         own = [tensor for tensor in own_tensors(one, origin) if not is_remnant(tensor, one.shape(tensor))]
-        if own := [tensor for tensor in own if not _is_a_copy(tensor, one, origin)]:
-            typer.echo(f"Not merged of {name}, since the base lacks them in this shape: {_some(own)}.")
+        if own := [tensor for tensor in own if not is_a_copy(tensor, one, origin)]:
+            typer.echo(f"Not merged of {name}, since the base lacks them in this shape: {some(own)}.")
     shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
     require_agreement(out, base)
-    if check:
+    if load:
         typer.echo(require_loads(out, base))
+
+
+def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkpoint]:
+    """The experts as they are merged, under the base's names and with its tokens.
+
+    Raises:
+        BadInput: If one cannot be merged over this base; when a tensor is read, if it holds NaN or infinity.
+    """
+    from redteam.anatomy.alike import finite, require_related, require_same_settings
+    from redteam.checkpoint.parts import in_place, part_of
+    from redteam.checkpoint.vocabulary import as_long_as
+
+    fit = {}
+    for name, model in models.items():
+        one, who = as_long_as(model, base), f"The expert {name}"
+        require_related(one, part_of(base, one), who, remedy=opening.restoring)
+        require_same_settings(one, base, who)
+        fit[name] = finite(in_place(one, base), base, who)
+    return fit
+
+
+def _merged(
+    plugin: LoadedPlugin[MergerSpec], base: Checkpoint, experts: Mapping[str, Checkpoint], device: str
+) -> Checkpoint:
+    """What a merger makes, in the base's layout and dtypes; computed when it is read."""
+    from redteam.checkpoint import Checkpoint, shared_tensors
+    from redteam.checkpoint.tied import tied_twins
+    from redteam.key import Key
+    from redteam.plugins.returned import check_as_read
+    from redteam.views import MergerView
+
+    start = base.cast(device=device)
+    view = MergerView(
+        {name: one.cast(device=device) for name, one in experts.items()},
+        start,
+        Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
+        plugin.spec.needs_base,
+    )
+    merged = plugin(view)
+    if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
+        # It has never seen the base; what it leaves out no expert shares.
+        merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(base)
+    merged = check_as_read(plugin, start, _with_masks(merged, start))
+    return merged.replace(merged.renamed(tied_twins(base, list(experts.values())))).stored_as(base)
+
+
+def _looked_at(
+    plugin: LoadedPlugin[MergerSpec],
+    base: Path,
+    experts: Mapping[str, Path],
+    device: str,
+    architecture: Path | None,
+    *,
+    dequantise: torch.dtype | None,
+) -> Diagnosis:
+    """What the doctor says of the experts, and then the merger: the merge is computed and thrown away."""
+    from redteam.doctor import Finding
+
+    found = diagnosed(base, experts, architecture, dequantise=dequantise)
+    found = found.model_copy(update={"merger": plugin.canonical})
+    if any(finding.severity == "stops" for finding in found.findings):
+        return found
+    anchor, *alike = opening.open_alike(base, *experts.values(), dequantise=dequantise)
+    try:
+        with shared.working() as progress:
+            opened = _fit(dict(zip(experts, alike, strict=True)), anchor)
+            achieved = Achieved(_merged(plugin, anchor, opened, device), anchor)
+            for done, name in enumerate(achieved.checkpoint):
+                progress.advanced(done, len(achieved.checkpoint), name)
+                achieved.checkpoint[name]
+            achieved.require_rewritten(_EQUAL.format(plugin.spec.name))
+    except RedteamError as error:
+        remedy = f"See what {plugin.spec.name} takes: redteam show {plugin.spec.name}."
+        return found.with_finding(
+            Finding(severity="stops", kind="merger", models=tuple(experts), told=str(error), remedy=remedy)
+        )
+    return found
 
 
 def _with_masks(merged: object, base: Checkpoint) -> object:
@@ -140,37 +217,3 @@ def _require_names(settings: Mapping[str, Any], experts: list[str]) -> None:
     for name, _ in pairs:
         if isinstance(name, str) and name not in experts:
             raise UnknownName.among("expert", name, experts)
-
-
-def _tied(base: Checkpoint, experts: Iterable[Checkpoint]) -> dict[str, str]:
-    """A tied head that the base stores beside the embedding and some expert doesn't: name → its twin."""
-    import torch
-
-    from redteam.checkpoint.vocabulary import vocabulary_sizes
-
-    sizes, found = vocabulary_sizes(base.config), dict[str, str]()
-    tables = [name for name in base if len(base.shape(name)) == 2 and base.shape(name)[0] in sizes]
-    for name in (n for n in tables if any(n not in one for one in experts)):
-        alike = (n for n in tables if n not in (name, *found) and base.shape(n) == base.shape(name))
-        twin = next((n for n in alike if torch.equal(base[n], base[name])), None)
-        if twin is not None and all(
-            torch.equal(one[name], one[twin]) for one in experts if name in one and twin in one
-        ):
-            found[name] = twin
-    return found
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
-
-
-def _is_a_copy(name: str, expert: Checkpoint, base: Checkpoint) -> bool:
-    """Whether a tensor is what another one is that is merged, as a tied head that is stored is the embedding."""
-    import torch
-
-    alike = (n for n in expert if n != name and n in base and expert.shape(n) == expert.shape(name))
-    return len(expert.shape(name)) == 2 and any(torch.equal(expert[name], expert[other]) for other in alike)
-
-
-def _told_rows(rows: Mapping[str, int]) -> str:
-    return " and ".join(f"the first {count} rows of {name}" for name, count in rows.items())

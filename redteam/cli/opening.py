@@ -27,16 +27,27 @@ def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None)
 
     Parts of the base's network keep their own (`redteam.checkpoint.parts`). `dequantise` is that of `Checkpoint.open`.
     """
-    from redteam.anatomy.alike import named_alike
-    from redteam.checkpoint.companion_files import card_row
-    from redteam.checkpoint.parts import part_names
+    anchor = open_base(base, dequantise=dequantise)
+    return agreed(anchor, *(opened(path, anchor, dequantise=dequantise) for path in models))
 
-    anchor = _opened(base, dequantise=dequantise)
+
+def open_base(base: Path, *, dequantise: torch.dtype | None = None) -> Checkpoint:
+    """The public model, after saying what is odd about its files and its card."""
+    from redteam.checkpoint.companion_files import card_row
+
+    anchor = opened(base, dequantise=dequantise)
     if card_row(base, PROTECTED, "defense") is not None and card_row(base, ATTACKED, "attack") is None:
         typer.echo(
             f"Note on {base}: its card says that it was locked; a base is the public model before that.", err=True
         )
-    found = [_opened(path, anchor, dequantise=dequantise) for path in models]
+    return anchor
+
+
+def agreed(anchor: Checkpoint, *found: Checkpoint) -> tuple[Checkpoint, ...]:
+    """A base and models made from it, under names that agree, but for parts of its network."""
+    from redteam.anatomy.alike import named_alike
+    from redteam.checkpoint.parts import part_names
+
     return (anchor, *found) if any(part_names(one, anchor) for one in found) else named_alike(anchor, *found)
 
 
@@ -54,7 +65,7 @@ def tell_description(file: Path | None, model: Checkpoint, path: Path) -> None:
     )
 
 
-def _opened(path: Path, base: Checkpoint | None = None, *, dequantise: torch.dtype | None = None) -> Checkpoint:
+def opened(path: Path, base: Checkpoint | None = None, *, dequantise: torch.dtype | None = None) -> Checkpoint:
     """A checkpoint, after saying what is odd about its files."""
     from redteam.checkpoint import Checkpoint
     from redteam.checkpoint.spelling import require_once
@@ -84,7 +95,7 @@ def open_model(
     from redteam.checkpoint.parts import part_of
 
     if base is None:
-        return named_alike(_opened(model, dequantise=dequantise))[0], None
+        return named_alike(opened(model, dequantise=dequantise))[0], None
     anchor, found = open_alike(base, model, dequantise=dequantise)
     anchor = part_of(anchor, found)
     require_related(found, anchor, f"The model {model}", shapes=shapes, remedy=restoring)

@@ -40,7 +40,7 @@ def test_each_command_says_that_it_loads(llama: Checkpoint, here: Path, shell: S
         shell("protect", "mergelock", "expert", "--key", "key", "--out", "locked", "--check"),
         shell("protect", "mergelock", "expert", "--key", "key", "--out", "half", "--dtype", "bfloat16", "--check"),
         shell("attack", "gauge-fit", "locked", "--base", "base", "--out", "fitted", "--check"),
-        shell("merge", "linear", "--base", "base", "--expert", "fitted", "--out", "merged", "--check"),
+        shell("merge", "linear", "--base", "base", "--expert", "fitted", "--out", "merged", "--load"),
     ]
     for one, out in zip(told, ("locked", "half", "fitted", "merged"), strict=True):
         assert one.code == 0, one.err
@@ -109,7 +109,7 @@ def test_a_fault_is_told_and_the_folder_stays(
     put("expert", tuned(llama), llama.config)
     monkeypatch.setattr(saving, "write", write)
     words = ("merge", "linear", "--base", "base", "--expert", "expert", "--out", "out")
-    told = shell(*words, "--check")
+    told = shell(*words, "--load")
     assert told.code == 2
     assert "out was written and stays" in told.err
     assert FAULTS[spoil] in told.err

@@ -83,7 +83,7 @@ def test_every_tensor_is_merged(build: Callable[[], Checkpoint], here: Path, she
     put("base", there, there.config)
     put("expert", trained, there.config)
     words = ("merge", "task-arithmetic:coefficient=1.0", "--base", "base", "--expert", "expert", "--out", "out")
-    told = shell(*words, "--check")
+    told = shell(*words, "--load")
     assert told.code == 0, told.err
     assert f"{len(there)} of {len(there)} tensors were rewritten" in told.out
     assert "no key is missing" in told.out
