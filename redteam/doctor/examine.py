@@ -56,7 +56,7 @@ def examine(
         if not one.refused:
             where = (shlex.quote(paths[name]), shlex.quote(at))
             found += far(name, models[name], base, one, where)
-        if all(finding.kind not in ("gauge", "other-base", "not-finite") for finding in found):
+        if all(finding.kind == "dtype" or finding.severity == "note" for finding in found):
             found += layers(name, one)
             trained[name] = one
         findings += found

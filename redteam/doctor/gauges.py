@@ -56,12 +56,22 @@ def far(name: str, model: Checkpoint, base: Checkpoint, one: Weighed, paths: tup
         return
 
     def among(site: Site) -> bool:
-        return site.layer in layers if not site.spanning else bool(names & set(tensors_of(site, here, there)))
+        return (site.spanning or site.layer in layers) and not names.isdisjoint(tensors_of(site, here, there))
 
     found = explained(here, there, among=among)
     looked = "" if len(layers) == count else f" Fitted were {len(layers)} of {count} layers that are as far away."
     if found.kind == "locked":
         yield from _locked(name, f"{told}.", looked, found.sites, paths)
+    elif found.kind == "stranger" and 2 * len(moved) < len(one.matrices):
+        yield Finding(
+            severity="damages",
+            kind="far",
+            models=(name,),
+            where=tuple(moved),
+            told=f"{told}. {len(moved)} of {len(one.matrices)} matrices are as far away as another network's, whatever "
+            f"the basis: they were drawn or trained anew, or come from another model.{looked}",
+            remedy=f"See which, with {audit}, and leave it out, or put the base's in their place.",
+        )
     elif found.kind == "stranger":
         yield Finding(
             severity="damages",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from statistics import median
+from statistics import median, median_high, median_low
 
 from redteam.doctor.findings import Finding
 from redteam.doctor.headers import some
@@ -83,24 +83,25 @@ def lengths(found: Mapping[str, Weighed]) -> Iterator[Finding]:
         others = [other for of, other in held.items() if other and of != name]
         if not others or not length:
             continue
-        usual = median(others)
-        if length >= LONGER * usual:
+        # Of two others the nearer one counts: beside a drowned and a drowning one, neither is out of scale.
+        most, least = median_high(others), median_low(others)
+        if length >= LONGER * most:
             yield Finding(
                 severity="damages",
                 kind="length",
                 models=(name,),
-                told=f"The task vector of {name} is {length / usual:.0f} times as long as the others' "
-                f"({length:.2g} of the base's norm, {usual:.2g} theirs), so that it drowns them.",
-                remedy=f"Give it less weight, as in redteam merge 'linear:weights=[[{name},{usual / length:.2g}]]'.",
+                told=f"The task vector of {name} is {length / most:.0f} times as long as the others' "
+                f"({length:.2g} of the base's norm, {most:.2g} theirs), so that it drowns them.",
+                remedy=f"Give it less weight, as in redteam merge 'linear:weights=[[{name},{most / length:.2g}]]'.",
             )
-        elif len(others) > 1 and length * LONGER <= usual:
+        elif len(others) > 1 and length * LONGER <= least:
             yield Finding(
                 severity="damages",
                 kind="length",
                 models=(name,),
-                told=f"The task vector of {name} is {usual / length:.0f} times as short as the others' "
-                f"({length:.2g} of the base's norm, {usual:.2g} theirs), so that they drown it.",
-                remedy=f"Give it more weight, as in redteam merge 'linear:weights=[[{name},{usual / length:.2g}]]'.",
+                told=f"The task vector of {name} is {least / length:.0f} times as short as the others' "
+                f"({length:.2g} of the base's norm, {least:.2g} theirs), so that they drown it.",
+                remedy=f"Give it more weight, as in redteam merge 'linear:weights=[[{name},{least / length:.2g}]]'.",
             )
 
 
