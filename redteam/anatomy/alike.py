@@ -123,7 +123,9 @@ def finite(model: Checkpoint, base: Checkpoint, what: str) -> Checkpoint:
     def read(tensor: str) -> torch.Tensor:
         found = model[tensor]
         if is_finite(found) or (
-            tensor in base and base.shape(tensor) == found.shape and bool((found == base[tensor]).all())
+            tensor in base
+            and base.shape(tensor) == found.shape
+            and bool((found.double() == base[tensor].double()).all())
         ):
             return found
         raise BadInput(f"{what} holds NaN or infinity in {tensor!r}; fetch or train it again.")

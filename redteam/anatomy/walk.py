@@ -14,6 +14,7 @@ from redteam.anatomy.linear import Linear, Norm
 from redteam.anatomy.mlps import mlp_sites
 from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
+from redteam.errors import BadInput
 
 
 def sites_of(blocks: Blocks) -> Iterator[Site]:
@@ -113,5 +114,7 @@ def _gain(blocks: Blocks, norm: Norm, readers: list[Linear], layer: int, part: s
     columns, *others = (Side(linear, columns=True) for linear in readers)
     gain = Side(Linear(norm.weight, norm.bias, offset=norm.offset))
     label = "/".join(filter(None, (blocks.arch.part, part)))
-    legal, (width,) = subgroups(blocks.arch.legal["norm"]), blocks.shape(norm.weight)
-    return Site("norm", layer, 1, width, gain, columns, legal, (), tuple(others), part=label)
+    legal, shape = subgroups(blocks.arch.legal["norm"]), blocks.shape(norm.weight)
+    if len(shape) != 1:
+        raise BadInput(f"The tensor {norm.weight!r} has shape {list(shape)}; expected one gain for each dimension.")
+    return Site("norm", layer, 1, shape[0], gain, columns, legal, (), tuple(others), part=label)

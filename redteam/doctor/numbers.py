@@ -28,11 +28,20 @@ def alone(name: str, one: Weighed) -> Iterator[Finding]:
     if one.refused:
         yield Finding(
             severity="stops",
-            kind="not-finite" if any("NaN" in told for told in one.refused.values()) else "dtype",
+            kind="not-finite",
             models=(name,),
             where=tuple(one.refused),
             told=next(iter(one.refused.values())),
-            remedy="Fetch the model again, or leave it out; a base stored in bfloat16 or float32 holds larger numbers.",
+            remedy="Fetch or train it again, or leave it out.",
+        )
+    if one.overflowing:
+        yield Finding(
+            severity="damages",
+            kind="dtype",
+            models=(name,),
+            where=tuple(one.overflowing),
+            told=f"The merge is stored as the base is, and of {name} {next(iter(one.overflowing.values()))}",
+            remedy="Name a base stored in bfloat16 or float32, or look whether the numbers are meant to be as large.",
         )
     if one.is_base:
         yield Finding(

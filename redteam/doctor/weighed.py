@@ -34,7 +34,8 @@ class Weighed:
         matrices: Which of these have two axes or more.
         same: Those that are the base's, bit for bit or rounded to the model's dtype.
         rounded: Squared distance that is lost where the model is stored as the base is, over tensors of other dtypes.
-        refused: Sentences on numbers with which nothing can be merged: tensor → what `redteam merge` says.
+        refused: Tensors with NaN or infinity that the base has not → what `redteam merge` says of them.
+        overflowing: Tensors with numbers that the base's dtype cannot hold → what storing them says.
     """
 
     shared: tuple[str, ...]
@@ -44,6 +45,7 @@ class Weighed:
     same: set[str] = field(default_factory=set)
     rounded: float = 0.0
     refused: dict[str, str] = field(default_factory=dict)
+    overflowing: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_base(self) -> bool:
@@ -97,10 +99,15 @@ def weigh(models: Mapping[str, Checkpoint], base: Checkpoint, progress: Progress
             one = found[name]
             try:
                 here = read[name][tensor]
-                stored = read[name].stored_as(base)[tensor] if here.dtype != there.dtype else here
             except BadInput as error:
                 one.refused[tensor] = str(error)
                 continue
+            stored = here
+            if here.dtype != there.dtype:
+                try:
+                    stored = Checkpoint.of({tensor: here}, {}).stored_as(base)[tensor]
+                except BadInput as error:
+                    one.overflowing[tensor] = str(error)
             if standing(here, there) != "changed":
                 one.same.add(tensor)
             if not here.is_floating_point() or not there.is_floating_point():

@@ -128,9 +128,7 @@ def test_a_head_of_the_task(doctor: Examine, here: Path) -> None:
     assert (finding.kind, finding.severity, finding.where) == ("own", "note", ("score.weight",))
 
 
-def test_another_dtype_and_what_rounding_leaves_of_a_task_vector(
-    doctor: Examine, base: Checkpoint, here: Path
-) -> None:
+def test_another_dtype_and_what_rounding_leaves_of_a_task_vector(doctor: Examine, base: Checkpoint, here: Path) -> None:
     Checkpoint.open("one").to(torch.bfloat16).save(here / "half")
     finding = only(doctor("two", "half"))
     assert (finding.kind, finding.severity) == ("dtype", "note")
@@ -151,7 +149,7 @@ def test_numbers_too_large_for_the_base(doctor: Examine, base: Checkpoint, here:
     large[0] = 1e6
     one.replace({"model.norm.weight": large}).save(here / "large")
     (finding, *_) = doctor("large", base="narrow").findings
-    assert (finding.kind, finding.severity, finding.where) == ("dtype", "stops", ("model.norm.weight",))
+    assert (finding.kind, finding.severity, finding.where) == ("dtype", "damages", ("model.norm.weight",))
     assert "more than torch.float16 holds" in finding.told
 
 

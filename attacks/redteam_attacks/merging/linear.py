@@ -39,4 +39,9 @@ def linear(view: MergerView, *, weights: Weights = ()) -> Checkpoint:
 
 
 def _dtype(held: Mapping[str, Mapping[str, Checkpoint]], name: str) -> torch.dtype:
-    return reduce(torch.promote_types, (expert.dtype(name) for expert in held[name].values()))
+    found = {expert.dtype(name) for expert in held[name].values()}
+    if len(found) == 1:
+        return found.pop()
+    # torch promotes no float of 8 bits
+    narrow = {dtype for dtype in found if dtype.is_floating_point and dtype.itemsize == 1}
+    return reduce(torch.promote_types, {*(found - narrow), *([torch.float32] if narrow else [])})
