@@ -35,6 +35,7 @@ PAGES = sorted(f"docs/{path.name}" for path in (HERE.parent / "docs").glob("*.md
 SLOW = ("check", "search")  # each loads libraries in a process of its own, or tries many things
 IN_ORDER = "docs/shell.md"  # whose commands read what those before them wrote
 WALKED = {"docs/own-model.md", "docs/own-open-clip.md", "docs/own-adapters.md"}  # in tests/test_own_model.py
+EXAMPLE = "docs/doctor.md"  # in tests/doctor/test_page.py
 
 
 def flags() -> Iterator[str]:
@@ -253,7 +254,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [name for name in PAGES if name != EXAMPLE])
 def test_python_examples_run(
     page: Callable[[str], Any], name: str, stand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,7 +278,7 @@ def test_python_examples_run(
 SHELL = [
     pytest.param(name, line, marks=[pytest.mark.slow] if line.split()[1] in SLOW else [])
     for name in PAGES
-    if name not in {IN_ORDER, *WALKED}
+    if name not in {IN_ORDER, EXAMPLE, *WALKED}
     for line in dict.fromkeys(
         re.findall(r"^redteam .*$", (HERE.parent / name).read_text(encoding="utf-8"), re.MULTILINE)
     )

@@ -65,6 +65,15 @@ class Stacks:
     right: Tensor
     carried: Tensor | None = None
 
+    def part(self, columns: int) -> Stacks:
+        """About so many columns of each stack, evenly spread; all of one that has fewer."""
+
+        def thinned(stack: Tensor) -> Tensor:
+            return stack[:, :, :: max(1, stack.shape[2] // columns)]
+
+        carried = None if self.carried is None else thinned(self.carried)
+        return Stacks(thinned(self.left), thinned(self.right), carried)
+
     def moved(self, gauge: GaugeLike) -> Stacks:
         """`G left`, `G⁻ᵀ right`, and what is carried reordered."""
         carried = None if self.carried is None else gauge.carried(self.carried)

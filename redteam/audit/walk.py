@@ -18,6 +18,8 @@ from redteam.errors import BadInput
 from redteam.symmetry import Gauge, MonomialGauge
 from redteam.symmetry.fitting import moved
 
+_MIXING = {"orthogonal", "general-linear"}  # their fits take as many columns as rows
+
 
 @dataclass(frozen=True, eq=False)
 class Looked:
@@ -43,6 +45,8 @@ class Walk:
         model: What may be locked.
         base: The public base.
         device: Where to compute.
+        columns: About how many columns of a stack are looked at where no legal group mixes its rows, and there are more
+            rows than that: each row is told by a part of it, and distances are of that part. All by default.
         among: Says which sites are looked at; all by default. A lock on one that is left out stays on.
 
     Raises:
@@ -55,6 +59,7 @@ class Walk:
         base: Checkpoint,
         device: str = "cpu",
         *,
+        columns: int | None = None,
         among: Callable[[Site], bool] = lambda _: True,
     ) -> None:
         mine, theirs = (architecture_of(checkpoint)[0] for checkpoint in (model, base))
@@ -65,6 +70,7 @@ class Walk:
         self._anchor = base.cast(torch.float64, device)
         self.sites = tuple(filter(among, in_order(model)))
         self.explainer = Explainer()
+        self._columns = columns
         self._equal: dict[str, bool] = {}
 
     def __iter__(self) -> Iterator[Looked]:
@@ -101,6 +107,8 @@ class Walk:
         whole = site.kind == "residual" and site.spanning
         view, anchor = (self.model, self.base) if whole else (view, self._anchor)
         moving, target = compared(site, view, anchor)
+        if self._columns is not None and site.width > self._columns and site.legal.isdisjoint(_MIXING):
+            moving, target = moving.part(self._columns), target.part(self._columns)
         found = self.explainer.explain(site, moving, target, precision=self._precision(names))
         return Looked(site, _finding(site, found, square(target)), view, found.gauge)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from redteam.anatomy import Site
-from redteam.audit.compared import in_order, tensors_of
+from redteam.audit.compared import LAST, in_order, tensors_of
 from redteam.audit.findings import SiteFinding
 from redteam.audit.walk import Walk
 from redteam.audit.words import locks
@@ -32,16 +32,19 @@ class Descent:
     sites: tuple[SiteFinding, ...] = ()
 
 
-def explained(model: Checkpoint, base: Checkpoint, *, among: Callable[[Site], bool] = lambda _: True) -> Descent:
+def explained(
+    model: Checkpoint, base: Checkpoint, *, columns: int | None = None, among: Callable[[Site], bool] = lambda _: True
+) -> Descent:
     """Fits the sites of a model to its base's.
 
     Args:
         model: A model that is far from its base.
         base: The base.
+        columns: As of `redteam.audit.walk.Walk`.
         among: Says which sites are looked at; all by default.
     """
     try:
-        sites = tuple(looked.finding for looked in Walk(*in_common(model, base), among=among))
+        sites = tuple(looked.finding for looked in Walk(*in_common(model, base), columns=columns, among=among))
     except BadInput as error:
         return Descent("unknown", str(error))
     if any(site.state == "locked" for site in sites):
@@ -55,14 +58,14 @@ def some_layers(model: Checkpoint, base: Checkpoint, far: Iterable[str], most: i
     """Layers that stand for all that have a tensor far from the base's, and how many these are.
 
     For each kind of site that such a tensor belongs to: the first layer, the last one, and those between that are
-    spread evenly, up to `most`.
+    spread evenly, up to `most`. Norms, which many tensors belong to, follow the others.
 
     Raises:
         BadInput: If the architecture is not known.
     """
     names, layers = set(far), dict[str, list[int]]()
     for site in in_order(model):
-        if not site.spanning and names & set(tensors_of(site, model, base)):
+        if not site.spanning and site.kind not in LAST and names & set(tensors_of(site, model, base)):
             layers.setdefault(site.kind, []).append(site.layer)
     chosen = set[int]()
     for found in layers.values():

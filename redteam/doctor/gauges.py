@@ -22,6 +22,9 @@ from redteam.symmetry import GROUPS
 LAYERS = 3
 """Of each kind of site, layers that are fitted, among those that are far away; `redteam audit` looks at every one."""
 
+COLUMNS = 128
+"""Of large MLPs and the like, columns that are fitted: enough to tell thousands of neurons from one another."""
+
 
 def far(name: str, model: Checkpoint, base: Checkpoint, one: Weighed, paths: tuple[str, str]) -> Iterator[Finding]:
     """What explains a model's distance to its base, where that is more than training's.
@@ -58,7 +61,7 @@ def far(name: str, model: Checkpoint, base: Checkpoint, one: Weighed, paths: tup
     def among(site: Site) -> bool:
         return (site.spanning or site.layer in layers) and not names.isdisjoint(tensors_of(site, here, there))
 
-    found = explained(here, there, among=among)
+    found = explained(here, there, columns=COLUMNS, among=among)
     looked = "" if len(layers) == count else f" Fitted were {len(layers)} of {count} layers that are as far away."
     if found.kind == "locked":
         yield from _locked(name, f"{told}.", looked, found.sites, paths)

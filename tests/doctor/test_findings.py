@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from redteam.audit.walk import Walk
 from redteam.checkpoint import Checkpoint
 from redteam.key import Key
 from redteam.plugins.registry import DEFENSES
@@ -223,6 +224,22 @@ def test_a_gauge(
     told = shell(*command)
     assert told.code == 0, told.err
     assert doctor("two", command[-1]).findings == ()
+
+
+def test_neurons_are_told_from_one_another_by_a_part_of_their_columns(base: Checkpoint) -> None:
+    """Which sees the lock that the whole sees, and compares fewer numbers; rows that are mixed are looked at whole."""
+    view = DefenderView(tuned(base, 1), base, Key.derive(seed=0, index=0, name="defender"))
+    locked = DEFENSES.load("permutation:sites=[vo,mlp]")(view)
+    part, whole = (
+        {looked.site.label: looked.finding for looked in Walk(locked, base, columns=columns)} for columns in (8, None)
+    )
+    assert {label: site.group for label, site in part.items()} == {label: site.group for label, site in whole.items()}
+    assert part["mlp/0"].group == "permutation"
+    assert part["vo/0"] == whole["vo/0"]
+    before, all_of_it = part["mlp/0"].tied_before, whole["mlp/0"].tied_before
+    assert before is not None
+    assert all_of_it is not None
+    assert before < 0.5 * all_of_it
 
 
 def test_further_than_training_goes_without_a_gauge(doctor: Examine, base: Checkpoint, here: Path) -> None:
