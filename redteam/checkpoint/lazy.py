@@ -6,6 +6,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 
 Outline = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Name → shape and dtype."""
+
+
+_keeping: WeakSet[Transformed | Recent] = WeakSet()
+
+
+def forget() -> None:
+    """Drops what overlays keep of tensors that were read; they are read or computed anew when they are asked for.
+
+    For readers that have done with a layer and need the memory: what is kept helps within one.
+    """
+    for source in list(_keeping):
+        source.forget()
 
 
 class Rewrite(Protocol):
@@ -130,8 +143,11 @@ class Transformed:
                     raise BadInput(
                         f"Two places of one transform both rewrite {name!r}; apply them one after the other."
                     )
+        self.forget()
+        _keeping.add(self)
+
+    def forget(self) -> None:
         self._latest: dict[int, dict[str, torch.Tensor] | None] = {}  # None where the gauge changes nothing
-        self._held = 0
 
     def names(self) -> Any:
         return self._below
@@ -151,16 +167,15 @@ class Transformed:
     def _rewritten(self, name: str) -> dict[str, torch.Tensor] | None:
         if name not in self._place:
             return None
-        index = self._place[name]
-        if index not in self._latest:
+        index, latest = self._place[name], self._latest
+        if index not in latest:
             rewrite = self._rewrites[index]
-            while len(self._latest) >= self.KEPT and self._held > self.BYTES:
-                self._held -= _bytes(self._latest.pop(next(iter(self._latest))))
+            while len(latest) >= self.KEPT and sum(map(_bytes, latest.values())) > self.BYTES:
+                latest.pop(next(iter(latest)))
             gauge = self._fn(rewrite)
             still = bool(getattr(gauge, "neutral", False)) and getattr(rewrite, "still", False)
-            self._latest[index] = None if still else rewrite.apply(self._below, gauge)
-            self._held += _bytes(self._latest[index])
-        return self._latest[index]
+            latest[index] = None if still else rewrite.apply(self._below, gauge)
+        return latest[index]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)
@@ -178,6 +193,10 @@ class Recent:
 
     def __init__(self, below: Tensors, limit: int) -> None:
         self._below, self._limit = below, limit
+        self.forget()
+        _keeping.add(self)
+
+    def forget(self) -> None:
         self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def names(self) -> Any:
@@ -187,11 +206,12 @@ class Recent:
         return self.rough(name).clone()
 
     def rough(self, name: str) -> torch.Tensor:
-        tensor = self._kept.pop(name, None)
+        recent = self._kept
+        tensor = recent.pop(name, None)
         tensor = self._below.rough(name) if tensor is None else tensor
-        self._kept[name] = tensor
-        while sum(kept.nbytes for kept in self._kept.values()) > self._limit and len(self._kept) > 1:
-            self._kept.popitem(last=False)
+        recent[name] = tensor
+        while sum(kept.nbytes for kept in recent.values()) > self._limit and len(recent) > 1:
+            recent.popitem(last=False)
         return tensor
 
     def part(self, name: str, place: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.lazy import forget
 from redteam.checkpoint.libraries import quiet_transformers
 from redteam.checkpoint.modules import build_streamed, build_without_heads
 from redteam.checkpoint.streamed import Streamed
@@ -172,7 +173,12 @@ def run_network(
         _without_heads(network) as bare,
     ):
         if isinstance(built, Streamed):
-            built.loaded, built.dropping = reading.forget, reading.note
+
+            def done(weights: Mapping[str, Tensor]) -> None:
+                reading.note(weights)
+                forget()  # a fit keeps what it read, beside the outputs
+
+            built.loaded, built.dropping = reading.forget, done
         for inputs in tried:
             torch.manual_seed(0)  # masked autoencoders draw what they mask
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
