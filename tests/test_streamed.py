@@ -1,6 +1,7 @@
 """Networks larger than memory: run block by block they compute the same, and hold one block's weights at a time."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from redteam.anatomy.catalog import FOLDER
+from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import build_streamed
-from redteam.checkpoint.streamed import largest_group
+from redteam.checkpoint.streamed import Streamed, largest_group
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry import prove
@@ -126,3 +128,53 @@ def test_what_cannot_be_streamed_is_run_as_a_whole(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("redteam.symmetry.proof._BYTES", 2**50)
     with pytest.raises(BadInput, match="GB of memory"):
         prove(before, before)
+
+
+def _loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tensors that are read from now on for blocks that run."""
+    found: list[str] = []
+    load = Streamed._load
+    monkeypatch.setattr(Streamed, "_load", lambda self, group: (found.extend(group.names), load(self, group))[1])
+    return found
+
+
+def _locked(before: Checkpoint) -> Checkpoint:
+    """With the decoder's neurons in another order."""
+    name = "language_model.model.layers.{}.mlp.{}_proj.weight"
+    order = torch.arange(before.shape(name.format(0, "gate"))[0] - 1, -1, -1)
+    changed = {}
+    for layer in (0, 1):
+        changed |= {name.format(layer, part): before[name.format(layer, part)][order] for part in ("gate", "up")}
+        changed[name.format(layer, "down")] = before[name.format(layer, "down")][:, order]
+    return before.replace(changed)
+
+
+@pytest.mark.usefixtures("large")
+def test_a_tower_that_both_networks_have_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = trial_of("gemma3").checkpoint
+    after = _locked(before)
+    names = _loads(monkeypatch)
+    proof = prove(before, after)
+    tower = [name for name in before if "vision_tower" in name and ".layers." in name]
+    assert proof.holds
+    assert proof.change > 0, "the decoder ran twice"
+    assert tower
+    assert {names.count(name) for name in tower} == {1}
+
+
+@pytest.mark.usefixtures("large")
+def test_a_changed_tower_is_caught_beside_a_lock_that_holds() -> None:
+    before = trial_of("gemma3").checkpoint
+    after = _locked(before)
+    tower = [name for name in before if re.search(r"vision_tower.*\.layers\..*fc1\.weight", name)]
+    assert len(tower) >= 2
+    for name in tower:
+        weight = before[name].clone()
+        weight[0] *= 1.01
+        assert prove(before, after.replace({name: weight})).outputs_moved, name
+
+
+@pytest.mark.usefixtures("large")
+def test_the_same_weights_under_another_config_run_twice() -> None:
+    before = trial_of("llama").checkpoint
+    assert prove(before, before.configured({"hidden_act": "relu"})).outputs_moved

@@ -11,12 +11,13 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,26 @@ from redteam.errors import NotACheckpoint
 from redteam.memory import free_at_once
 
 _SLICE = 2**22  # numbers of a table that are in use at a time; what has fewer is read as any other tensor
+_COLLECTING = "transformers.utils.output_capturing"
 
 Look = Callable[[Mapping[str, Tensor]], None]
 """Takes weights by the network's own names."""
+
+
+class Known(Protocol):
+    """What knows some blocks' outputs beforehand; `redteam.symmetry.once.Once` is one."""
+
+    def call(self, block: str, names: Sequence[str], given: Any, /) -> str | None:
+        """What tells a call of the block at a path from others; `None` where the block has to run."""
+
+    def knows(self, call: str, /) -> bool:
+        """Whether `answer` has one."""
+
+    def answer(self, call: str, /) -> Any:
+        """What the block gives out."""
+
+    def note(self, call: str, given: Any, output: Any, /) -> None:
+        """Told after a block ran that was not known."""
 
 
 @dataclass(eq=False)
@@ -49,6 +67,23 @@ class _Group:
     running: int = 0
 
 
+class _Block:
+    """The module that holds all of a group, and the call of it that is going on."""
+
+    def __init__(self, path: str, module: nn.Module) -> None:
+        self.path, self.module = path, module
+        self.call: str | None = None
+        self.collected = 0
+        self.answer: tuple[Any, ...] = ()
+        forward = module.forward
+
+        @wraps(forward)
+        def answering(*args: Any, **kwargs: Any) -> Any:
+            return self.answer[0] if self.answer else forward(*args, **kwargs)
+
+        module.forward = answering
+
+
 @dataclass(eq=False)
 class Streamed:
     """A network that reads its weights as it runs.
@@ -57,6 +92,7 @@ class Streamed:
         network: In evaluation mode; its parameters are NaN and take no memory but while their block runs.
         loaded: Called with the weights of a group that was read.
         dropping: Called with the weights of a group that is about to be dropped.
+        known: Asked before a block is read, whether it has to.
     """
 
     network: Any
@@ -64,6 +100,7 @@ class Streamed:
     dtype: torch.dtype
     loaded: Look | None = None
     dropping: Look | None = None
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -76,6 +113,9 @@ class Streamed:
             self._bare |= dict.fromkeys(self._aliases[name], absent)
         self._put(self._bare)
         self._tables: dict[int, str] = {}
+        self._all: list[_Group] = []
+        self._hooks: set[int] = set()
+        self._inside: dict[str, list[_Group]] = {}
         # A thread of its own: what watches or changes the operations of the one that runs has no bearing on loading.
         self._pool = ThreadPoolExecutor(1)
 
@@ -100,6 +140,7 @@ class Streamed:
             mismatched |= {key[0] if isinstance(key, tuple) else key for key in told.mismatched_keys}
             own = expected - set(told.missing_keys)
             group.weights = tuple(sorted({alias for name in own for alias in self._aliases.get(name, (name,))}))
+            self._all.append(group)
             provided |= set(group.weights)
             self._put({name: self._bare[name] for name in own if name in self._bare})
             if own and self._is_table(group):
@@ -129,8 +170,52 @@ class Streamed:
         common = _common(sorted(places))
         for place in sorted({common, *places}):
             module = self.network.get_submodule(place)
-            module.register_forward_pre_hook(lambda *_, group=group: self._begin(group))
-            module.register_forward_hook(lambda *_, group=group: self._end(group), always_call=True)
+            block = _Block(place, module) if place == common != "" else None
+            before = module.register_forward_pre_hook(
+                lambda _, *given, group=group, block=block: self._enter(group, block, given), with_kwargs=True
+            )
+            after = module.register_forward_hook(
+                lambda _, args, kwargs, output, group=group, block=block: self._leave(
+                    group, block, (args, kwargs), output
+                ),
+                with_kwargs=True,
+                always_call=True,
+            )
+            self._hooks |= {before.id, after.id}
+
+    def _enter(self, group: _Group, block: _Block | None, given: Any) -> None:
+        if block is not None and self.known is not None:
+            block.call, block.collected = self._pool.submit(self._call, block, given).result(), _collected()
+            if block.call is not None and self.known.knows(block.call):
+                block.answer = (self._pool.submit(self.known.answer, block.call).result(),)
+                return
+        self._begin(group)
+
+    def _leave(self, group: _Group, block: _Block | None, given: Any, output: Any) -> None:
+        if block is not None and block.answer:
+            block.answer = ()
+            return
+        self._end(group)
+        if block is None or self.known is None or block.call is None or output is None:
+            return
+        if _collected() == block.collected:  # else it gave out more than it returned
+            self._pool.submit(self.known.note, block.call, given, output).result()
+
+    def _call(self, block: _Block, given: Any) -> str | None:
+        """What tells this call of a block from others, where nobody watches what happens inside it."""
+        inside = [part for part in block.module.modules() if part is not block.module]
+        hooks = [one for part in inside for one in (*part._forward_hooks.items(), *part._forward_pre_hooks.items())]
+        watched = any(key not in self._hooks and hook.__module__ != _COLLECTING for key, hook in hooks)
+        if watched or self.known is None:
+            return None
+        return self.known.call(block.path, self._names(block.path), given)
+
+    def _names(self, path: str) -> tuple[str, ...]:
+        """The tensors that the weights of a block are made of, and those of what runs around it."""
+        if path not in self._inside:
+            self._inside[path] = [one for one in self._all if any(w.startswith(f"{path}.") for w in one.weights)]
+        parts = [*self._inside[path], *(one for one in self._all if one.running)]
+        return tuple(dict.fromkeys(name for group in parts for name in group.names))
 
     def _begin(self, group: _Group) -> None:
         if group.running == 0:
@@ -267,6 +352,13 @@ def _common(paths: list[str]) -> str:
     """The path of the innermost module that holds all of these, which are sorted."""
     first, last = (path.split(".") for path in (paths[0], paths[-1]))
     return ".".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+
+
+def _collected() -> int:
+    """How many states of parts transformers has put aside so far, for the outputs of the network that runs."""
+    from transformers.utils.output_capturing import _active_collector
+
+    return sum(map(len, (_active_collector.get() or {}).values()))
 
 
 @contextmanager

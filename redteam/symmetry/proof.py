@@ -18,6 +18,7 @@ from redteam.errors import BadInput, NotACheckpoint
 from redteam.memory import free
 from redteam.symmetry.certificate import EXACT
 from redteam.symmetry.inputs import tightened
+from redteam.symmetry.once import Once, alike
 from redteam.symmetry.running import LARGE_EPS, NO_EPS, Inputs, Ran, run_network, run_on_inputs
 
 _LARGE = 2**25  # weights from which a network is read block by block, which then takes no longer
@@ -123,17 +124,19 @@ def prove(
     # Made-up inputs may never reach the limits of the config.
     before, after = (checkpoint.configured(tightened(checkpoint.config)) for checkpoint in (before, after))
     added = None if eps else NO_EPS
-    exact, tried, streamed = _exactly(before, inputs, seed, added)
+    exact, tried, streamed, once = _exactly(before, after, inputs, seed, added)
     if not exact.finite:
         raise BadInput("The network gives NaN or infinity before anything was rewritten; fetch or train it again.")
     if streamed:
         exact = exact.shelved()
-    found = run_network(after, tried, torch.float64, eps=added, streamed=streamed)
+    found = run_network(after, tried, torch.float64, eps=added, streamed=streamed, once=once)
     change = found.change(exact)
     beside = 0.0
     if small and change <= EXACT:
+        again = Once(before, after) if streamed else None
         as_small, other = (
-            run_network(one, tried, torch.float64, eps=LARGE_EPS, streamed=streamed) for one in (before, after)
+            run_network(one, tried, torch.float64, eps=LARGE_EPS, streamed=streamed, once=again)
+            for one in (before, after)
         )
         beside = other.change(as_small)
     texts_alone = "vision_config" in before.config and "pixel_values" not in tried[0]
@@ -149,24 +152,28 @@ def prove(
 
 
 def _exactly(
-    checkpoint: Checkpoint, inputs: Inputs | None, seed: int, eps: float | None
-) -> tuple[Ran, list[Inputs], bool]:
-    """What a network computes, on which inputs, and whether a block at a time: a large one is, where that can be."""
+    checkpoint: Checkpoint, after: Checkpoint, inputs: Inputs | None, seed: int, eps: float | None
+) -> tuple[Ran, list[Inputs], bool, Once | None]:
+    """What a network computes, on which inputs, and whether a block at a time: a large one is, where that can be.
+
+    Then with what it has in common with the rewritten one.
+    """
     weights = checkpoint.weights
     there = free()
     there = math.inf if there is None else there
     if weights >= _LARGE and _STREAMED * largest_group(checkpoint) <= there:
         with suppress(NotACheckpoint, BadInput):
-            exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps, streamed=True)
+            once = Once(checkpoint, after)
+            exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps, streamed=True, once=once)
             if exact.finite:
-                return exact, tried, True
+                return exact, tried, True, once
     if _BYTES * weights > there:
         raise BadInput(
             f"Running the network in float64 takes about {_BYTES * weights / 2**30:.1f} GB of memory, and "
             f"{there / 2**30:.1f} are available."
         )
     exact, tried = run_on_inputs(checkpoint, inputs, seed, torch.float64, eps=eps)
-    return exact, tried, False
+    return exact, tried, False, None
 
 
 def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...]:
@@ -179,7 +186,7 @@ def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...
         return ()
     frame = frame_of(before)
     places = {} if frame is None else frame.places(before)  # under the network's own names, as what was not read
-    moved = [name for name in before if not _alike(before.rough(name), after.rough(name))]
+    moved = [name for name in before if not alike(before.rough(name), after.rough(name))]
     rewritten = [places[name].parameter if name in places else name for name in moved]
     if not all(in_a_block(name) for name in rewritten):
         return tuple(unread)
@@ -187,11 +194,6 @@ def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...
     return tuple(
         name for name in unread if any(_root(name).endswith(one) or one.endswith(_root(name)) for one in roots)
     )
-
-
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors hold the same numbers, stored as they may be."""
-    return torch.equal(*((one, other) if one.dtype == other.dtype else (one.double(), other.double())))
 
 
 def _root(name: str) -> str:

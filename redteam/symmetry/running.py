@@ -23,6 +23,7 @@ from redteam.checkpoint.streamed import Streamed
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
 from redteam.symmetry.inputs import random_inputs
+from redteam.symmetry.once import Once
 from redteam.symmetry.shelved import Shelved, largest, largest_difference, pieces, shelved
 
 _HANDED_ON = re.compile(r"(^|\.)(encoder_last_hidden_state|last_hidden_state|pooler_output)$")
@@ -109,6 +110,7 @@ def run_on_inputs(
     *,
     eps: float | None = None,
     streamed: bool = False,
+    once: Once | None = None,
 ) -> tuple[Ran, list[Inputs]]:
     """What a network does with made-up inputs and given ones, and these inputs.
 
@@ -119,14 +121,14 @@ def run_on_inputs(
     """
     tried = inputs_for(checkpoint, given, seed)
     try:
-        return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed), tried
+        return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed, once=once), tried
     except NotACheckpoint:
         raise
     except BadInput:
         if not {"input_ids", "pixel_values"} <= set(tried[0]) and "vision_config" not in checkpoint.config:
             raise
     tried = [random_inputs(checkpoint, seed, text=True), *tried[1:]]  # what failed is out of memory now
-    return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed), tried
+    return run_network(checkpoint, tried, dtype, eps=eps, streamed=streamed, once=once), tried
 
 
 def run_network(
@@ -136,6 +138,7 @@ def run_network(
     *,
     eps: float | None = None,
     streamed: bool = False,
+    once: Once | None = None,
 ) -> Ran:
     """Builds a network and runs it; in float64 the norms' and softmax's casts to float32 are lifted.
 
@@ -148,6 +151,8 @@ def run_network(
         eps: What norms add in place of their eps, those that add any: `NO_EPS`, where a factor on what they read goes
             unseen altogether, or `LARGE_EPS`, where it is seen as it is of tokens that are as small as the eps.
         streamed: Whether to hold the weights of the block that runs alone.
+        once: What two checkpoints have in common, where this is the second of two runs that read block by block;
+            what is not run then counts as unread.
 
     Raises:
         BadInput: If it does not run on them.
@@ -178,7 +183,7 @@ def run_network(
                 reading.note(weights)
                 forget()  # a fit keeps what it read, beside the outputs
 
-            built.loaded, built.dropping = reading.forget, done
+            built.loaded, built.dropping, built.known = reading.forget, done, once
         for inputs in tried:
             torch.manual_seed(0)  # masked autoencoders draw what they mask
             given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in _accepted(network, inputs).items()}
