@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_PIECE = 2**22  # numbers: what a comparison holds at a time
+_PIECE = 2**19  # numbers: what a comparison holds at a time
 _SLICE = 2**18  # numbers that are in float64 at a time
 
 
