@@ -40,6 +40,9 @@ def descent(scenario: Scenario) -> Iterator[Remark]:
     """How far each expert is from the base, and, where that is further than training goes, what moved it."""
     weighed = weigh(scenario.experts, scenario.base)
     for name, expert in scenario.experts.items():
+        if weighed[name].refused:
+            yield Remark("WRONG", "descent", next(iter(weighed[name].refused.values())).rstrip("."))
+            continue
         moved, most = weighed[name].over_matrices
         far = f"{name!r} is {moved:.2g} times the base's norm away from it, its furthest matrix {most:.2g} times"
         if most <= FAR:

@@ -58,6 +58,7 @@ def diagnosed(
         BadInput: If nothing is there, or the base cannot be read.
     """
     from redteam.doctor import examine
+    from redteam.doctor.tokens import tokens
 
     paths = {name: str(path) for name, path in models.items()}
     found: list[Finding] = []
@@ -74,6 +75,8 @@ def diagnosed(
             if not path.expanduser().exists():
                 raise
             found.append(_refused(name, error))
+            continue
+        found += tokens(name, path, base)
     anchor, *alike = opening.agreed(anchor, *held.values())
     with shared.working() as shown:
         return examine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from statistics import median
 
@@ -107,7 +108,7 @@ def _locked(
         kinds = tuple(dict.fromkeys(site.kind for site in held))
         before, after = (median(getattr(site, at) for site in held) for at in ("before", "after"))
         attack = _taking_off(group, kinds)
-        out = f"{name}-in-the-base's-basis".replace("'", "")
+        out = shlex.quote(f"{name}-fitted")
         off = f"Take it off with redteam attack {attack} {paths[0]} --base {paths[1]} --out {out}, and merge that."
         yield Finding(
             severity="damages",

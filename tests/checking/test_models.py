@@ -63,6 +63,16 @@ def test_a_fine_tune_descends(scenario: Scenario) -> None:
     assert {remark.state for remark in descent(scenario)} == {"ok"}
 
 
+def test_nan_is_no_small_distance(scenario: Scenario) -> None:
+    name = next(n for n in scenario.base if len(scenario.base.shape(n)) == 2)
+    broken = scenario.base[name].clone()
+    broken[0, 0] = torch.nan
+    remarks = list(descent(with_expert(scenario, "left", scenario.experts["left"].replace({name: broken}))))
+    (wrong,) = [remark for remark in remarks if remark.state != "ok"]
+    assert (wrong.state, wrong.about) == ("WRONG", "descent")
+    assert "The expert left holds NaN or infinity" in wrong.told
+
+
 @pytest.mark.parametrize("defense", ["permutation", "rotation", "mergelock"])
 def test_a_locked_expert_is_told_from_another_training(scenario: Scenario, defense: str) -> None:
     victim = scenario.experts["victim"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,39 @@ def test_an_expert_with_fewer_tokens_than_the_base(doctor: Examine, base: Checkp
     finding = only(doctor("one", base="long"))
     assert (finding.kind, finding.severity) == ("vocabulary", "note")
     assert "taken from the base" in finding.told
+
+
+def tokenizer(folder: str, words: list[str], form: str = "dict") -> None:
+    vocabulary: object = {word: number for number, word in enumerate(words)}
+    if form == "list":
+        vocabulary = [[word, -1.0] for word in words]
+    held = {"model": {"vocab": vocabulary}, "added_tokens": [{"id": len(words), "content": "<end>"}]}
+    Path(folder, "tokenizer.json").write_text(json.dumps(held))
+
+
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_a_tokenizer_with_other_tokens_under_the_same_numbers(doctor: Examine, form: str) -> None:
+    words = [f"w{n}" for n in range(400)]
+    for folder in ("base", "one"):
+        tokenizer(folder, words, form)
+    assert doctor("one", "two").findings == (), "the same, and none"
+    tokenizer("two", [*words[:-2], "<|im_start|>", "<|im_end|>"], form)
+    finding = only(doctor("one", "two"))
+    assert (finding.kind, finding.severity, finding.models) == ("vocabulary", "note", ("two",))
+    assert "2 of 401 numbers (398 is '<|im_start|>', the base's 'w398'" in finding.told
+    tokenizer("two", words[::-1], form)
+    finding = only(doctor("one", "two"))
+    assert (finding.kind, finding.severity) == ("vocabulary", "damages")
+    assert "400 of 401 numbers" in finding.told
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"model": 3}', '{"model": {"vocab": {"a": "b"}}}', '{"added_tokens": 1}']
+)
+def test_a_tokenizer_that_says_nothing_is_no_finding(doctor: Examine, text: str) -> None:
+    tokenizer("base", ["a", "b"])
+    Path("one/tokenizer.json").write_text(text)
+    assert doctor("one", "two").findings == ()
 
 
 def test_a_head_of_its_own_over_a_tied_base(doctor: Examine, base: Checkpoint, here: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from redteam.doctor.findings import Kind
 from redteam.doctor.gauges import COLUMNS, LAYERS
 from redteam.doctor.numbers import LONGER, STANDS_OUT
+from redteam.doctor.tokens import FEW
 from redteam.doctor.weighed import FAR
 
 
@@ -46,6 +47,7 @@ def test_every_finding_has_a_row(shown: Any) -> None:
 def test_the_limits_are_those_in_force(shown: Any) -> None:
     text = " ".join(shown.text.split())
     for sentence in (
+        f"a note up to {FEW:.0%} of them".replace("%", " %"),
         f"less than {FAR:g} of its norm",
         f"at most {LAYERS} layers",
         f"by {COLUMNS} of their columns",
