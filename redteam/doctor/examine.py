@@ -10,7 +10,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.parts import in_place
 from redteam.checkpoint.vocabulary import as_long_as
 from redteam.doctor.findings import Diagnosis, Examined, Finding, ordered
-from redteam.doctor.gauges import far
+from redteam.doctor.gauges import far, shared
 from redteam.doctor.headers import headers
 from redteam.doctor.numbers import alone, layers, lengths, twins
 from redteam.doctor.weighed import Weighed, copies, weigh
@@ -60,7 +60,8 @@ def examine(
             found += layers(name, one)
             trained[name] = one
         findings += found
-    findings += [*twins(copies(fit, weighed)), *lengths(trained)]
+    locked = {name for finding in findings if finding.kind == "gauge" for name in finding.models}
+    findings += [*twins(copies(fit, weighed)), *lengths(trained), *shared({name: fit[name] for name in sorted(locked)})]
     return Diagnosis(
         base=at,
         models=tuple(_summed(name, path, weighed.get(name)) for name, path in paths.items()),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from statistics import median
 
 from redteam.anatomy import Site
@@ -14,10 +15,10 @@ from redteam.checkpoint.parts import part_names, part_of
 from redteam.checkpoint.vocabulary import in_common
 from redteam.doctor.descent import explained, some_layers
 from redteam.doctor.findings import Finding
-from redteam.doctor.weighed import FAR, Weighed
+from redteam.doctor.weighed import FAR, Weighed, weigh
 from redteam.errors import BadInput, RedteamError
 from redteam.plugins.contracts import AttackSpec, Needs
-from redteam.plugins.registry import ATTACKS
+from redteam.plugins.registry import ATTACKS, MERGERS
 from redteam.symmetry import GROUPS
 
 LAYERS = 3
@@ -95,6 +96,28 @@ def far(name: str, model: Checkpoint, base: Checkpoint, one: Weighed, paths: tup
             told=f"{told}, further than fine-tunes go, and no change of basis explains it{why}.{looked}",
             remedy=f"See where, with {audit}; much training merges badly, so give it less weight or leave it out.",
         )
+
+
+def shared(models: Mapping[str, Checkpoint]) -> Iterator[Finding]:
+    """Models in another basis than the base, but in the same one: with one another they merge as if in none.
+
+    Args:
+        models: Those on which a gauge was found, their tensors named as the base's.
+    """
+    for one, other in combinations(models, 2):
+        apart = weigh({other: models[other]}, models[one])[other]
+        if 0 < apart.over_matrices[1] <= FAR:  # what is equal is told as a copy
+            without = " or ".join(MERGERS.names_where(lambda spec: not spec.needs_base))
+            yield Finding(
+                severity="note",
+                kind="gauge",
+                models=(one, other),
+                told=f"The experts {one} and {other} are in the same basis, though not in the base's: their matrices "
+                f"are at most {apart.over_matrices[1]:.2g} times their norm apart, as those of fine-tunes are.",
+                remedy=f"Merge the two alone by what needs no base ({without}), or take the gauges off both."
+                if without
+                else "Take the gauges off both.",
+            )
 
 
 def _locked(

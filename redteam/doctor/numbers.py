@@ -43,6 +43,15 @@ def alone(name: str, one: Weighed) -> Iterator[Finding]:
             told=f"The merge is stored as the base is, and of {name} {next(iter(one.overflowing.values()))}",
             remedy="Name a base stored in bfloat16 or float32, or look whether the numbers are meant to be as large.",
         )
+    if one.apart and not any(one.size.values()) and any(one.apart.values()):
+        yield Finding(
+            severity="damages",
+            kind="other-base",
+            models=(name,),
+            told=f"The base is zero in all {len(one.shared)} tensors that {name} shares with it, so that no distance "
+            "to it says anything.",
+            remedy="Fetch the base again: a network that was never filled with its weights looks like this.",
+        )
     if one.is_base:
         yield Finding(
             severity="damages",

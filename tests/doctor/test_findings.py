@@ -223,6 +223,13 @@ def test_another_base(doctor: Examine, here: Path) -> None:
     assert "1.4 times the base's norm" in finding.told
 
 
+def test_a_base_of_zeros_and_an_expert_of_zeros(doctor: Examine, base: Checkpoint, here: Path) -> None:
+    Checkpoint.of({n: torch.zeros_like(t) for n, t in base.items()}, CONFIG).save(here / "zeros")
+    for models, whose in ((("one", "two"), "zeros"), (("zeros",), "base")):
+        found = doctor(*models, base=whose).findings
+        assert [(f.kind, f.severity, f.models) for f in found] == [("other-base", "damages", (m,)) for m in models]
+
+
 def test_layers_that_were_drawn_anew_are_no_other_base(doctor: Examine, here: Path) -> None:
     one = Checkpoint.open("one")
     draws = torch.Generator().manual_seed(0)
@@ -281,6 +288,16 @@ def test_further_than_training_goes_without_a_gauge(doctor: Examine, base: Check
     finding = only(doctor("distant"))
     assert (finding.kind, finding.severity) == ("far", "note")
     assert "no change of basis explains it" in finding.told
+
+
+def test_two_models_under_one_gauge_merge_with_one_another(doctor: Examine, base: Checkpoint, here: Path) -> None:
+    locks = {"first": ("one", 0), "same": ("two", 0), "apart": ("two", 1)}
+    for name, (model, index) in locks.items():
+        key = Key.derive(seed=0, index=index, name="defender")
+        DEFENSES.load("mergelock")(DefenderView(Checkpoint.open(model), base, key)).save(here / name)
+    notes = [f for f in doctor("first", "same", "apart").findings if f.severity == "note"]
+    assert [(f.kind, f.models) for f in notes] == [("gauge", ("first", "same"))]
+    assert "linear" in notes[0].remedy
 
 
 def test_few_of_many_layers_are_fitted(doctor: Examine, base: Checkpoint, here: Path) -> None:
