@@ -71,6 +71,8 @@ def merge(
         shared.require_device(device)
         found = _looked_at(plugin, base, experts, device, architecture, dequantise=shared.read_as(dequantise))
         tell(found, json=json)
+        if out is not None:
+            typer.echo(f"Nothing was written to {out}: --check only looks; leave it out to merge.", err=True)
         raise typer.Exit(1 if found.fails else 0)
     if out is None or json:
         raise BadInput(
