@@ -20,7 +20,8 @@ PROGRAM = 1_000_000_000
 from, with torch and transformers."""
 WORKER = 150_000_000
 """Bytes that a worker takes beside what it computes with."""
-_WIDE = 24  # bytes for each weight of the largest block or table: a lock or a fit of it in float64
+_WIDE = 24  # bytes for each weight of the largest block: a lock or a fit of it in float64
+_MERGED = 12  # bytes for each weight of the largest table: as base, experts and merge have it; no network is there then
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Footprint:
     Attributes:
         weights: Of the largest model.
         nbytes: Of the largest model, as it is stored.
-        block: Weights of its largest block, or of a table if that is larger.
+        block: Weights of its largest block.
+        table: Weights of its largest matrix.
         row: Bytes of one input on its way through the network.
         victim: The victim's task.
         items: Task → split → how many items.
@@ -39,6 +41,7 @@ class Footprint:
     weights: int
     nbytes: int
     block: int
+    table: int
     row: int
     victim: str
     items: Mapping[str, Mapping[str, int]]
@@ -54,7 +57,8 @@ class Footprint:
         return cls(
             weights=max(one.weights for one in models),
             nbytes=max(one.nbytes for one in models),
-            block=max([*(largest_group(one) for one in models), *tables]),
+            block=max(largest_group(one) for one in models),
+            table=max(tables, default=0),
             row=max(_row(scenario, task) for task in scenario.tasks),
             victim=scenario.victim,
             items={
@@ -70,8 +74,8 @@ class Footprint:
 
     @property
     def least(self) -> int:
-        """Bytes without which nothing can be computed: the network, a block of it, one input."""
-        return self.still + self.row
+        """Bytes without which nothing can be computed: the network, a block of it, one input; or a table's merge."""
+        return max(self.still + self.row, _MERGED * self.table)
 
     @property
     def training(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 
@@ -36,7 +36,9 @@ def known_scenarios(resolved: Resolved, store: Store) -> dict[Where, str]:
 def footprints(resolved: Resolved, store: Store) -> dict[Where, Footprint]:
     """(scenario, seed) → its size, of those that this folder has seen."""
     texts = {where: store.text(_record(pipeline, where[1], "size")) for where, pipeline in resolved.places.items()}
-    return {where: Footprint(**json.loads(text)) for where, text in texts.items() if text}
+    told = {where: json.loads(text) for where, text in texts.items() if text}
+    known = {field.name for field in fields(Footprint)}
+    return {where: Footprint(**size) for where, size in told.items() if set(size) == known}  # of this version
 
 
 def load_scenarios(

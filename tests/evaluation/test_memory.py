@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +126,12 @@ class TestBudgets:
         }
         assert counts == {one: 1, 2 * one: 2, 9 * one: 4}
         assert Budget.of(PROGRAM + one, {"texts": footprint}, 0).workers == 0
+
+    def test_a_large_vocabulary_is_merged_where_no_network_is(self, footprint: Footprint) -> None:
+        qwen = replace(footprint, nbytes=988_000_000, block=15_000_000, table=151_936 * 896, row=90_000_000)
+        assert Budget.of(size("4GB"), {"qwen": qwen}, 2).workers == 1
+        with pytest.raises(BadInput, match=r"takes at least 2\.8 GB"):
+            Budget.of(size("2.7GB"), {"qwen": qwen}, 2)
 
     def test_what_they_take_together_is_the_limit(self, footprint: Footprint) -> None:
         for workers in (1, 2, 3):
