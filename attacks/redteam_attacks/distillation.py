@@ -135,7 +135,7 @@ def distill_own(
 def imitation(
     view: AttackerView,
     *,
-    queries: Queries = QUERIES,
+    queries: Queries | None = None,
     steps: Steps = 150,
     rate: Rate = 7.5e-4,
     batch: Size = 64,
@@ -150,7 +150,8 @@ def imitation(
     Args:
         view: Grants the base, companions with data of their tasks, and answers.
         queries: Inputs that are answered, in equal shares from what the attacker's own tasks were trained on; at most
-            what there is, what the threat model grants, and what 1 GB of answers holds.
+            what there is, what the threat model grants, and what 1 GB of answers holds. By default what is granted, or
+            4096 where that is any number.
         steps: Optimizer steps, each on answers that are there.
         rate: The highest learning rate.
         batch: Samples to a step, all of one task.
@@ -164,7 +165,8 @@ def imitation(
     if not view.companions:
         raise Inapplicable("There is no task of the attacker's own to take inputs from; give companions.")
     start = _student(view)
-    limit = queries if view.queries is None else min(queries, view.queries)
+    granted = view.queries
+    limit = (queries or QUERIES) if granted is None else min(queries or granted, granted)
     pools = [
         endless(answered, batch, view.generator(f"batches of {task}"))
         for task, answered in _answered(view, limit).items()

@@ -73,6 +73,13 @@ def test_it_asks_for_what_it_may(scenario: Scenario, limit: int) -> None:
     assert view.queries == 0
 
 
+def test_its_own_setting_asks_for_less(scenario: Scenario) -> None:
+    for threat, queries, wanted in (("outputs-only:queries=64", 7, 7), ("outputs-only:queries=7", 64, 7)):
+        view, asked = seen(scenario, threat)
+        attack(steps=1, queries=queries)(view)
+        assert sum(asked) == wanted
+
+
 def test_more_than_there_is_is_all_there_is(scenario: Scenario) -> None:
     view, asked = seen(scenario)
     attack(steps=1)(view)
