@@ -131,6 +131,16 @@ class DefenseSpec(Spec):
     claim: str = ""
 
 
+LAWS: Mapping[str, str] = {
+    "identical": "identical experts give the expert",
+    "order": "the order of the experts is irrelevant",
+    "permutation": "a permutation of rows and columns, put on all experts and the base, commutes with the merge",
+    "rotation": "so does a rotation",
+    "still": "task vectors of zeros give the base",
+}
+"""What a merger may say of itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MergerSpec(Spec):
     """What a merger says about itself.
@@ -138,12 +148,14 @@ class MergerSpec(Spec):
     Attributes:
         tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`, or `None`.
         needs_base: Whether it starts from the base, which some threat models withhold.
+        holds: Which of `LAWS` hold at its default settings; of each other law there is a counterexample.
         paper: Where it comes from.
     """
 
     kind: ClassVar[str] = "merger"
     tunable: str | None = None
     needs_base: bool = True
+    holds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +253,16 @@ def defense(
     )
 
 
-def merger(name: str, *, tunable: str | None = None, needs_base: bool = True, paper: str = "") -> Callable[[F], F]:
+def merger(
+    name: str,
+    *,
+    tunable: str | None = None,
+    needs_base: bool = True,
+    holds: Iterable[str] = (),
+    paper: str = "",
+) -> Callable[[F], F]:
     """Declares `fn(view: MergerView, *, settings…) -> Checkpoint` a merger; see `MergerSpec`."""
-    return _carry(MergerSpec(name=name, tunable=tunable, needs_base=needs_base, paper=paper))
+    return _carry(MergerSpec(name=name, tunable=tunable, needs_base=needs_base, holds=frozenset(holds), paper=paper))
 
 
 def scenario(

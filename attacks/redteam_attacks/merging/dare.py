@@ -11,12 +11,13 @@ from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
 from redteam_attacks.merging.holders import onto_base
-from redteam_attacks.merging.ties import agreeing
+from redteam_attacks.merging.ties import elected
 
 
 @merger(
     "dare",
     tunable="coefficient",
+    holds={"order", "still"},
     paper="Yu et al., Language Models are Super Mario, arXiv:2311.03099; the election of signs from arXiv:2306.01708",
 )
 def dare(
@@ -55,7 +56,7 @@ def dare(
                 for task, expert in experts.items()
             ]
         )
-        change = _elected(thinned, mean=variant == "paper") if elect else thinned.sum(0)
+        change = elected(thinned, mean=variant == "paper") if elect else thinned.sum(0)
         return (start + coefficient * change).to(view.base.dtype(name))
 
     return onto_base(view, merge)
@@ -67,9 +68,3 @@ def _thinned(delta: Tensor, density: float, variant: str, draws: np.random.Gener
         return kept / density
     before, after = delta.abs().sum(), kept.abs().sum()
     return kept * (before / after) if after > 0 else kept
-
-
-def _elected(deltas: Tensor, *, mean: bool) -> Tensor:
-    agree = agreeing(deltas, deltas)
-    total = (deltas * agree).sum(0)
-    return total / agree.sum(0).clamp(min=1) if mean else total

@@ -1,8 +1,5 @@
 """Linear merge (model soup): the weighted mean of the experts."""
 
-from collections.abc import Mapping
-from functools import reduce
-
 import torch
 from torch import Tensor
 
@@ -10,12 +7,13 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.views import MergerView
 from redteam_attacks.merging.entrywise import entrywise
-from redteam_attacks.merging.holders import Weights, holders, weight_of
+from redteam_attacks.merging.holders import Weights, weight_of, without_base
 
 
 @merger(
     "linear",
     needs_base=False,
+    holds={"identical", "order", "permutation", "rotation", "still"},
     paper="Wortsman et al., Model soups, arXiv:2203.05482 (uniform soup); mergekit's `linear` with normalize=true",
 )
 def linear(view: MergerView, *, weights: Weights = ()) -> Checkpoint:
@@ -27,21 +25,10 @@ def linear(view: MergerView, *, weights: Weights = ()) -> Checkpoint:
         view: The experts.
         weights: w by task, 1 where none is given.
     """
-    held = dict(holders(view))
 
-    def merge(name: str) -> Tensor:
-        tensors = [expert[name] for expert in held[name].values()]
-        w = weight_of(held[name], weights, tensors[0].reshape(-1))
-        return entrywise(lambda *parts: (w * torch.stack(parts)).sum(0) / w.sum(), *tensors, dtype=_dtype(held, name))
+    def merge(name: str, experts: dict[str, Checkpoint], dtype: torch.dtype) -> Tensor:
+        tensors = [expert[name] for expert in experts.values()]
+        w = weight_of(experts, weights, tensors[0].reshape(-1))
+        return entrywise(lambda *parts: (w * torch.stack(parts)).sum(0) / w.sum(), *tensors, dtype=dtype)
 
-    outline = {n: (next(iter(experts.values())).shape(n), _dtype(held, n)) for n, experts in held.items()}
-    return Checkpoint.computed(outline, merge, next(iter(view.experts.values())).config)
-
-
-def _dtype(held: Mapping[str, Mapping[str, Checkpoint]], name: str) -> torch.dtype:
-    found = {expert.dtype(name) for expert in held[name].values()}
-    if len(found) == 1:
-        return found.pop()
-    # torch promotes no float of 8 bits
-    narrow = {dtype for dtype in found if dtype.is_floating_point and dtype.itemsize == 1}
-    return reduce(torch.promote_types, {*(found - narrow), *([torch.float32] if narrow else [])})
+    return without_base(view, merge)

@@ -15,6 +15,7 @@ from redteam_attacks.merging.entrywise import entrywise
 @merger(
     "task-arithmetic",
     tunable="coefficient",
+    holds={"order", "permutation", "rotation", "still"},
     paper="Ilharco et al., Editing Models with Task Arithmetic, arXiv:2212.04089",
 )
 def task_arithmetic(view: MergerView, *, coefficient: Annotated[float, Range(0.05, 1.5)] = 0.3) -> Checkpoint:

@@ -17,7 +17,12 @@ from redteam_attacks.merging.holders import Weights, holders, onto_base, weight_
 _COUNTED = 2**20  # sizes at a time, at least
 
 
-@merger("ties", tunable="coefficient", paper="Yadav et al., TIES-Merging, arXiv:2306.01708")
+@merger(
+    "ties",
+    tunable="coefficient",
+    holds={"order", "permutation", "still"},
+    paper="Yadav et al., TIES-Merging, arXiv:2306.01708",
+)
 def ties(
     view: MergerView,
     *,
@@ -85,6 +90,18 @@ def agreeing(deltas: Tensor, votes: Tensor) -> Tensor:
         votes: `[T, …]`.
     """
     return deltas.sign() == torch.where(votes.sum(0) >= 0, 1.0, -1.0)
+
+
+def elected(deltas: Tensor, *, mean: bool) -> Tensor:
+    """The mean, or the sum, of the entries that have the sign of their sum.
+
+    Args:
+        deltas: `[T, …]`.
+        mean: Whether to divide by how many they are.
+    """
+    agree = agreeing(deltas, deltas)
+    total = (deltas * agree).sum(0)
+    return total / agree.sum(0).clamp(min=1) if mean else total
 
 
 def _trimmed(delta: Tensor, floor: float) -> Tensor:
