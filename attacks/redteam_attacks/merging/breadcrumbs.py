@@ -52,7 +52,7 @@ def _between(delta: Tensor, density: float, gamma: float) -> Tensor:
     sizes = delta.abs().flatten()
     count = len(sizes)
     kept = max(1, int(density * count))
-    if density == 1 or not count:
+    if density == 1:
         return delta
     above = min(int(gamma * count), count - kept)
     low = sizes.kthvalue(count - above - kept + 1).values

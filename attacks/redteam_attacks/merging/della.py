@@ -70,8 +70,6 @@ def della(
 
 
 def _thinned(delta: Tensor, density: float, epsilon: float, variant: str, draws: np.random.Generator) -> Tensor:
-    if not delta.numel():
-        return delta
     rows = delta.reshape(delta.shape[0] if delta.ndim > 1 else 1, -1)
     longest = rows.shape[1] - 1
     rank = (

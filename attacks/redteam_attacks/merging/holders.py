@@ -61,13 +61,17 @@ def by_vectors(view: MergerView, formula: Callable[[str, tuple[str, ...], Tensor
     Args:
         view: The experts and the base.
         formula: Gives the change of a tensor from its name, the tasks that hold it and their vectors `[T, …]`, which it
-            may overwrite.
+            may overwrite. A number comes as a vector of one entry, and a tensor without entries does not come.
     """
 
     def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
         start = view.base[name].to(torch.float64)
+        start = start.reshape(start.shape or (1,))
+        if not start.numel():
+            return view.base[name]
         deltas = torch.stack([expert[name].to(torch.float64) - start for expert in experts.values()])
-        return (start + formula(name, tuple(experts), deltas)).to(view.base.dtype(name))
+        merged = (start + formula(name, tuple(experts), deltas)).to(view.base.dtype(name))
+        return merged.reshape(view.base.shape(name))
 
     return onto_base(view, merge)
 

@@ -42,9 +42,11 @@ def nuslerp(
             return deltas[0]
         w = weight_of(tasks, weights, deltas[0].reshape(-1)).flatten()
         shape, t = deltas.shape[1:], float(w[1] / w.sum())
-        if along == "tensor" or not shape:
-            return between(*deltas.flatten(1), t, straight=1 - 1e-14).reshape(shape)
+        if along == "tensor":
+            one, other = deltas.flatten(1)
+            return between(one, other, t, straight=1 - 1e-14).reshape(shape)
         axis = -1 if along == "last" else 0
-        return between(*(delta.movedim(axis, -1) for delta in deltas), t, straight=1 - 1e-14).movedim(-1, axis)
+        one, other = (delta.movedim(axis, -1) for delta in deltas)
+        return between(one, other, t, straight=1 - 1e-14).movedim(-1, axis)
 
     return by_vectors(view, change)

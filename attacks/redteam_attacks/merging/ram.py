@@ -84,7 +84,7 @@ def _mean(deltas: Tensor, floor: float, more: Tensor) -> Tensor:
 
 def _counts(tasks: tuple[str, ...], deltas: Tensor, floor: float) -> dict[str, Tensor]:
     """Task → how many entries it changed with others, and alone."""
-    changed = deltas.abs() > floor
+    changed = (deltas.abs() > floor).reshape(len(tasks), deltas[0].numel())
     count = changed.sum(0)
-    pairs = zip((changed & (count > 1)).flatten(1).sum(1), (changed & (count == 1)).flatten(1).sum(1), strict=True)
+    pairs = zip((changed & (count > 1)).sum(1), (changed & (count == 1)).sum(1), strict=True)
     return {task: torch.stack(pair).double().cpu() for task, pair in zip(tasks, pairs, strict=True)}

@@ -41,7 +41,7 @@ def sce(
         if density < 1:
             deltas *= _selected(deltas, density)
         agree = agreeing(deltas, deltas)
-        w = deltas.square().flatten(1).mean(1) if deltas.numel() else deltas.new_zeros(len(tasks))
+        w = deltas.square().flatten(1).mean(1)
         if w.sum() < (1e-6 if variant == "mergekit" else 1e-300):
             w = torch.ones_like(w)
         w = (w / w.sum()).reshape(-1, *[1] * (deltas.ndim - 1)) * agree
