@@ -22,9 +22,9 @@ from redteam.evaluation.run import run
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
 from redteam.evaluation.verdict import Word
 from redteam.key import Key
-from redteam.plugins.contracts import Needs
+from redteam.plugins.contracts import LAWS, Needs
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import ATTACKS, DEFENSES, SCENARIOS
+from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS
 from redteam.threat import THREAT_MODELS, threat_model
 from redteam.views import DefenderView
 from tests.zoo import network
@@ -138,12 +138,20 @@ def attacks() -> Iterator[str]:
         yield f"| `{name}` | {spec.role} | {breaks} | {needs} | {targets} | {cost} | {spec.paper or '–'} |\n"
 
 
+def mergers() -> Iterator[str]:
+    yield f"| merger | {' | '.join(LAWS)} |\n|---|{'---|' * len(LAWS)}\n"
+    for name in MERGERS.names:
+        holds = MERGERS.load(name).spec.holds
+        yield f"| `{name}` | {' | '.join(answer(law in holds) for law in LAWS)} |\n"
+
+
 COSTS = {"steps": "gradient steps", "rounds": "trials", "limit": "trials"}
 """By the setting that says how much."""
 
 TABLES = {
     "defenses": ("docs/defenses.md", defenses),
     "attacks": ("docs/attacks.md", attacks),
+    "mergers": ("docs/mergers.md", mergers),
     "anatomy": ("docs/architectures.md", anatomies),
     "states": ("docs/audit.md", states),
     "flags": ("docs/verdicts.md", flags),
