@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from redteam.evaluation.resolve import in_turn
 from redteam.plugins.reference import Reference
 from redteam.plugins.registry import MERGERS, SCENARIOS
 from redteam.plugins.remarks import Remark
-from redteam.plugins.shipped import DEFAULT_PLAN
+from redteam.plugins.shipped import DEFAULT_PLAN, shipped, shipped_file
 from redteam.tasks import Scenario
 
 
@@ -88,6 +89,11 @@ def _one(reference: Reference, seed: int) -> dict[str, Any]:
 
 
 def _mergers(plan: Plan) -> list[str]:
-    """The plan's, and the others that are installed."""
+    """The plan's, and others that plans which ship name; trying every one that is installed would take minutes."""
     named = {text.partition(":")[0] for text in plan.mergers}
-    return [*plan.mergers, *(name for name in MERGERS.names if name not in named)]
+    used: set[str] = set()
+    for listed in shipped("plan"):
+        given = tomllib.loads(shipped_file("plan", listed.name).read_text(encoding="utf-8"))
+        for part in (given, *given.get("also", ())):
+            used |= {Reference.parse(text).name for text in part.get("mergers", ())}
+    return [*plan.mergers, *(name for name in MERGERS.names if name in used - named)]

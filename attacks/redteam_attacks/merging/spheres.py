@@ -30,4 +30,5 @@ def units(vectors: Tensor) -> tuple[Tensor, Tensor]:
 def along(start: Tensor, tangent: Tensor) -> Tensor:
     """The exponential map on the unit sphere: from `start` `[n]` along a tangent `[n]`, as far as that is long."""
     length = tangent.norm()
-    return start * length.cos() + tangent * torch.sinc(length / torch.pi)
+    reached: Tensor = start * length.cos() + tangent * torch.sinc(length / torch.pi)
+    return reached
