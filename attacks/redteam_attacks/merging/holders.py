@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput
+from redteam.errors import Inapplicable
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
 
@@ -86,12 +86,12 @@ def require_experts(view: MergerView, merger: str, count: int, *, more: bool = F
         more: Whether it takes more as well.
 
     Raises:
-        BadInput: If there are fewer, or more where that is not allowed.
+        Inapplicable: If there are fewer, or more where that is not allowed.
     """
     have = len(view.experts)
     if have < count or (have > count and not more):
         wanted = f"{'at least' if more else 'exactly'} {count} expert{'s' * (count > 1)}"
-        raise BadInput(
+        raise Inapplicable(
             f"{merger} merges {wanted}{' into the base' * (count == 1)} and was given {have} "
             f"({', '.join(sorted(view.experts))}); {'add' if have < count else 'drop'} some or take another merger."
         )
