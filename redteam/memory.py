@@ -156,7 +156,16 @@ def free_at_once() -> None:
 
     It would keep what is below 32 MB, a matrix or two, in every thread that reads weights: a third of all that is held.
     """
-    with suppress(OSError, AttributeError, TypeError):  # glibc alone has them
-        library = ctypes.CDLL(None)
-        library.malloc_trim(0)
-        library.mallopt(_MMAP_THRESHOLD, _AT_ONCE)
+    give_back()
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _AT_ONCE)
+
+
+def give_back() -> None:
+    """Has the C library give the memory back that was freed so far, where it can be told to.
+
+    What `free_at_once` asks for is not enough: pieces come from what lies free inside of what it holds as long as they
+    fit there, however large they are, and stay there.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -278,6 +278,7 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> 
     Raises:
         NotACheckpoint: If the tensors do not fit, or this version of transformers loads otherwise.
     """
+    free_at_once()
     with quiet_transformers(), as_a_sentence(cls.__name__), _without_weights(dtype):
         config.dtype, config._experts_implementation = dtype, "eager"  # the grouped one knows no float64
         network = cls(config).eval()
@@ -285,7 +286,6 @@ def streamed(checkpoint: Tensors, cls: Any, config: Any, dtype: torch.dtype) -> 
     for module in network.modules():
         if getattr(getattr(module, "config", None), "use_cache", False):
             module.config.use_cache = False  # keys and values of every layer
-    free_at_once()
     try:
         found = Streamed(network, checkpoint, dtype)
         found.arrange()

@@ -22,6 +22,7 @@ from redteam.checkpoint.modules import build_streamed, build_without_heads
 from redteam.checkpoint.streamed import Streamed
 from redteam.errors import BadInput, NotACheckpoint
 from redteam.lifted import lifted
+from redteam.memory import give_back
 from redteam.symmetry.inputs import random_inputs
 from redteam.symmetry.once import Once
 from redteam.symmetry.shelved import Shelved, largest, largest_difference, pieces, shelved
@@ -182,6 +183,7 @@ def run_network(
             def done(weights: Mapping[str, Tensor]) -> None:
                 reading.note(weights)
                 forget()  # a fit keeps what it read, beside the outputs
+                give_back()
 
             built.loaded, built.dropping, built.known = reading.forget, done, once
         for inputs in tried:
