@@ -10,21 +10,33 @@ from typing import Any
 import torch
 
 from redteam.checkpoint import Checkpoint, not_finite, shared_tensors
+from redteam.errors import Inapplicable
 from redteam.plugins.contracts import MergerSpec
 from redteam.plugins.settings import settings_of
 from redteam.tasks import Scenario
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_scenario
-from redteam.testing.trial import Trial
+from redteam.testing.trial import Trial, told
 from redteam.testing.views import alone, merger_view, unheard_of
 
+_EXPERTS = ("victim", "left", "right")
 ROUNDING = 1e-6
 """The largest relative distance of two merges in float32 that are the same but for the order of sums."""
 
 
 class MergerSubject(Subject[MergerSpec]):
-    """A merger, tried on the three experts of a toy."""
+    """A merger, tried on the three experts of a toy, or on as many of them as it takes."""
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """The most of them that it doesn't call inapplicable."""
+        for count in range(len(_EXPERTS), 1, -1):
+            order = _EXPERTS[:count]
+            trial = self.kept(("experts", count), partial(self.call, toy_scenario("vit"), order=order))
+            if not isinstance(trial.error, Inapplicable):
+                return order
+        return _EXPERTS[:1]
 
     @property
     def before(self) -> Checkpoint:
@@ -55,12 +67,12 @@ class MergerSubject(Subject[MergerSpec]):
         self,
         scenario: Scenario,
         *,
-        order: Sequence[str] = ("victim", "left", "right"),
+        order: Sequence[str] = (),
         change: Callable[[str, Checkpoint], Checkpoint] = lambda _, expert: expert,
         **changed: Any,
     ) -> Trial:
         """One merge, some settings changed."""
-        view, copies = merger_view(scenario, order, needs_base=self._needs_base, change=change)
+        view, copies = merger_view(scenario, order or self.experts, needs_base=self._needs_base, change=change)
 
         def merge() -> Any:
             merged = self.plugin.function(view, **{**self.plugin.settings, **changed})
@@ -76,7 +88,7 @@ class MergerSubject(Subject[MergerSpec]):
         return self.spec.needs_base
 
     def _order(self) -> str:
-        trial = self.kept("reversed", lambda: self.call(toy_scenario("vit"), order=("right", "left", "victim")))
+        trial = self.kept("reversed", lambda: self.call(toy_scenario("vit"), order=self.experts[::-1]))
         self.require_ran(trial, "with the experts in another order ")
         away = _distance(trial.usable(self.before), self.main.usable(self.before), self.before)
         if not away <= ROUNDING:
@@ -96,6 +108,8 @@ class MergerSubject(Subject[MergerSpec]):
 
     def _one_expert(self) -> str:
         trial = self.kept("one", lambda: self.call(toy_scenario("vit"), order=("left",)))
+        if isinstance(trial.error, Inapplicable):
+            raise DoesNotApply(f"it takes no single expert: {told(trial.error)}")
         self.require_ran(trial, "with a single expert ")
         trial.usable(self.before)
         return "merges a single expert"
