@@ -136,9 +136,10 @@ def endless(samples: Batch, size: int, draws: np.random.Generator) -> Iterator[B
     """Passes over some samples without end, each in an order of its own; all in one batch where there are fewer."""
     inputs, labels = samples
     size = min(size, len(labels))
+    at_a_time = 1 if lengths_of(inputs) is None else AT_A_TIME
     while True:
         order = torch.from_numpy(draws.permutation(len(labels)))
-        drawn = torch.split(order, size * AT_A_TIME)
+        drawn = torch.split(order, size * at_a_time)
         large = (({name: value[rows] for name, value in inputs.items()}, labels[rows]) for rows in drawn)
         for batch in by_length(large, size, draws):
             if len(batch[1]) == size:
@@ -161,6 +162,11 @@ def by_length(large: Iterable[Batch], size: int, draws: np.random.Generator) -> 
         for place in range(len(parts)) if lengths is None else draws.permutation(len(parts)):
             rows = parts[place]
             yield trimmed({name: value[rows] for name, value in inputs.items()}), labels[rows]
+
+
+def in_pieces(batch: Batch, draws: np.random.Generator) -> list[Batch]:
+    """A batch that is only looked at, in `AT_A_TIME` parts as `by_length` makes them."""
+    return list(by_length([batch], math.ceil(len(batch[1]) / AT_A_TIME), draws))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
@@ -19,7 +18,7 @@ from redteam.errors import BadInput, Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
-from redteam.training import AT_A_TIME, Loss, by_length
+from redteam.training import Loss, in_pieces
 from redteam.views import AttackerView
 from redteam_attacks.common_parts import common_parts, recorded, replayed
 
@@ -128,7 +127,8 @@ class _Merge:
         looked_at = []
         for task, network in networks.items():
             common = common_parts(network, victim, merged)
-            for batch in _pieces(view, task, samples):
+            drawn = next(iter(view.own_batches(task, samples)))
+            for batch in in_pieces(drawn, view.generator(f"pieces of {task}")):
                 answers = _answers(victim, batch[0])
                 if not bool(answers.isfinite().all()):
                     raise BadInput(
@@ -190,13 +190,6 @@ class _Looked:
     def size(self) -> int:
         """How many they are."""
         return len(self.batch[1])
-
-
-def _pieces(view: AttackerView, task: str, samples: int) -> Iterator[Batch]:
-    """Samples of a companion's task, those of about one length together."""
-    drawn = next(iter(view.own_batches(task, samples)))
-    size = math.ceil(len(drawn[1]) / AT_A_TIME)
-    return by_length([drawn], size, view.generator(f"pieces of {task}"))
 
 
 def _alike(one: _Looked, victim: nn.Module) -> bool:

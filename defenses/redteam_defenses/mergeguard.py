@@ -13,7 +13,7 @@ from redteam.anatomy import KINDS, anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
-from redteam.training import AT_A_TIME, Budget, by_length
+from redteam.training import Budget, in_pieces
 from redteam.views import DefenderView
 from redteam_defenses.training import Epsilon, Rate, Share, Size, Steps, trained
 
@@ -114,9 +114,7 @@ def _critical(
     if not count:
         return set()
     fixed = view.seeded(0)
-    judged = next(fixed.batches(_JUDGED, "layers"))
-    size = math.ceil(len(judged[1]) / AT_A_TIME)
-    batches = list(by_length([judged], size, fixed.generator("layers, in batches")))
+    batches = in_pieces(next(fixed.batches(_JUDGED, "layers")), fixed.generator("layers, in batches"))
     rise = {}
     for layer, names in layers.items():
         without = {name: guarded(checkpoint[name], view.base[name], beta, 0.0) for name in names}

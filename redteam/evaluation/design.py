@@ -74,8 +74,8 @@ class Asked:
         for attack in self.granted(part.attacks):
             if attack.role == "interface" and self.threat.weights:
                 # Of the victim as it is: what its owner gives away who shows an interface in place of weights.
-                asked = layout.unlocked()
-                self.beside[layout.pairing(self.place, key, attack, merger, asked, self.threat, self.defense)] = None
+                victim = layout.unlocked()
+                self.beside[layout.pairing(self.place, key, attack, merger, victim, self.threat, self.defense)] = None
                 continue
             held = self.later if attack.role in ("ceiling", "anew") else self.pairings
             held[pairing(attack)] = None
