@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 _STEPS = 12
-_SETTLED = 1e-9  # of a neuron's cost: where a step changes it by less, it has arrived
+_SETTLED = 1e-13  # of a neuron's cost: where a step changes it by less, it has arrived
+_SAME = 8  # steps with one matrix at most: making it costs as much as five or six of them
 _STRAY = 5.0  # times the median neuron's distance from its start
-_PART = 64  # neurons at a time, so that their normal matrices fit
+_PART = 2**25  # numbers in the normal matrices of the neurons that are fitted at a time
 
 
 def regressed(
@@ -33,48 +34,64 @@ def regressed(
         strays many times as far as the others do: the inputs hardly stirred it, and its outputs say nothing of it.
     """
     scale = float(inputs.square().mean())
-    parts = [
-        _part(inputs, outputs[:, k : k + _PART], start[k : k + _PART], activation, ridge * scale)
-        for k in range(0, len(start), _PART)
-    ]
-    fitted = torch.cat(parts)
+    size = max(1, _PART // inputs.shape[1] ** 2)
+    parts = zip(outputs.split(size, 1), start.split(size), strict=True)
+    fitted = torch.cat([_part(inputs, h, first, activation, ridge * scale) for h, first in parts])
     away = (fitted - start).norm(dim=1, keepdim=True)
     return torch.where(away <= _STRAY * away.median(), fitted, start)
 
 
 def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Tensor], ridge: float) -> Tensor:
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     weights, damping = start.clone(), torch.full((len(start),), 1e-3, dtype=x.dtype, device=x.device)
     value, slope = _both(activation, x @ weights.T)
     cost = _cost(value - h, weights - start, ridge)
     left = torch.arange(len(start), device=x.device)
     for _ in range(_STEPS):
-        here, seen = weights[left], slope[:, left]
-        normal = _normal(x, seen.square().T)
-        size = normal.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(x.dtype).tiny)
-        normal += (ridge + damping[left] * size)[:, None, None] * eye
-        gradient = ((value[:, left] - h[:, left]) * seen).T @ x / len(x) + ridge * (here - start[left])
-        factor, failed = torch.linalg.cholesky_ex(normal)
-        tried = here - torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-        new_value, new_slope = _both(activation, x @ tried.T)
-        new_cost = _cost(new_value - h[:, left], tried - start[left], ridge)
-        gained = torch.where(failed == 0, cost[left] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
-        settled, better = gained.abs() <= _SETTLED * cost[left], gained > 0
-        moved = left[better]
-        weights[moved], cost[moved] = tried[better], new_cost[better]
-        value[:, moved], slope[:, moved] = new_value[:, better], new_slope[:, better]
-        damping[left] *= torch.where(better, 0.1, 10.0)
+        factor, failed = _factored(x, slope[:, left], damping[left], ridge)
+        settled = torch.zeros_like(left, dtype=torch.bool)
+        going = torch.arange(len(left), device=x.device)
+        for turn in range(_SAME):
+            some = left[going]
+            gradient = ((value[:, some] - h[:, some]) * slope[:, some]).T @ x / len(x)
+            gradient += ridge * (weights[some] - start[some])
+            tried = weights[some] - torch.cholesky_solve(gradient[..., None], factor[going])[..., 0]
+            new_value, new_slope = _both(activation, x @ tried.T)
+            new_cost = _cost(new_value - h[:, some], tried - start[some], ridge)
+            gained = torch.where(failed[going] == 0, cost[some] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
+            better, settled[going] = gained > 0, gained.abs() <= _SETTLED * cost[some]
+            if not turn:
+                damping[some] *= torch.where(better, 0.1, 10.0)
+            moved = some[better]
+            weights[moved], cost[moved] = tried[better], new_cost[better]
+            value[:, moved], slope[:, moved] = new_value[:, better], new_slope[:, better]
+            going = going[better & ~settled[going]]
+            if not len(going):
+                break
         left = left[~settled]
         if not len(left):
             break
     return weights
 
 
+def _factored(x: Tensor, slope: Tensor, damping: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Cholesky factors of the damped normal matrices, [m, d, d], and where there is none, not 0."""
+    normal = _normal(x, slope.square().T)
+    diagonal = normal.diagonal(dim1=1, dim2=2)
+    size = diagonal.mean(1).clamp_min(torch.finfo(x.dtype).tiny)
+    diagonal += (ridge + damping * size)[:, None]
+    return torch.linalg.cholesky_ex(normal)
+
+
 def _normal(x: Tensor, curved: Tensor) -> Tensor:
-    """Xᵀ diag(c) X ÷ n for every row c of `curved`, [m, d, d]; each entry above the diagonal serves for both."""
+    """Xᵀ diag(c) X ÷ n for every row c of `curved`, float64 [m, d, d]; each entry above the diagonal serves for both.
+
+    Products are taken in float32, for half the time: a matrix that is off by that much takes steps to the same place,
+    since where a step leads is what the gradient says, and that is in float64.
+    """
+    small, weighed = x.float(), curved.float() / len(x)
     normal = x.new_empty(len(curved), x.shape[1], x.shape[1])
     for i in range(x.shape[1]):
-        normal[:, i, i:] = normal[:, i:, i] = curved @ (x[:, i:] * x[:, i, None]) / len(x)
+        normal[:, i, i:] = normal[:, i:, i] = (weighed @ (small[:, i:] * small[:, i, None])).double()
     return normal
 
 
