@@ -44,7 +44,8 @@ def test_it_is_of_the_plan_that_ships(kept: Results) -> None:
     assert len(kept.plan["seeds"]) == 5
     assert kept.coverage is not None
     assert kept.coverage.errors == kept.coverage.timeouts == 0
-    assert kept.gauntlets == {name: Gauntlet.read(name).attacks for name in kept.gauntlets}
+    assert kept.gauntlets == {name: Gauntlet.read(name).members for name in kept.gauntlets}
+    assert kept.merger_gauntlets == {name: Gauntlet.read(name).members for name in kept.merger_gauntlets}
 
 
 @pytest.mark.parametrize("page", PAGES)

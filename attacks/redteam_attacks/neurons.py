@@ -79,7 +79,8 @@ def _factored(x: Tensor, slope: Tensor, damping: Tensor, ridge: float) -> tuple[
     diagonal = normal.diagonal(dim1=1, dim2=2)
     size = diagonal.mean(1).clamp_min(torch.finfo(x.dtype).tiny)
     diagonal += (ridge + damping * size)[:, None]
-    return torch.linalg.cholesky_ex(normal)
+    factor, failed = torch.linalg.cholesky_ex(normal)
+    return factor, failed
 
 
 def _normal(x: Tensor, curved: Tensor) -> Tensor:

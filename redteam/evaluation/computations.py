@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.errors import Inapplicable
 from redteam.evaluation import metrics
 from redteam.evaluation.bench import Bench
 from redteam.evaluation.packing import Packed
@@ -284,7 +285,14 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
     if victim is not None:
         experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
     view = MergerView(experts, base, bench.stream(f"merger {merger.spec.name}"), merger.spec.needs_base)
-    merged = bench.kept(merger.function(view, **{**merger.settings, **settings}))
+    try:
+        merged = bench.kept(merger.function(view, **{**merger.settings, **settings}))
+    except Inapplicable:
+        if len(experts) > 1:
+            raise
+        # Whoever has one expert, and a merger that takes more, has that expert.
+        (only,) = experts.values()
+        merged = base.replace(only.only(shared_tensors(only, base)))
     if not merger.spec.needs_base and isinstance(merged, Checkpoint):
         # It has never seen the base; what it leaves out no expert shares, and no task wears.
         merged = base.replace(merged.only(shared_tensors(base, merged)))

@@ -55,6 +55,8 @@ class Asked:
             lock = layout.defend(self.defense, key)
             for merger in layout.mergers(self.threat):
                 self._on(layout, key, merger, lock)
+            for name, mergers in layout.turns(self.threat):
+                self._in_turn(layout, key, name, mergers, lock)
 
     def granted(self, attacks: Iterable[Pipeline]) -> Iterator[Pipeline]:
         """Attacks that the threat model grants what they need; ceilings whatever the threat model."""
@@ -67,8 +69,8 @@ class Asked:
         def pairing(attack: Pipeline, length: float | None = None) -> Pairing:
             return layout.pairing(self.place, key, attack, merger, lock, self.threat, self.defense, length=length)
 
-        def enter(name: str, members: Iterable[Pairing]) -> None:
-            self.cases[Case(name, self.place, layout.seed, key, merger.text, tuple(members))] = None
+        def enter(name: str, *groups: tuple[Pairing, ...]) -> None:
+            self.cases[Case(name, self.place, layout.seed, key, merger.text, groups)] = None
 
         part = layout.part
         for attack in self.granted(part.attacks):
@@ -83,13 +85,37 @@ class Asked:
                 self.attacks[attack.text] = attack
         if not self.threat.weights:
             return
-        naive = next(attack for attack in part.attacks if attack.role == "naive")
-        lengths = (None, *LENGTHS) if self.threat.anchor != "companion" else (None,)
-        enter("", (pairing(naive, length) for length in lengths))
+        enter("", self._unattacked(layout, key, merger, lock))
         for gauntlet in part.gauntlets:
             members = list(self.granted(gauntlet.members))
             self.attacks.update((attack.text, attack) for attack in members)
-            enter(gauntlet.text, map(pairing, members))
+            enter(gauntlet.text, *((pairing(member),) for member in members))
+
+    def _unattacked(self, layout: Layout, key: int, merger: Pipeline, lock: str) -> tuple[Pairing, ...]:
+        """The lock merged as it is, at several lengths of its task vector where there is a base."""
+        naive = next(attack for attack in layout.part.attacks if attack.role == "naive")
+        lengths = (None, *LENGTHS) if self.threat.anchor != "companion" else (None,)
+        return tuple(
+            layout.pairing(self.place, key, naive, merger, lock, self.threat, self.defense, length=length)
+            for length in lengths
+        )
+
+    def _in_turn(self, layout: Layout, key: int, name: str, mergers: Iterable[Pipeline], lock: str) -> None:
+        """Mergers one after the other: each without an attack first, then after every attack that ran before."""
+        if not self.threat.weights:
+            return
+        members = [member for gauntlet in layout.part.gauntlets for member in gauntlet.members]
+        attacks = [a for a in (*layout.part.attacks, *members) if a.role == "recovery"]
+        attacks = list({attack.text: attack for attack in self.granted(attacks)}.values())
+        groups = []
+        for merger in mergers:
+            groups.append(self._unattacked(layout, key, merger, lock))
+            attacked = (
+                layout.pairing(self.place, key, attack, merger, lock, self.threat, self.defense) for attack in attacks
+            )
+            groups.append(tuple(attacked))
+        made = Case(name, self.place, layout.seed, key, "", tuple(group for group in groups if group))
+        self.cases[made] = None
 
 
 @dataclass

@@ -162,7 +162,10 @@ class Engine:
         """
         touched = {w[:2] for w, g in self.design.grounds.items() if step.name in (g.without, g.reference)}
         for place in touched:
-            wheres = [where for where in self.design.grounds if where[:2] == place]
+            asked = [
+                g for w, g in self.design.grounds.items() if w[:2] == place and g.reference in self.scheduler.steps
+            ]
+            wheres = [ground.where for ground in asked]
             found = [self.table.ground_baselines(where) for where in wheres]
             # A merger that gains too little is left out anyway, and one that can tell something is enough.
             gaining = [(where, b) for where, b in zip(wheres, found, strict=True) if b and b.gain[0] >= THRESHOLDS.gain]

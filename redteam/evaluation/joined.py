@@ -59,7 +59,9 @@ def joined(runs: Named, *, name: str = "") -> Results:
         threats=_merged(r.threats for r in held),
         about={kind: _merged(r.about.get(kind, {}) for r in held) for kind in _merged(r.about for r in held)},
         settings={kind: _merged(r.settings.get(kind, {}) for r in held) for kind in _merged(r.settings for r in held)},
+        by_merger=tuple(row for k, r in enumerate(held) for row in r.by_merger if whose[row.place] == k),
         gauntlets=_merged(r.gauntlets for r in held),
+        merger_gauntlets=_merged(r.merger_gauntlets for r in held),
         claims=_merged(r.claims for r in held),
         untested=tuple(_untested(held)),
         coverage=_coverage(held),
@@ -90,7 +92,11 @@ def _require_comparable(runs: Named, one: str, other: str) -> None:
             if _differ(mine, theirs):
                 told = f"{_in_words(mine)}, and in {other} {_in_words(theirs)}"
                 raise BadInput(f"In {one} the {kind} {text} has the settings {told}; run the older one again.")
-    for gauntlet, _, _ in _different(first.gauntlets, second.gauntlets):
+    gauntlets = (
+        _different(first.gauntlets, second.gauntlets),
+        _different(first.merger_gauntlets, second.merger_gauntlets),
+    )
+    for gauntlet, _, _ in (*gauntlets[0], *gauntlets[1]):
         raise BadInput(f"{gauntlet} has other members in {one} than in {other}; run the older one again.")
     for place in {v.place for v in first.verdicts} & {v.place for v in second.verdicts}:
         if _rows(first, place) != _rows(second, place):

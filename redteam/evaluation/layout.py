@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redteam.evaluation.pairings import Ground, Pairing, Steps
@@ -51,7 +51,7 @@ class Layout:
         """What theft lies between, for every merger; merges can be laid out after that."""
         grounds = []
         self.alone = self.step("alone", "experts and base alone", {}, {})
-        for merger in self.part.mergers:
+        for merger in self.part.merging:
             self.tunes[merger.text] = self.tune(merger)
             without = self.merge("companions", None, merger)
             reference = self.merge("unlocked victim", self.unlocked(), merger)
@@ -74,10 +74,22 @@ class Layout:
         return self.step("tune", f"coefficient of {merger.text}", {"merger": merger.identity}, tried)
 
     def mergers(self, threat: ThreatModel) -> tuple[Pipeline, ...]:
-        """Those that can be used: where the base is withheld, the ones that need none."""
+        """Those that everything is merged with: of a gauntlet the first one that can be used."""
+        firsts = (merger for gauntlet in self.part.turns for merger in self._usable(gauntlet.members, threat)[:1])
+        found = (*self._usable(self.part.mergers, threat), *firsts)
+        return tuple({merger.text: merger for merger in found}.values())
+
+    def turns(self, threat: ThreatModel) -> Iterator[tuple[str, tuple[Pipeline, ...]]]:
+        """Gauntlets of mergers, by name, with those of their members that merge only what is still locked."""
+        always = {merger.text for merger in self.mergers(threat)}
+        for gauntlet in self.part.turns:
+            yield gauntlet.text, tuple(m for m in self._usable(gauntlet.members, threat) if m.text not in always)
+
+    def _usable(self, mergers: Sequence[Pipeline], threat: ThreatModel) -> tuple[Pipeline, ...]:
+        """Where the base is withheld, the ones that need none."""
         if threat.anchor != "companion":
-            return self.part.mergers
-        return tuple(merger for merger in self.part.mergers if not merger.links[0].spec.needs_base)
+            return tuple(mergers)
+        return tuple(merger for merger in mergers if not merger.links[0].spec.needs_base)
 
     def pairing(
         self,

@@ -82,17 +82,23 @@ class Ground:
         """Scenario, seed, merger."""
         return self.scenario, self.seed, self.merger
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """What nobody but its merger needs."""
+        return self.tune, self.without, self.reference
+
     def __iter__(self) -> Iterator[str]:
         return iter((self.alone, self.tune, self.without, self.reference))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One lock under one key and seed, merged with one merger: what the members of an ensemble run on in turn.
+    """One lock under one key and seed: what the members of an ensemble run on in turn.
 
     Attributes:
         gauntlet: Its name; empty for merging without an attack at several lengths of the task vector.
-        members: In the order in which they run.
+        merger: The one that all are merged with; empty where mergers take turns.
+        groups: In the order in which they run; what is in one group runs at once.
     """
 
     gauntlet: str
@@ -100,4 +106,9 @@ class Case:
     seed: int
     key: int
     merger: str
-    members: tuple[Pairing, ...]
+    groups: tuple[tuple[Pairing, ...], ...]
+
+    @property
+    def members(self) -> tuple[Pairing, ...]:
+        """Everything that may run, in this order."""
+        return tuple(member for group in self.groups for member in group)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redteam.errors import BadPlan
-from redteam.evaluation.gauntlet import is_gauntlet
+from redteam.evaluation.gauntlet import Kind, is_gauntlet
 from redteam.memory import size
 from redteam.plugins.reference import chain_text, parse_chain
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, Registry
@@ -38,6 +38,8 @@ _REGISTRIES: Mapping[str, Registry[Any]] = {
     "scenarios": SCENARIOS, "defenses": DEFENSES, "attacks": ATTACKS, "mergers": MERGERS
 }  # fmt: skip
 
+_GAUNTLETS: Mapping[str, Kind] = {"attack": "attacks", "merger": "mergers"}
+
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -60,7 +62,8 @@ class Product(BaseModel):
         defenses: References, `a+b` for chains.
         keys: How many keys each keyed defense is tried under.
         attacks: References, `a+b` for chains. Attacks that belong to every evaluation are added to them.
-        mergers: References; the first one also serves the controls.
+        mergers: References; the first one also serves the controls. Of a gauntlet of mergers those after the first
+            merge only what is still locked.
         threats: Threat models, as `name` or `name:setting=value`.
     """
 
@@ -181,7 +184,8 @@ def require_names(given: Mapping[str, Any], folder: Path) -> None:
         BadInput: As `redteam.plugins.registry.Registry.require`.
     """
     for registry, text in _named(given):
-        if not (registry is ATTACKS and is_gauntlet(text)):
+        kind = _GAUNTLETS.get(registry.kind)
+        if kind is None or not is_gauntlet(text, kind):
             registry.require_all(text, folder=folder)
 
 

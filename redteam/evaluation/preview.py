@@ -67,9 +67,9 @@ def laid_out(resolved: Resolved, identities: Mapping[Where, str]) -> tuple[Desig
     """A plan with all steps that could turn out to be needed, and by name those which are whatever is found."""
     design = build(resolved, identities)
     needed = [name for asked in design.asked.values() for pairing in asked.pairings for name in pairing.steps]
-    needed += [name for ground in design.grounds.values() for name in ground]
-    first = {step.name: step for step in behind(design.steps, needed)}
     attacks, table = resolved.pipelines("attacks"), Table(design, {})
+    needed += [name for asked in design.asked.values() for pairing in asked.pairings for name in table.ground(pairing)]
+    first = {step.name: step for step in behind(design.steps, needed)}
     for asked in design.asked.values():
         for check in CHECKS.values():
             for attack in attacks.values():

@@ -63,7 +63,7 @@ class Progress:
             return more, f"controls of {self.asked.place.defense}: merges of what the weights leave open"
         rows = self.sheet.rows(table)
         out = excluded(rows)
-        turns = self._turns(table, out)
+        turns = self._turns(table, out, idle=idle)
         if turns:
             names = dict.fromkeys(pairing.attack if pairing.role == "recovery" else "no attack" for pairing in turns)
             return self._entered(turns), f"{self.asked.place.defense} is still locked: {', '.join(names)}"
@@ -96,13 +96,28 @@ class Progress:
         gone = left_out(gains(table, self.asked))
         return aggregate.figures(table, self.asked, self.run, excluded=out, left_out=gone)
 
-    def _turns(self, table: Table, out: frozenset[str]) -> list[Pairing]:
-        """The next member of every ensemble that is open."""
+    def _turns(self, table: Table, out: frozenset[str], *, idle: bool) -> list[Pairing]:
+        """The next members of every ensemble that is open: mergers take turns once all that ran before has ended.
+
+        Which mergers count for nothing is known once all seeds have ended; until then each seed speaks for itself, so
+        that what runs does not depend on which seed ends first.
+        """
+        gone = left_out(gains(table, self.asked)) if idle else ()
         unattacked = {(p.seed, p.key, p.merger): p for p in self.asked.pairings if p.role == "naive"}
         turns = []
+        busy = set()
         for case in self.asked.cases:
-            before = [unattacked[case.seed, case.key, case.merger]]
-            turns += next_members(table, case, before, self.run, out)
+            where = (case.seed, case.key)
+            if case.merger:
+                before = [unattacked[(*where, case.merger)]]
+            else:
+                before = [p for p in self.run if (p.seed, p.key) == where and p not in case.members]
+            if not case.merger and where in busy:
+                continue
+            found = next_members(table, case, before, self.run, out, gone)
+            turns += found
+            if found:
+                busy.add(where)
         return turns
 
     def _all_controls(self) -> list[tuple[ControlKind, str]]:

@@ -107,7 +107,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A gauntlet with its members imported.
+    """A gauntlet, of attacks or of mergers, with its members imported.
 
     Attributes:
         text: Its name.
@@ -119,9 +119,10 @@ class Ensemble:
 
     @classmethod
     def load(cls, name: str) -> Ensemble:
-        """The gauntlet that a package ships under this name, and every attack in it."""
+        """The gauntlet that a package ships under this name, and everybody in it."""
         gauntlet = Gauntlet.read(name)
-        return cls(name, tuple(Pipeline.load(ATTACKS, text, Path()) for text in gauntlet.attacks))
+        registry = ATTACKS if gauntlet.kind == "attacks" else MERGERS
+        return cls(name, tuple(Pipeline.load(registry, text, Path()) for text in gauntlet.members))
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ class Part:
 
     Attributes:
         attacks: Those that run on everything.
-        gauntlets: Ensembles, whose members run on what is still locked.
+        gauntlets: Ensembles of attacks, whose members run on what is still locked.
+        mergers: Those that everything is merged with.
+        turns: Ensembles of mergers; from their second member on they merge what is still locked.
     """
 
     seeds: tuple[int, ...]
@@ -140,12 +143,14 @@ class Part:
     attacks: tuple[Pipeline, ...]
     gauntlets: tuple[Ensemble, ...]
     mergers: tuple[Pipeline, ...]
+    turns: tuple[Ensemble, ...]
     threats: tuple[ThreatModel, ...]
 
     @classmethod
     def of(cls, product: Product, folder: Path) -> Part:
         """Loads everything the product names, and the attacks that belong to every evaluation."""
-        gauntlets = [text for text in product.attacks if is_gauntlet(text)]
+        gauntlets = [text for text in product.attacks if is_gauntlet(text, "attacks")]
+        turns = [text for text in product.mergers if is_gauntlet(text, "mergers")]
         attacks = [Pipeline.load(ATTACKS, text, folder) for text in product.attacks if text not in gauntlets]
         named = {link.name for chain in attacks if len(chain.links) == 1 for link in chain.links}
         for name in ATTACKS.names:
@@ -165,7 +170,10 @@ class Part:
             tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses),
             tuple(attacks),
             tuple(Ensemble.load(name) for name in gauntlets),
-            tuple(_single(Pipeline.load(MERGERS, text, folder), "merger") for text in product.mergers),
+            tuple(
+                _single(Pipeline.load(MERGERS, text, folder), "merger") for text in product.mergers if text not in turns
+            ),
+            tuple(Ensemble.load(name) for name in turns),
             tuple(threat_model(name) for name in product.threats),
         )
 
@@ -174,6 +182,17 @@ class Part:
         """All attacks, the members of gauntlets among them, each once."""
         members = (chain for gauntlet in self.gauntlets for chain in gauntlet.members)
         return tuple({repr(chain.identity): chain for chain in (*self.attacks, *members)}.values())
+
+    @property
+    def merging(self) -> tuple[Pipeline, ...]:
+        """All mergers, the members of gauntlets among them, each once."""
+        members = (merger for gauntlet in self.turns for merger in gauntlet.members)
+        return tuple({repr(merger.identity): merger for merger in (*self.mergers, *members)}.values())
+
+    def all_of(self, kind: str) -> tuple[Pipeline, ...]:
+        """Each once, of `"scenarios"`, `"defenses"`, `"attacks"` or `"mergers"`; members of gauntlets among them."""
+        found: tuple[Pipeline, ...] = getattr(self, {"attacks": "everyone", "mergers": "merging"}.get(kind, kind))
+        return found
 
 
 @dataclass(frozen=True)
@@ -192,7 +211,7 @@ class Resolved:
         """Loads every product of the plan."""
         parts = tuple(Part.of(product, folder) for product in plan.products)
         for kind in ("scenarios", "defenses", "attacks", "mergers"):
-            _distinct(kind, [getattr(part, "everyone" if kind == "attacks" else kind) for part in parts])
+            _distinct(kind, [part.all_of(kind) for part in parts])
         return cls(plan, parts)
 
     @property
@@ -215,13 +234,17 @@ class Resolved:
 
     def pipelines(self, kind: str) -> dict[str, Pipeline]:
         """Text → chain, for `"scenarios"`, `"defenses"`, `"attacks"` or `"mergers"`."""
-        held = "everyone" if kind == "attacks" else kind
-        return {chain.text: chain for part in self.parts for chain in getattr(part, held)}
+        return {chain.text: chain for part in self.parts for chain in part.all_of(kind)}
 
     @property
     def gauntlets(self) -> dict[str, Ensemble]:
-        """Name → gauntlet."""
+        """Name → gauntlet of attacks."""
         return {gauntlet.text: gauntlet for part in self.parts for gauntlet in part.gauntlets}
+
+    @property
+    def merger_gauntlets(self) -> dict[str, Ensemble]:
+        """Name → gauntlet of mergers."""
+        return {gauntlet.text: gauntlet for part in self.parts for gauntlet in part.turns}
 
 
 def _found_from_anywhere(link: LoadedPlugin[Any]) -> str:

@@ -235,6 +235,29 @@ class OneRun(Model):
     environment: dict[str, Any]
 
 
+class ByMerger(Placed):
+    """A defense under one of several mergers: which of them it stops, and which walk around it.
+
+    Attributes:
+        gain: What the unlocked victim adds to the merge; `None` where the merger had no turn: the lock fell before.
+        telling: Whether that is enough for theft to mean anything; what tells nothing counts for no verdict.
+        naive: Theft without an attack, in the worst case over lengths of the task vector and keys.
+        worst: Theft after all attacks that ran.
+        attack: Behind it, on most seeds.
+        cells: How many pairings are behind it.
+        reason: Why there is no figure, where there is none.
+    """
+
+    merger: str
+    gain: Interval | None = None
+    telling: bool = False
+    naive: Interval | None = None
+    worst: Interval | None = None
+    attack: str = ""
+    cells: int = 0
+    reason: str = ""
+
+
 class Results(Model):
     """Everything that the last plan found, and nothing else.
 
@@ -246,7 +269,8 @@ class Results(Model):
         threats: Name → the threat model in words, for those of the plan.
         about: `"defense"`, `"attack"`, `"merger"`, `"scenario"` → text as in cells → one line about it.
         settings: Kinds as in `about` → text as in cells → per link of the chain its settings, those left out included.
-        gauntlets: Name → its members, in the order in which they run, for those of the plan.
+        by_merger: One row for each verdict and merger of the plan, where it has several.
+        gauntlets, merger_gauntlets: Name → its members, in the order in which they run, for those of the plan.
         claims: Defense → what its source reports of it, which is not what was found here.
         untested: Sentences on what was not tested.
         gate: `None` where nothing was asked.
@@ -269,7 +293,9 @@ class Results(Model):
     threats: dict[str, str] = Field(default_factory=dict)
     about: dict[str, dict[str, str]] = Field(default_factory=dict)
     settings: dict[str, dict[str, list[dict[str, Any]]]] = Field(default_factory=dict)
+    by_merger: tuple[ByMerger, ...] = ()
     gauntlets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    merger_gauntlets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     claims: dict[str, str] = Field(default_factory=dict)
     untested: tuple[str, ...] = ()
     coverage: Coverage | None = None

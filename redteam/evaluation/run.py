@@ -31,7 +31,7 @@ from redteam.evaluation.limitations import limitations, unfitting
 from redteam.evaluation.load_scenarios import footprints, load_scenarios
 from redteam.evaluation.plan import Plan, find_plan, run_folder
 from redteam.evaluation.preview import laid_out
-from redteam.evaluation.resolve import Resolved
+from redteam.evaluation.resolve import Ensemble, Resolved
 from redteam.evaluation.results import Results
 from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.store import Store
@@ -156,6 +156,7 @@ def _results(
         cells=found.cells,
         subjects=found.subjects,
         figures=found.figures,
+        by_merger=found.by_merger,
         controls=found.controls,
         verdicts=found.verdicts,
         over_victims=found.over_victims,
@@ -173,7 +174,8 @@ def _results(
                 for kind in kinds
             }
         ),
-        gauntlets={name: tuple(m.text for m in one.members) for name, one in resolved.gauntlets.items()},
+        gauntlets=_members(resolved.gauntlets),
+        merger_gauntlets=_members(resolved.merger_gauntlets),
         claims={
             text: " ".join(claims)
             for text, pipeline in pipelines["defenses"].items()
@@ -200,6 +202,10 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def _members(gauntlets: Mapping[str, Ensemble]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(member.text for member in one.members) for name, one in gauntlets.items()}
 
 
 @contextmanager

@@ -45,18 +45,19 @@ class Table:
 
     def status(self, pairing: Pairing) -> tuple[Status, str]:
         """The pairing's own failure if it has one, else that of what it waited for."""
-        steps = pairing.steps
-        names = (steps.recovered, steps.merge, steps.naive, steps.twin, steps.unused, steps.reference)
-        for name in (*names, *self.ground(pairing)):
-            outcome = self.outcomes.get(name) if name else None
-            if outcome is not None and outcome.status != "ok":
-                return outcome.status, outcome.reason
-        return "ok", ""
+        failure = self._failure(pairing)
+        return ("ok", "") if failure is None else (failure.status, failure.reason)
 
     def inapplicable(self, pairing: Pairing) -> bool:
-        """Whether the attack has said that it is not for such a checkpoint."""
-        outcome = self.outcomes.get(pairing.steps.recovered)
-        return outcome is not None and outcome.inapplicable
+        """Whether attack or merger have said that they are not for such checkpoints."""
+        failure = self._failure(pairing)
+        return failure is not None and failure.inapplicable
+
+    def _failure(self, pairing: Pairing) -> Outcome | None:
+        steps = pairing.steps
+        names = (steps.recovered, steps.merge, steps.naive, steps.twin, steps.unused, steps.reference)
+        found = (self.outcomes.get(name) for name in (*names, *self.ground(pairing)) if name)
+        return next((outcome for outcome in found if outcome is not None and outcome.status != "ok"), None)
 
     def judged(self, pairing: Pairing) -> bool:
         """Whether there is a theft."""

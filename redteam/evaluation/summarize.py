@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from redteam.evaluation import results as r
-from redteam.evaluation.aggregate import counting, line
+from redteam.evaluation.aggregate import chosen, counting, line, of_seeds
 from redteam.evaluation.controls.gain import gain_controls
 from redteam.evaluation.controls.monotonicity import monotonicity
 from redteam.evaluation.design import Design
@@ -46,6 +46,9 @@ class Summary:
             for place, subject in zip(places, self.subjects, strict=True)
             for figure in place.figures(table, excluded(c for _, c in about(subject, self.controls)))
         )
+        self.by_merger = tuple(
+            row for place, subject in zip(places, self.subjects, strict=True) for row in self._by_merger(place, subject)
+        )
         self.cells = (
             *(cell(table, pairing) for pairing in dict.fromkeys(run)),
             *(r.Cell(victim="", key=0, role="recovery", merger="", **dict(row)) for row in design.skipped),
@@ -78,6 +81,19 @@ class Summary:
             timeouts=counts["timeout"],
             skipped=counts["skipped"],
         )
+
+    def _by_merger(self, place: Progress, subject: r.Subject) -> Iterable[r.ByMerger]:
+        """Where a plan has several mergers."""
+        threat = place.asked.threat
+        mergers: dict[str, None] = {}
+        for layout in place.asked.layouts.values():
+            turns = (merger for _, members in layout.turns(threat) for merger in members)
+            mergers |= dict.fromkeys(merger.text for merger in (*layout.mergers(threat), *turns))
+        if len(mergers) > 1:
+            out = excluded(control for _, control in about(subject, self.controls))
+            run = counting(self.table, place.run, out, ())
+            for merger in mergers:
+                yield by_merger(self.table, subject, merger, [p for p in place.run if p.merger == merger], run)
 
     def _over_victims(self, places: Sequence[Progress]) -> Iterable[r.OverVictims]:
         rows = {
@@ -136,6 +152,36 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
         keys=subject.keys,
         rests_on=decision.rests_on,
         gated=subject.protects,
+    )
+
+
+def by_merger(
+    table: Table, subject: r.Subject, merger: str, run: Sequence[Pairing], judged: Sequence[Pairing]
+) -> r.ByMerger:
+    """The row of a place and a merger.
+
+    Args:
+        table: All scores.
+        subject: The place.
+        merger: Its text.
+        run: What ran there with it.
+        judged: What ran there and counts, with any merger.
+    """
+    made = r.ByMerger(**vars(subject.place), merger=merger, gain=subject.gains.get(merger))
+    mine = [pairing for pairing in judged if pairing.merger == merger]
+    unattacked = [pairing for pairing in mine if pairing.role == "naive"]
+    naive = chosen(table, subject.place, "naive", of_seeds(unattacked, table.worst))
+    worst = chosen(table, subject.place, "worst", of_seeds(mine, table.worst))
+    failed = [told for pairing in run if (told := table.status(pairing))[0] != "ok"]
+    return made.model_copy(
+        update={
+            "telling": merger in subject.gains and merger not in subject.left_out,
+            "naive": naive.theft if naive else None,
+            "worst": worst.theft if worst else None,
+            "attack": worst.attack if worst else "",
+            "cells": len(mine),
+            "reason": "" if mine else (failed[0][1] if failed else "the lock fell before its turn"),
+        }
     )
 
 

@@ -125,6 +125,9 @@ def markdown(results: Results) -> str:
     ]
     for name, members in results.gauntlets.items():
         parts.append(f"`{name}`: {', '.join(f'`{member}`' for member in members)}; later ones on what is still locked.")
+    for name, members in results.merger_gauntlets.items():
+        told = ", ".join(f"`{member}`" for member in members)
+        parts.append(f"`{name}`: merged with {told}; with the second and later ones what is still locked.")
     for (family, threat), over in over_victims(results).items():
         parts.append(f"## {family}, {threat}: the worst of all victims")
         parts.append(victims_table(over))

@@ -7,7 +7,7 @@ from redteam import answer
 from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
 from redteam.files import write_atomically
-from redteam_reports import heatmap, leaderboard, wording
+from redteam_reports import by_merger, heatmap, leaderboard, wording
 
 
 def write(results: Results, path: Path) -> None:
@@ -57,6 +57,7 @@ def _parts(results: Results) -> Iterable[str]:
         told = ", ".join(f"`{member}`" for member in members)
         yield f"`{name}` runs {told}, later ones on what is still locked (*n = 2 of 5*)."
     yield from _heatmaps(results)
+    yield from _by_merger(results)
     yield "## What everything is measured against"
     yield _grounds(results)
     yield "## Controls"
@@ -108,6 +109,20 @@ def _heatmaps(results: Results) -> Iterable[str]:
             yield f"{block.scenario}, {block.threat}, merged with `{table.merger}`:"
             yield _table(["attack", *(f"`{d}`" for d in table.defenses)], rows)
             yield _list(wording.unlucky(table.figures))
+
+
+def _by_merger(results: Results) -> Iterable[str]:
+    matrices = by_merger.matrices(results)
+    if matrices:
+        yield "## Theft by merger"
+        yield by_merger.TOLD
+    for name, members in results.merger_gauntlets.items():
+        told = ", ".join(f"`{member}`" for member in members)
+        yield f"`{name}` merges with {told}, with the second and later ones what is still locked."
+    for matrix in matrices:
+        rows = [[f"`{defense}`", *(square.text for square in squares)] for defense, squares in matrix.rows.items()]
+        yield f"{matrix.scenario}, {matrix.threat}:"
+        yield _table(["defense", *(f"`{m}`" for m in matrix.mergers)], [["*gain*", *matrix.gains], *rows])
 
 
 def _square(square: heatmap.Square) -> str:

@@ -15,7 +15,7 @@ from redteam.disagreement import disagreements
 from redteam.evaluation import gate
 from redteam.evaluation.results import Cell, Control, Results
 from redteam.files import write_atomically
-from redteam_reports import bars, charts, faq, heatmap, leaderboard, wording
+from redteam_reports import bars, by_merger, charts, faq, heatmap, leaderboard, wording
 from redteam_reports.series import Series
 from redteam_reports.templating import asset, environment
 
@@ -88,6 +88,8 @@ def _page(results: Results, most: int) -> str:
         worst_victim=leaderboard.worst_victim,
         disagreements=[one.told(lambda name: f"`{name}`") for one in disagreements(results)],
         blocks=heatmap.blocks(results),
+        matrices=by_merger.matrices(results),
+        matrices_told=by_merger.TOLD.replace("*", ""),
         residuals=heatmap.residuals(results),
         budget=series.budget(),
         sweeps=sweeps,

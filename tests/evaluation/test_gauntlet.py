@@ -11,7 +11,7 @@ import pytest
 from redteam.errors import BadPlan, UnknownName
 from redteam.evaluation.gauntlet import Gauntlet
 from redteam.evaluation.preview import preview
-from redteam.plugins.registry import ATTACKS
+from redteam.plugins.registry import ATTACKS, MERGERS
 from redteam.plugins.shipped import shipped, shipped_file
 from redteam.plugins.source import locate
 
@@ -177,10 +177,14 @@ class TestFailures:
 
 
 class TestShipped:
-    def test_members_are_installed_and_take_no_settings(self) -> None:
+    def test_members_are_installed_and_attacks_take_no_settings(self) -> None:
         for one in shipped("gauntlet"):
             if one.package == "merge-redteam":
-                for text in Gauntlet.read(one.name).attacks:
+                gauntlet = Gauntlet.read(one.name)
+                if gauntlet.kind == "mergers":
+                    assert all(MERGERS.load(text).spec.name in MERGERS.names for text in gauntlet.members)
+                    continue
+                for text in gauntlet.members:
                     assert ":" not in text
                     for name in text.split("+"):
                         assert ATTACKS.load(name).spec.role == "recovery"

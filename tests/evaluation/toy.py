@@ -86,6 +86,15 @@ def turning(*, seed: int = 0, victim: str = "victim", drift: float = 0.3, dull: 
     return replace(made, name="turning", victim=victim, experts={**made.experts, **bored})
 
 
+@scenario("pair")
+def pair(*, seed: int = 0) -> Scenario:
+    """A toy with one companion."""
+    made = toy(seed=seed, share=1.0)
+    two = ("victim", "left")
+    kept = {name: made.experts[name] for name in two}, {name: made.tasks[name] for name in two}
+    return replace(made, name="pair", experts=kept[0], tasks=kept[1])
+
+
 def _inputs(architecture: str, generator: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
     if architecture == "vit":
         return {"pixel_values": torch.from_numpy(generator.normal(size=(size, 1, 8, 8))).float()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from redteam.evaluation.design import Asked
 from redteam.evaluation.resolve import Pipeline
@@ -13,9 +14,10 @@ from redteam.evaluation.thresholds import THRESHOLDS
 
 
 def gains(table: Table, asked: Asked) -> dict[str, Interval]:
-    """Merger → what the unlocked victim adds to the merge on its own task, over seeds."""
+    """Merger → what the unlocked victim adds to the merge on its own task, over seeds; of those that had their turn."""
     found: dict[str, dict[int, Vector]] = {}
-    for pairing in asked.pairings:
+    turns = (group[0] for case in asked.cases if not case.merger for group in case.groups)
+    for pairing in (*asked.pairings, *turns):
         baselines = table.baselines(pairing)
         if baselines is not None:
             found.setdefault(pairing.merger, {})[pairing.seed] = baselines.gain
@@ -38,19 +40,31 @@ def telling(table: Table, asked: Asked) -> dict[int, tuple[Pipeline, ...]]:
 
 
 def gain_controls(table: Table) -> Iterator[Control]:
-    """One row for each scenario and merger."""
+    """One row for each scenario and merger that had its turn."""
     limit = THRESHOLDS.gain
     for scenario, merger in dict.fromkeys((where[0], where[2]) for where in table.design.grounds):
         wheres = [where for where in table.design.grounds if (where[0], where[2]) == (scenario, merger)]
+        if not any(name in table.outcomes for where in wheres for name in table.design.grounds[where].own):
+            continue
         found = [baselines.gain for where in wheres if (baselines := table.ground_baselines(where)) is not None]
         if not found:
-            told = f"the merges with {merger} that everything is measured against could not be computed"
-            yield Control(
-                control="gain", scenario=scenario, passed=False, status="error", limit=limit, explanation=told
-            )
+            yield _unmeasured(table, scenario, merger, wheres)
             continue
         gain = combine(found)
         told = f"the unlocked victim adds {gain} to the merge with {merger}; lower bound at least {limit}"
         yield Control(
             control="gain", scenario=scenario, passed=gain.low >= limit, value=gain.low, limit=limit, explanation=told
         )
+
+
+def _unmeasured(table: Table, scenario: str, merger: str, wheres: Sequence[tuple[str, int, str]]) -> Control:
+    """The row of a merger whose merges failed, or that is not for so many experts."""
+    outcomes = [table.outcomes.get(name) for where in wheres for name in table.design.grounds[where].own]
+    failed = [outcome for outcome in outcomes if outcome is not None and outcome.status != "ok"]
+    told: dict[str, Any] = {
+        "status": "error",
+        "explanation": f"the merges with {merger} that everything is measured against could not be computed",
+    }
+    if failed and all(outcome.inapplicable for outcome in failed):
+        told = {"status": "skipped", "explanation": f"{merger} is not for this scenario: {failed[0].reason}"}
+    return Control(control="gain", scenario=scenario, passed=False, limit=THRESHOLDS.gain, **told)
