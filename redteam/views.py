@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from redteam.anatomy.alike import finite
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, ThreatModelViolation
 from redteam.key import Key
@@ -368,7 +369,8 @@ class MergerView:
     """What a merger sees: the experts that the free-rider has collected, and the base.
 
     Attributes:
-        experts: Task → expert, in the scenario's order.
+        experts: Task → expert, in the scenario's order. Their tensors raise BadInput when they are read and hold NaN or
+            infinity that the base has not.
         needs_base: Whether the merger has declared that it starts from the base.
     """
 
@@ -376,6 +378,9 @@ class MergerView:
     _base: Checkpoint = field(repr=False)
     stream: Key = field(repr=False)
     needs_base: bool = True
+
+    def __post_init__(self) -> None:
+        self.experts = {task: finite(one, self._base, f"The expert {task}") for task, one in self.experts.items()}
 
     @property
     def base(self) -> Checkpoint:
@@ -387,12 +392,22 @@ class MergerView:
     def shared(self) -> Iterator[tuple[str, list[Checkpoint]]]:
         """Every tensor that can be merged, in order of its name, with the experts that have it in the base's shape.
 
-        Where a defense changed the shape of an expert's tensor, the others are merged without it.
+        Where a defense changed the shape of an expert's tensor, the others are merged without it. Whole numbers, as of
+        positions and steps, are no weights and stay the base's.
+
+        Raises:
+            BadInput: If there is none.
         """
         holders: dict[str, list[Checkpoint]] = {}
         for expert in self.experts.values():
             for name in shared_tensors(expert, self._base):
-                holders.setdefault(name, []).append(expert)
+                if expert.dtype(name).is_floating_point and self._base.dtype(name).is_floating_point:
+                    holders.setdefault(name, []).append(expert)
+        if not holders:
+            raise BadInput(
+                f"There is nothing to merge: no expert ({', '.join(self.experts)}) has a tensor of a name and a shape "
+                "of the base's; check that they belong together."
+            )
         yield from sorted(holders.items())
 
     def generator(self, tag: str) -> np.random.Generator:

@@ -84,7 +84,7 @@ def merge(
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = _fit(dict(zip(experts, alike, strict=True)), origin)
     with shared.working() as progress:
-        merged = _merged(plugin, origin, opened, device)
+        merged, counted = _merged(plugin, origin, opened, device)
         twins = tied_twins(origin, list(opened.values()))
         with shared.read_ahead(merged) as ready:
             achieved = Achieved(ready, origin)
@@ -100,6 +100,9 @@ def merge(
                 check=lambda: achieved.require_rewritten(_EQUAL.format(plugin.spec.name)),
             )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
+    typer.echo(f"{counted} of the {len(held)} tensors that the base shares with an expert were merged.")
+    if whole := sorted(name for name in held if not origin.dtype(name).is_floating_point):
+        typer.echo(f"Copied from the base, since they are whole numbers: {some(whole)}.")
     for name, rows in longer.items():
         if rows:
             typer.echo(f"Of {name}, {some_rows(rows)} were merged: the base has another number of tokens.")
@@ -121,9 +124,9 @@ def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkp
     """The experts as they are merged, under the base's names and with its tokens.
 
     Raises:
-        BadInput: If one cannot be merged over this base; when a tensor is read, if it holds NaN or infinity.
+        BadInput: If one cannot be merged over this base.
     """
-    from redteam.anatomy.alike import finite, require_related, require_same_settings
+    from redteam.anatomy.alike import require_related, require_same_settings
     from redteam.checkpoint.parts import in_place, part_of
     from redteam.checkpoint.vocabulary import as_long_as
 
@@ -132,14 +135,14 @@ def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkp
         one, who = as_long_as(model, base), f"The expert {name}"
         require_related(one, part_of(base, one), who, remedy=opening.restoring)
         require_same_settings(one, base, who)
-        fit[name] = finite(in_place(one, base), base, who)
+        fit[name] = in_place(one, base)
     return fit
 
 
 def _merged(
     plugin: LoadedPlugin[MergerSpec], base: Checkpoint, experts: Mapping[str, Checkpoint], device: str
-) -> Checkpoint:
-    """What a merger makes, in the base's layout and dtypes; computed when it is read."""
+) -> tuple[Checkpoint, int]:
+    """What a merger makes, in the base's layout, computed when it is read, and how many tensors it merged."""
     from redteam.checkpoint import Checkpoint, shared_tensors
     from redteam.checkpoint.tied import tied_twins
     from redteam.key import Key
@@ -153,12 +156,14 @@ def _merged(
         Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
         plugin.spec.needs_base,
     )
-    merged = plugin(view)
+    merged, names = plugin(view), {name for name, _ in view.shared()}
     if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
         # It has never seen the base; what it leaves out no expert shares.
+        names &= set(merged)
         merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(base)
     merged = check_as_read(plugin, start, _with_masks(merged, start))
-    return merged.replace(merged.renamed(tied_twins(base, list(experts.values())))).stored_as(base)
+    twins = tied_twins(base, list(experts.values()))
+    return merged.replace(merged.renamed(twins)).stored_as(base), len(names)
 
 
 def _looked_at(
@@ -181,7 +186,7 @@ def _looked_at(
     try:
         with shared.working() as progress:
             opened = _fit(dict(zip(experts, alike, strict=True)), anchor)
-            achieved = Achieved(_merged(plugin, anchor, opened, device), anchor)
+            achieved = Achieved(_merged(plugin, anchor, opened, device)[0], anchor)
             for done, name in enumerate(achieved.checkpoint):
                 progress.advanced(done, len(achieved.checkpoint), name)
                 achieved.checkpoint[name]

@@ -261,6 +261,17 @@ def test_masks_and_narrow_floats_stand_by(shell: Shell, here: Path, merger: str)
     assert merged.dtype("scale8") == torch.float8_e4m3fn
 
 
+def test_what_was_merged_is_counted_and_whole_numbers_are_copied(shell: Shell, here: Path) -> None:
+    for place, name in enumerate(("base", "left", "right")):
+        with_bystanders(name, mask=0.0, positions=torch.arange(4) + place)
+    told = shell("merge", "linear", "--base", "base", *experts("left", "right"), "--out", "out")
+    assert told.code == 0, told.err
+    assert torch.equal(Checkpoint.open("out")["positions"], torch.arange(4))
+    shared = len(Checkpoint.open("base"))
+    assert f"{shared - 1} of the {shared} tensors that the base shares with an expert were merged." in told.out
+    assert "Copied from the base, since they are whole numbers: positions." in told.out
+
+
 def test_nan_is_blamed_on_the_expert_that_has_it(shell: Shell, here: Path) -> None:
     name = "vit.layernorm.weight"
     broken = Checkpoint.open("right")[name].clone()

@@ -13,19 +13,27 @@ from redteam.key import Key
 from redteam.plugins.contracts import LAWS
 from redteam.plugins.registry import MERGERS
 from redteam.views import MergerView
+from tests.mergers.oracles import TAKES
 
-TAKES = {"slerp": 2, "nuslerp": 2, "arcee-fusion": 1, "nearswap": 1}
 Experts = Mapping[str, Checkpoint]
 
 
 def drawn(seed: int) -> tuple[Checkpoint, Experts]:
-    """A base and three experts in float64; a part of the entries moved by one expert alone, another hardly at all."""
+    """A base and three experts in float64; a part of the entries moved by one expert alone, another hardly at all.
+
+    "steep" moved by what spans five orders of magnitude.
+    """
     draws = np.random.default_rng(seed)
-    base = {"square": draws.standard_normal((6, 6)), "flat": draws.standard_normal((7,))}
+    base = {
+        "square": draws.standard_normal((6, 6)),
+        "flat": draws.standard_normal((7,)),
+        "steep": draws.standard_normal((5, 6)),
+    }
     experts = {}
     for task in ("left", "right", "victim"):
         moved = {n: t + 0.3 * draws.standard_normal(t.shape) * (draws.random(t.shape) < 0.8) for n, t in base.items()}
         moved["flat"][-2:] = base["flat"][-2:] + 5e-6
+        moved["steep"] = base["steep"] + (moved["steep"] - base["steep"]) * 10.0 ** -np.arange(6)
         experts[task] = Checkpoint.of({n: torch.from_numpy(t) for n, t in moved.items()}, {})
     return Checkpoint.of({n: torch.from_numpy(t) for n, t in base.items()}, {}), experts
 

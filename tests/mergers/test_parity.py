@@ -1,11 +1,8 @@
-"""Mergers against mergekit's own functions (figures in mergekit.json), or papers written out where it has none."""
+"""What variants of mergers differ in, what is drawn, and what cannot be merged."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,89 +12,17 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.plugins.registry import MERGERS
 from redteam.views import MergerView
+from tests.mergers.oracles import merged, of_mergekit
 
 View = Callable[..., MergerView]
-KEPT: Mapping[str, Any] = json.loads((Path(__file__).parent / "mergekit.json").read_text())
-TAKES = {"slerp": 2, "nuslerp": 2, "arcee-fusion": 1, "nearswap": 1}
 
 
-def given(dtype: torch.dtype = torch.float32) -> tuple[Checkpoint, dict[str, Checkpoint]]:
-    made = {
-        who: Checkpoint.of({n: torch.tensor(t, dtype=torch.float32).to(dtype) for n, t in tensors.items()}, {})
-        for who, tensors in KEPT["inputs"].items()
-    }
-    return made.pop("base"), made
-
-
-def merged(text: str, view: View, base: Checkpoint, experts: Mapping[str, Checkpoint]) -> Checkpoint:
-    plugin = MERGERS.load(text)
-    used = dict(list(experts.items())[: TAKES.get(plugin.spec.name, len(experts))])
-    result: Checkpoint = plugin(view(used, base=base, needs_base=plugin.spec.needs_base))
-    return result
-
-
-@pytest.mark.parametrize("text", KEPT["outputs"])
-def test_is_what_mergekit_makes(text: str, view: View) -> None:
-    made = merged(text, view, *given())
-    for name, wanted in KEPT["outputs"][text].items():
-        theirs = torch.tensor(wanted)
-        assert (made[name] - theirs).abs().max() <= 1e-6 * theirs.abs().max()
-
-
-def entries() -> tuple[Checkpoint, dict[str, Checkpoint], dict[str, list[list[float]]]]:
-    """Tensor → for each entry, the experts' task vectors."""
-    base, experts = given(torch.float64)
-    deltas = {n: torch.stack([e[n] - base[n] for e in experts.values()]).flatten(1).T.tolist() for n in base}
-    return base, experts, deltas
-
-
-def close(made: Checkpoint, base: Checkpoint, changes: Mapping[str, list[float]]) -> None:
-    for name, change in changes.items():
-        assert (made[name] - base[name]).flatten().tolist() == pytest.approx(change, rel=1e-9, abs=1e-12)
-
-
-def test_magmax_is_its_formula(view: View) -> None:
-    base, experts, deltas = entries()
-    wanted = {n: [0.5 * max(entry, key=abs) for entry in rows] for n, rows in deltas.items()}
-    close(merged("magmax", view, base, experts), base, wanted)
-
-
-@pytest.mark.parametrize("tasks", [2, 3])
-def test_consensus_is_its_formula(tasks: int, view: View) -> None:
-    base, experts, deltas = entries()
-    wanted = {
-        n: [0.3 * sum(e) * (sum(abs(x) >= 0.4 * abs(sum(e) - x) for x in e) >= tasks) for e in rows]
-        for n, rows in deltas.items()
-    }
-    assert any(0.0 in changes for changes in wanted.values())
-    close(merged(f"consensus:tasks={tasks}", view, base, experts), base, wanted)
-
-
-def test_ramplus_counts_over_the_whole_model(view: View) -> None:
-    base, experts, deltas = entries()
-    shared, unique = [0, 0, 0], [0, 0, 0]
-    for entry in (entry for rows in deltas.values() for entry in rows):
-        who = [t for t, x in enumerate(entry) if abs(x) > 1e-5]
-        for t in who:
-            (unique if len(who) == 1 else shared)[t] += 1
-    assert all(unique)
-    more = [1 + 0.7 * min(s / u, 9.0) for s, u in zip(shared, unique, strict=True)]
-    wanted: dict[str, list[float]] = {n: [] for n in deltas}
-    for name, rows in deltas.items():
-        for entry in rows:
-            who = [t for t, x in enumerate(entry) if abs(x) > 1e-5]
-            alone = len(who) == 1
-            wanted[name].append(sum(entry[t] * (more[t] if alone else 1) for t in who) / max(1, len(who)))
-    close(merged("ramplus:r=0.7,alpha=9.0", view, base, experts), base, wanted)
-
-
-def test_sce_of_the_paper_weighs_short_task_vectors_too(view: View) -> None:
+def test_sce_of_the_paper_weighs_short_task_vectors_too() -> None:
     """Where Σ mean τ² < 1e-6 mergekit weighs all alike."""
-    base, experts = given(torch.float64)
+    base, experts = of_mergekit(torch.float64)
     short = {t: Checkpoint.of({n: base[n] + 1e-4 * (e[n] - base[n]) for n in base}, {}) for t, e in experts.items()}
     long, paper, other = (
-        merged(text, view, base, some)
-        for text, some in (("sce", experts), ("sce", short), ("sce:variant=mergekit", short))
+        merged(text, base, some) for text, some in (("sce", experts), ("sce", short), ("sce:variant=mergekit", short))
     )
     assert torch.allclose((paper["flat"] - base["flat"]) * 1e4, long["flat"] - base["flat"], atol=1e-9)
     assert ((paper["flat"] - other["flat"]) * 1e4).abs().max() > 1e-3
@@ -108,7 +33,7 @@ class TestDella:
         base = Checkpoint.of({"a": torch.zeros(2, 5, dtype=torch.float64)}, {})
         tau = torch.tensor([[1.0, -2.0, 3.0, -4.0, 5.0], [5.0, 4.0, 3.0, 2.0, 1.0]], dtype=torch.float64)
         one, draws = {"one": Checkpoint.of({"a": tau}, {})}, 2000
-        della = MERGERS.load("della:elect=false,density=0.5,epsilon=0.3")
+        della = MERGERS.load("della:elect=false,density=0.5,epsilon=0.3,coefficient=1.0")
         made = torch.stack([della(view(one, base=base, stream=stream))["a"] for stream in range(draws)])
         p = torch.tensor([0.2, 0.35, 0.5, 0.65, 0.8], dtype=torch.float64)
         p = torch.stack([p, p.flip(0)])
@@ -117,17 +42,17 @@ class TestDella:
         assert torch.allclose(made[kept], (tau / p).expand_as(made)[kept])
 
     def test_mergekits_restores_the_norm(self, view: View) -> None:
-        base, experts = given(torch.float64)
+        base, experts = of_mergekit(torch.float64)
         one = {"left": experts["left"]}
-        made = MERGERS.load("della:elect=false,variant=mergekit")(view(one, base=base))
+        made = MERGERS.load("della:elect=false,variant=mergekit,coefficient=1.0")(view(one, base=base))
         for name in base:
             got, wanted = ((e[name] - base[name]).abs().sum() for e in (made, experts["left"]))
             assert float(got) == pytest.approx(float(wanted), rel=1e-9)
 
-    def test_at_density_1_is_task_arithmetic(self, view: View) -> None:
-        base, experts = given(torch.float64)
-        made = merged("della:elect=false,density=1.0,coefficient=0.4", view, base, experts)
-        wanted = merged("task-arithmetic:coefficient=0.4", view, base, experts)
+    def test_at_density_1_is_task_arithmetic(self) -> None:
+        base, experts = of_mergekit(torch.float64)
+        made = merged("della:elect=false,density=1.0,coefficient=0.4", base, experts)
+        wanted = merged("task-arithmetic:coefficient=0.4", base, experts)
         assert all(torch.allclose(made[name], wanted[name]) for name in base)
 
 
@@ -141,11 +66,11 @@ class TestDella:
         ("arcee-fusion", 2, "arcee-fusion merges exactly 1 expert into the base and was given 2"),
         ("nearswap", 2, "nearswap merges exactly 1 expert into the base and was given 2"),
         ("consensus", 1, "consensus:tasks=2 merges at least 2 experts and was given 1"),
-        ("della:density=0.1", 2, "density ± epsilon of della must lie inside"),
+        ("della:density=0.1,epsilon=0.15", 2, "density ± epsilon of della must lie inside"),
     ],
 )
 def test_what_it_cannot_merge_is_one_sentence(text: str, count: int, told: str, view: View) -> None:
-    base, experts = given()
+    base, experts = of_mergekit()
     plugin = MERGERS.load(text)
     with pytest.raises(BadInput, match=told):
         plugin(view(dict(list(experts.items())[:count]), base=base, needs_base=plugin.spec.needs_base))
@@ -161,7 +86,7 @@ def test_three_experts_that_cancel_are_one_sentence(view: View) -> None:
 
 
 @pytest.mark.parametrize("name", MERGERS.names)
-def test_large_half_precision_numbers_and_odd_shapes_stay_finite(name: str, view: View) -> None:
+def test_large_half_precision_numbers_and_odd_shapes_stay_finite(name: str) -> None:
     """Sums of squares of these overflow float16, and differences do not."""
     shapes: tuple[tuple[int, ...], ...] = ((4, 8), (), (0, 3), (1,), (3, 1), (2, 3, 2, 2))
     draws = np.random.default_rng(0)
@@ -173,7 +98,7 @@ def test_large_half_precision_numbers_and_odd_shapes_stay_finite(name: str, view
         )
 
     base, experts = big(), {task: big() for task in ("left", "right", "victim")}
-    made = merged(name, view, base, experts)
+    made = merged(name, base, experts)
     for tensor, shape in zip((f"t{i}" for i in range(len(shapes))), shapes, strict=True):
         assert made[tensor].shape == shape
         assert made[tensor].dtype == torch.float16

@@ -28,7 +28,8 @@ def consensus(
 ) -> Checkpoint:
     """θ₀ + λ Σ τ, at the entries that at least `tasks` experts use: those with |τ_t| ≥ share · |Σ τ − τ_t|.
 
-    The paper chooses the share for each task among 0.2 to 0.6 on validation data; here it is one for all.
+    The release chooses the share for each task among 0.2 to 0.6 on validation data; here it is one for all, the middle
+    of those. Its `prun_thre_k` is `tasks`, 2 as here, and it chooses λ among 0.1 to 1.
 
     Args:
         view: At least `tasks` experts and the base.

@@ -21,27 +21,35 @@ from redteam_attacks.merging.ties import agreeing
 def sce(
     view: MergerView,
     *,
-    variant: Literal["paper", "mergekit"] = "paper",
+    variant: Literal["paper", "mergekit", "release"] = "paper",
     density: Annotated[float, Range(0.01, 1.0)] = 1.0,
 ) -> Checkpoint:
     """θ₀ + Σ w_t τ_t / Σ w_t over the entries whose sign is that of Σ τ, w_t = mean τ_t² / Σ mean τ² of each tensor.
 
     Before, only the share `density` of the entries with the largest variance over the experts is kept, of those whose
-    variance is not 0. A locked expert's w_t is enormous, so that it takes the merge over. mergekit (its select_topk is
-    `density`) weighs all alike where Σ mean τ² < 1e-6, as short fine-tuning leaves it, and divides by 1e-6 at least;
-    `variant=mergekit` does so too. At the edge of the selection all entries of one variance are kept.
+    variance is not 0. A locked expert's w_t is enormous, so that it takes the merge over.
+
+    | variant | what it does otherwise |
+    |---|---|
+    | `paper` | – |
+    | `mergekit` | weighs all alike where Σ mean τ² < 1e-6, as after short fine-tuning; divides by 1e-6 at least |
+    | `release` (of FuseChat) | selects for the w_t alone, and merges all entries |
+
+    At density 1, the default of the release and of mergekit (both call it select_topk), the first and the last are the
+    same; FuseChat itself was merged at 0.1. At the edge of the selection all entries of one variance are kept.
 
     Args:
         view: The experts and the base.
         variant: Whose; see above.
-        density: The share that is selected; mergekit's default keeps all.
+        density: The share that is selected.
     """
 
     def change(_: str, tasks: tuple[str, ...], deltas: Tensor) -> Tensor:
-        if density < 1:
-            deltas *= _selected(deltas, density)
+        selected = deltas * _selected(deltas, density) if density < 1 else deltas
+        w = selected.square().flatten(1).mean(1)
+        if variant != "release":
+            deltas = selected
         agree = agreeing(deltas, deltas)
-        w = deltas.square().flatten(1).mean(1)
         if w.sum() < (1e-6 if variant == "mergekit" else 1e-300):
             w = torch.ones_like(w)
         w = (w / w.sum()).reshape(-1, *[1] * (deltas.ndim - 1)) * agree
