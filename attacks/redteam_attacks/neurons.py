@@ -10,6 +10,7 @@ from torch import Tensor
 _STEPS = 12
 _SETTLED = 1e-13  # of a neuron's cost: where a step changes it by less, it has arrived
 _SAME = 8  # steps with one matrix at most: making it costs as much as five or six of them
+_SLOWS = 0.3  # of what the last step gained: while the next gains less than that, the matrix still serves
 _STRAY = 5.0  # times the median neuron's distance from its start
 _PART = 2**25  # numbers in the normal matrices of the neurons that are fitted at a time
 
@@ -49,7 +50,7 @@ def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Te
     for _ in range(_STEPS):
         factor, failed = _factored(x, slope[:, left], damping[left], ridge)
         settled = torch.zeros_like(left, dtype=torch.bool)
-        going = torch.arange(len(left), device=x.device)
+        going, last = torch.arange(len(left), device=x.device), torch.full_like(cost[left], torch.inf)
         for turn in range(_SAME):
             some = left[going]
             gradient = ((value[:, some] - h[:, some]) * slope[:, some]).T @ x / len(x)
@@ -64,7 +65,8 @@ def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Te
             moved = some[better]
             weights[moved], cost[moved] = tried[better], new_cost[better]
             value[:, moved], slope[:, moved] = new_value[:, better], new_slope[:, better]
-            going = going[better & ~settled[going]]
+            goes = better & ~settled[going] & (gained < _SLOWS * last)
+            going, last = going[goes], gained[goes]
             if not len(going):
                 break
         left = left[~settled]
