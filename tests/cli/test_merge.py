@@ -249,7 +249,7 @@ def with_bystanders(folder: str, mask: float = -torch.inf, **more: torch.Tensor)
     save_file({n: t.contiguous() for n, t in tensors.items()}, f"{folder}/model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("merger", ["linear", "task-arithmetic", "ties"])
+@pytest.mark.parametrize("merger", ["linear", "task-arithmetic", "ties", "tsv-m", "cart"])
 def test_masks_and_narrow_floats_stand_by(shell: Shell, here: Path, merger: str) -> None:
     for name in ("base", "left", "right"):
         with_bystanders(name)

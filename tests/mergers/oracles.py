@@ -170,13 +170,17 @@ def iso_cts(share: float) -> Formula:
     return made
 
 
-def wudi(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
-    """Where the loss of nathanielyvo/WUDI-Merging is least, with a ridge of 1e-8."""
-    target, gram = torch.zeros_like(start), 1e-8 * torch.eye(start.shape[1], dtype=torch.float64)
-    for tau in taus:
-        target = target + tau @ (tau.T @ tau) / torch.norm(tau) ** 2
-        gram = gram + tau.T @ tau / torch.norm(tau) ** 2
-    return target @ torch.linalg.inv(gram)
+def wudi(ridge: float) -> Formula:
+    """Where the loss of nathanielyvo/WUDI-Merging is least, beside a ridge."""
+
+    def made(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
+        target, gram = torch.zeros_like(start), ridge * torch.eye(start.shape[1], dtype=torch.float64)
+        for tau in taus:
+            target = target + tau @ (tau.T @ tau) / torch.norm(tau) ** 2
+            gram = gram + tau.T @ tau / torch.norm(tau) ** 2
+        return target @ torch.linalg.inv(gram)
+
+    return made
 
 
 def actmat(weights: Sequence[float]) -> Formula:
@@ -379,7 +383,8 @@ ORACLES: Mapping[str, tuple[str, Callable[[Tensors, Mapping[str, Tensors]], Tens
     "iso-c": ("the release", each(matrices(iso_c))),
     "iso-cts": ("the release", each(matrices(iso_cts(0.8)))),
     "iso-cts:common=0.3": ("the release", each(matrices(iso_cts(0.3)))),
-    "wudi": ("the release's loss", each(matrices(wudi))),
+    "wudi": ("the release's loss", each(matrices(wudi(1e-2)))),
+    "wudi:ridge=1e-8": ("the release's loss", each(matrices(wudi(1e-8)))),
     "actmerge": ("the release", each(matrices(actmat((1.0, 1.0, 1.0))))),
     "actmerge:weights=[[right,3.0]]": ("the release", each(matrices(actmat((1.0, 3.0, 1.0))))),
     "cart": ("the release", cart(0.08, 1.0)),
