@@ -51,6 +51,10 @@ class ThreatModel:
         """Whether an attack with these needs can be run at all."""
         return needs in self.grants and (self.weights or Needs.OUTPUTS in needs)
 
+    def lends(self, needs: Needs, samples: int) -> bool:
+        """Whether so many samples of the victim's task are granted, with labels or without as is needed."""
+        return needs in self.grants and (not needs or self.labels is None or samples <= self.labels)
+
     def matters(self, needs: Needs) -> dict[str, Any]:
         """What of this model an attack with these needs can notice, as plain values: models that agree share cells."""
         held: dict[str, Any] = {"grants": sorted(str(need.name) for need in needs & self.grants)}

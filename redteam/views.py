@@ -343,8 +343,8 @@ class AttackerView:
 
     def _data(self, count: int | None) -> Batch:
         limits = [limit for limit in (count, self.threat.labels) if limit is not None]
-        stream = self._given(self._owner, "samples").generator("samples of the victim's task")
-        return next(self._given(self._task, "samples").batches("train", min(limits, default=_ALL), stream))
+        owner = self._given(self._owner, "samples")
+        return granted(self._given(self._task, "samples"), min(limits, default=_ALL), owner)
 
     def _require(self, need: Needs, what: str, attribute: str) -> None:
         if need not in self.threat.grants:
@@ -364,6 +364,11 @@ class AttackerView:
         return value
 
 
+def granted(task: Task, count: int, owner: Key) -> Batch:
+    """The first `count` samples of the victim's task that any threat model grants, always in one order."""
+    return next(task.batches("train", count, owner.generator("samples of the victim's task")))
+
+
 @dataclass
 class MergerView:
     """What a merger sees: the experts that the free-rider has collected, and the base.
@@ -372,12 +377,18 @@ class MergerView:
         experts: Task → expert, in the scenario's order. Their tensors raise BadInput when they are read and hold NaN or
             infinity that the base has not.
         needs_base: Whether the merger has declared that it starts from the base.
+        needs: What the merger has declared that it takes of every expert's task.
     """
 
     experts: Mapping[str, Checkpoint]
     _base: Checkpoint = field(repr=False)
     stream: Key = field(repr=False)
     needs_base: bool = True
+    needs: Needs = Needs.NONE
+    _tasks: Mapping[str, Task] = field(default_factory=dict, repr=False)
+    _victim: str = ""
+    _owner: Key | None = field(default=None, repr=False)
+    _most: int | None = None
 
     def __post_init__(self) -> None:
         self.experts = {task: finite(one, self._base, f"The expert {task}") for task, one in self.experts.items()}
@@ -410,6 +421,43 @@ class MergerView:
             )
         yield from sorted(holders.items())
 
+    def samples(self, task: str, count: int) -> Batch:
+        """Labelled samples of an expert's task, at most `count`; none of them is scored or chosen by.
+
+        Of the attacker's own tasks they are validation data, of the victim's the first that a threat model grants.
+        """
+        self._require(Needs.SAMPLES, f"samples({task!r}, {count})")
+        return self._data(task, count)
+
+    def inputs(self, task: str, count: int) -> dict[str, torch.Tensor]:
+        """The same without labels."""
+        self._require(Needs.INPUTS | Needs.SAMPLES, f"inputs({task!r}, {count})")
+        return self._data(task, count)[0]
+
+    def loss(self, task: str, module: nn.Module, batch: Batch) -> torch.Tensor:
+        """The training loss of an expert's task, a scalar."""
+        self._require(Needs.SAMPLES, f"loss({task!r}, …)")
+        return self._tasks[task].loss(module, batch)
+
     def generator(self, tag: str) -> np.random.Generator:
         """A random stream of this merge, the same in every run."""
         return self.stream.generator(tag)
+
+    def _data(self, task: str, count: int) -> Batch:
+        if self._most is not None and count > self._most:
+            raise ThreatModelViolation(
+                f"A merger asked for {count} samples of {task}, and its setting `samples`, by which data are granted, "
+                f"says {self._most}; ask for no more."
+            )
+        if task == self._victim and self._owner is not None:
+            return granted(self._tasks[task], count, self._owner)
+        return next(self._tasks[task].batches("validation", count, self.generator(f"own/{task}")))
+
+    def _require(self, needs: Needs, asked: str) -> None:
+        if not needs & self.needs:
+            raise ThreatModelViolation(
+                f"view.{asked} was asked for by a merger that does not declare it; add needs=Needs.INPUTS or "
+                "Needs.SAMPLES and a setting `samples`."
+            )
+        if not self._tasks:
+            raise BadInput("This merger takes data of the experts' tasks, and there are none here; merge in a run.")

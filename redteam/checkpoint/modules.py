@@ -123,6 +123,18 @@ def layer_paths(checkpoint: Tensors, names: Iterable[str]) -> dict[str, str]:
     return paths
 
 
+def linear_paths(checkpoint: Tensors, network: nn.Module) -> dict[str, str]:
+    """Name of a weight → path of the linear map in the checkpoint's network that has it, as it is, to itself."""
+    from torch.nn import Linear
+
+    alone = {place: s.names[0] for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
+    return {
+        alone[f"{path}.weight"]: path
+        for path, module in network.named_modules()
+        if isinstance(module, Linear) and f"{path}.weight" in alone
+    }
+
+
 @contextlib.contextmanager
 def watched(network: nn.Module, paths: Mapping[str, str], look: Look) -> Iterator[None]:
     """While it is active, calls `look` after some submodules ran.

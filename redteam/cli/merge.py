@@ -65,6 +65,11 @@ def merge(
     from redteam.doctor.headers import some, some_rows
 
     plugin = MERGERS.load(merger)
+    if plugin.spec.needs:
+        raise BadInput(
+            f"The merger {plugin.spec.name} takes data of every expert's task, and redteam merge is given checkpoints "
+            "alone; name it in redteam run, under a threat model that grants them, such as --threat data-rich."
+        )
     experts = opening.by_name(expert)
     _require_names(plugin.settings, list(experts))
     if check:

@@ -130,8 +130,11 @@ def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
             yield "prepares", "yes: what follows it in a chain is measured against what it made of the victim"
         if spec.adapts:
             yield "adapts", "yes, to a smaller group where an architecture does not allow its own, and says so"
-    elif isinstance(spec, MergerSpec) and spec.tunable:
-        yield "tuned", f"{spec.tunable}, on the companions-only merge"
+    elif isinstance(spec, MergerSpec):
+        if spec.needs:
+            yield "needs", f"{', '.join(str(need.name).lower() for need in spec.needs)} of every expert's task"
+        if spec.tunable:
+            yield "tuned", f"{spec.tunable}, on the companions-only merge"
     if isinstance(spec, DefenseSpec) and spec.claim:
         yield "claim", f"{spec.claim} Said there, not here."
     if spec.paper:

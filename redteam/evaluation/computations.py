@@ -284,7 +284,17 @@ def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]
     experts = {name: scenario.experts[name] for name in scenario.companions}
     if victim is not None:
         experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
-    view = MergerView(experts, base, bench.stream(f"merger {merger.spec.name}"), merger.spec.needs_base)
+    view = MergerView(
+        experts,
+        base,
+        bench.stream(f"merger {merger.spec.name}"),
+        merger.spec.needs_base,
+        merger.spec.needs,
+        {name: halves(task)[0] if name in scenario.companions else task for name, task in scenario.tasks.items()},
+        scenario.victim,
+        bench.stream("owner"),
+        int(merger.settings.get("samples", 0)),
+    )
     try:
         merged = bench.kept(merger.function(view, **{**merger.settings, **settings}))
     except Inapplicable:

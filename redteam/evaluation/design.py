@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from redteam.evaluation.layout import Layout
+from redteam.evaluation.layout import Layout, withheld
 from redteam.evaluation.pairings import Case, Ground, Pairing
 from redteam.evaluation.resolve import Pipeline, Resolved
 from redteam.evaluation.rows import Place
@@ -127,6 +127,7 @@ class Design:
         grounds: (scenario, seed, merger) → what everything there is measured against.
         asked: By place.
         skipped: What was asked for and is not planned: rows of cells.
+        withheld: Sentences on mergers with data that a threat model does not grant.
         same_seeds: Sentences on seeds that are another seed over again.
         families: As those of the plan with its plugins imported.
     """
@@ -135,6 +136,7 @@ class Design:
     grounds: dict[tuple[str, int, str], Ground] = field(default_factory=dict)
     asked: dict[Place, Asked] = field(default_factory=dict)
     skipped: dict[tuple[tuple[str, Any], ...], None] = field(default_factory=dict)
+    withheld: dict[str, None] = field(default_factory=dict)
     same_seeds: list[str] = field(default_factory=list)
     families: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -146,6 +148,11 @@ class Design:
         """
         self.grounds.update((ground.where, ground) for ground in layout.grounds())
         for threat in layout.part.threats:
+            for merger in layout.part.merging:
+                if merger.links[0].spec.needs and (lacking := withheld(merger, threat)):
+                    self.withheld[f"The merger {merger.text} under {threat.name}: it takes {lacking}, not granted."] = (
+                        None
+                    )
             for defense in layout.part.defenses:
                 self._skip(layout, defense, threat)
                 if layout.mergers(threat):
@@ -158,7 +165,8 @@ class Design:
             if attack.role == "recovery" and not threat.allows(attack.needs):
                 reason = "needs more than the threat model grants"
             elif attack.role in ("naive", "recovery") and not layout.mergers(threat):
-                reason = "no merger of the plan works without the base"
+                lacking = sorted({withheld(merger, threat) for merger in layout.part.merging})
+                reason = f"no merger of the plan works without {' or '.join(lacking)}"
             else:
                 continue
             entry = {"scenario": layout.scenario.text, "seed": layout.seed}

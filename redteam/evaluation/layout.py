@@ -86,10 +86,8 @@ class Layout:
             yield gauntlet.text, tuple(m for m in self._usable(gauntlet.members, threat) if m.text not in always)
 
     def _usable(self, mergers: Sequence[Pipeline], threat: ThreatModel) -> tuple[Pipeline, ...]:
-        """Where the base is withheld, the ones that need none."""
-        if threat.anchor != "companion":
-            return tuple(mergers)
-        return tuple(merger for merger in mergers if not merger.links[0].spec.needs_base)
+        """Where the base is withheld, the ones that need none; those with data where they are granted."""
+        return tuple(merger for merger in mergers if not withheld(merger, threat))
 
     def pairing(
         self,
@@ -268,6 +266,17 @@ def weakened(defense: Pipeline) -> Pipeline | None:
         return None
     reference = Reference(defense.how[0][0], {**link.settings, **link.spec.weakened})
     return Pipeline(f"{link.spec.name} weakened", (DEFENSES.load(reference),))
+
+
+def withheld(merger: Pipeline, threat: ThreatModel) -> str:
+    """What a merger needs and a threat model does not grant, in words; empty where that is nothing."""
+    (link,) = merger.links
+    if link.spec.needs_base and threat.anchor == "companion":
+        return "the base"
+    samples = int(link.settings.get("samples", 0))
+    if not threat.lends(link.spec.needs, samples):
+        return f"{samples} {'labelled samples' if Needs.SAMPLES in link.spec.needs else 'inputs'} of the victim's task"
+    return ""
 
 
 def _grid(merger: Pipeline) -> list[dict[str, float]]:

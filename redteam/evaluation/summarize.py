@@ -54,6 +54,7 @@ class Summary:
             *(r.Cell(victim="", key=0, role="recovery", merger="", **dict(row)) for row in design.skipped),
         )
         self.grounds = tuple(_grounds(table))
+        self._withheld = tuple(design.withheld)
         self.verdicts = tuple(
             verdict(table, place, self._evidence(subject)) for place, subject in zip(places, self.subjects, strict=True)
         )
@@ -68,7 +69,7 @@ class Summary:
             for subject in self.subjects
             for merger in subject.left_out
         }
-        return tuple(sorted(told))
+        return tuple(sorted({*told, *self._withheld}))
 
     @property
     def coverage(self) -> r.Coverage:

@@ -148,6 +148,9 @@ class MergerSpec(Spec):
     Attributes:
         tunable: The setting that the evaluation chooses on the companions-only merge, from its `Range`, or `None`.
         needs_base: Whether it starts from the base, which some threat models withhold.
+        needs: What it takes of every expert's task, the victim's too: `Needs.INPUTS`, `Needs.SAMPLES` or nothing. Its
+            setting `samples` says how many at most, and where a threat model grants fewer of the victim's it is left
+            out.
         holds: Which of `LAWS` hold at its default settings; of each other law there is a counterexample.
         paper: Where it comes from.
     """
@@ -155,7 +158,13 @@ class MergerSpec(Spec):
     kind: ClassVar[str] = "merger"
     tunable: str | None = None
     needs_base: bool = True
+    needs: Needs = Needs.NONE
     holds: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.needs not in (Needs.NONE, Needs.INPUTS, Needs.SAMPLES):
+            raise ValueError(f"the merger {self.name!r} needs INPUTS or SAMPLES or nothing, not {self.needs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,11 +267,14 @@ def merger(
     *,
     tunable: str | None = None,
     needs_base: bool = True,
+    needs: Needs = Needs.NONE,
     holds: Iterable[str] = (),
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: MergerView, *, settings…) -> Checkpoint` a merger; see `MergerSpec`."""
-    return _carry(MergerSpec(name=name, tunable=tunable, needs_base=needs_base, holds=frozenset(holds), paper=paper))
+    return _carry(
+        MergerSpec(name=name, tunable=tunable, needs_base=needs_base, needs=needs, holds=frozenset(holds), paper=paper)
+    )
 
 
 def scenario(

@@ -13,7 +13,7 @@ from typing import Any
 
 from redteam.errors import BadInput, PluginFault
 from redteam.evaluation.design import Design
-from redteam.evaluation.layout import Layout
+from redteam.evaluation.layout import Layout, withheld
 from redteam.evaluation.load_scenarios import load_scenarios
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.resolve import Pipeline, Resolved
@@ -80,10 +80,11 @@ class Objective:
         (self.defense,), (self.threat,) = part.defenses, part.threats
         mergers = self.layout.mergers(self.threat)
         if not mergers:
-            others = MERGERS.names_where(lambda spec: not spec.needs_base)
+            first = part.mergers[0]
+            others = MERGERS.names_where(lambda spec: not spec.needs_base and not spec.needs)
             raise BadInput(
-                f"The merger {part.mergers[0].text} needs the base, which {self.threat.name} withholds; name one that "
-                f"needs none: {' or '.join(f'--merger {name}' for name in others)}."
+                f"The merger {first.text} needs {withheld(first, self.threat)}, which {self.threat.name} withholds; "
+                f"name one that needs none: {' or '.join(f'--merger {name}' for name in others)}."
             )
         self.merger = mergers[0]
         self.lock = self.layout.defend(self.defense, 0)

@@ -72,7 +72,7 @@ class MergerSubject(Subject[MergerSpec]):
         **changed: Any,
     ) -> Trial:
         """One merge, some settings changed."""
-        view, copies = merger_view(scenario, order or self.experts, needs_base=self._needs_base, change=change)
+        view, copies = merger_view(scenario, order or self.experts, spec=self.spec, change=change)
 
         def merge() -> Any:
             merged = self.plugin.function(view, **{**self.plugin.settings, **changed})

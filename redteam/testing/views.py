@@ -11,7 +11,7 @@ import numpy as np
 
 from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.key import Key
-from redteam.plugins.contracts import Needs
+from redteam.plugins.contracts import MergerSpec, Needs
 from redteam.symmetry import Group
 from redteam.tasks import Batch, Classification, Scenario, Task
 from redteam.testing.trial import exposed
@@ -143,19 +143,28 @@ def defender_view(
 
 
 def merger_view(
-    scenario: Scenario, order: Sequence[str], *, needs_base: bool, change: Callable[[str, Checkpoint], Checkpoint]
+    scenario: Scenario, order: Sequence[str], *, spec: MergerSpec, change: Callable[[str, Checkpoint], Checkpoint]
 ) -> tuple[MergerView, dict[str, Any]]:
     """A view of the experts in some order, and what it was made of.
 
     Args:
         scenario: A toy.
         order: Names of experts.
-        needs_base: As the merger declares.
+        spec: What the merger declares.
         change: What is done to each expert first, by its name.
     """
     experts = {name: exposed(change(name, scenario.experts[name])) for name in order}
     base = exposed(scenario.base)
-    view = MergerView(experts, base, KEY.child("merge"), needs_base)
+    view = MergerView(
+        experts,
+        base,
+        KEY.child("merge"),
+        spec.needs_base,
+        spec.needs,
+        scenario.tasks,
+        scenario.victim,
+        KEY.child("owner"),
+    )
     return view, {"the base": base, **{f"the expert {name!r}": expert for name, expert in experts.items()}}
 
 

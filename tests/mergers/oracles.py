@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint.modules import parameter_names
 from redteam.key import Key
 from redteam.plugins.registry import MERGERS
+from redteam.tasks import Batch
+from redteam.testing import toy_scenario
 from redteam.views import MergerView
 
 KEPT: Mapping[str, Any] = json.loads((Path(__file__).parent / "mergekit.json").read_text())
 TAKES = {"slerp": 2, "nuslerp": 2, "arcee-fusion": 1, "nearswap": 1}
+DATALESS = tuple(name for name in MERGERS.names if not MERGERS.load(name).spec.needs)
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "tall": (14, 9),
     "wide": (6, 31),
@@ -68,8 +72,26 @@ def merged(text: str, base: Checkpoint, experts: Mapping[str, Checkpoint]) -> Ch
     """What a merger makes of as many of the experts as it takes."""
     plugin = MERGERS.load(text)
     used = dict(list(experts.items())[: TAKES.get(plugin.spec.name, len(experts))])
-    result: Checkpoint = plugin(MergerView(used, base, STREAM, plugin.spec.needs_base))
+    result: Checkpoint = plugin(MergerView(used, base, STREAM, plugin.spec.needs_base, plugin.spec.needs))
     return result
+
+
+def of_toy(text: str, experts: Mapping[str, Checkpoint] | None = None, base: Checkpoint | None = None) -> Checkpoint:
+    """What a merger with data makes of the toy's experts, or of others in their places."""
+    scenario, plugin = toy_scenario("vit"), MERGERS.load(text)
+    tasks, owner = scenario.tasks, STREAM.child("owner")
+    given = (experts or scenario.experts, base or scenario.base, STREAM, plugin.spec.needs_base, plugin.spec.needs)
+    result: Checkpoint = plugin(MergerView(*given, tasks, scenario.victim, owner))
+    return result
+
+
+def batch_of(task: str, samples: int) -> Batch:
+    """The samples of a task that a merger is shown, the victim's in its owner's order."""
+    scenario = toy_scenario("vit")
+    if task == scenario.victim:
+        stream = STREAM.child("owner").generator("samples of the victim's task")
+        return next(scenario.tasks[task].batches("train", samples, stream))
+    return next(scenario.tasks[task].batches("validation", samples, STREAM.generator(f"own/{task}")))
 
 
 def differences() -> Iterator[tuple[str, str, float]]:
@@ -82,6 +104,10 @@ def differences() -> Iterator[tuple[str, str, float]]:
         theirs = oracle(dict(base), {task: dict(expert) for task, expert in experts.items()})
         made = merged(text, base, experts)
         yield text, source, max(apart(made[name], theirs[name]) for name in base)
+    for text, (source, of_data) in WITH_DATA.items():
+        made, found = of_toy(text), of_data()
+        assert found.keys() == made.keys()
+        yield text, source, max(apart(made[name], found[name]) for name in made)
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
@@ -389,6 +415,85 @@ ORACLES: Mapping[str, tuple[str, Callable[[Tensors, Mapping[str, Tensors]], Tens
     "actmerge:weights=[[right,3.0]]": ("the release", each(matrices(actmat((1.0, 3.0, 1.0))))),
     "cart": ("the release", cart(0.08, 1.0)),
     "cart:rank=0.32,coefficient=1.9": ("the release", cart(0.32, 1.9)),
+}
+
+
+# --- with data --------------------------------------------------------------------------------------------------------
+
+
+def mean_of_toys() -> dict[str, Tensor]:
+    scenario = toy_scenario("vit")
+    names = set.intersection(*(set(shared_tensors(e, scenario.base)) for e in scenario.experts.values()))
+    return {n: torch.stack([e[n].double() for e in scenario.experts.values()]).mean(0) for n in sorted(names)}
+
+
+def regmean(samples: int, ratio: float) -> dict[str, Tensor]:
+    """get_regmean_weights and merging_with_regmean_weights of FusionBench, in float64."""
+    grams: list[dict[str, Tensor]] = []
+    for task, expert in toy_scenario("vit").experts.items():
+        network, found = expert.module(torch.float32), {}
+
+        def hook(name: str, found: dict[str, Tensor]) -> Any:
+            def look(module: Any, given: Any, output: Any) -> None:
+                x = given[0].detach().reshape(-1, given[0].shape[-1]).double()
+                found[name] = found.get(name, 0.0) + torch.matmul(x.transpose(0, 1), x)
+
+            return look
+
+        for name, module in network.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(hook(f"{name}.weight", found))
+        inputs, _ = batch_of(task, samples)
+        with torch.no_grad():
+            for rows in torch.arange(len(next(iter(inputs.values())))).split(64):
+                network(**{key: value[rows] for key, value in inputs.items()})
+        grams.append(found)
+    out = mean_of_toys()
+    read = parameter_names(toy_scenario("vit").experts["left"])
+    for name in (name for name in out if read[name] in grams[0]):
+        size = grams[0][read[name]].shape[0]
+        reduce = torch.full((size, size), ratio, dtype=torch.float64) + torch.eye(size, dtype=torch.float64) * (
+            1 - ratio
+        )
+        weights = [gram[read[name]] * reduce for gram in grams]
+        experts = toy_scenario("vit").experts.values()
+        products = [w @ e[name].double().transpose(0, 1) for w, e in zip(weights, experts, strict=True)]
+        out[name] = (torch.inverse(sum(weights)) @ sum(products)).transpose(0, 1)  # type: ignore[arg-type]
+    return out
+
+
+def fisher(samples: int, *, normalise: bool) -> dict[str, Tensor]:
+    """arXiv:2111.09832 with labels as they are; normalised as merging_with_fisher_weights of FusionBench does it."""
+    scenario, out = toy_scenario("vit"), mean_of_toys()
+    squares = {}
+    for task, expert in scenario.experts.items():
+        network = expert.module(torch.float32)
+        inputs, labels = batch_of(task, samples)
+        total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in network.named_parameters()}
+        for row in range(len(labels)):
+            network.zero_grad()
+            one = {key: value[row : row + 1] for key, value in inputs.items()}
+            torch.nn.functional.cross_entropy(network(**one).logits, labels[row : row + 1]).backward()
+            for name, parameter in network.named_parameters():
+                if parameter.grad is not None:
+                    total[name] += parameter.grad.double() ** 2
+        held = parameter_names(expert)
+        squares[task] = {name: total[held[name]] / len(labels) for name in out}
+    norms = {task: sum(float((s[n] ** 2).sum()) for n in out) ** 0.5 for task, s in squares.items()}
+    for name in out:
+        top = bottom = torch.zeros(())
+        for task, expert in scenario.experts.items():
+            weight = (squares[task][name] + 1e-6) * (1 / (norms[task] + 1e-6) if normalise else 1.0)
+            top, bottom = top + weight * expert[name].double(), bottom + weight
+        out[name] = top / bottom
+    return out
+
+
+WITH_DATA: Mapping[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {
+    "regmean:samples=48": ("FusionBench", lambda: regmean(48, 0.9)),
+    "regmean:samples=48,alpha=0.6": ("FusionBench", lambda: regmean(48, 0.6)),
+    "fisher:samples=24": ("its formula", lambda: fisher(24, normalise=False)),
+    "fisher:samples=24,normalise=true": ("FusionBench", lambda: fisher(24, normalise=True)),
 }
 
 

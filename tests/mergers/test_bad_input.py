@@ -13,7 +13,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.plugins.registry import MERGERS
 from redteam.plugins.settings import settings_of
-from tests.mergers.oracles import TAKES, merged
+from tests.mergers.oracles import DATALESS, TAKES, merged
 
 PAIRS = ("slerp", "nuslerp")
 """Of two experts; where one sits out, the tensor is the other's."""
@@ -48,7 +48,7 @@ def counts(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     )
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_an_expert_with_nan_is_named(name: str, bad: float) -> None:
     base, experts = drawn()
@@ -61,7 +61,7 @@ def test_an_expert_with_nan_is_named(name: str, bad: float) -> None:
         assert torch.equal(merged(name, base, made_of)["b"], merged(name, base, experts)["b"])
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 def test_an_expert_without_a_tensor_sits_out_for_it(name: str) -> None:
     base, experts = drawn()
     short = experts["left"].only(["a", "b"])
@@ -77,7 +77,7 @@ def test_an_expert_without_a_tensor_sits_out_for_it(name: str) -> None:
         assert torch.equal(made["a"], merged(name, base, experts)["a"])
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 def test_whole_numbers_are_copied_and_never_averaged(name: str) -> None:
     base, experts = drawn()
     counted = {task: counts(expert, seed) for seed, (task, expert) in enumerate(experts.items())}
@@ -89,7 +89,7 @@ def test_whole_numbers_are_copied_and_never_averaged(name: str) -> None:
     assert torch.equal(made["a"], merged(name, base, experts)["a"])
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 def test_weights_stored_as_whole_numbers_are_not_merged_as_if_they_were_weights(name: str) -> None:
     base, experts = drawn()
     stored = experts["left"].replace({"c": (experts["left"]["c"] * 100).to(torch.int8)})
@@ -98,7 +98,7 @@ def test_weights_stored_as_whole_numbers_are_not_merged_as_if_they_were_weights(
     assert torch.equal(made["c"], wanted["c"])
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_copies_of_one_expert_merge_into_finite_numbers_in_its_dtype(name: str, dtype: torch.dtype) -> None:
     base, experts = drawn(dtype=dtype)
@@ -110,7 +110,7 @@ def test_copies_of_one_expert_merge_into_finite_numbers_in_its_dtype(name: str, 
         assert all(torch.equal(made[tensor], experts["left"][tensor]) for tensor in base)
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 def test_experts_of_another_base_are_one_sentence(name: str) -> None:
     base, experts = drawn()
     others = {task: Checkpoint.of({f"x.{n}": t for n, t in expert.items()}, {}) for task, expert in experts.items()}
@@ -118,7 +118,7 @@ def test_experts_of_another_base_are_one_sentence(name: str) -> None:
         merged(name, base, others)
 
 
-@pytest.mark.parametrize("name", MERGERS.names)
+@pytest.mark.parametrize("name", DATALESS)
 @pytest.mark.parametrize(
     ("setting", "value"), [("density", "0.0"), ("weights", "[[left,0.0],[right,0.0]]"), ("rank", "0.0")]
 )
