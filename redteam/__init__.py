@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
-    from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint import Checkpoint, Whole
     from redteam.evaluation.plan import Plan
     from redteam.evaluation.results import Results
     from redteam.evaluation.run import run
@@ -36,6 +36,7 @@ _HOME = {
     "Results": "redteam.evaluation.results",
     "Scenario": "redteam.tasks",
     "Task": "redteam.tasks",
+    "Whole": "redteam.checkpoint",
     "attack": "redteam.plugins.contracts",
     "defense": "redteam.plugins.contracts",
     "merger": "redteam.plugins.contracts",
@@ -58,6 +59,7 @@ __all__ = [
     "Results",
     "Scenario",
     "Task",
+    "Whole",
     "attack",
     "defense",
     "merger",

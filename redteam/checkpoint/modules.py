@@ -108,13 +108,22 @@ def parameters_of(checkpoint: Tensors) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in build(checkpoint, torch.float32).named_parameters()}
 
 
+def plain_parameters(checkpoint: Tensors) -> dict[str, str]:
+    """Name of a tensor → the parameter (or buffer) of its network that is this tensor, as it is.
+
+    Raises:
+        NotACheckpoint: If there is no such network.
+    """
+    return {s.names[0]: place for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
+
+
 def layer_paths(checkpoint: Tensors, names: Iterable[str]) -> dict[str, str]:
     """Name of a weight → path of the submodule that has it, as it is in the checkpoint.
 
     Raises:
         BadInput: If no submodule has a tensor of these to itself.
     """
-    alone = {s.names[0]: place for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
+    alone = plain_parameters(checkpoint)
     paths = {}
     for name in names:
         if name not in alone:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,7 +54,8 @@ def merge(
 
     Experts are called by the names of their folders, of their models in the hub's cache, or as NAME= says, in settings
     such as `weights=[[NAME,2.0]]` as well. What the base lacks, or has in another shape, such as the heads of tasks, is
-    not merged. With --check nothing is written: exit code 1 if something stops or damages the merge, 0 if nothing does.
+    not merged. A merger that keeps every expert whole writes a folder for each: what runs on its task. With --check
+    nothing is written: exit code 1 if something stops or damages the merge, 0 if nothing does.
     """
     from redteam.plugins.registry import MERGERS
 
@@ -63,6 +66,7 @@ def merge(
     from redteam.checkpoint.tied import is_a_copy, tied_twins
     from redteam.checkpoint.vocabulary import token_rows
     from redteam.doctor.headers import some, some_rows
+    from redteam.files import new_folder
 
     plugin = MERGERS.load(merger)
     if plugin.spec.needs:
@@ -88,22 +92,25 @@ def merge(
     opening.tell_description(architecture, origin, base)
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = _fit(dict(zip(experts, alike, strict=True)), origin)
-    with shared.working() as progress:
+    twins = tied_twins(origin, list(opened.values()))
+    table = {"merger": f"`{plugin.canonical}`", "base": opening.named(base), "experts": ", ".join(experts)}
+    with shared.working() as progress, ExitStack() as stack:
         merged, counted = _merged(plugin, origin, opened, device)
-        twins = tied_twins(origin, list(opened.values()))
-        with shared.read_ahead(merged) as ready:
-            achieved = Achieved(ready, origin)
-            written = shared.save(
-                achieved,
-                out,
-                like=base,
-                spelling=origin.spelling,
-                force=force,
-                progress=progress,
-                title="Merged",
-                rows={"merger": f"`{plugin.canonical}`", "base": opening.named(base), "experts": ", ".join(experts)},
-                check=lambda: achieved.require_rewritten(_EQUAL.format(plugin.spec.name)),
-            )
+        home = stack.enter_context(new_folder(out, force=force)) if plugin.spec.whole else out
+        for task, one in merged.items():
+            with shared.read_ahead(one) as ready:
+                achieved = Achieved(ready, origin)
+                written = shared.save(
+                    achieved,
+                    home / task,
+                    like=base,
+                    spelling=origin.spelling,
+                    force=force,
+                    progress=progress,
+                    title="Merged",
+                    rows={**table, **({"runs on the task of": task} if task else {})},
+                    check=partial(achieved.require_rewritten, _EQUAL.format(plugin.spec.name)),
+                )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
     typer.echo(f"{counted} of the {len(held)} tensors that the base shares with an expert were merged.")
     if whole := sorted(name for name in held if not origin.dtype(name).is_floating_point):
@@ -119,10 +126,12 @@ def merge(
         own = [tensor for tensor in own_tensors(one, origin) if not is_remnant(tensor, one.shape(tensor))]
         if own := [tensor for tensor in own if not is_a_copy(tensor, one, origin)]:
             typer.echo(f"Not merged of {name}, since the base lacks them in this shape: {some(own)}.")
-    shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}.")
-    require_agreement(out, base)
-    if load:
-        typer.echo(require_loads(out, base))
+    each = ", a folder for the task of each" if plugin.spec.whole else ""
+    shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}{each}.")
+    for task in merged:
+        require_agreement(out / task, base)
+        if load:
+            typer.echo(require_loads(out / task, base))
 
 
 def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkpoint]:
@@ -146,12 +155,20 @@ def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkp
 
 def _merged(
     plugin: LoadedPlugin[MergerSpec], base: Checkpoint, experts: Mapping[str, Checkpoint], device: str
-) -> tuple[Checkpoint, int]:
-    """What a merger makes, in the base's layout, computed when it is read, and how many tensors it merged."""
+) -> tuple[dict[str, Checkpoint], int]:
+    """What a merger makes, in the base's layout and dtypes; computed when it is read.
+
+    Returns:
+        Expert → what runs on its task, of a merger that keeps every expert whole, else the merge under an empty name;
+        and how many tensors were merged.
+
+    Raises:
+        BadInput: If what the merger makes is more than weights.
+    """
     from redteam.checkpoint import Checkpoint, shared_tensors
     from redteam.checkpoint.tied import tied_twins
     from redteam.key import Key
-    from redteam.plugins.returned import check_as_read
+    from redteam.plugins.returned import check_as_read, check_whole
     from redteam.views import MergerView
 
     start = base.cast(device=device)
@@ -161,14 +178,28 @@ def _merged(
         Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
         plugin.spec.needs_base,
     )
-    merged, names = plugin(view), {name for name, _ in view.shared()}
-    if not plugin.spec.needs_base and isinstance(merged, Checkpoint):
-        # It has never seen the base; what it leaves out no expert shares.
-        names &= set(merged)
-        merged = start.replace(merged.only(shared_tensors(merged, start))).stored_as(base)
-    merged = check_as_read(plugin, start, _with_masks(merged, start))
+    made, names = plugin(view), {name for name, _ in view.shared()}
     twins = tied_twins(base, list(experts.values()))
-    return merged.replace(merged.renamed(twins)).stored_as(base), len(names)
+
+    def finished(merged: Any) -> Checkpoint:
+        checked = check_as_read(plugin, start, _with_masks(merged, start))
+        return checked.replace(checked.renamed(twins)).stored_as(base)
+
+    if plugin.spec.whole:
+        whole = check_whole(plugin, start, made, read=False)
+        if whole.rewire is not None:
+            raise BadInput(
+                f"{plugin.spec.name} gives no checkpoint that could be written: its network has layers that route what "
+                "they are given, and only redteam run builds it; take another merger."
+            )
+        if unfit := [name for name in experts if Path(name).name != name or name == ".."]:
+            raise BadInput(f"Each expert gets a folder of its name, which {unfit[0]!r} cannot be; say NAME=PATH.")
+        return {name: finished(whole.of(name)) for name in experts}, len(names)
+    if not plugin.spec.needs_base and isinstance(made, Checkpoint):
+        # It has never seen the base; what it leaves out no expert shares.
+        names &= set(made)
+        made = start.replace(made.only(shared_tensors(made, start))).stored_as(base)
+    return {"": finished(made)}, len(names)
 
 
 def _looked_at(
@@ -191,11 +222,13 @@ def _looked_at(
     try:
         with shared.working() as progress:
             opened = _fit(dict(zip(experts, alike, strict=True)), anchor)
-            achieved = Achieved(_merged(plugin, anchor, opened, device)[0], anchor)
-            for done, name in enumerate(achieved.checkpoint):
-                progress.advanced(done, len(achieved.checkpoint), name)
-                achieved.checkpoint[name]
-            achieved.require_rewritten(_EQUAL.format(plugin.spec.name))
+            merged, _ = _merged(plugin, anchor, opened, device)
+            for one in merged.values():
+                achieved = Achieved(one, anchor)
+                for done, name in enumerate(achieved.checkpoint):
+                    progress.advanced(done, len(achieved.checkpoint), name)
+                    achieved.checkpoint[name]
+                achieved.require_rewritten(_EQUAL.format(plugin.spec.name))
     except RedteamError as error:
         remedy = f"See what {plugin.spec.name} takes: redteam show {plugin.spec.name}."
         return found.with_finding(

@@ -135,6 +135,8 @@ def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
             yield "needs", f"{', '.join(str(need.name).lower() for need in spec.needs)} of every expert's task"
         if spec.tunable:
             yield "tuned", f"{spec.tunable}, on the companions-only merge"
+        if spec.whole:
+            yield "whole", "keeps every expert whole: shown beside verdicts with what it costs, and counted by none"
     if isinstance(spec, DefenseSpec) and spec.claim:
         yield "claim", f"{spec.claim} Said there, not here."
     if spec.paper:

@@ -54,7 +54,7 @@ def _block(results: Results, verdict: Verdict, width: int) -> Iterator[str]:
         yield from textwrap.wrap(f"Rule: {rule.format(**limits)}.", width)
     except KeyError:  # limits of another version
         yield from textwrap.wrap(f"Rule: {rule}.", width)
-    figures = [figure for figure in results.figures if figure.place == verdict.place]
+    figures = [figure for figure in results.figures if figure.place == verdict.place and not figure.whole]
     yield from _figures(figures, width)
     yield from _controls([results.controls[index] for index in verdict.rests_on], width)
     worst = next((figure for figure in figures if figure.choice == "worst" and figure.per_seed), None)

@@ -91,6 +91,7 @@ def line(
 def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Sheet) -> r.Subject:
     """What is known of a place beside what was stolen."""
     defense, gained = asked.defense, gains(table, asked)
+    pairings = [p for p in pairings if not p.whole]
     locks = list({(p.seed, p.key): p for p in asked.pairings if table.judged(p) and p.role == "naive"}.values())
     records = [table.record(p.steps.lock) for p in locks]
     changes = [lock.change for lock in records if lock.change is not None]
@@ -154,7 +155,7 @@ def counting(
 ) -> list[Pairing]:
     """Those among which a worst case is looked for; see `figures`."""
     allowed = (p for p in pairings if p.attack not in excluded and p.merger not in left_out and p.role in _CHOSEN_FROM)
-    return [p for p in allowed if table.judged(p)]
+    return [p for p in allowed if not p.whole and table.judged(p)]
 
 
 def of_seeds(
@@ -205,6 +206,7 @@ def _figure(table: Table, place: r.Place, pairings: Sequence[Pairing], spared: i
     if not judged:
         status = failed[0][0] if failed else "skipped"
         named: dict[str, Any] = {"attack": first.attack, "role": first.role, "merger": first.merger, "status": status}
+        named["whole"] = first.whole
         return r.Figure(**vars(place), **named, **counts)
     lowest = first.role in ("ceiling", "anew")
     worst = of_seeds(judged, partial(_extreme, table, min) if lowest else table.worst)
@@ -261,6 +263,7 @@ def _summed(
         attack=first.attack,
         role=first.role,
         merger=first.merger,
+        whole=first.whole,
         status="ok",
         theft=interval(table, picked, theft),
         counted=interval(table, picked, counted.get),

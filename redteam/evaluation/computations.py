@@ -5,30 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from redteam.checkpoint import Checkpoint, shared_tensors
-from redteam.errors import Inapplicable
 from redteam.evaluation import metrics
 from redteam.evaluation.bench import Bench
+from redteam.evaluation.merging import merge, try_setting, watched
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.pipelines import apply, remove
 from redteam.evaluation.runner.store import Store
-from redteam.evaluation.stand_ins import Plants, drowned, planted, rescaled
-from redteam.evaluation.steps import Cost, Locked, Merged, Record, Recovered, Scored, Step, Tried, Tuned, content_name
+from redteam.evaluation.stand_ins import Plants, drowned, planted
+from redteam.evaluation.steps import Cost, Locked, Record, Recovered, Scored, Step, Tuned
 from redteam.plugins.contracts import AttackSpec, Needs
-from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, LoadedPlugin
+from redteam.plugins.registry import ATTACKS, DEFENSES, LoadedPlugin
 from redteam.plugins.returned import check_returned
 from redteam.symmetry import tied_costs
 from redteam.tasks import Scenario, Task, halves
 from redteam.threat import OWNER, ThreatModel, threat_model
-from redteam.views import AttackerView, MergerView, Meter, Oracle
-
-if TYPE_CHECKING:
-    from torch import nn
+from redteam.views import AttackerView, Meter, Oracle
 
 
 def run_step(step: Step, store: Store, scenario: Scenario | None = None) -> Record:
@@ -58,13 +54,13 @@ def _scored(bench: Bench) -> Scored:
     scenario, base = bench.scenario, bench.scenario.base
     experts: dict[str, Packed] = {}
     validation: dict[str, float] = {}
-    watched: dict[str, float] = {}
+    on_half: dict[str, float] = {}
     for name, expert in scenario.experts.items():
         task, module = scenario.tasks[name], expert.module()
         experts[name] = Packed.of(task.scores(module, bench.split))
         if name != scenario.victim:
             validation[name] = float(task.scores(module, "validation").mean())
-            watched[name] = _watched(task, module)
+            on_half[name] = watched(task, module)
         del module  # before there is a further one
     with metrics.Clock() as clock:
         stored = metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split)
@@ -73,7 +69,7 @@ def _scored(bench: Bench) -> Scored:
         chance={name: task.chance for name, task in scenario.tasks.items()},
         experts=experts,
         validation=validation,
-        watched=watched,
+        watched=on_half,
         base={
             name: Packed.of(task.scores(scenario.dressed(base, name).module(), bench.split))
             for name, task in scenario.tasks.items()
@@ -82,16 +78,6 @@ def _scored(bench: Bench) -> Scored:
         length=float(np.mean([metrics.length(scenario.experts[name], base) for name in scenario.companions])),
         stored_seconds=clock.seconds,
     )
-
-
-def _try(step: Step, bench: Bench) -> Tried:
-    scenario, settings = bench.scenario, step.settings["setting"]
-    merged = _merged(bench, None, settings)
-    scores = {
-        name: float(scenario.tasks[name].scores(scenario.dressed(merged, name).module(), "validation").mean())
-        for name in scenario.companions
-    }
-    return Tried(settings, _mean_score(scores, bench.record("alone")))
 
 
 def _tune(step: Step, bench: Bench) -> Tuned:
@@ -156,45 +142,13 @@ def _attack(step: Step, bench: Bench) -> Recovered:
     )
 
 
-def _merge(step: Step, bench: Bench) -> Merged:
-    """Attacks often return the same weights (the base, for example), which are merged and scored once."""
-    tuned = bench.record("tune").settings
-    weights = bench.record("victim").digest if "victim" in step.inputs else ""
-    name = content_name("merged", {**step.settings, "tuned": tuned, "victim": weights})
-    found: Merged | None = bench.store.shared("merge", name)
-    if found is None:
-        found = _merged_scores(step, bench, tuned)
-        bench.store.put_shared("merge", name, found)
-    return found
-
-
-def _merged_scores(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged:
-    scenario = bench.scenario
-    victim = bench.input("victim") if "victim" in step.inputs else None
-    if victim is not None and "scale" in step.settings:
-        victim = bench.kept(rescaled(victim, scenario.base, step.settings["scale"] * bench.record("alone").length))
-    with metrics.Clock() as clock:
-        merged = _merged(bench, victim, tuned)
-    tasks: dict[str, Packed] = {}
-    watched: dict[str, float] = {}
-    answers: list[int] = []
-    for name, task in scenario.tasks.items():
-        module = scenario.dressed(merged, name).module()
-        tasks[name] = Packed.of(task.scores(module, bench.split))
-        if name == scenario.victim:
-            answers = metrics.answers(scenario, module)
-        else:
-            watched[name] = _watched(task, module)
-    return Merged(tasks, watched, answers, Cost(clock.seconds))
-
-
 _COMPUTATIONS: Mapping[str, Callable[[Step, Bench], Record]] = {
     "alone": _alone,
-    "try": _try,
+    "try": try_setting,
     "tune": _tune,
     "lock": _lock,
     "attack": _attack,
-    "merge": _merge,
+    "merge": merge,
 }
 
 
@@ -276,46 +230,6 @@ def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:
         return moved.to(scenario.base.dtype(name))
 
     return bench.kept(scenario.base.replace(Checkpoint.computed(scenario.base.outline(common), drifted)))  # type: ignore[no-any-return]
-
-
-def _merged(bench: Bench, victim: Checkpoint | None, settings: Mapping[str, Any]) -> Checkpoint:
-    scenario, base = bench.scenario, bench.scenario.base
-    merger = bench.plugins(MERGERS, "merger")[0]
-    experts = {name: scenario.experts[name] for name in scenario.companions}
-    if victim is not None:
-        experts = {name: victim if name == scenario.victim else scenario.experts[name] for name in scenario.experts}
-    view = MergerView(
-        experts,
-        base,
-        bench.stream(f"merger {merger.spec.name}"),
-        merger.spec.needs_base,
-        merger.spec.needs,
-        {name: halves(task)[0] if name in scenario.companions else task for name, task in scenario.tasks.items()},
-        scenario.victim,
-        bench.stream("owner"),
-        int(merger.settings.get("samples", 0)),
-    )
-    try:
-        merged = bench.kept(merger.function(view, **{**merger.settings, **settings}))
-    except Inapplicable:
-        if len(experts) > 1:
-            raise
-        # Whoever has one expert, and a merger that takes more, has that expert.
-        (only,) = experts.values()
-        merged = base.replace(only.only(shared_tensors(only, base)))
-    if not merger.spec.needs_base and isinstance(merged, Checkpoint):
-        # It has never seen the base; what it leaves out no expert shares, and no task wears.
-        merged = base.replace(merged.only(shared_tensors(base, merged)))
-    return check_returned(merger, base, merged)
-
-
-def _watched(task: Task, module: nn.Module) -> float:
-    return float(halves(task)[1].scores(module, "validation").mean())
-
-
-def _mean_score(scores: Mapping[str, float], alone: Scored) -> float:
-    chance, expert = alone.chance, alone.validation
-    return float(np.mean([(scores[t] - chance[t]) / (expert[t] - chance[t]) for t in scores]))
 
 
 def _fresh_seed(bench: Bench) -> int:

@@ -74,6 +74,8 @@ class Asked:
 
         part = layout.part
         for attack in self.granted(part.attacks):
+            if merger.whole and attack.role not in ("naive", "recovery"):
+                continue  # what serves controls and verdicts
             if attack.role == "interface" and self.threat.weights:
                 # Of the victim as it is: what its owner gives away who shows an interface in place of weights.
                 victim = layout.unlocked()
@@ -165,7 +167,7 @@ class Design:
             if attack.role == "recovery" and not threat.allows(attack.needs):
                 reason = "needs more than the threat model grants"
             elif attack.role in ("naive", "recovery") and not layout.mergers(threat):
-                lacking = sorted({withheld(merger, threat) for merger in layout.part.merging})
+                lacking = sorted({withheld(merger, threat) for merger in layout.part.merging} - {""})
                 reason = f"no merger of the plan works without {' or '.join(lacking)}"
             else:
                 continue

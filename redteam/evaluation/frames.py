@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
 from redteam.evaluation.results import OverVictims, Results, Span, Verdict
-from redteam.evaluation.rows import Cell, Control, Figure, Model, Subject
+from redteam.evaluation.rows import Cell, Control, Figure, Model, Subject, WholeMerge
 from redteam.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _MODELS: Mapping[str, type[Model]] = {
     "over_victims": OverVictims,
     "figures": Figure,
     "subjects": Subject,
+    "whole": WholeMerge,
 }
 TABLES = tuple(_MODELS)
 """What `Results.to_frame` knows."""

@@ -91,7 +91,9 @@ def closed(table: Table, members: Iterable[Pairing], excluded: Container[str], l
         excluded: Attacks that count for nothing.
         left_out: Mergers that count for nothing.
     """
-    counting = (m for m in members if m.attack not in excluded and m.merger not in left_out and table.judged(m))
+    counting = (
+        m for m in members if not m.whole and m.attack not in excluded and m.merger not in left_out and table.judged(m)
+    )
     stolen = (table.counted(member) for member in counting if tells(table, member))
     return any(counted is not None and bool(counted[0] >= THRESHOLDS.priced) for counted in stolen)
 

@@ -54,6 +54,7 @@ def joined(runs: Named, *, name: str = "") -> Results:
             for row in r.verdicts
             if whose[row.place] == k
         ),
+        whole=tuple(row for k, r in enumerate(held) for row in r.whole if whose.get(row.place, k) == k),
         over_victims=tuple({row.place: row for r in reversed(held) for row in r.over_victims}.values()),
         flags=_merged(r.flags for r in held),
         threats=_merged(r.threats for r in held),

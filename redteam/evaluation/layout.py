@@ -74,10 +74,13 @@ class Layout:
         return self.step("tune", f"coefficient of {merger.text}", {"merger": merger.identity}, tried)
 
     def mergers(self, threat: ThreatModel) -> tuple[Pipeline, ...]:
-        """Those that everything is merged with: of a gauntlet the first one that can be used."""
+        """Those that everything is merged with: of a gauntlet the first one that can be used.
+
+        None where no verdict would count one of them.
+        """
         firsts = (merger for gauntlet in self.part.turns for merger in self._usable(gauntlet.members, threat)[:1])
         found = (*self._usable(self.part.mergers, threat), *firsts)
-        return tuple({merger.text: merger for merger in found}.values())
+        return tuple({merger.text: merger for merger in found}.values()) if any(not m.whole for m in found) else ()
 
     def turns(self, threat: ThreatModel) -> Iterator[tuple[str, tuple[Pipeline, ...]]]:
         """Gauntlets of mergers, by name, with those of their members that merge only what is still locked."""
@@ -150,6 +153,7 @@ class Layout:
             steps,
             code=Needs.CODE in attack.needs,
             labels=threat.labels,
+            whole=merger.whole,
             **control,
         )
 

@@ -28,7 +28,9 @@ def limitations(resolved: Resolved) -> Iterator[str]:
     seeds = min(len(part.seeds) for part in resolved.parts)
     if seeds < _ENOUGH:
         yield f"The spread over retrained bases and experts: some of it ran on {seeds} of {_ENOUGH} seeds."
-    yield "Mergers that keep every expert whole (masks, routing), and imitation from inputs of the victim's own task."
+    if not any(merger.whole for merger in resolved.pipelines("mergers").values()):
+        yield "Mergers that keep every expert whole (masks, routing)."
+    yield "Imitation from inputs of the victim's own task."
 
 
 def unfitting(skipped: Mapping[str, int], memory: str | None) -> Iterator[str]:

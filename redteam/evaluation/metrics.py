@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WHOLE = 2**27  # weights up to which a network is built whole in a wider dtype than it is stored in
 _SEEN = 100  # of each own task, the inputs on which an attacker compares a merge with the protected model
+_TIMED = 64  # inputs of a pass that is timed
+_PAIRS = 9
 PROBES = 22
 """Of each own task, the inputs on which the function is compared."""
 
@@ -134,6 +136,19 @@ def computing(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
         return
     with streamed.sliced():
         yield streamed.network
+
+
+def slower(network: nn.Module, plain: nn.Module, inputs: Mapping[str, torch.Tensor]) -> float:
+    """CPU time of a forward pass over that of another network on the same inputs, the median of a few pairs."""
+    few = next(batched(inputs, min(_TIMED, rows_at_once(plain, inputs))))
+
+    def seconds(module: nn.Module) -> float:
+        with Clock() as clock, torch.inference_mode():
+            module(**few)
+        return clock.seconds
+
+    ratios = [seconds(network) / seconds(plain) for _ in range(_PAIRS + 1)]
+    return float(np.median(ratios[1:]))  # the first pays for what is done once
 
 
 class Clock:

@@ -44,6 +44,7 @@ class Pairing:
         site, group: Of planted locks, in words.
         code: Whether the attack runs the defense's own code.
         labels: Labelled samples of the victim's task that the threat model grants; `None` for all.
+        whole: Whether its merger keeps every expert whole: it is shown, and counts for no verdict.
     """
 
     place: Place
@@ -58,6 +59,7 @@ class Pairing:
     group: str = ""
     code: bool = False
     labels: int | None = 0
+    whole: bool = False
 
     @property
     def data(self) -> bool:
@@ -107,6 +109,11 @@ class Case:
     key: int
     merger: str
     groups: tuple[tuple[Pairing, ...], ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether its merger keeps every expert whole: it merges what has run under the others."""
+        return any(member.whole for member in self.members)
 
     @property
     def members(self) -> tuple[Pairing, ...]:

@@ -10,12 +10,13 @@ from redteam.evaluation.controls.gain import gains, left_out
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.gauntlet import next_members
 from redteam.evaluation.verdict import Decision, Evidence, decide, excluded
+from redteam.evaluation.whole import whole_merges
 
 if TYPE_CHECKING:
     from redteam.evaluation.design import Asked
     from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.resolve import Pipeline
-    from redteam.evaluation.rows import Control, ControlKind, Figure, Subject
+    from redteam.evaluation.rows import Control, ControlKind, Figure, Subject, WholeMerge
     from redteam.evaluation.scoring import Table
 
 _WHEREVER: tuple[ControlKind, ...] = ("planted", "harmless", "gone")
@@ -96,22 +97,31 @@ class Progress:
         gone = left_out(gains(table, self.asked))
         return aggregate.figures(table, self.asked, self.run, excluded=out, left_out=gone)
 
+    def whole(self, table: Table, out: frozenset[str]) -> tuple[WholeMerge, ...]:
+        """What mergers that keep every expert whole make of it, with some attacks that count for nothing."""
+        return tuple(whole_merges(table, self.asked.place, self.run, excluded=out))
+
     def _turns(self, table: Table, out: frozenset[str], *, idle: bool) -> list[Pairing]:
         """The next members of every ensemble that is open: mergers take turns once all that ran before has ended.
 
+        Mergers that no verdict counts merge what has run under the others, and keep no ensemble open.
         Which mergers count for nothing is known once all seeds have ended; until then each seed speaks for itself, so
         that what runs does not depend on which seed ends first.
         """
         gone = left_out(gains(table, self.asked)) if idle else ()
         unattacked = {(p.seed, p.key, p.merger): p for p in self.asked.pairings if p.role == "naive"}
+        ran = {(p.attack, p.seed, p.key) for p in self.run if not p.whole}
         turns = []
         busy = set()
         for case in self.asked.cases:
+            if case.whole:
+                turns += [m for m in case.members if m not in self.run and (m.attack, m.seed, m.key) in ran]
+                continue
             where = (case.seed, case.key)
             if case.merger:
                 before = [unattacked[(*where, case.merger)]]
             else:
-                before = [p for p in self.run if (p.seed, p.key) == where and p not in case.members]
+                before = [p for p in self.run if (p.seed, p.key) == where and p not in case.members and not p.whole]
             if not case.merger and where in busy:
                 continue
             found = next_members(table, case, before, self.run, out, gone)

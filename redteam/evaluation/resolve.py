@@ -100,6 +100,11 @@ class Pipeline:
         return str(self.links[-1].spec.role)
 
     @property
+    def whole(self) -> bool:
+        """Of a merger, whether it keeps every expert whole, so that no verdict counts it."""
+        return bool(self.links[0].spec.whole)
+
+    @property
     def summary(self) -> str:
         """One line about it."""
         return "; then ".join(first_line(Path(inspect.getfile(link.function))) for link in self.links)
@@ -163,6 +168,11 @@ class Part:
             asked = (one.text, repr(one.identity))
             if one.family or asked not in scenarios:  # who names a victim beside all of them asks for it once
                 scenarios[asked] = one
+        mergers = tuple(
+            _single(Pipeline.load(MERGERS, text, folder), "merger") for text in product.mergers if text not in turns
+        )
+        in_turn = tuple(Ensemble.load(name) for name in turns)
+        _require_counted(mergers, in_turn)
         return cls(
             product.seeds,
             product.keys,
@@ -170,10 +180,8 @@ class Part:
             tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses),
             tuple(attacks),
             tuple(Ensemble.load(name) for name in gauntlets),
-            tuple(
-                _single(Pipeline.load(MERGERS, text, folder), "merger") for text in product.mergers if text not in turns
-            ),
-            tuple(Ensemble.load(name) for name in turns),
+            mergers,
+            in_turn,
             tuple(threat_model(name) for name in product.threats),
         )
 
@@ -264,6 +272,22 @@ def _single(chain: Pipeline, kind: str) -> Pipeline:
     if len(chain.links) > 1:
         raise BadInput(f"{chain.text!r} chains several plugins; a {kind} stands alone.")
     return chain
+
+
+def _require_counted(mergers: Sequence[Pipeline], turns: Sequence[Ensemble]) -> None:
+    """Refuses mergers of which no verdict counts any, and gauntlets with one that is not counted."""
+    for gauntlet in turns:
+        for member in (member for member in gauntlet.members if member.whole):
+            raise BadPlan(
+                f"The gauntlet {gauntlet.text} holds {member.text}, which keeps every expert whole and decides "
+                "nothing; name it beside the gauntlet."
+            )
+    if not turns and all(merger.whole for merger in mergers):
+        uncounted = " and ".join(merger.text for merger in mergers)
+        raise BadPlan(
+            f"No verdict counts {uncounted}, which keeps every expert whole; name a merger beside it that makes one "
+            "checkpoint of them."
+        )
 
 
 def _distinct(kind: str, parts: Sequence[Sequence[Pipeline]]) -> None:

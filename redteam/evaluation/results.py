@@ -22,6 +22,7 @@ from redteam.evaluation.rows import (
     SeedFigure,
     Status,
     Subject,
+    WholeMerge,
 )
 from redteam.evaluation.statistics import Interval
 from redteam.files import write_atomically
@@ -52,6 +53,7 @@ __all__ = [
     "Status",
     "Subject",
     "Verdict",
+    "WholeMerge",
 ]
 """Every type of value that the file holds, whichever module has it."""
 
@@ -264,6 +266,7 @@ class Results(Model):
     Attributes:
         subjects: One row for each verdict: what it rests on beside figures and controls.
         over_victims: One row for each defense and threat model where several tasks are the victim in turn.
+        whole: One row for each defense, threat model and merger that keeps every expert whole, beside the verdicts.
         computed: Kind of step → how many were computed or found cached.
         flags: Name → what it says, for every flag that a verdict carries.
         threats: Name → the threat model in words, for those of the plan.
@@ -289,6 +292,7 @@ class Results(Model):
     controls: tuple[Control, ...]
     verdicts: tuple[Verdict, ...]
     over_victims: tuple[OverVictims, ...] = ()
+    whole: tuple[WholeMerge, ...] = ()
     flags: dict[str, Flag] = Field(default_factory=dict)
     threats: dict[str, str] = Field(default_factory=dict)
     about: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -318,13 +322,13 @@ class Results(Model):
         """One row per cell, or of another table, with the same columns and dtypes whatever was found.
 
         Args:
-            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"figures"` or `"subjects"`.
+            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"figures"`, `"subjects"`, `"whole"`.
 
         Returns:
-            Columns as the fields of `Cell`, `Control`, `Verdict`, `OverVictims`, `Figure` or `Subject`. Of an interval
-            `theft`: `theft` (its mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`, `tasks.NAME`.
-            Scores and costs are columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure that does not
-            exist is NaN.
+            Columns as the fields of `Cell`, `Control`, `Verdict`, `OverVictims`, `Figure`, `Subject`, `WholeMerge`. Of
+            an interval `theft`: `theft` (its mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`,
+            `tasks.NAME`. Scores and costs are columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure
+            that does not exist is NaN.
 
         Raises:
             UnknownName: If there is no such table.

@@ -145,6 +145,7 @@ class Figure(Placed):
             `"worst"` for the worst case over all attacks, mergers and keys, which verdicts speak of; `"seen"` for what
             an attacker would choose by what they see.
         attack, merger: Of a choice over several the pairing that was picked on most seeds.
+        whole: Whether the merger keeps every expert whole: no choice is among such figures, and no verdict counts them.
         counted: What verdicts count: theft, or for attacks with the victim's data the part of it that the victim was of
             use for (`advantage`).
         advantage: Theft minus that of the same attack with the same budget started from the base; `None` for attacks
@@ -166,6 +167,7 @@ class Figure(Placed):
     attack: str
     role: str
     merger: str
+    whole: bool = False
     status: Status
     reason: str = ""
     theft: Interval | None = None
@@ -184,6 +186,31 @@ class Figure(Placed):
     spared: int = 0
     inapplicable: int = 0
     by: dict[str, int] = Field(default_factory=dict)
+
+
+class WholeMerge(Placed):
+    """What a merger that keeps every expert whole makes of a defense, and what it costs; no verdict counts it.
+
+    Attributes:
+        stored: What has to be stored over one model, in bytes.
+        inference: The CPU time of a forward pass over that of one model, the median over merges.
+        gain: What the unlocked victim adds to such a merge; where that is too little, nothing can be stolen.
+        theft: Without any attack, in the worst case over keys and lengths of the task vector.
+        attacked: In the worst case over attacks and keys, no attack among them.
+        attack: The one behind it on most seeds.
+        cells: How many of its pairings have a result.
+        reason: Why there is no theft, or the first failure among its pairings.
+    """
+
+    merger: str
+    stored: float | None = None
+    inference: float | None = None
+    gain: Interval | None = None
+    theft: Interval | None = None
+    attacked: Interval | None = None
+    attack: str = ""
+    cells: int = 0
+    reason: str = ""
 
 
 class Adversary(Model):

@@ -160,6 +160,7 @@ def _results(
         controls=found.controls,
         verdicts=found.verdicts,
         over_victims=found.over_victims,
+        whole=found.whole,
         flags={name: flag for name, flag in FLAGS.items() if name in raised},
         threats={name: threat.words for name, threat in resolved.threats.items()},
         about={

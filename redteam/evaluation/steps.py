@@ -185,12 +185,16 @@ class Merged:
         tasks: Task → one result per test item.
         watched: Own task → score on the half of the attacker's validation data that no attack is given.
         answers: Under the victim's head, on the attacker's own inputs.
+        stored: Where every expert is kept whole, what has to be stored over one model.
+        inference: There, the CPU time of a forward pass over that of one model.
     """
 
     tasks: dict[str, Packed]
     watched: dict[str, float]
     answers: list[int]
     cost: Cost
+    stored: float | None = None
+    inference: float | None = None
 
 
 Record = Scored | Tried | Tuned | Locked | Recovered | Merged

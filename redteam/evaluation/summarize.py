@@ -49,6 +49,11 @@ class Summary:
         self.by_merger = tuple(
             row for place, subject in zip(places, self.subjects, strict=True) for row in self._by_merger(place, subject)
         )
+        self.whole = tuple(
+            row
+            for place, subject in zip(places, self.subjects, strict=True)
+            for row in place.whole(table, excluded(c for _, c in about(subject, self.controls)))
+        )
         self.cells = (
             *(cell(table, pairing) for pairing in dict.fromkeys(run)),
             *(r.Cell(victim="", key=0, role="recovery", merger="", **dict(row)) for row in design.skipped),
@@ -89,7 +94,8 @@ class Summary:
         mergers: dict[str, None] = {}
         for layout in place.asked.layouts.values():
             turns = (merger for _, members in layout.turns(threat) for merger in members)
-            mergers |= dict.fromkeys(merger.text for merger in (*layout.mergers(threat), *turns))
+            counted = (merger for merger in (*layout.mergers(threat), *turns) if not merger.whole)
+            mergers |= dict.fromkeys(merger.text for merger in counted)
         if len(mergers) > 1:
             out = excluded(control for _, control in about(subject, self.controls))
             run = counting(self.table, place.run, out, ())

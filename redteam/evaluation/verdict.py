@@ -62,6 +62,7 @@ class Evidence:
             f
             for f in self.figures
             if f.choice == "attack"
+            and not f.whole
             and f.role in ("naive", "guess", "recovery")
             and f.per_seed
             and f.attack not in self.excluded

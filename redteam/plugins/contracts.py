@@ -151,6 +151,9 @@ class MergerSpec(Spec):
         needs: What it takes of every expert's task, the victim's too: `Needs.INPUTS`, `Needs.SAMPLES` or nothing. Its
             setting `samples` says how many at most, and where a threat model grants fewer of the victim's it is left
             out.
+        whole: Whether it keeps every expert whole (masks, routing) and so returns a `Whole`, not a checkpoint. It is
+            tried as the others are and shown beside them with what it costs, and no verdict counts it: what keeps
+            the protected model as it is has merged nothing.
         holds: Which of `LAWS` hold at its default settings; of each other law there is a counterexample.
         paper: Where it comes from.
     """
@@ -159,6 +162,7 @@ class MergerSpec(Spec):
     tunable: str | None = None
     needs_base: bool = True
     needs: Needs = Needs.NONE
+    whole: bool = False
     holds: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -268,12 +272,21 @@ def merger(
     tunable: str | None = None,
     needs_base: bool = True,
     needs: Needs = Needs.NONE,
+    whole: bool = False,
     holds: Iterable[str] = (),
     paper: str = "",
 ) -> Callable[[F], F]:
-    """Declares `fn(view: MergerView, *, settings…) -> Checkpoint` a merger; see `MergerSpec`."""
+    """Declares `fn(view: MergerView, *, settings…) -> Checkpoint` a merger, or `-> Whole`; see `MergerSpec`."""
     return _carry(
-        MergerSpec(name=name, tunable=tunable, needs_base=needs_base, needs=needs, holds=frozenset(holds), paper=paper)
+        MergerSpec(
+            name=name,
+            tunable=tunable,
+            needs_base=needs_base,
+            needs=needs,
+            whole=whole,
+            holds=frozenset(holds),
+            paper=paper,
+        )
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 
-from redteam.checkpoint import Checkpoint, is_finite
+from redteam.checkpoint import Checkpoint, Whole, is_finite
 from redteam.errors import PluginFault
 from redteam.plugins.registry import LoadedPlugin
 
@@ -34,6 +35,24 @@ def check_returned(plugin: LoadedPlugin[Any], before: Checkpoint, after: object)
         checked[name]
     named = cast("Checkpoint", after)
     return named if set(named) == set(checked) else named.canonical()
+
+
+def check_whole(plugin: LoadedPlugin[Any], before: Checkpoint, after: object, *, read: bool = True) -> Whole:
+    """As `check_returned`, of each task's checkpoint when it is asked for.
+
+    Args:
+        plugin: Who returned it.
+        before: The base.
+        after: What was returned.
+        read: Whether a checkpoint is read and checked as soon as it is asked for; else it is left to the caller.
+
+    Raises:
+        PluginFault: If what a merger that keeps every expert whole returned is no `Whole`.
+    """
+    if not isinstance(after, Whole):
+        who = f"The {plugin.spec.kind} {plugin.name!r}"
+        raise PluginFault(f"{who} returned {_article(type(after).__name__)}; expected a Whole, as whole=True declares.")
+    return replace(after, of=lambda task: check_returned(plugin, before, after.of(task))) if read else after
 
 
 def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) -> Checkpoint:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from redteam.checkpoint import Checkpoint, not_finite, shared_tensors
-from redteam.errors import Inapplicable
+from redteam.errors import Inapplicable, RedteamError
 from redteam.plugins.contracts import MergerSpec
+from redteam.plugins.returned import check_whole
 from redteam.plugins.settings import settings_of
-from redteam.tasks import Scenario
+from redteam.tasks import Scenario, batched
 from redteam.testing.common import Subject
 from redteam.testing.outcome import Check, DoesNotApply, Fails
 from redteam.testing.toys import in_dtype, toy_scenario
@@ -21,6 +22,8 @@ from redteam.testing.trial import Trial, told
 from redteam.testing.views import alone, merger_view, unheard_of
 
 _EXPERTS = ("victim", "left", "right")
+_TASK = "left"
+"""Whose network is looked at where there is one for each task."""
 ROUNDING = 1e-6
 """The largest relative distance of two merges in float32 that are the same but for the order of sums."""
 
@@ -62,6 +65,7 @@ class MergerSubject(Subject[MergerSpec]):
         yield Check("nothing learned", self._nothing_learned)
         yield Check("one expert", self._one_expert)
         yield Check("tunable", self._tunable)
+        yield Check("network", self._network)
 
     def call(
         self,
@@ -76,6 +80,8 @@ class MergerSubject(Subject[MergerSpec]):
 
         def merge() -> Any:
             merged = self.plugin.function(view, **{**self.plugin.settings, **changed})
+            if self.spec.whole:
+                return check_whole(self.plugin, scenario.base, merged, read=False).of(_TASK)
             if self._needs_base or not isinstance(merged, Checkpoint):
                 return merged
             # It has never seen the base; what it leaves out no expert shares, and no task wears.
@@ -131,6 +137,36 @@ class MergerSubject(Subject[MergerSpec]):
             if bad := not_finite(trial.checkpoint):
                 raise Fails(f"with {self.spec.tunable}={value:g} it returned {bad!r} with values that are not finite")
         return f"both ends of {bounds} merge"
+
+    def _network(self) -> str:
+        if not self.spec.whole:
+            raise DoesNotApply("its result is one checkpoint")
+        scenario = toy_scenario("vit")
+        self.require_ran(self.main)
+        if self._outputs(scenario) != self._outputs(scenario):
+            raise Fails("two calls gave networks with other outputs; draw from a generator of your own alone")
+        return "every task has a network"
+
+    def _outputs(self, scenario: Scenario) -> list[list[float]]:
+        """What the network of each task makes of a few of its inputs.
+
+        Raises:
+            Fails: If one cannot be built or run, or gives a value that is not finite.
+        """
+        view, _ = merger_view(scenario, self.experts, spec=self.spec, change=lambda _, expert: expert)
+        whole = check_whole(self.plugin, scenario.base, self.plugin(view))
+        found = []
+        for name, task in scenario.tasks.items():
+            inputs = next(batched(task.inputs_of("test"), 4))
+            try:
+                with torch.inference_mode():
+                    outputs = whole.network(scenario.dressed(whole.of(name), name))(**inputs).logits
+            except (RedteamError, RuntimeError) as error:
+                raise Fails(f"its network for the task {name!r} does not run: {told(error)}") from None
+            if not outputs.isfinite().all():
+                raise Fails(f"its network for the task {name!r} gives values that are not finite")
+            found.append(outputs.flatten().tolist())
+        return found
 
 
 def _misshapen(name: str, expert: Checkpoint) -> Checkpoint:

@@ -54,6 +54,11 @@ class Heatmap:
     rows: tuple[Row, ...]
     figures: tuple[Figure, ...]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the merger keeps every expert whole, so that no verdict counts these figures."""
+        return any(figure.whole for figure in self.figures)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -75,7 +80,7 @@ def blocks(results: Results) -> list[Block]:
         here = [f for f in figures if (f.scenario, f.threat) == (scenario, threat)]
         marks = [{d: marked.get((scenario, threat, d)) for d in _names(here, "defense")} for marked in (worst, seen)]
         tables = [_table(m, [f for f in here if f.merger == m], *marks) for m in _names(here, "merger")]
-        made.append(Block(scenario, threat, tuple(tables)))
+        made.append(Block(scenario, threat, tuple(sorted(tables, key=lambda table: table.whole))))
     return made
 
 

@@ -58,6 +58,7 @@ def _parts(results: Results) -> Iterable[str]:
         yield f"`{name}` runs {told}, later ones on what is still locked (*n = 2 of 5*)."
     yield from _heatmaps(results)
     yield from _by_merger(results)
+    yield from _whole(results)
     yield "## What everything is measured against"
     yield _grounds(results)
     yield "## Controls"
@@ -106,7 +107,8 @@ def _heatmaps(results: Results) -> Iterable[str]:
     for block in heatmap.blocks(results):
         for table in block.tables:
             rows = [[f"`{row.attack}`", *map(_square, row.squares)] for row in table.rows]
-            yield f"{block.scenario}, {block.threat}, merged with `{table.merger}`:"
+            uncounted = ", which no verdict counts" if table.whole else ""
+            yield f"{block.scenario}, {block.threat}, merged with `{table.merger}`{uncounted}:"
             yield _table(["attack", *(f"`{d}`" for d in table.defenses)], rows)
             yield _list(wording.unlucky(table.figures))
 
@@ -123,6 +125,28 @@ def _by_merger(results: Results) -> Iterable[str]:
         rows = [[f"`{defense}`", *(square.text for square in squares)] for defense, squares in matrix.rows.items()]
         yield f"{matrix.scenario}, {matrix.threat}:"
         yield _table(["defense", *(f"`{m}`" for m in matrix.mergers)], [["*gain*", *matrix.gains], *rows])
+
+
+def _whole(results: Results) -> Iterable[str]:
+    if results.whole:
+        yield "## Mergers that keep every expert whole"
+        yield wording.WHOLE
+    for title, rows in wording.whole(results):
+        yield f"{title}:"
+        heads = ["merger", "defense", "theft without attack", "after attacks", "by", "stored", "inference"]
+        table = [
+            [
+                f"`{row.merger}`",
+                f"`{row.defense}`",
+                wording.interval(row.theft),
+                wording.interval(row.attacked),
+                f"`{row.attack}`" if row.attack else row.reason or "–",
+                wording.times(row.stored),
+                wording.times(row.inference),
+            ]
+            for row in rows
+        ]
+        yield _table(heads, table)
 
 
 def _square(square: heatmap.Square) -> str:

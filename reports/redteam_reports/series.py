@@ -76,7 +76,7 @@ class Series:
         self.figures = [
             f
             for f in results.figures
-            if f.choice == "attack" and f.theft is not None and (f.role != "naive" or f.attack == plain)
+            if f.choice == "attack" and not f.whole and f.theft is not None and (f.role != "naive" or f.attack == plain)
         ]
         self.styles = {name: k for k, name in enumerate(dict.fromkeys(f.attack for f in results.figures))}
         self.limit = (float(results.thresholds.get("stolen", 0.5)), "counts as broken")

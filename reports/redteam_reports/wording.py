@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redteam import answer
-from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Span, Verdict
+from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Span, Verdict, WholeMerge
 from redteam.evaluation.statistics import Interval
 
 THEFT = (
@@ -145,6 +145,26 @@ def by_seed(results: Results, verdict: Verdict) -> str:
     return "; ".join(
         f"{one.seed}: {one.counted:.2f} [{one.low:.2f}, {one.high:.2f}] by `{one.attack}`" for one in worst.per_seed
     )
+
+
+WHOLE = (
+    "Some mergers merge nothing away: they keep every expert whole, as a mask for each task or behind a router, and "
+    "store and run what that takes. They are tried on every lock as the others are, and no verdict counts them. "
+    "Stored: bytes over one model's, the base among them. Inference: CPU time of a forward pass over one model's."
+)
+
+
+def whole(results: Results) -> list[tuple[str, list[WholeMerge]]]:
+    """Scenario and threat model in words, and what mergers that keep every expert whole made of its defenses."""
+    found: dict[str, list[WholeMerge]] = {}
+    for row in results.whole:
+        found.setdefault(f"{row.scenario}, {row.threat}", []).append(row)
+    return list(found.items())
+
+
+def times(value: float | None) -> str:
+    """`2.09 ×`, `–` where there is none."""
+    return "–" if value is None else f"{value:.2f} ×"
 
 
 def price(value: Price) -> str:

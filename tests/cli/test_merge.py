@@ -58,6 +58,34 @@ def test_it_is_what_the_plugin_makes(shell: Shell, here: Path, text: str) -> Non
     assert text.partition(":")[0] in card
 
 
+class TestWhole:
+    def test_each_expert_has_a_folder_with_what_runs_on_its_task(self, shell: Shell, here: Path) -> None:
+        told = shell("merge", "emr", "--base", "base", *experts("left", "right"), "--out", "merged", "--load")
+        assert told.code == 0, told.err
+        assert "a folder for the task of each" in told.out
+        base, plugin = Checkpoint.open("base"), MERGERS.load("emr")
+        key = Key.derive(seed=0, index=0, name="merger emr")
+        wanted = plugin(MergerView({name: Checkpoint.open(name) for name in ("left", "right")}, base, key))
+        for name in ("left", "right"):
+            made, there = Checkpoint.open(f"merged/{name}"), wanted.of(name)
+            assert all(torch.equal(made[tensor], there[tensor]) for tensor in base)
+            assert f"| runs on the task of | {name} |" in Path(f"merged/{name}/README.md").read_text()
+        assert not torch.equal(*(Checkpoint.open(f"merged/{name}")[sorted(base)[-1]] for name in ("left", "right")))
+
+    def test_nothing_is_there_unless_all_are(self, shell: Shell, here: Path) -> None:
+        Checkpoint.open("base").save(here / "still")
+        told = shell("merge", "emr", "--base", "base", *experts("left", "still"), "--out", "merged")
+        assert told.code == 2
+        assert "equals the base" in told.err
+        assert not Path("merged").exists()
+
+    def test_a_name_that_is_no_folder_is_one_sentence(self, shell: Shell, here: Path) -> None:
+        told = shell("merge", "emr", "--base", "base", *experts("..=left", "right"), "--out", "merged")
+        assert told.code == 2
+        assert "gets a folder of its name, which '..' cannot be" in told.err
+        assert not Path("merged").exists()
+
+
 def test_shards_and_dtypes_are_those_of_the_base(shell: Shell, here: Path) -> None:
     base = Checkpoint.open("base").to(torch.bfloat16)
     names = sorted(base)

@@ -190,3 +190,9 @@ def half_door(view: DefenderView, *, closed: bool = True) -> Checkpoint:
 def diverges(view: MergerView) -> Checkpoint:
     """Divides by nothing."""
     return view.base.replace({name: tensor / 0 for name, tensor in view.base.items()})
+
+
+@merger("half-whole", whole=True)
+def half_whole(view: MergerView) -> Checkpoint:
+    """Declares that it keeps every expert whole, and gives one checkpoint."""
+    return view.base

@@ -58,6 +58,7 @@ OVER = r.OverVictims(
     **PLACE, verdict="BROKEN", reason="on one of them", victims={"letters": "digits:victim=letters"}, theft=THEFT,
     fallen=("letters",), by={"letters": 4},
 )  # fmt: skip
+WHOLE = r.WholeMerge(**PLACE, merger="masks", stored=2.1, inference=1.0, gain=THEFT, theft=THEFT, attacked=THEFT)
 ROWS: dict[str, r.Model] = {
     "cells": CELL,
     "controls": CONTROL,
@@ -65,6 +66,7 @@ ROWS: dict[str, r.Model] = {
     "over_victims": OVER,
     "figures": FIGURE,
     "subjects": SUBJECT,
+    "whole": WHOLE,
 }
 
 

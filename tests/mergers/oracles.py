@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint, Whole, shared_tensors
 from redteam.checkpoint.modules import parameter_names
 from redteam.key import Key
 from redteam.plugins.registry import MERGERS
 from redteam.tasks import Batch
 from redteam.testing import toy_scenario
 from redteam.views import MergerView
+from tests.mergers import whole_oracles as whole
 
 KEPT: Mapping[str, Any] = json.loads((Path(__file__).parent / "mergekit.json").read_text())
 TAKES = {"slerp": 2, "nuslerp": 2, "arcee-fusion": 1, "nearswap": 1}
@@ -72,8 +73,36 @@ def merged(text: str, base: Checkpoint, experts: Mapping[str, Checkpoint]) -> Ch
     """What a merger makes of as many of the experts as it takes."""
     plugin = MERGERS.load(text)
     used = dict(list(experts.items())[: TAKES.get(plugin.spec.name, len(experts))])
-    result: Checkpoint = plugin(MergerView(used, base, STREAM, plugin.spec.needs_base, plugin.spec.needs))
-    return result
+    made = plugin(MergerView(used, base, STREAM, plugin.spec.needs_base, plugin.spec.needs))
+    if not plugin.spec.whole:
+        result: Checkpoint = made
+        return result
+    return made.of("left") if made.rewire is None else run(made)
+
+
+def run(made: Whole) -> Checkpoint:
+    """What runs on a task, each layer as Σ f(v) vᵀ over the base's right singular vectors, which turn as it does."""
+    shared, found = made.of("left"), {}
+    assert made.rewire is not None
+    layers = {
+        name: torch.nn.utils.skip_init(torch.nn.Linear, *shared.shape(name)[::-1], bias=False)
+        for name in shared
+        if _is_matrix(shared, name)
+    }
+    for name, layer in layers.items():
+        layer.weight = torch.nn.Parameter(shared[name].clone(), requires_grad=False)
+    network = torch.nn.ModuleDict(layers)
+    made.rewire(network, {name: f"{name}.weight" for name in layers})
+    for name in layers:
+        directions = torch.linalg.svd(shared[name].double()).Vh.to(shared[name])
+        with torch.no_grad():
+            found[name] = network[name](directions).T @ directions
+    return shared.replace(found)
+
+
+def _is_matrix(checkpoint: Checkpoint, name: str) -> bool:
+    shape = checkpoint.shape(name)
+    return len(shape) == 2 and 0 not in shape and checkpoint.dtype(name).is_floating_point
 
 
 def of_toy(text: str, experts: Mapping[str, Checkpoint] | None = None, base: Checkpoint | None = None) -> Checkpoint:
@@ -415,6 +444,11 @@ ORACLES: Mapping[str, tuple[str, Callable[[Tensors, Mapping[str, Tensors]], Tens
     "actmerge:weights=[[right,3.0]]": ("the release", each(matrices(actmat((1.0, 3.0, 1.0))))),
     "cart": ("the release", cart(0.08, 1.0)),
     "cart:rank=0.32,coefficient=1.9": ("the release", cart(0.32, 1.9)),
+    "emr": ("the release", whole.emr(flat=True)),
+    "emr:rescale=tensor": ("the release", whole.emr(flat=False)),
+    "smile:gate=3,rank=5": ("the release", whole.smile(gate=3, k=5, top=1)),
+    "smile:gate=3,rank=16,top=2": ("the release", whole.smile(gate=3, k=16, top=2)),
+    "mdm-oc": ("its formula", whole.mdm_oc),
 }
 
 

@@ -13,7 +13,7 @@ from redteam.key import Key
 from redteam.plugins.contracts import LAWS
 from redteam.plugins.registry import MERGERS
 from redteam.views import MergerView
-from tests.mergers.oracles import DATALESS, TAKES
+from tests.mergers.oracles import DATALESS, TAKES, run
 
 Experts = Mapping[str, Checkpoint]
 
@@ -42,7 +42,10 @@ def merged(name: str, base: Checkpoint, experts: Experts) -> Mapping[str, torch.
     key = Key.derive(seed=0, index=0, name="merge")
     plugin = MERGERS.load(name)
     given = dict(list(experts.items())[: TAKES.get(name, len(experts))])
-    return dict(plugin(MergerView(given, base, key, plugin.spec.needs_base)))
+    made = plugin(MergerView(given, base, key, plugin.spec.needs_base))
+    if not plugin.spec.whole:
+        return dict(made)
+    return dict(made.of("left") if made.rewire is None else run(made))
 
 
 def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:

@@ -58,6 +58,18 @@ def around(mean: float, half: float = 0.04, seeds: int = 5) -> Interval:
     return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0), seeds, over)
 
 
+KEPT = (
+    r.WholeMerge(
+        scenario="digits", defense="lock", threat="weights-only", merger="masks", stored=2.09, inference=1.0,
+        theft=around(0.97), attacked=around(0.98), attack="gauge-fit", cells=10,
+    ),
+    r.WholeMerge(
+        scenario="digits", defense="none", threat="weights-only", merger="masks", reason="adds too little <here>"
+    ),
+)  # fmt: skip
+"""Rows of a merger that keeps every expert whole, one of which has no theft."""
+
+
 def rate(scenario: str, defense: str, attack: str, threat: str) -> float:
     role = ATTACKS[attack]
     if defense == "none" and role != "trivial":

@@ -15,6 +15,7 @@ from redteam_reports import cells_csv, markdown, results_json
 from redteam.answer import sentence
 from redteam.evaluation.gate import gate
 from redteam.evaluation.results import Results
+from tests.reports.conftest import KEPT
 
 SCHEMA = json.loads(files("redteam_reports").joinpath("results.schema.json").read_text("utf-8"))
 
@@ -111,3 +112,11 @@ class TestMarkdown:
         lines = (tmp_path / "r.md").read_text().partition("## Cells")[2].splitlines()
         widths: Any = {line.replace("\\|", "").count("|") for line in lines[:9] if line.startswith("|")}
         assert len(widths) == 1
+
+
+def test_markdown_has_what_keeps_every_expert_whole(full: Results, tmp_path: Path) -> None:
+    markdown.write(full.model_copy(update={"whole": KEPT}), tmp_path / "r.md")
+    part = (tmp_path / "r.md").read_text().partition("## Mergers that keep every expert whole")[2].partition("\n## ")[0]
+    first, second = (line for line in part.splitlines() if line.startswith("| `masks`"))
+    assert first == "| `masks` | `lock` | 0.97 [0.93, 1.00] | 0.98 [0.94, 1.00] | `gauge-fit` | 2.09 × | 1.00 × |"
+    assert second == "| `masks` | `none` | – | – | adds too little <here> | – | – |"

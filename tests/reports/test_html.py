@@ -19,6 +19,7 @@ from redteam_reports.results_html import LIMIT, render
 from redteam.answer import sentence
 from redteam.evaluation.results import Results
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS
+from tests.reports.conftest import KEPT
 
 EVIL = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 
@@ -266,3 +267,14 @@ def test_the_page_knows_no_plugin_by_name() -> None:
         "imitation",
     }  # words of the language too
     assert {name for name in names - common if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)} == set()
+
+
+def test_what_keeps_every_expert_whole_has_a_table_of_its_own(full: Results, page: str) -> None:
+    title = "Mergers that keep every expert whole"
+    assert title not in page
+    made = render(full.model_copy(update={"whole": KEPT}))
+    part = made.partition('<section id="whole"')[2].partition("</section>")[0]
+    assert title in part
+    for text in ("0.97 [0.93, 1.00]", "2.09 ×", "1.00 ×", "gauge-fit", "adds too little &lt;here&gt;"):
+        assert text in part
+    assert part.count("<tr>") == 3

@@ -14,11 +14,14 @@ from redteam.evaluation.thresholds import THRESHOLDS
 
 
 def gains(table: Table, asked: Asked) -> dict[str, Interval]:
-    """Merger → what the unlocked victim adds to the merge on its own task, over seeds; of those that had their turn."""
+    """Merger → what the unlocked victim adds to the merge on its own task, over seeds.
+
+    Of those that verdicts count, and that had their turn.
+    """
     found: dict[str, dict[int, Vector]] = {}
     turns = (group[0] for case in asked.cases if not case.merger for group in case.groups)
     for pairing in (*asked.pairings, *turns):
-        baselines = table.baselines(pairing)
+        baselines = None if pairing.whole else table.baselines(pairing)
         if baselines is not None:
             found.setdefault(pairing.merger, {})[pairing.seed] = baselines.gain
     return {merger: combine(list(vectors.values())) for merger, vectors in found.items()}
@@ -32,7 +35,9 @@ def left_out(gained: Mapping[str, Interval]) -> tuple[str, ...]:
 def telling(table: Table, asked: Asked) -> dict[int, tuple[Pipeline, ...]]:
     """Seed → the mergers that controls can be merged with: those that gain enough, or all where none does."""
     useless = left_out(gains(table, asked))
-    allowed = {seed: layout.mergers(asked.threat) for seed, layout in asked.layouts.items()}
+    allowed = {
+        seed: tuple(m for m in layout.mergers(asked.threat) if not m.whole) for seed, layout in asked.layouts.items()
+    }
     return {
         seed: tuple(merger for merger in mergers if merger.text not in useless) or mergers
         for seed, mergers in allowed.items()
