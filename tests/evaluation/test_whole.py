@@ -17,6 +17,7 @@ from redteam.evaluation.whole import whole_merges
 from tests.evaluation.merges import PLACE, Bench, merge
 
 WHOLE = {"stored": 2.1, "inference": 1.0}
+MEAN = "task-arithmetic"
 
 
 def kept(victim: float) -> Any:
@@ -105,6 +106,11 @@ class TestRun:
         frame = done.results.to_frame("whole")
         assert frame["theft"].tolist() == [row.theft.mean]
         assert not any("keep every expert whole" in line for line in done.results.untested)
+
+    def test_no_attack_runs_for_them_alone(self, done: Any) -> None:
+        counted = {c.attack for c in done.results.cells if c.merger == MEAN and c.role in ("naive", "recovery")}
+        assert {c.attack for c in done.results.cells if c.merger == "emr"} == counted
+        assert {"none", "none×0.5", "procrustes"} <= counted
 
     def test_controls_and_the_holder_of_the_key_run_with_the_others_alone(self, done: Any) -> None:
         assert {c.role for c in done.results.cells if c.merger == "emr"} == {"naive", "recovery"}
