@@ -58,7 +58,7 @@ def test_it_is_what_the_plugin_makes(shell: Shell, here: Path, text: str) -> Non
     assert text.partition(":")[0] in card
 
 
-class TestWhole:
+class TestMoreThanOneCheckpoint:
     def test_each_expert_has_a_folder_with_what_runs_on_its_task(self, shell: Shell, here: Path) -> None:
         told = shell("merge", "emr", "--base", "base", *experts("left", "right"), "--out", "merged", "--load")
         assert told.code == 0, told.err
@@ -77,6 +77,18 @@ class TestWhole:
         told = shell("merge", "emr", "--base", "base", *experts("left", "still"), "--out", "merged")
         assert told.code == 2
         assert "equals the base" in told.err
+        assert not Path("merged").exists()
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [("smile", "layers that route what they are given"), ("neulig", "takes data of every expert's task")],
+    )
+    def test_what_is_more_than_weights_or_needs_data_is_refused(
+        self, shell: Shell, here: Path, text: str, told: str
+    ) -> None:
+        found = shell("merge", text, "--base", "base", *experts("left", "right"), "--out", "merged")
+        assert (found.code, found.err.count("\n")) == (2, 1)
+        assert told in found.err
         assert not Path("merged").exists()
 
     def test_a_name_that_is_no_folder_is_one_sentence(self, shell: Shell, here: Path) -> None:

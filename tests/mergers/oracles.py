@@ -523,11 +523,18 @@ def fisher(samples: int, *, normalise: bool) -> dict[str, Tensor]:
     return out
 
 
+def neulig() -> dict[str, Tensor]:
+    from tests.mergers.neulig_oracle import neulig as written_out
+
+    return written_out(48, 6, 0.1)
+
+
 WITH_DATA: Mapping[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {
     "regmean:samples=48": ("FusionBench", lambda: regmean(48, 0.9)),
     "regmean:samples=48,alpha=0.6": ("FusionBench", lambda: regmean(48, 0.6)),
     "fisher:samples=24": ("its formula", lambda: fisher(24, normalise=False)),
     "fisher:samples=24,normalise=true": ("FusionBench", lambda: fisher(24, normalise=True)),
+    "neulig:samples=48,steps=6,rate=0.1": ("its formula", neulig),
 }
 
 

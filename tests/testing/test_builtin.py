@@ -16,6 +16,7 @@ LONG = {
     "invariant-space",
     "learned-linear",
     "mergeguard",
+    "neulig",
     "optimal-transport",
     "regmean-regression",
     "seed-regeneration",
