@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli.outputs import Pages, writers
-from redteam.plugins.shipped import defaults
+from redteam.plugins.shipped import default_merger, defaults
 
 if TYPE_CHECKING:
     from redteam.search.results import SearchResults
@@ -20,7 +20,7 @@ def search(
     defense: Annotated[str, typer.Option(help="The defense to break, a+b for a chain.")],
     scenario: Annotated[str, typer.Option(help="The scenario.")] = defaults()["scenarios"][0],
     seed: Annotated[int, typer.Option(min=0, help="Which retraining of base and experts.")] = 0,
-    merger: Annotated[str, typer.Option(help="The merger.")] = defaults()["mergers"][0],
+    merger: Annotated[str, typer.Option(help="The merger.")] = default_merger(),
     threat: Annotated[str, typer.Option(help="The threat model.")] = "weights-only",
     trials: Annotated[int, typer.Option(min=1, help="How many pipelines to try.")] = 40,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further trial after so long.")] = None,

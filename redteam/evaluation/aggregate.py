@@ -11,7 +11,7 @@ import numpy as np
 
 from redteam.evaluation import rows as r
 from redteam.evaluation.controls.base import by_seed, interval
-from redteam.evaluation.controls.gain import gains, left_out
+from redteam.evaluation.controls.gain import copies, gains, left_out
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.design import Asked
 from redteam.evaluation.pairings import Pairing
@@ -90,7 +90,7 @@ def line(
 
 def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Sheet) -> r.Subject:
     """What is known of a place beside what was stolen."""
-    defense, gained = asked.defense, gains(table, asked)
+    defense = asked.defense
     pairings = [p for p in pairings if not p.whole]
     locks = list({(p.seed, p.key): p for p in asked.pairings if table.judged(p) and p.role == "naive"}.values())
     records = [table.record(p.steps.lock) for p in locks]
@@ -107,8 +107,9 @@ def subject(table: Table, asked: Asked, pairings: Sequence[Pairing], sheet: Shee
         worth=combine(worth) if worth else None,
         fidelity=_fidelity(table, locks),
         released=next((lock.dtype for lock in records), ""),
-        gains=gained,
-        left_out=left_out(gained),
+        gains=gains(table, asked),
+        copied=copies(table, asked),
+        left_out=left_out(table, asked),
         adversaries=tuple(adversaries(table, asked, pairings, sheet, locks)),
         missing=tuple(_missing(table, [*pairings, *(p for ps in sheet.pairings.values() for p in ps)])),
         ceilings=tuple(dict.fromkeys(p.attack for p in asked.later)),

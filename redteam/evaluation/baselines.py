@@ -34,6 +34,7 @@ class Baselines:
         victim: The victim's task.
         companions: The other tasks.
         chance, expert: Task → score of guessing and of its expert.
+        base: Task → the base's results.
         without, reference: The companions-only merge, and the merge with the unlocked victim.
     """
 
@@ -42,6 +43,7 @@ class Baselines:
     companions: tuple[str, ...]
     chance: Mapping[str, float]
     expert: Mapping[str, Vector] = field(repr=False)
+    base: Mapping[str, Packed] = field(repr=False)
     without: Merged = field(repr=False)
     reference: Merged = field(repr=False)
 
@@ -50,7 +52,7 @@ class Baselines:
         """From the records of the experts alone and of the two merges."""
         expert = {task: average(packed, f"{tag}/{task}") for task, packed in alone.experts.items()}
         companions = tuple(task for task in alone.experts if task != alone.victim)
-        return cls(tag, alone.victim, companions, alone.chance, expert, without, reference)
+        return cls(tag, alone.victim, companions, alone.chance, expert, alone.base, without, reference)
 
     def against(self, reference: Merged) -> Baselines:
         """The same with another reference merge."""
@@ -79,6 +81,20 @@ class Baselines:
     def gain(self) -> Vector:
         """What the victim adds on its own task: n(reference, v) − n(without, v)."""
         return self.reference_scores[self.victim] - self.without_scores[self.victim]
+
+    @cached_property
+    def copied(self) -> Vector:
+        """What theft would count of the victim as it is, with nothing merged: its own n, the base's on all other tasks.
+
+        Where that is much, the merge with the unlocked victim keeps so little of the companions that it is the victim
+        over again: a merge of any lock that gives way to the locked model whole would count as theft.
+        """
+        lost = [
+            np.clip(self.reference_scores[t] - self.score(self.base[t], t) - THRESHOLDS.companions, 0.0, None)
+            for t in self.companions
+        ]
+        net = 1.0 - self.without_scores[self.victim] - np.sum(lost, axis=0)
+        return np.clip(_ratio(net, self.gain), 0.0, 1.0)
 
     def gain_on(self, half: int) -> Vector:
         """The same on one half of the victim's test items."""

@@ -48,6 +48,11 @@ class Asked:
         """Whether the defense draws on a key."""
         return self.defense.any(lambda spec: spec.keyed)
 
+    @property
+    def yardsticks(self) -> frozenset[str]:
+        """The mergers that everything is merged with; others take turns on what is still locked."""
+        return frozenset(pairing.merger for pairing in self.pairings)
+
     def ask(self, layout: Layout) -> None:
         """Takes in what a product of the plan asks here, on the scenario and under the seed of a layout."""
         self.layouts.setdefault(layout.seed, layout)

@@ -82,7 +82,13 @@ def is_gauntlet(text: str, kind: Kind) -> bool:
     return True
 
 
-def closed(table: Table, members: Iterable[Pairing], excluded: Container[str], left_out: Container[str] = ()) -> bool:
+def closed(
+    table: Table,
+    members: Iterable[Pairing],
+    excluded: Container[str],
+    left_out: Container[str] = (),
+    yardsticks: Container[str] = (),
+) -> bool:
     """Whether what was run so far of a case has taken nearly everything, so that nothing more needs to run.
 
     Args:
@@ -90,27 +96,30 @@ def closed(table: Table, members: Iterable[Pairing], excluded: Container[str], l
         members: Those that have ended.
         excluded: Attacks that count for nothing.
         left_out: Mergers that count for nothing.
+        yardsticks: Mergers that everything is merged with.
     """
     counting = (
         m for m in members if not m.whole and m.attack not in excluded and m.merger not in left_out and table.judged(m)
     )
-    stolen = (table.counted(member) for member in counting if tells(table, member))
+    stolen = (table.counted(member) for member in counting if tells(table, member, yardsticks))
     return any(counted is not None and bool(counted[0] >= THRESHOLDS.priced) for counted in stolen)
 
 
-def tells(table: Table, pairing: Pairing, *, perhaps: bool = False) -> bool:
-    """Whether the merger of a pairing gains enough on its seed for theft to mean anything.
+def tells(table: Table, pairing: Pairing, yardsticks: Container[str], *, perhaps: bool = False) -> bool:
+    """Whether theft under the merger of a pairing means anything on its seed; see `controls.gain.left_out`.
 
     Args:
         table: All scores.
         pairing: Its merger and seed; nothing of it has to have ended.
+        yardsticks: Mergers that everything is merged with.
         perhaps: Whether it is enough that it may.
     """
     baselines = table.baselines(pairing)
     if baselines is None:
         return False
     gain = combine([baselines.gain])
-    return (gain.high if perhaps else gain.low) >= THRESHOLDS.gain
+    enough = (gain.high if perhaps else gain.low) >= THRESHOLDS.gain
+    return enough and (pairing.merger in yardsticks or bool(baselines.copied[0] < THRESHOLDS.stolen))
 
 
 def next_members(
@@ -120,6 +129,7 @@ def next_members(
     run: Container[Pairing],
     excluded: Container[str],
     left_out: Container[str] = (),
+    yardsticks: Container[str] = (),
 ) -> list[Pairing]:
     """Whose turn it is: the first group that has not run, once those before it have ended and left the case open.
 
@@ -133,14 +143,16 @@ def next_members(
         run: Pairings that have been asked for.
         excluded: Attacks that count for nothing.
         left_out: Mergers that count for nothing.
+        yardsticks: Mergers that everything is merged with.
     """
     ended = list(before)
     if not all(table.ended(pairing) and table.record(pairing.steps.lock) is not None for pairing in before):
         return []
     for group in case.groups:
-        if closed(table, ended, excluded, left_out):
+        if closed(table, ended, excluded, left_out, yardsticks):
             return []
-        if group[0].role != "naive" and group[0].merger != case.merger and not tells(table, group[0], perhaps=True):
+        attacked = group[0].role != "naive"
+        if attacked and not case.merger and not tells(table, group[0], yardsticks, perhaps=True):
             continue
         new = [member for member in group if member not in run]
         if new:

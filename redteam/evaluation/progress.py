@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from redteam.evaluation import aggregate
-from redteam.evaluation.controls.gain import gains, left_out
+from redteam.evaluation.controls.gain import left_out
 from redteam.evaluation.controls.sheet import Sheet
 from redteam.evaluation.gauntlet import next_members
 from redteam.evaluation.verdict import Decision, Evidence, decide, excluded
@@ -94,7 +94,7 @@ class Progress:
 
     def figures(self, table: Table, out: frozenset[str]) -> tuple[Figure, ...]:
         """What was stolen, with some attacks that count for nothing."""
-        gone = left_out(gains(table, self.asked))
+        gone = left_out(table, self.asked)
         return aggregate.figures(table, self.asked, self.run, excluded=out, left_out=gone)
 
     def whole(self, table: Table, out: frozenset[str]) -> tuple[WholeMerge, ...]:
@@ -108,7 +108,7 @@ class Progress:
         Which mergers count for nothing is known once all seeds have ended; until then each seed speaks for itself, so
         that what runs does not depend on which seed ends first.
         """
-        gone = left_out(gains(table, self.asked)) if idle else ()
+        gone = left_out(table, self.asked) if idle else ()
         unattacked = {(p.seed, p.key, p.merger): p for p in self.asked.pairings if p.role == "naive"}
         ran = {(p.attack, p.seed, p.key) for p in self.run if not p.whole}
         turns = []
@@ -124,7 +124,7 @@ class Progress:
                 before = [p for p in self.run if (p.seed, p.key) == where and p not in case.members and not p.whole]
             if not case.merger and where in busy:
                 continue
-            found = next_members(table, case, before, self.run, out, gone)
+            found = next_members(table, case, before, self.run, out, gone, self.asked.yardsticks)
             turns += found
             if found:
                 busy.add(where)

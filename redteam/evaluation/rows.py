@@ -56,6 +56,7 @@ class Ground(Model):
     without: dict[str, float]
     reference: dict[str, float]
     gain: float
+    copied: float = 0.0
 
 
 class Cell(Placed):
@@ -249,7 +250,9 @@ class Subject(Placed):
         fidelity: Dtype → accuracy of the protected model alone ÷ that of the victim.
         released: The dtype that the model is released in.
         gains: Merger → what the unlocked victim adds to the merge on its own task.
-        left_out: Mergers of which no verdict is drawn, since their unlocked merge gains too little.
+        copied: Merger → what theft would count of the victim as it is, with nothing merged.
+        left_out: Mergers of which no verdict is drawn: their unlocked merge gains too little, or keeps so little of the
+            companions that the victim's copy would count as theft.
         adversaries: The attacks that were made for this defense.
         missing: Sentences on what failed or ran out of time.
         ceilings: Attacks that have everything, whose success shows that there is something to get.
@@ -266,6 +269,7 @@ class Subject(Placed):
     fidelity: dict[str, Interval] = Field(default_factory=dict)
     released: str = ""
     gains: dict[str, Interval] = Field(default_factory=dict)
+    copied: dict[str, Interval] = Field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     adversaries: tuple[Adversary, ...] = ()
     missing: tuple[str, ...] = ()

@@ -55,6 +55,14 @@ def defaults() -> Mapping[str, Any]:
     return tomllib.loads(shipped_file("plan", DEFAULT_PLAN).read_text(encoding="utf-8"))
 
 
+def default_merger() -> str:
+    """The merger of the default plan; of a gauntlet its first member."""
+    named = str(defaults()["mergers"][0])
+    if not any(entry.name == named for entry in _entries("gauntlet")):
+        return named
+    return str(tomllib.loads(shipped_file("gauntlet", named).read_text(encoding="utf-8"))["mergers"][0])
+
+
 def shipped(kind: str) -> tuple[Listed, ...]:
     """What packages ship of a kind, sorted by name, with the first comment line of each."""
     found = (Listed(kind, entry.name, package_of(entry), _first_comment(_file(entry))) for entry in _entries(kind))

@@ -25,7 +25,7 @@ from redteam.events import Observer
 from redteam.files import write_atomically
 from redteam.plugins.reference import parse_chain
 from redteam.plugins.registry import ATTACKS
-from redteam.plugins.shipped import defaults
+from redteam.plugins.shipped import default_merger, defaults
 from redteam.search.objective import SPLIT, STREAM, Objective
 from redteam.search.results import Scored, SearchResults, front, winner
 from redteam.search.space import Space
@@ -52,7 +52,7 @@ class Asked:
     defense: str
     scenario: str = field(default_factory=lambda: str(defaults()["scenarios"][0]))
     seed: int = 0
-    merger: str = field(default_factory=lambda: str(defaults()["mergers"][0]))
+    merger: str = field(default_factory=default_merger)
     threat: str = "weights-only"
     trials: int = 40
     seconds: float | None = None

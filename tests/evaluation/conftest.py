@@ -95,7 +95,8 @@ class Toys:
 
     def plan(self, defenses: tuple[str, ...], attacks: tuple[str, ...], **rest: Any) -> dict[str, Any]:
         asked = (*attacks, LINE)
-        return {"scenarios": [self.named("toy", "toy.py")], "defenses": defenses, "attacks": asked, **rest}
+        made = {"scenarios": [self.named("toy", "toy.py")], "defenses": defenses, "attacks": asked}
+        return {**made, "mergers": ("task-arithmetic",), **rest}
 
     def small(self) -> dict[str, Any]:
         """Some thirty computations."""

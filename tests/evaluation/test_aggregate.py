@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from redteam.evaluation import aggregate
-from redteam.evaluation.controls.gain import gains, left_out
+from redteam.evaluation.controls.gain import left_out
 from redteam.evaluation.results import Figure
 from redteam.evaluation.statistics import Interval
 from tests.evaluation.merges import Bench, merge
@@ -97,8 +97,7 @@ class TestWorstCase:
         for merger in ("mean", "poor"):
             bench.pair("none", merge(0.3), role="naive", merger=merger)
             bench.pair("fit", merge(0.8 if merger == "poor" else 0.5), merger=merger)
-        gained = gains(bench.table, bench.asked())
-        assert left_out(gained) == ("poor",)
+        assert left_out(bench.table, bench.asked()) == ("poor",)
         found = aggregate.figures(bench.table, bench.asked(), bench.pairings, left_out=("poor",))
         (worst,) = (f for f in found if f.choice == "worst")
         assert (worst.merger, worst.counted.mean) == ("mean", pytest.approx(stolen(0.5)))

@@ -19,7 +19,7 @@ MERGERS = ("task-arithmetic", "ties")
 
 
 def plan(*attacks: str, **rest: Any) -> dict[str, Any]:
-    return {"defenses": ("rotation",), "attacks": attacks, **rest}
+    return {"defenses": ("rotation",), "attacks": attacks, "mergers": MERGERS[:1], **rest}
 
 
 def design(*attacks: str, **rest: Any) -> Design:

@@ -13,8 +13,12 @@ from redteam.evaluation.preview import preview
 from redteam.plugins.source import locate
 
 FAULTS = Path(__file__).with_name("faults") / "mergers.py"
-WHOLE, USELESS, TWO = (f"{FAULTS}@{name}" for name in ("first-only", "ignores-experts", "takes-two"))
-TURNS = ("task-arithmetic", USELESS, TWO, "linear", WHOLE, "ties")
+WHOLE, USELESS, TWO, WORDS = (
+    f"{FAULTS}@{name}" for name in ("first-only", "ignores-experts", "takes-two", "words-summed")
+)
+HALF = "task-arithmetic:coefficient=0.6"
+TURNS = (HALF, USELESS, TWO, "linear", WHOLE, WORDS, "ties")
+APART = f"{Path(__file__).with_name('toy.py')}@apart"
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +29,7 @@ def turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError")
     file = package / "turns-1.toml"
-    file.write_text(f"# Six mergers.\nmergers = {list(TURNS)}\n")
+    file.write_text(f"# Seven mergers.\nmergers = {list(TURNS)}\n")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: turns\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[redteam.gauntlets]\nturns-1 = turns:turns-1.toml\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
@@ -35,7 +39,8 @@ def turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def turned(toys: Any, once: Any) -> Any:
-    return once("turns", toys.plan(("none", "rotation", "mergelock"), ("procrustes",), mergers=("turns-1",)))
+    plan = toys.plan(("none", "rotation", "mergelock"), ("procrustes",), mergers=("turns-1",), scenarios=(APART,))
+    return once("turns", plan)
 
 
 def merged(found: Any, defense: str) -> set[str]:
@@ -49,25 +54,28 @@ def row(found: Any, defense: str, merger: str) -> Any:
 
 class TestTurns:
     def test_what_has_fallen_is_merged_no_further(self, turned: Any) -> None:
-        assert merged(turned, "none") == merged(turned, "rotation") == {"task-arithmetic"}
-        assert merged(turned, "mergelock") == {
-            "task-arithmetic",
-            "ignores-experts",
-            "takes-two",
-            "linear",
-            "first-only",
-        }
+        assert merged(turned, "none") == merged(turned, "rotation") == {HALF}
+        tried = {HALF, "ignores-experts", "takes-two", "linear", "first-only", "words-summed"}
+        assert merged(turned, "mergelock") == tried
 
     def test_a_merger_that_walks_around_a_lock_decides(self, turned: Any) -> None:
         verdict = turned.verdict("mergelock")
-        assert (verdict.verdict, verdict.attack, verdict.merger) == ("INEFFECTIVE", "none", "first-only")
-        alone = row(turned, "mergelock", "task-arithmetic")
+        assert (verdict.verdict, verdict.attack, verdict.merger) == ("INEFFECTIVE", "none", "words-summed")
+        alone = row(turned, "mergelock", HALF)
         assert alone.worst.mean < 0.5, "the first merger alone would have let it stand"
-        assert row(turned, "mergelock", "first-only").naive.mean > 0.9
+        assert row(turned, "mergelock", "words-summed").naive.mean > 0.9
+
+    def test_one_that_only_copies_the_victim_breaks_nothing(self, turned: Any) -> None:
+        copied = row(turned, "mergelock", "first-only")
+        assert copied.naive.mean > 0.9, "the locked model as it is has the victim's whole skill"
+        assert copied.gain.mean > 0.5
+        assert not copied.telling
+        (told,) = [sentence for sentence in turned.results.untested if "first-only on" in sentence]
+        assert "keeps so little of the companions" in told
 
     def test_attacks_follow_only_where_the_merger_can_tell_something(self, turned: Any) -> None:
         attacked = {c.merger for c in turned.results.cells if c.defense == "mergelock" and c.attack == "procrustes"}
-        assert attacked == {"task-arithmetic", "linear"}
+        assert attacked == {HALF, "linear"}
 
     def test_every_merger_has_its_row_and_says_why_it_has_no_figure(self, turned: Any) -> None:
         for defense in ("none", "rotation", "mergelock"):
@@ -89,16 +97,16 @@ class TestTurns:
     def test_a_merger_that_had_no_turn_has_no_control(self, turned: Any) -> None:
         told = [c.explanation for c in turned.results.controls if c.control == "gain"]
         assert not [text for text in told if "ties" in text]
-        assert [text for text in told if "first-only" in text]
+        assert [text for text in told if "words-summed" in text]
 
     def test_workers_change_nothing(self, toys: Any, turned: Any, tmp_path: Path) -> None:
         again = toys.run(turned.results.plan, tmp_path / "two", workers=2)
         assert toys.numbers(again.results) == toys.numbers(turned.results)
 
     def test_it_comes_to_what_listing_the_mergers_comes_to(self, toys: Any, once: Any, turned: Any) -> None:
-        plan = toys.plan(("mergelock",), ("procrustes",), mergers=("task-arithmetic", "linear", WHOLE))
-        listed = once("listed", plan)
-        for merger in ("task-arithmetic", "linear", "first-only"):
+        mergers = (HALF, "linear", WORDS)
+        listed = once("listed", toys.plan(("mergelock",), ("procrustes",), mergers=mergers, scenarios=(APART,)))
+        for merger in (HALF, "linear", "words-summed"):
             one, other = row(listed, "mergelock", merger), row(turned, "mergelock", merger)
             assert one.naive == other.naive
         assert listed.verdict("mergelock").theft == turned.verdict("mergelock").theft
@@ -126,7 +134,7 @@ def test_the_first_that_needs_no_base_is_the_first_where_the_base_is_withheld(to
 
 def test_a_preview_counts_later_mergers_among_what_may_be_needed(toys: Any, tmp_path: Path) -> None:
     plan = toys.plan(("mergelock",), ("procrustes",))
-    alone = preview({**plan, "mergers": ("task-arithmetic",)}, out=tmp_path / "none")
+    alone = preview({**plan, "mergers": (HALF,)}, out=tmp_path / "none")
     turning = preview({**plan, "mergers": ("turns-1",)}, out=tmp_path / "none")
     assert turning.computed == alone.computed
     assert turning.further["merge"] > alone.further["merge"]

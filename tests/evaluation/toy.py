@@ -86,6 +86,36 @@ def turning(*, seed: int = 0, victim: str = "victim", drift: float = 0.3, dull: 
     return replace(made, name="turning", victim=victim, experts={**made.experts, **bored})
 
 
+@scenario("apart")
+def apart(*, seed: int = 0) -> Scenario:
+    """Texts of each task have words of their own, and experts other embeddings for these: a merge keeps everybody.
+
+    In the other toys experts disturb each other so much that a merge is hardly worth more than one of them.
+    """
+    config, words = CONFIGS["bert"], "bert.embeddings.word_embeddings.weight"
+    key = Key.derive(seed=seed, index=0, name="apart")
+    base = _noisy(Checkpoint.of({}, config), key.generator("base"))
+    experts, tasks = {}, {}
+    for place, name in enumerate(("victim", "left", "right")):
+        draws = key.generator(name)
+        table, own = base[words].clone(), slice(13 * place, 13 * place + 13)
+        table[own] = 3 * torch.from_numpy(draws.normal(size=tuple(table[own].shape))).float()
+        head = torch.from_numpy(draws.normal(size=tuple(base["classifier.weight"].shape))).float()
+        expert = base.replace({words: table, "classifier.weight": head})
+        inputs = {
+            split: {"input_ids": torch.from_numpy(draws.integers(own.start, own.stop, (size, 8)))}
+            for split, size in SIZES.items()
+        }
+        with torch.inference_mode():
+            offset = expert.module()(**inputs["train"]).logits.mean(0)
+            experts[name] = expert.replace({"classifier.bias": expert["classifier.bias"] - offset})
+            module = experts[name].module()
+            labels = {split: module(**x).logits.argmax(-1) for split, x in inputs.items()}
+        tasks[name] = Classification(name, 0.25, inputs, labels)
+    bare = Checkpoint.of({n: t for n, t in base.items() if not n.startswith("classifier")}, config)
+    return Scenario("apart", seed, bare, experts, tasks, "victim", "Every expert has words of its own.")
+
+
 @scenario("pair")
 def pair(*, seed: int = 0) -> Scenario:
     """A toy with one companion."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.design import Asked
 from redteam.evaluation.resolve import Pipeline
 from redteam.evaluation.rows import Control
@@ -18,23 +19,42 @@ def gains(table: Table, asked: Asked) -> dict[str, Interval]:
 
     Of those that verdicts count, and that had their turn.
     """
+    return _over_seeds(table, asked, lambda baselines: baselines.gain)
+
+
+def copies(table: Table, asked: Asked) -> dict[str, Interval]:
+    """Merger → what theft would count of the victim as it is, with nothing merged; see `Baselines.copied`."""
+    return _over_seeds(table, asked, lambda baselines: baselines.copied)
+
+
+def _over_seeds(table: Table, asked: Asked, figure: Callable[[Baselines], Vector]) -> dict[str, Interval]:
     found: dict[str, dict[int, Vector]] = {}
     turns = (group[0] for case in asked.cases if not case.merger for group in case.groups)
     for pairing in (*asked.pairings, *turns):
         baselines = None if pairing.whole else table.baselines(pairing)
         if baselines is not None:
-            found.setdefault(pairing.merger, {})[pairing.seed] = baselines.gain
+            found.setdefault(pairing.merger, {})[pairing.seed] = figure(baselines)
     return {merger: combine(list(vectors.values())) for merger, vectors in found.items()}
 
 
-def left_out(gained: Mapping[str, Interval]) -> tuple[str, ...]:
-    """Mergers whose unlocked merge gains too little for theft to mean anything."""
-    return tuple(merger for merger, gain in gained.items() if gain.low < THRESHOLDS.gain)
+def left_out(table: Table, asked: Asked) -> tuple[str, ...]:
+    """Mergers whose unlocked merge is no measure of theft.
+
+    It gains too little; or, of mergers that take turns, it keeps so little of the companions that the victim's copy
+    would count as theft: under such a merger whoever merges nothing and uses the locked model would have broken it.
+    Those that everything is merged with are the plan's own yardstick; of them this is said, and they count.
+    """
+    copied, yardsticks = copies(table, asked), asked.yardsticks
+    return tuple(
+        merger
+        for merger, gain in gains(table, asked).items()
+        if gain.low < THRESHOLDS.gain or (merger not in yardsticks and copied[merger].mean >= THRESHOLDS.stolen)
+    )
 
 
 def telling(table: Table, asked: Asked) -> dict[int, tuple[Pipeline, ...]]:
     """Seed → the mergers that controls can be merged with: those that gain enough, or all where none does."""
-    useless = left_out(gains(table, asked))
+    useless = left_out(table, asked)
     allowed = {
         seed: tuple(m for m in layout.mergers(asked.threat) if not m.whole) for seed, layout in asked.layouts.items()
     }

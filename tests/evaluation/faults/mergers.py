@@ -1,4 +1,4 @@
-"""Mergers that are of no use, and one that no lock stops."""
+"""Mergers that are of no use, one that merges nothing, and one that a lock of the body does not stop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,17 @@ def ignores_experts(view: MergerView) -> Checkpoint:
 
 @merger("first-only")
 def first_only(view: MergerView) -> Checkpoint:
-    """Takes the victim whole, if there is one: whatever is done to its weights, its function comes over."""
+    """Takes the first expert whole, the victim if there is one, and merges nothing."""
     expert = next(iter(view.experts.values()))
     return view.base.replace(expert.only(shared_tensors(expert, view.base)))
+
+
+@merger("words-summed")
+def words_summed(view: MergerView) -> Checkpoint:
+    """Sums task vectors of embeddings and takes the rest of the first expert, as one whose body the others share."""
+    first, words = next(iter(view.experts.values())), "bert.embeddings.word_embeddings.weight"
+    total = view.base[words] + sum(expert[words] - view.base[words] for expert in view.experts.values())
+    return view.base.replace({**first.only(shared_tensors(first, view.base)), words: total})
 
 
 @merger("takes-two")
