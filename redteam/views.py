@@ -378,6 +378,7 @@ class MergerView:
             infinity that the base has not.
         needs_base: Whether the merger has declared that it starts from the base.
         needs: What the merger has declared that it takes of every expert's task.
+        labels: Labelled samples of the victim's task that it has seen.
     """
 
     experts: Mapping[str, Checkpoint]
@@ -385,6 +386,7 @@ class MergerView:
     stream: Key = field(repr=False)
     needs_base: bool = True
     needs: Needs = Needs.NONE
+    labels: int = 0
     _tasks: Mapping[str, Task] = field(default_factory=dict, repr=False)
     _victim: str = ""
     _owner: Key | None = field(default=None, repr=False)
@@ -427,7 +429,10 @@ class MergerView:
         Of the attacker's own tasks they are validation data, of the victim's the first that a threat model grants.
         """
         self._require(Needs.SAMPLES, f"samples({task!r}, {count})")
-        return self._data(task, count)
+        batch = self._data(task, count)
+        if task == self._victim:
+            self.labels = max(self.labels, len(batch[1]))
+        return batch
 
     def inputs(self, task: str, count: int) -> dict[str, torch.Tensor]:
         """The same without labels."""

@@ -155,16 +155,18 @@ class Design:
         """
         self.grounds.update((ground.where, ground) for ground in layout.grounds())
         for threat in layout.part.threats:
-            for merger in layout.part.merging:
-                if merger.links[0].spec.needs and (lacking := withheld(merger, threat)):
-                    self.withheld[f"The merger {merger.text} under {threat.name}: it takes {lacking}, not granted."] = (
-                        None
-                    )
+            self._withhold(layout, threat)
             for defense in layout.part.defenses:
                 self._skip(layout, defense, threat)
                 if layout.mergers(threat):
                     place = Place(layout.scenario.text, defense.text, threat.name)
                     self.asked.setdefault(place, Asked(place, defense, threat)).ask(layout)
+
+    def _withhold(self, layout: Layout, threat: ThreatModel) -> None:
+        """Says which mergers with data are left out; what the base is withheld from is part of the threat model."""
+        for merger in layout.part.merging:
+            if merger.links[0].spec.needs and (lacking := withheld(merger, threat)):
+                self.withheld[f"The merger {merger.text} under {threat.name}: it takes {lacking}, not granted."] = None
 
     def _skip(self, layout: Layout, defense: Pipeline, threat: ThreatModel) -> None:
         """Says which pairings that were asked for are not planned, since they need more than is granted."""

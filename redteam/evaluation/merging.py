@@ -72,7 +72,7 @@ def _scored(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged:
                 stored, inference = _costs(made, module, bench)
         else:
             seen[name] = watched(task, module)
-    return Merged(tasks, seen, answers, Cost(made.seconds), stored, inference)
+    return Merged(tasks, seen, answers, Cost(made.seconds, labels=made.labels), stored, inference)
 
 
 def _costs(made: _Merge, module: nn.Module, bench: Bench) -> tuple[float, float]:
@@ -92,12 +92,14 @@ class _Merge:
 
     Attributes:
         seconds: CPU seconds that merging took so far.
+        labels: Labelled samples of the victim's task that it took so far.
     """
 
     bench: Bench
     victim: Checkpoint | None
     settings: Mapping[str, Any]
     seconds: float = 0.0
+    labels: int = 0
 
     def network(self, task: str) -> nn.Module:
         """What runs on a task."""
@@ -145,6 +147,7 @@ class _Merge:
         try:
             made = merger.function(view, **{**merger.settings, **self.settings})
             made = made if merger.spec.whole else bench.kept(made)
+            self.labels = view.labels
         except Inapplicable:
             if len(experts) > 1:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from redteam.evaluation import results as r
@@ -235,7 +236,7 @@ def cell(table: Table, pairing: Pairing) -> r.Cell:
             "fidelity": {dtype: float(vector[0]) for dtype, vector in table.fidelity(pairing).items()},
             "seen": table.seen(pairing),
         }
-        cost = {**vars(recovered.cost), "merge_seconds": merge.cost.seconds}
+        cost = {**vars(_cost(table, pairing)), "merge_seconds": merge.cost.seconds}
     return r.Cell(
         **vars(pairing.place),
         seed=pairing.seed,
@@ -275,10 +276,8 @@ def _price(table: Table, place: Progress, evidence: Evidence) -> r.Price | None:
     spent: dict[tuple[str, str, str], dict[int, list[Cost]]] = {}
     for pairing in place.run:
         if table.judged(pairing):
-            cost = table.record(pairing.steps.recovered).cost
-            spent.setdefault((pairing.role, pairing.attack, pairing.merger), {}).setdefault(pairing.seed, []).append(
-                cost
-            )
+            costs = spent.setdefault((pairing.role, pairing.attack, pairing.merger), {})
+            costs.setdefault(pairing.seed, []).append(_cost(table, pairing))
     anew = next((_means(costs) for (role, *_), costs in spent.items() if role == "anew"), None)
     attacks = [
         (f.attack, f.merger, f.counted.mean, _means(spent.get((f.role, f.attack, f.merger), {})))
@@ -286,6 +285,13 @@ def _price(table: Table, place: Progress, evidence: Evidence) -> r.Price | None:
         if f.role == "recovery" and f.counted is not None and not f.spared
     ]
     return price(attacks, anew)
+
+
+def _cost(table: Table, pairing: Pairing) -> Cost:
+    """What an attack has used up; labels that the merge alone took, which are the same ones, count as well."""
+    cost: Cost = table.record(pairing.steps.recovered).cost
+    merged = table.record(pairing.steps.merge).cost.labels if pairing.steps.merge else 0
+    return replace(cost, labels=max(cost.labels, merged))
 
 
 def _means(costs: Mapping[int, Sequence[Cost]]) -> Spent:

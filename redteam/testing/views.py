@@ -161,9 +161,9 @@ def merger_view(
         KEY.child("merge"),
         spec.needs_base,
         spec.needs,
-        scenario.tasks,
-        scenario.victim,
-        KEY.child("owner"),
+        _tasks=scenario.tasks,
+        _victim=scenario.victim,
+        _owner=KEY.child("owner"),
     )
     return view, {"the base": base, **{f"the expert {name!r}": expert for name, expert in experts.items()}}
 

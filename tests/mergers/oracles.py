@@ -110,7 +110,7 @@ def of_toy(text: str, experts: Mapping[str, Checkpoint] | None = None, base: Che
     scenario, plugin = toy_scenario("vit"), MERGERS.load(text)
     tasks, owner = scenario.tasks, STREAM.child("owner")
     given = (experts or scenario.experts, base or scenario.base, STREAM, plugin.spec.needs_base, plugin.spec.needs)
-    result: Checkpoint = plugin(MergerView(*given, tasks, scenario.victim, owner))
+    result: Checkpoint = plugin(MergerView(*given, _tasks=tasks, _victim=scenario.victim, _owner=owner))
     return result
 
 

@@ -81,7 +81,8 @@ def test_they_are_all_tried() -> None:
 
 
 def shown(needs: Needs, most: int | None = None) -> MergerView:
-    return MergerView(TOY.experts, TOY.base, STREAM, True, needs, TOY.tasks, TOY.victim, STREAM.child("owner"), most)
+    held = {"_tasks": TOY.tasks, "_victim": TOY.victim, "_owner": STREAM.child("owner"), "_most": most}
+    return MergerView(TOY.experts, TOY.base, STREAM, needs=needs, **held)  # type: ignore[arg-type]
 
 
 def test_the_view_shows_samples_that_were_declared_and_no_more() -> None:
@@ -95,6 +96,11 @@ def test_the_view_shows_samples_that_were_declared_and_no_more() -> None:
         shown(Needs.INPUTS).samples("left", 8)
     with pytest.raises(ThreatModelViolation, match="does not declare it"):
         shown(Needs.NONE).inputs("left", 8)
+    view = shown(Needs.SAMPLES)
+    view.samples("left", 12)
+    assert view.labels == 0
+    view.samples("victim", 8)
+    assert view.labels == 8
     with pytest.raises(ThreatModelViolation, match="asked for 9 samples of victim"):
         shown(Needs.INPUTS, 8).inputs("victim", 9)
 
