@@ -21,7 +21,7 @@ Loss = Callable[[nn.Module, Batch], Tensor]
 """A scalar of a network and a batch."""
 
 Points = Callable[[np.random.Generator], Sequence[tuple[float, float]]]
-"""At which points c of the path from the base (0) to the weights (1) a step looks, each with its weight w."""
+"""At which points c of the path from its origin (0) to the weights (1) a step looks, each with its weight w."""
 
 Penalty = Callable[[Sequence[nn.Parameter], Sequence[Tensor]], Tensor]
 """A scalar of the parameters that are trained and of where the base has them."""
@@ -69,6 +69,7 @@ def train(
     loss: Loss,
     generator: np.random.Generator,
     points: Points = at_the_weights,
+    origin: Checkpoint | None = None,
     penalty: Penalty | None = None,
     penalised: Iterable[str] | None = None,
     names: Iterable[str] | None = None,
@@ -76,19 +77,20 @@ def train(
     relatives: Sequence[Checkpoint] = (),
     steps: Iterable[int] | None = None,
 ) -> Checkpoint:
-    """The start after training, in its own names and dtypes; the loss of a step is Σ w L(θ₀ + c (θ − θ₀)) + penalty.
+    """The start after training, in its own names and dtypes; the loss of a step is Σ w L(o + c (θ − o)) + penalty.
 
     Weights are held in float32, whatever they are stored in. There is no weight decay, which would pull towards zero
     and not towards the base, and no dropout. What is not trained stays as it is, bit by bit.
 
     Args:
         start: Where training starts.
-        base: θ₀, the other end of the path.
+        base: θ₀, which says what is trained, and what penalty and reach are counted from.
         budget: What training may spend.
         batches: One batch a step.
         loss: What is minimised.
         generator: What `points` draws from.
         points: Pairs (c, w), drawn anew for each step.
+        origin: o, where the path begins: θ₀ by default, or other weights of the start's network.
         penalty: Added to the loss of every step, at the weights themselves.
         penalised: Which of the tensors that are trained it is handed; all by default.
         names: Which tensors are trained; by default those that start and base share, that is, what a merge takes. A
@@ -110,6 +112,7 @@ def train(
         body = _Body.of(start, base, chosen)
         held = body.those_of(start, penalised)
         limits = None if reach is None else [reach * size for size in _sizes(body, start, base, relatives)]
+        behind = body.origin if origin is None else _values(start, origin, body.names)
     learned = body.learned
     # Fused, since the second moments of rows that are seldom touched decay to subnormals, which are slow otherwise.
     optimizer = torch.optim.AdamW(learned, lr=budget.rate, eps=budget.epsilon, weight_decay=0.0, fused=True)
@@ -121,7 +124,7 @@ def train(
         where = points(generator)
         if alone and any(share != 1 for share, _ in where):
             raise BadInput(f"The base lacks {alone[0]!r}, so that no path leads there; train it at the weights alone.")
-        _slopes(loss, body, next(batches), where)
+        _slopes(loss, body, behind, next(batches), where)
         if penalty is not None:
             with torch.enable_grad():
                 penalty([learned[i] for i in held], [body.origin[i] for i in held]).backward()
@@ -195,8 +198,7 @@ class _Body:
         names = tuple(name for name, parameter in found.items() if parameter.requires_grad)
         if not names:
             raise BadInput("There is nothing to train; name tensors of the network, or a base that shares some.")
-        there = parameters_of(start.replace({name: base[name] for name in shared_tensors(start, base)}))
-        return cls(module, names, [found[name] for name in names], [there[name] for name in names])
+        return cls(module, names, [found[name] for name in names], _values(start, base, names))
 
     def those_of(self, start: Checkpoint, names: Iterable[str] | None) -> list[int]:
         """The places of the parameters that hold one of some tensors."""
@@ -217,6 +219,12 @@ class _Body:
                 _set([parameter], [origin + away * (limit / far)])
 
 
+def _values(start: Checkpoint, other: Checkpoint, names: Iterable[str]) -> list[Tensor]:
+    """Where another checkpoint has some parameters of the start's network; the start's own, where it lacks them."""
+    there = parameters_of(start.replace({name: other[name] for name in shared_tensors(start, other)}))
+    return [there[name] for name in names]
+
+
 def _sizes(body: _Body, start: Checkpoint, base: Checkpoint, relatives: Sequence[Checkpoint]) -> list[float]:
     """How far the relatives lie from the base, tensor by tensor; without any, whatever is far enough."""
     names, sizes = shared_tensors(start, base), [0.0 if relatives else math.inf] * len(body.names)
@@ -228,15 +236,25 @@ def _sizes(body: _Body, start: Checkpoint, base: Checkpoint, relatives: Sequence
     return sizes
 
 
-def _slopes(loss: Loss, body: _Body, batch: Batch, points: Sequence[tuple[float, float]]) -> None:
-    """Adds up the gradient of the loss at points of the path, with respect to its end, where it leaves θ."""
+def _slopes(
+    loss: Loss, body: _Body, behind: Sequence[Tensor], batch: Batch, points: Sequence[tuple[float, float]]
+) -> None:
+    """Adds up the gradient of the loss at points of the path, with respect to its end, where it leaves θ.
+
+    Args:
+        loss: What is minimised.
+        body: Holds θ.
+        behind: Where the path begins.
+        batch: What the loss is taken of.
+        points: Pairs (c, w).
+    """
     learned = body.learned
     moved = any(share != 1 for share, _ in points)  # else nothing is to be put back, which takes time in large networks
     kept = [parameter.detach().clone() for parameter in learned] if moved else []
     for share, weight in points:
         if moved:
-            path = zip(body.origin, kept, strict=True)
-            _set(learned, [end if share == 1 else torch.lerp(origin, end, share) for origin, end in path])
+            path = zip(behind, kept, strict=True)
+            _set(learned, [end if share == 1 else torch.lerp(start, end, share) for start, end in path])
         with torch.enable_grad():
             (loss(body.module, batch) * (share * weight)).backward()
     if moved:

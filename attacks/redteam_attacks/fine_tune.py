@@ -16,7 +16,7 @@ from redteam_attacks.training import Epsilon, Rate, Size, Steps, train
 @attack(
     "fine-tune",
     needs=Needs.ANCHOR | Needs.COMPANIONS | Needs.SAMPLES,
-    paper="the loss along a linear path after MERGETUNE, arXiv:2601.10497",
+    paper="the loss along a linear path as in MERGETUNE, arXiv:2601.10497, without the rest of it",
 )
 def fine_tune(
     view: AttackerView,
@@ -35,6 +35,10 @@ def fine_tune(
     And what lies far from the base spoils the other tasks of the merge, so that no tensor may lie farther from it than
     the attacker's own experts do: what a lock has thrown away from there is brought back first, along a straight line,
     and learned anew. Whatever this gets is to be held against the same training from the base.
+
+    Of MERGETUNE it has that the loss is asked for along the line to the zero-shot model, as in its `mma_LMC`, at one
+    random point of it a step in place of five fixed ones beside the end; the pull, the line to the fine-tuned model and
+    no bound on the distance are `mergetune`'s.
 
     Args:
         view: Grants the base, companions and labelled samples.

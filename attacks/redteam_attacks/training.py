@@ -6,7 +6,7 @@ from typing import Annotated
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.settings import Range
-from redteam.training import Budget, Points, at_the_weights, endless
+from redteam.training import Budget, Penalty, Points, at_the_weights, endless
 from redteam.training import train as trained
 from redteam.views import AttackerView
 
@@ -22,6 +22,8 @@ def train(
     budget: Budget,
     *,
     points: Points = at_the_weights,
+    origin: Checkpoint | None = None,
+    penalty: Penalty | None = None,
     reach: float | None = None,
 ) -> Checkpoint:
     """The start after training on all labelled samples that are granted; the head stays.
@@ -31,6 +33,8 @@ def train(
         start: Where training starts.
         budget: What it may spend.
         points: As of `redteam.training.train`.
+        origin: As there.
+        penalty: As there.
         reach: How far θ may lie from θ₀, tensor by tensor, as a multiple of the farthest companion's distance; anywhere
             by default.
     """
@@ -42,6 +46,8 @@ def train(
         loss=view.loss,
         generator=view.generator("points of the path"),
         points=points,
+        origin=origin,
+        penalty=penalty,
         reach=reach,
         relatives=() if reach is None else tuple(view.companions.values()),
         steps=view.steps(budget.steps),

@@ -77,7 +77,7 @@ def scenario(request: pytest.FixtureRequest) -> Iterator[Scenario]:
 
 
 class TestTraining:
-    @pytest.mark.parametrize("name", ["fine-tune", "train-anew"])
+    @pytest.mark.parametrize("name", ["fine-tune", "mergetune", "train-anew"])
     def test_the_head_stays_and_the_body_moves(self, name: str, scenario: Scenario) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             protected = locked(scenario).to(dtype)
@@ -91,7 +91,7 @@ class TestTraining:
             enough = 0.9 if dtype == torch.float32 else 0.6  # a few steps are lost in the rounding of gains near 1
             assert len(moved) > enough * (len(protected) - len(own)), f"unmoved: {kept}"
 
-    @pytest.mark.parametrize("name", ["fine-tune", "train-anew"])
+    @pytest.mark.parametrize("name", ["fine-tune", "mergetune", "train-anew"])
     def test_the_same_bits_whatever_the_surroundings_which_stay(self, name: str, scenario: Scenario) -> None:
         text = f"{name}:steps=3,batch=8"
         first = attacked(text, scenario)

@@ -16,6 +16,7 @@ LONG = {
     "invariant-space",
     "learned-linear",
     "mergeguard",
+    "mergetune",
     "neulig",
     "optimal-transport",
     "regmean-regression",
