@@ -13,7 +13,9 @@ from redteam.evaluation.aggregate import figures
 from redteam.evaluation.controls.gain import gains
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Resolved
+from redteam.evaluation.steps import Step
 from redteam.evaluation.whole import whole_merges
+from tests.evaluation.layouts import Watched
 from tests.evaluation.merges import PLACE, Bench, merge
 
 WHOLE = {"stored": 2.1, "inference": 1.0}
@@ -72,6 +74,30 @@ class TestRows:
         bench.pair("slow", {"status": "timeout", "reason": "took too long"}, merger="keeps", whole=True)
         (row,) = whole_merges(bench.table, PLACE, bench.pairings, excluded=frozenset())
         assert (row.reason, row.cells, row.attack) == ("took too long", 2, "none")
+
+
+class Split(Watched):
+    """A place where emr alone steals so much of the lock, whatever the attack."""
+
+    emr = 0.0
+
+    def _stolen(self, step: Step) -> float:
+        made = super()._stolen(step)
+        locked = "victim" in step.inputs and "unlocked" not in self.design.steps[step.inputs["victim"]].settings
+        return self.emr if locked and step.settings["merger"][0][0] == "emr" else made
+
+
+@pytest.mark.parametrize(("emr", "procrustes", "last"), [(0.0, 1.0, "procrustes"), (1.0, 0.0, "gauge-fit")])
+def test_a_gauntlet_goes_on_for_the_others_alone_and_is_theirs_to_close(
+    emr: float, procrustes: float, last: str
+) -> None:
+    ladder = ("hungarian", "procrustes", "gauge-fit")
+    plan = {"defenses": ("mergelock",), "attacks": (), "mergers": (MEAN, "emr")}
+    split = Split(plan, {"procrustes": procrustes}, ladder=ladder)
+    split.emr = emr
+    split.to_the_end()
+    ran = {merger: {p.attack for p in split.progress.run if p.merger == merger} for merger in (MEAN, "emr")}
+    assert set(ladder[: ladder.index(last) + 1]) == ran[MEAN] & set(ladder) == ran["emr"] & set(ladder)
 
 
 def test_a_plan_needs_a_merger_that_a_verdict_counts(toys: Any) -> None:

@@ -33,9 +33,9 @@ def smile(
     """y = W₀x + b₀ + Σ w_t (U_t S_t V_tᵀ x + Δb_t), with Δ_t = U_t S_t V_tᵀ and w the largest of softmax ‖V_tᵀ x‖.
 
     Every linear layer is its own router, token by token, whatever the task. What is no linear layer (norms, embeddings,
-    convolutions) stays the base's, as in the release with average_experts=false. Singular values that are zero are left
-    out, with their vectors, which say nothing, and a router looks at half of the input's directions at most: it would
-    score all experts alike if it saw them all. The release does neither.
+    convolutions, stacked experts) stays the base's, as in the release with average_experts=false. Singular values that
+    are zero are left out, with their vectors, which say nothing, and a router looks at half of the input's directions
+    at most: it would score all experts alike if it saw them all. The release does neither.
 
     Args:
         view: The experts and the base.
