@@ -29,9 +29,10 @@ def cart(
 ) -> Checkpoint:
     """θ̄ + λ Σ (θ_t − θ̄ at the share `rank` of its rank, at least 1), θ̄ the mean of the experts, for each matrix.
 
-    What is no matrix gets θ̄. With two experts it is θ̄ as well, since both differ from it by the same and that cancels;
-    so does everything at rank 1.0. The release's settings for 8, 14 and 20 tasks are ranks of 0.12, 0.16 and 0.32 and
-    λ of 2, 1.5 and 1.9, and it takes the weights of attention and MLPs alone; the paper finds 8 % a good rank for all.
+    What is no matrix gets θ̄. With two experts it is θ̄ as well, whatever λ, since both differ from it by the same and
+    that cancels; so does everything at rank 1.0. The release's settings for 8, 14 and 20 tasks are ranks of 0.12, 0.16
+    and 0.32 and λ of 2, 1.5 and 1.9, and it takes the weights of attention and MLPs alone; the paper finds 8 % a good
+    rank for all.
 
     Args:
         view: The experts.
