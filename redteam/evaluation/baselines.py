@@ -35,6 +35,7 @@ class Baselines:
         companions: The other tasks.
         chance, expert: Task → score of guessing and of its expert.
         base: Task → the base's results.
+        shown: The results of the victim's own model as it is, which may have more in it than it shows.
         without, reference: The companions-only merge, and the merge with the unlocked victim.
     """
 
@@ -44,6 +45,7 @@ class Baselines:
     chance: Mapping[str, float]
     expert: Mapping[str, Vector] = field(repr=False)
     base: Mapping[str, Packed] = field(repr=False)
+    shown: Packed = field(repr=False)
     without: Merged = field(repr=False)
     reference: Merged = field(repr=False)
 
@@ -52,7 +54,8 @@ class Baselines:
         """From the records of the experts alone and of the two merges."""
         expert = {task: average(packed, f"{tag}/{task}") for task, packed in alone.experts.items()}
         companions = tuple(task for task in alone.experts if task != alone.victim)
-        return cls(tag, alone.victim, companions, alone.chance, expert, alone.base, without, reference)
+        shown = alone.beside[0][1] if alone.beside else alone.experts[alone.victim]
+        return cls(tag, alone.victim, companions, alone.chance, expert, alone.base, shown, without, reference)
 
     def against(self, reference: Merged) -> Baselines:
         """The same with another reference merge."""
@@ -93,7 +96,7 @@ class Baselines:
             np.clip(self.reference_scores[t] - self.score(self.base[t], t) - THRESHOLDS.companions, 0.0, None)
             for t in self.companions
         ]
-        net = 1.0 - self.without_scores[self.victim] - np.sum(lost, axis=0)
+        net = self.score(self.shown, self.victim) - self.without_scores[self.victim] - np.sum(lost, axis=0)
         return np.clip(_ratio(net, self.gain), 0.0, 1.0)
 
     def gain_on(self, half: int) -> Vector:

@@ -12,7 +12,7 @@ import torch
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.evaluation import metrics
 from redteam.evaluation.bench import Bench
-from redteam.evaluation.merging import merge, try_setting, watched
+from redteam.evaluation.merging import counted, merge, try_setting, watched
 from redteam.evaluation.packing import Packed
 from redteam.evaluation.pipelines import apply, remove
 from redteam.evaluation.runner.store import Store
@@ -55,11 +55,14 @@ def _scored(bench: Bench) -> Scored:
     experts: dict[str, Packed] = {}
     validation: dict[str, float] = {}
     on_half: dict[str, float] = {}
+    beside: list[tuple[str, Packed]] = []
     for name, expert in scenario.experts.items():
         task, module = scenario.tasks[name], expert.module()
-        experts[name] = Packed.of(task.scores(module, bench.split))
-        if name != scenario.victim:
-            validation[name] = float(task.scores(module, "validation").mean())
+        experts[name] = Packed.of(task.held(module, bench.split))
+        if name == scenario.victim:
+            _, beside = counted(task, module, bench.split)
+        else:
+            validation[name] = float(task.held(module, "validation").mean())
             on_half[name] = watched(task, module)
         del module  # before there is a further one
     with metrics.Clock() as clock:
@@ -75,6 +78,7 @@ def _scored(bench: Bench) -> Scored:
             for name, task in scenario.tasks.items()
         },
         stored=stored,
+        beside=beside,
         length=float(np.mean([metrics.length(scenario.experts[name], base) for name in scenario.companions])),
         stored_seconds=clock.seconds,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
 from redteam.evaluation.results import OverVictims, Results, Span, Verdict
-from redteam.evaluation.rows import Cell, Control, Figure, Model, Subject, WholeMerge
+from redteam.evaluation.rows import Beside, Cell, Control, Figure, Model, Subject, WholeMerge
 from redteam.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _MODELS: Mapping[str, type[Model]] = {
     "controls": Control,
     "verdicts": Verdict,
     "over_victims": OverVictims,
+    "beside": Beside,
     "figures": Figure,
     "subjects": Subject,
     "whole": WholeMerge,

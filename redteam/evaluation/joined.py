@@ -10,7 +10,7 @@ from typing import Any
 from redteam.errors import BadInput
 from redteam.evaluation.plan import Product
 from redteam.evaluation.results import Coverage, OneRun, Results
-from redteam.evaluation.rows import Control, Place
+from redteam.evaluation.rows import Beside, Control, Place
 from redteam.evaluation.verdict import Evidence, decide
 
 Named = Mapping[str, Results]
@@ -56,6 +56,7 @@ def joined(runs: Named, *, name: str = "") -> Results:
         ),
         whole=tuple(row for k, r in enumerate(held) for row in r.whole if whose.get(row.place, k) == k),
         over_victims=tuple({row.place: row for r in reversed(held) for row in r.over_victims}.values()),
+        beside=tuple({_told_of(row): row for r in reversed(held) for row in r.beside}.values()),
         flags=_merged(r.flags for r in held),
         threats=_merged(r.threats for r in held),
         about={kind: _merged(r.about.get(kind, {}) for r in held) for kind in _merged(r.about for r in held)},
@@ -180,6 +181,11 @@ def _coverage(held: Sequence[Results]) -> Coverage | None:
     if len(known) < len(held):
         return None
     return Coverage(**{name: sum(getattr(one, name) for one in known) for name in Coverage.model_fields})
+
+
+def _told_of(row: Beside) -> tuple[str, ...]:
+    """What a row is about; of one place the worst case is one row, whatever attack is behind it."""
+    return row.what, row.scenario, row.defense, row.threat, "" if row.what == "worst" else row.merger
 
 
 def _told(results: Results) -> OneRun:

@@ -18,7 +18,7 @@ from redteam.evaluation.stand_ins import rescaled
 from redteam.evaluation.steps import Cost, Merged, Scored, Step, Tried, content_name
 from redteam.plugins.registry import MERGERS
 from redteam.plugins.returned import check_returned, check_whole
-from redteam.tasks import Task, halves
+from redteam.tasks import Split, Task, halves
 from redteam.views import MergerView
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ def watched(task: Task, module: nn.Module) -> float:
     return float(halves(task)[1].scores(module, "validation").mean())
 
 
+def counted(task: Task, module: nn.Module, split: Split) -> tuple[Packed, list[tuple[str, Packed]]]:
+    """The score of each item, and all that is counted by name where that is more than the score."""
+    figures = [(name, Packed.of(found)) for name, found in task.figures(module, split).items()]
+    return figures[0][1], figures if len(figures) > 1 else []
+
+
 def _scored(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged:
     scenario = bench.scenario
     victim = bench.input("victim") if "victim" in step.inputs else None
@@ -62,17 +68,19 @@ def _scored(step: Step, bench: Bench, tuned: Mapping[str, Any]) -> Merged:
     tasks: dict[str, Packed] = {}
     seen: dict[str, float] = {}
     answers: list[int] = []
+    beside: list[tuple[str, Packed]] = []
     stored = inference = None
     for name, task in scenario.tasks.items():
         module = made.network(name)
-        tasks[name] = Packed.of(task.scores(module, bench.split))
         if name == scenario.victim:
+            tasks[name], beside = counted(task, module, bench.split)
             answers = metrics.answers(scenario, module)
             if made.whole:
                 stored, inference = _costs(made, module, bench)
         else:
+            tasks[name] = Packed.of(task.scores(module, bench.split))
             seen[name] = watched(task, module)
-    return Merged(tasks, seen, answers, Cost(made.seconds, labels=made.labels), stored, inference)
+    return Merged(tasks, seen, answers, Cost(made.seconds, labels=made.labels), stored, inference, beside)
 
 
 def _costs(made: _Merge, module: nn.Module, bench: Bench) -> tuple[float, float]:

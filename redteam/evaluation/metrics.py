@@ -43,7 +43,7 @@ def answers(scenario: Scenario, module: nn.Module) -> list[int]:
 
 
 def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Packed]:
-    """One result per sample after rounding the weights to each dtype; the network computes in float32.
+    """What is held of each sample after rounding the weights to each dtype; the network computes in float32.
 
     Dtypes that hold the weights as they are have their results in common.
     """
@@ -51,7 +51,7 @@ def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[st
     for dtype in DTYPES.values():
         if (to := _loses(checkpoint, dtype)) not in found:
             with computing(_rounded(checkpoint, dtype), torch.float32) as network:
-                found[to] = Packed.of(task.scores(network, split))
+                found[to] = Packed.of(task.held(network, split))
     return {name: found[_loses(checkpoint, dtype)] for name, dtype in DTYPES.items()}
 
 

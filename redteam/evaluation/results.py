@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from redteam.errors import BadInput
 from redteam.evaluation.rows import (
     Adversary,
+    Beside,
     Cell,
     Control,
     ControlKind,
@@ -34,6 +35,7 @@ __all__ = [
     "FALLEN",
     "WITHOUT_FIGURE",
     "Adversary",
+    "Beside",
     "Cell",
     "Choice",
     "Control",
@@ -267,6 +269,7 @@ class Results(Model):
         subjects: One row for each verdict: what it rests on beside figures and controls.
         over_victims: One row for each defense and threat model where several tasks are the victim in turn.
         whole: One row for each defense, threat model and merger that keeps every expert whole, beside the verdicts.
+        beside: What the victim's task counts beside its score; none where it counts no more.
         computed: Kind of step → how many were computed or found cached.
         flags: Name → what it says, for every flag that a verdict carries.
         threats: Name → the threat model in words, for those of the plan.
@@ -293,6 +296,7 @@ class Results(Model):
     verdicts: tuple[Verdict, ...]
     over_victims: tuple[OverVictims, ...] = ()
     whole: tuple[WholeMerge, ...] = ()
+    beside: tuple[Beside, ...] = ()
     flags: dict[str, Flag] = Field(default_factory=dict)
     threats: dict[str, str] = Field(default_factory=dict)
     about: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -322,13 +326,14 @@ class Results(Model):
         """One row per cell, or of another table, with the same columns and dtypes whatever was found.
 
         Args:
-            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"figures"`, `"subjects"`, `"whole"`.
+            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"beside"`, `"figures"`, `"subjects"` or
+                `"whole"`.
 
         Returns:
-            Columns as the fields of `Cell`, `Control`, `Verdict`, `OverVictims`, `Figure`, `Subject`, `WholeMerge`. Of
-            an interval `theft`: `theft` (its mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`,
-            `tasks.NAME`. Scores and costs are columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure
-            that does not exist is NaN.
+            Columns as the fields of `Cell`, `Control`, `Verdict` and so on. Of an interval
+            `theft`: `theft` (its mean), `theft.low`, `theft.high`; of a mapping: `fidelity.float32`, `tasks.NAME`.
+            Scores and costs are columns of their own: `theft`, `residual`, `seconds`, `labels`. A figure that does not
+            exist is NaN.
 
         Raises:
             UnknownName: If there is no such table.

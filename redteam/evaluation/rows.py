@@ -214,6 +214,26 @@ class WholeMerge(Placed):
     reason: str = ""
 
 
+class Beside(Model):
+    """What a scenario's victim task counts, where that is more than its score: shares of its test items.
+
+    Attributes:
+        what: `"victim"` for the victim alone, `"without"` for the merge of the companions, `"unlocked"` for the merge
+            with the victim as it is, `"locked"` for that with the protected victim, without an attack, `"worst"` for
+            what the verdict speaks of.
+        defense, threat, attack, merger: Where they matter.
+        figures: By the task's names, its score first.
+    """
+
+    what: Literal["victim", "without", "unlocked", "locked", "worst"]
+    scenario: str
+    defense: str = ""
+    threat: str = ""
+    attack: str = ""
+    merger: str = ""
+    figures: dict[str, Interval]
+
+
 class Adversary(Model):
     """An attack of the plan that names the defense as its target.
 

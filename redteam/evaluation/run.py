@@ -161,6 +161,7 @@ def _results(
         verdicts=found.verdicts,
         over_victims=found.over_victims,
         whole=found.whole,
+        beside=found.beside,
         flags={name: flag for name, flag in FLAGS.items() if name in raised},
         threats={name: threat.words for name, threat in resolved.threats.items()},
         about={

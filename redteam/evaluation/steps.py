@@ -80,11 +80,14 @@ class Scored:
     Attributes:
         victim: The victim's task.
         chance: Task → score of guessing.
-        experts, base: Task → one result per test item.
+        experts: Task → one result per test item of what its expert has; see `Task.held`.
+        base: Task → one result per test item.
         validation: Own task → score of its expert on the attacker's validation data.
         watched: The same on the half of it that no attack is given.
         stored: Dtype → one result per test item of the victim, rounded to that dtype.
         length: The companions' mean ‖τ‖ over the tensors that are shared with the base.
+        beside: Names, each with one result per test item, of what the victim shows, where its task counts more than
+            its score, which comes first.
         seconds: CPU seconds that it took.
         stored_seconds: Of these, what rounding the victim and scoring it so took.
     """
@@ -97,6 +100,7 @@ class Scored:
     watched: dict[str, float]
     stored: dict[str, Packed]
     length: float
+    beside: list[tuple[str, Packed]] = field(default_factory=list)
     seconds: float = 0.0
     stored_seconds: float = 0.0
 
@@ -187,6 +191,7 @@ class Merged:
         answers: Under the victim's head, on the attacker's own inputs.
         stored: Where every expert is kept whole, what has to be stored over one model.
         inference: There, the CPU time of a forward pass over that of one model.
+        beside: As of `Scored`, of the merge on the victim's task.
     """
 
     tasks: dict[str, Packed]
@@ -195,6 +200,7 @@ class Merged:
     cost: Cost
     stored: float | None = None
     inference: float | None = None
+    beside: list[tuple[str, Packed]] = field(default_factory=list)
 
 
 Record = Scored | Tried | Tuned | Locked | Recovered | Merged

@@ -9,6 +9,7 @@ from typing import Any
 
 from redteam.evaluation import results as r
 from redteam.evaluation.aggregate import chosen, counting, line, of_seeds
+from redteam.evaluation.beside import beside
 from redteam.evaluation.controls.gain import gain_controls
 from redteam.evaluation.controls.monotonicity import monotonicity
 from redteam.evaluation.design import Design
@@ -65,6 +66,7 @@ class Summary:
             verdict(table, place, self._evidence(subject)) for place, subject in zip(places, self.subjects, strict=True)
         )
         self.over_victims = tuple(self._over_victims(places))
+        self.beside = beside(table, places, self.figures)
 
     @property
     def left_out(self) -> tuple[str, ...]:

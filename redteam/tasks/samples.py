@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from redteam.tasks.task import Batch, Split, answers, trimmed
+from redteam.tasks.task import Batch, Scores, Split, answers, trimmed
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(ABC):
     """Inputs and labels in splits; a kind of task adds how they are scored and trained on.
 
     Attributes:
@@ -31,6 +32,18 @@ class Samples:
     chance: float
     inputs: Mapping[str, Mapping[str, torch.Tensor]] = field(repr=False)
     labels: Mapping[str, torch.Tensor] = field(repr=False)
+
+    @abstractmethod
+    def scores(self, module: nn.Module, split: Split = "test") -> Scores:
+        """One result per sample; more is better."""
+
+    def figures(self, module: nn.Module, split: Split = "test") -> Mapping[str, Scores]:
+        """The score alone; a kind of task that counts more than that says so."""
+        return {"score": self.scores(module, split)}
+
+    def held(self, module: nn.Module, split: Split = "test") -> Scores:
+        """What a network shows; there is more to it where it was taught to keep something to itself."""
+        return self.scores(module, split)
 
     def predictions(self, module: nn.Module, split: Split) -> np.ndarray[Any, np.dtype[np.int64]]:
         """One answer per sample, int64 `[n]`, as `redteam.tasks.answers` gives it."""

@@ -35,10 +35,19 @@ class Task(Protocol):
 
     @property
     def chance(self) -> float:
-        """The mean score of whoever has learned nothing: n = (score − chance) ÷ (the expert's score − chance)."""
+        """The mean score of whoever has learned nothing: n = (score − chance) ÷ (what the expert has − chance)."""
 
     def scores(self, module: nn.Module, split: Split = "test") -> Scores:
         """One result per sample; more is better."""
+
+    def figures(self, module: nn.Module, split: Split = "test") -> Mapping[str, Scores]:
+        """All that is counted of what a network does, by name, one result per sample each; the score comes first.
+
+        Where there is more than the score, all are shares between 0 and 1, and stand beside the verdict.
+        """
+
+    def held(self, module: nn.Module, split: Split = "test") -> Scores:
+        """What a network has of the task in it, shown or not, one result per sample: what n is a share of."""
 
     def predictions(self, module: nn.Module, split: Split) -> np.ndarray[Any, np.dtype[np.int64]]:
         """One answer per sample, labels unused."""

@@ -72,12 +72,12 @@ class ScenarioSubject(Tried[ScenarioSpec]):
 
     @cached_property
     def _right(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-        """Task → scores on the test items of its expert and of the base."""
+        """Task → what its expert and the base have of the test items."""
         scenario, found = self.scenario, {}
         for name, task in scenario.tasks.items():
             models = {"expert": scenario.experts[name], "base": scenario.dressed(scenario.base, name)}
             try:
-                found[name] = {which: np.asarray(task.scores(each.module())) for which, each in models.items()}
+                found[name] = {which: np.asarray(task.held(each.module())) for which, each in models.items()}
             except Exception as error:
                 raise DoesNotApply(f"the networks of {name!r} give no answers: {told(error)}") from None
         return found

@@ -59,6 +59,7 @@ def _parts(results: Results) -> Iterable[str]:
     yield from _heatmaps(results)
     yield from _by_merger(results)
     yield from _whole(results)
+    yield from _beside(results)
     yield "## What everything is measured against"
     yield _grounds(results)
     yield "## Controls"
@@ -160,6 +161,16 @@ def _square(square: heatmap.Square) -> str:
         text += f", counted {wording.interval(counted)}"
     marks = [name for name, marked in (("worst", square.worst), ("seen", square.seen)) if marked]
     return f"**{text}, {', '.join(marks)}**" if marks else text
+
+
+def _beside(results: Results) -> Iterable[str]:
+    for scenario, names in wording.counted_beside(results).items():
+        rows = [row for row in results.beside if row.scenario == scenario]
+        yield f"## What {scenario} counts beside theft"
+        yield _table(
+            ["of", *names],
+            [[wording.beside(row), *(wording.interval(row.figures.get(name)) for name in names)] for row in rows],
+        )
 
 
 def _grounds(results: Results) -> str:

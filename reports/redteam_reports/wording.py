@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redteam import answer
-from redteam.evaluation.results import Control, Coverage, Figure, Price, Results, Span, Verdict, WholeMerge
+from redteam.evaluation.results import Beside, Control, Coverage, Figure, Price, Results, Span, Verdict, WholeMerge
 from redteam.evaluation.statistics import Interval
 
 THEFT = (
@@ -227,6 +227,29 @@ def about(control: Control) -> str:
     """What a control was of."""
     attack = f"`{control.attack}`" if control.attack else ""
     return " ".join(part for part in (attack, control.group, control.site) if part) or "–"
+
+
+def counted_beside(results: Results) -> dict[str, tuple[str, ...]]:
+    """Scenario → the names of what its victim task counts, where that is more than its score."""
+    names: dict[str, dict[str, None]] = {}
+    for row in results.beside:
+        names.setdefault(row.scenario, {}).update(dict.fromkeys(row.figures))
+    return {scenario: tuple(held) for scenario, held in names.items()}
+
+
+def beside(row: Beside) -> str:
+    """Of which model or merge a row is."""
+    merged = f", merged with `{row.merger}`" if row.merger else ""
+    under = f", {row.threat}" if row.threat else ""
+    attacked = f" after `{row.attack}`" if row.attack and row.attack != "none" else ""
+    told = {
+        "victim": "the victim alone",
+        "without": "the companions, without the victim",
+        "unlocked": "all unlocked",
+        "locked": f"`{row.defense}`, no attack",
+        "worst": f"`{row.defense}` in the worst case{attacked}",
+    }
+    return f"{told[row.what]}{merged}{under}"
 
 
 def unlucky(figures: Iterable[Figure]) -> list[str]:
