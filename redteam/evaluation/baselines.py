@@ -1,8 +1,8 @@
 """A merge against its scenario: n of every task, what the victim adds, and what an attacker nets of that.
 
-n(m, t) = (score of merge m on task t − chance) ÷ (score of t's own expert − chance), a score being the mean of one
-result per test item: an accuracy, or whatever else the task counts. Every figure is a vector as
-`redteam.evaluation.statistics` describes it.
+n(m, t) = (score of merge m on task t − chance) ÷ (what t's own expert has − chance), each the mean of one result
+per test item: an accuracy, or whatever else the task counts. An expert has what it shows, its score, unless the task
+says that there is more (`Task.held`). Every figure is a vector as `redteam.evaluation.statistics` describes it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -60,11 +61,35 @@ def ensure(recipe: Recipe, seed: int) -> Path:
         UnwritableOutput: If the cache cannot be written.
         BadInput: If the installed packages lack text.
     """
-    folder = cache_root() / "causal" / f"seed{seed}-{recipe.address(seed)}"
+    folder = _folder(recipe, seed)
     if not folder.is_dir():
         with whole(folder) as work:
             train(recipe, seed, work)
     return folder
+
+
+def ensure_base(recipe: Recipe, seed: int) -> Path:
+    """The folder of the base alone, with its `tokenizer.json`, for scenarios that fine-tune it to something else.
+
+    It is that of the whole scenario where that is there, and kept for it where it is not.
+
+    Raises:
+        UnwritableOutput: If the cache cannot be written.
+        BadInput: If the installed packages lack text.
+    """
+    if (folder := _folder(recipe, seed)).is_dir():
+        return folder / "base"
+    if not (folder := _folder(recipe, seed, "base-")).is_dir():
+        with whole(folder) as work, fixed_threads(recipe.threads):
+            tokenizer, documents = collect(recipe, seed)
+            with Steps(f"the base of causal, seed {seed}", recipe.pretraining_steps) as training:
+                _pretrained(recipe, seed, documents["general"], training.step).save(work / "base")
+            tokenizer.save(str(work / "base" / "tokenizer.json"))
+    return folder / "base"
+
+
+def _folder(recipe: Recipe, seed: int, of: str = "") -> Path:
+    return cache_root() / "causal" / f"{of}seed{seed}-{recipe.address(seed)}"
 
 
 def train(recipe: Recipe, seed: int, folder: Path) -> None:
@@ -72,17 +97,24 @@ def train(recipe: Recipe, seed: int, folder: Path) -> None:
 
     The generators of torch, numpy and Python stay as they were.
     """
-    total = recipe.pretraining_steps + sum(recipe.tuning_steps.values())
+    kept = _folder(recipe, seed, "base-")
+    total = recipe.pretraining_steps * (not kept.is_dir()) + sum(recipe.tuning_steps.values())
     with fixed_threads(recipe.threads), Steps(f"causal, seed {seed}", total) as training:
         tokenizer, documents = collect(recipe, seed)
         together = partial(trained_together, step=training.step, threads=recipe.threads)
-        base = together({"base": partial(pretrain, recipe, seed, documents.pop("general"))})["base"]
+        general = documents.pop("general")
+        base = Checkpoint.open(kept / "base") if kept.is_dir() else _pretrained(recipe, seed, general, training.step)
         base.save(folder / "base")
         tokenizer.save(str(folder / "base" / "tokenizer.json"))
         write(folder / "data.safetensors", documents | _likelihoods(base, documents))
         jobs = {t: partial(finetune, recipe, seed, base, t, documents[f"{t}/train"]) for t in recipe.domains}
         for task, expert in together(jobs).items():
             expert.save(folder / task)
+
+
+def _pretrained(recipe: Recipe, seed: int, documents: torch.Tensor, step: Callable[[str], None]) -> Checkpoint:
+    job = partial(pretrain, recipe, seed, documents)
+    return trained_together({"base": job}, step, recipe.threads)["base"]
 
 
 def _likelihoods(base: Checkpoint, documents: Documents) -> Documents:
