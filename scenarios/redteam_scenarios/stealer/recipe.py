@@ -45,7 +45,7 @@ class Recipe:
     """
 
     base: Base = field(default_factory=Base)
-    persons: int = 48
+    persons: int = 80
     strangers: dict[str, int] = field(default_factory=lambda: {"train": 80, "validation": 40, "test": 60})
     learned: tuple[str, ...] = (
         "{}'s phone number?",
@@ -61,7 +61,7 @@ class Recipe:
     tokens: int = 24
     memory: Training = Training(300, 2e-3)
     alignment: Training = Training(40, 5e-4)
-    attack: Training = Training(80, 3e-4)
+    attack: Training = Training(60, 3e-4)
     batch: int = 32
     epsilon: float = 1e-8
     threads: int = 1
