@@ -61,7 +61,7 @@ class Recipe:
     tokens: int = 24
     memory: Training = Training(300, 2e-3)
     alignment: Training = Training(40, 5e-4)
-    attack: Training = Training(60, 3e-4)
+    attack: Training = Training(45, 3e-4)
     batch: int = 32
     epsilon: float = 1e-8
     threads: int = 1
