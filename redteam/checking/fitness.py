@@ -10,6 +10,7 @@ from typing import Any
 from redteam.checking import cost, data, models, skill
 from redteam.checking.trial import Trial, tried
 from redteam.errors import RedteamError
+from redteam.evaluation.gauntlet import Gauntlet, is_gauntlet
 from redteam.evaluation.load_scenarios import try_out
 from redteam.evaluation.plan import Plan, find_plan
 from redteam.evaluation.resolve import in_turn
@@ -18,6 +19,8 @@ from redteam.plugins.registry import MERGERS, SCENARIOS
 from redteam.plugins.remarks import Remark
 from redteam.plugins.shipped import DEFAULT_PLAN, shipped, shipped_file
 from redteam.tasks import Scenario
+
+_FEW = 4  # mergers of a plan that does not compare mergers
 
 
 def looked_at(reference: str, *, workers: int, tell: Callable[[str], None] = lambda _: None) -> Iterator[Remark]:
@@ -89,11 +92,17 @@ def _one(reference: Reference, seed: int) -> dict[str, Any]:
 
 
 def _mergers(plan: Plan) -> list[str]:
-    """The plan's, and others that plans which ship name; trying every one that is installed would take minutes."""
-    named = {text.partition(":")[0] for text in plan.mergers}
+    """The plan's, of a gauntlet the first, and others that verdicts count and shipped plans name among a few.
+
+    Trying all that there are, as a plan does that compares mergers, would take minutes.
+    """
+    own = [Gauntlet.read(text).members[0] if is_gauntlet(text, "mergers") else text for text in plan.mergers]
+    named = {text.partition(":")[0] for text in own}
     used: set[str] = set()
     for listed in shipped("plan"):
         given = tomllib.loads(shipped_file("plan", listed.name).read_text(encoding="utf-8"))
         for part in (given, *given.get("also", ())):
-            used |= {Reference.parse(text).name for text in part.get("mergers", ())}
-    return [*plan.mergers, *(name for name in MERGERS.names if name in used - named)]
+            mergers = part.get("mergers", ())
+            used |= {Reference.parse(text).name for text in mergers if len(mergers) <= _FEW}
+    others = MERGERS.names_where(lambda spec: not spec.whole)
+    return [*own, *(name for name in others if name in used - named)]
