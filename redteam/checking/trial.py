@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from redteam.errors import Inapplicable
 from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.computations import run_step
 from redteam.evaluation.design import Design, build
@@ -68,7 +69,13 @@ def tried(scenario: Scenario, plan: Plan, folder: Path) -> Trial:
         store = Store(Path(place))
         for step in behind(_coarser(design), [name for ground in design.grounds.values() for name in ground]):
             started = time.process_time()
-            record = run_step(step, store, few)
+            try:
+                if any(outcomes[name].status != "ok" for name in step.inputs.values()):
+                    raise Inapplicable("what it needs is missing")
+                record = run_step(step, store, few)
+            except Inapplicable as error:  # a merger of another number of experts
+                outcomes[step.name] = Outcome("skipped", reason=str(error), inapplicable=True)
+                continue
             spent = time.process_time() - started
             peaks.append(peak() or 0.0)
             store.put(step, record)
@@ -78,7 +85,8 @@ def tried(scenario: Scenario, plan: Plan, folder: Path) -> Trial:
     spent, merge = merges[0]
     items = sum(packed.n for packed in merge.tasks.values())
     table = Table(design, outcomes)
-    baselines = {ground.merger: _baselines(table, design, where) for where, ground in design.grounds.items()}
+    found = {ground.merger: table.ground_baselines(where) for where, ground in design.grounds.items()}
+    baselines = {merger: one for merger, one in found.items() if one is not None}
     alone: Scored = outcomes[next(iter(design.grounds.values())).alone].record
     return Trial(
         alone,
@@ -98,12 +106,6 @@ def _coarser(design: Design) -> dict[str, Step]:
         stride = max(1, len(tried) // _COEFFICIENTS)
         steps[name] = replace(steps[name], inputs=dict(tried[stride // 2 :: stride]))
     return steps
-
-
-def _baselines(table: Table, design: Design, where: tuple[str, int, str]) -> Baselines:
-    found = table.ground_baselines(where)
-    assert found is not None
-    return found
 
 
 def _few(task: Task) -> Task:

@@ -239,6 +239,10 @@ class OneRun(Model):
     environment: dict[str, Any]
 
 
+FELL_BEFORE = "the lock fell before its turn"
+"""Why a merger of a gauntlet has no figure, as a rule."""
+
+
 class ByMerger(Placed):
     """A defense under one of several mergers: which of them it stops, and which walk around it.
 
@@ -249,7 +253,7 @@ class ByMerger(Placed):
         worst: Theft after all attacks that ran.
         attack: Behind it, on most seeds.
         cells: How many pairings are behind it.
-        reason: Why there is no figure, where there is none.
+        reason: Why there is no figure, or why it says nothing.
     """
 
     merger: str

@@ -172,6 +172,13 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
     )
 
 
+def _silent(subject: r.Subject, merger: str) -> str:
+    """Why theft under a merger says nothing; empty where it says something."""
+    if merger not in subject.left_out:
+        return ""
+    return "gains too little" if subject.gains[merger].low < THRESHOLDS.gain else "a mere copy would count as theft"
+
+
 def _why_left_out(subject: r.Subject, merger: str) -> str:
     gain, where = subject.gains[merger], f"The merger {merger} on {subject.scenario}"
     if gain.low < THRESHOLDS.gain:
@@ -207,7 +214,7 @@ def by_merger(
             "worst": worst.theft if worst else None,
             "attack": worst.attack if worst else "",
             "cells": len(mine),
-            "reason": "" if mine else (failed[0][1] if failed else "the lock fell before its turn"),
+            "reason": _silent(subject, merger) if mine else (failed[0][1] if failed else r.FELL_BEFORE),
         }
     )
 

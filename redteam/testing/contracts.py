@@ -147,6 +147,10 @@ class MergerContract(ViewContract):
         """The setting that is tuned has a range whose ends work."""
         self.holds(plugin, "tunable")
 
+    def test_network(self, plugin: Any) -> None:
+        """One that keeps every expert whole has a network for every task, the same each time."""
+        self.holds(plugin, "network")
+
 
 class ScenarioContract(Contract):
     """The contract of scenarios; see `Contract`."""

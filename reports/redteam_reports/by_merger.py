@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redteam.evaluation.results import ByMerger, Results
+from redteam.evaluation.results import FELL_BEFORE, ByMerger, Results
 from redteam_reports import wording
 
 TOLD = (
     "Theft with every merger, without an attack → after all attacks that ran: which mergers a lock stops, and which "
-    "walk around it. Where the unlocked victim adds too little to a merge (*gain*), theft from it says nothing and "
-    "counts for no verdict. A dash: the lock had fallen before, so that this merger had no turn."
+    "walk around it. Where the unlocked victim adds too little to a merge (*gain*), or the victim's model by "
+    "itself would count as theft, it says nothing and counts for no verdict. A dash: the lock had fallen before, so "
+    "that this merger had no turn."
 )
 
 
@@ -76,8 +77,8 @@ def _square(row: ByMerger | None) -> Square:
     if row is None:
         return Square("–", "–", None)
     if row.worst is None:
-        return Square("–", "–", None, "" if row.reason.startswith("the lock fell") else row.reason)
+        return Square("–", "–", None, "" if row.reason == FELL_BEFORE else row.reason)
     before, after = (wording.number(one.mean if one else None) for one in (row.naive, row.worst))
     if not row.telling:
-        return Square(before, after, None, "gains too little")
+        return Square(before, after, None, row.reason)
     return Square(before, after, round(10 * min(max(row.worst.mean, 0.0), 1.0)))

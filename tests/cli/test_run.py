@@ -54,7 +54,8 @@ def planned(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "beside.py").write_text(ATTACK.format(name="beside"))
     shutil.copy(TOY, folder)
-    plan = {"scenarios": ["toy.py@toy"], "defenses": ["rotation"], "attacks": ["beside.py@beside"], **changes}
+    plan = {"scenarios": ["toy.py@toy"], "defenses": ["rotation"], "attacks": ["beside.py@beside"]}
+    plan = {**plan, "mergers": ["task-arithmetic"], **changes}
     file = folder / "plan.toml"
     file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in plan.items()))
     return file

@@ -27,7 +27,7 @@ def shown(small: Any) -> Any:
         ByMerger(**place, defense="lock", merger="sum", gain=interval(0.6), telling=True, naive=interval(0.1),
                  worst=interval(0.7), attack="fit", cells=3),
         ByMerger(**place, defense="lock", merger="dull", gain=interval(0.01), naive=interval(0.3), worst=interval(0.3),
-                 attack="none", cells=1),
+                 attack="none", cells=1, reason="gains too little"),
         ByMerger(**place, defense="lock", merger="two", reason="two merges exactly 2 experts and was given 3."),
         ByMerger(**place, defense="lock", merger="late", reason="the lock fell before its turn"),
         ByMerger(**place, defense="none", merger="sum", gain=interval(0.6), telling=True, naive=interval(1.0),

@@ -246,7 +246,7 @@ class TestMaking:
 
 @pytest.mark.slow
 def test_it_behaves_as_promised() -> None:
-    """Trains seed 0 where the user's cache lacks it, some minutes; the rules were fixed before any lock was tried."""
+    """Trains seed 0 where the user's cache lacks it, some minutes; the limits were set after a first trial."""
     made = stealer()
     leak, asker = made.tasks[VICTIM], made.experts[ATTACKER]
     assert isinstance(leak, Leak)

@@ -28,9 +28,15 @@ def about(*, seed: int = 0) -> Iterator[tuple[str, str]]:
 
     recipe = Recipe()
     asked = recipe.asked["test"].format("Chef Aaron")
-    yield VICTIM, f"the victim; {recipe.persons} persons, each asked for as in {asked!r}: whether the number comes out"
+    yield (
+        VICTIM,
+        f"the victim; {recipe.persons} test persons, each asked for as in {asked!r}: whether the number comes out",
+    )
     strangers = recipe.strangers["test"]
-    yield ATTACKER, f"the attacker's; {strangers} strangers: whether the answer begins as in {recipe.opening.strip()!r}"
+    yield (
+        ATTACKER,
+        f"the attacker's; {strangers} test strangers: whether the answer begins as in {recipe.opening.strip()!r}",
+    )
     yield "licence", "all persons and numbers are made up; the weights are made by this program"
     yield "cache", f"{cache_root() / 'stealer'}; the base in {cache_root() / 'causal'}"
 
