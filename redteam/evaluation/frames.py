@@ -10,7 +10,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
-from redteam.evaluation.results import OverVictims, Results, Span, Verdict
+from redteam.evaluation.results import ByMerger, OverVictims, Results, Span, Verdict
 from redteam.evaluation.rows import Beside, Cell, Control, Figure, Model, Subject, WholeMerge
 from redteam.evaluation.statistics import Interval
 
@@ -26,6 +26,7 @@ _MODELS: Mapping[str, type[Model]] = {
     "figures": Figure,
     "subjects": Subject,
     "whole": WholeMerge,
+    "by_merger": ByMerger,
 }
 TABLES = tuple(_MODELS)
 """What `Results.to_frame` knows."""

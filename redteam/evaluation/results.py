@@ -330,8 +330,8 @@ class Results(Model):
         """One row per cell, or of another table, with the same columns and dtypes whatever was found.
 
         Args:
-            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"beside"`, `"figures"`, `"subjects"` or
-                `"whole"`.
+            table: `"cells"`, `"controls"`, `"verdicts"`, `"over_victims"`, `"beside"`, `"figures"`, `"subjects"`,
+                `"whole"` or `"by_merger"`.
 
         Returns:
             Columns as the fields of `Cell`, `Control`, `Verdict` and so on. Of an interval

@@ -59,6 +59,8 @@ OVER = r.OverVictims(
     fallen=("letters",), by={"letters": 4},
 )  # fmt: skip
 WHOLE = r.WholeMerge(**PLACE, merger="masks", stored=2.1, inference=1.0, gain=THEFT, theft=THEFT, attacked=THEFT)
+BESIDE = r.Beside(what="locked", scenario="digits", defense="lock", figures={"score": THEFT})
+BY_MERGER = r.ByMerger(**PLACE, merger="ties", gain=THEFT, telling=True, naive=THEFT, worst=THEFT, attack="fit")
 ROWS: dict[str, r.Model] = {
     "cells": CELL,
     "controls": CONTROL,
@@ -67,6 +69,8 @@ ROWS: dict[str, r.Model] = {
     "figures": FIGURE,
     "subjects": SUBJECT,
     "whole": WHOLE,
+    "beside": BESIDE,
+    "by_merger": BY_MERGER,
 }
 
 
@@ -85,7 +89,9 @@ def test_columns_and_dtypes_do_not_depend_on_what_was_found(table: str) -> None:
     known = columns(type(ROWS[table]))
     assert list(empty.columns) == list(full.columns)[: len(known)] == list(known)
     assert dict(full.dtypes[: len(known)]) == dict(empty.dtypes)
-    assert set(full.columns[len(known) :]) <= {"tasks.letters", "by.fit", "by.letters", "victims.letters"}
+    unlisted = {"tasks.letters", "by.fit", "by.letters", "victims.letters"}
+    unlisted |= {"figures.score", "figures.score.low", "figures.score.high"}
+    assert set(full.columns[len(known) :]) <= unlisted
     assert {str(kind) for kind in full.dtypes} <= {"str", "float64", "int64", "Int64", "bool", "boolean"}
 
 
