@@ -34,7 +34,7 @@ class Baselines:
         victim: The victim's task.
         companions: The other tasks.
         chance, expert: Task → score of guessing and of its expert.
-        base: Task → the base's results.
+        copied_on: Companions' task → the results of the victim's model there, nothing merged.
         shown: The results of the victim's own model as it is, which may have more in it than it shows.
         without, reference: The companions-only merge, and the merge with the unlocked victim.
     """
@@ -44,7 +44,7 @@ class Baselines:
     companions: tuple[str, ...]
     chance: Mapping[str, float]
     expert: Mapping[str, Vector] = field(repr=False)
-    base: Mapping[str, Packed] = field(repr=False)
+    copied_on: Mapping[str, Packed] = field(repr=False)
     shown: Packed = field(repr=False)
     without: Merged = field(repr=False)
     reference: Merged = field(repr=False)
@@ -55,7 +55,9 @@ class Baselines:
         expert = {task: average(packed, f"{tag}/{task}") for task, packed in alone.experts.items()}
         companions = tuple(task for task in alone.experts if task != alone.victim)
         shown = alone.beside[0][1] if alone.beside else alone.experts[alone.victim]
-        return cls(tag, alone.victim, companions, alone.chance, expert, alone.base, shown, without, reference)
+        return cls(
+            tag, alone.victim, companions, alone.chance, expert, alone.copied or alone.base, shown, without, reference
+        )
 
     def against(self, reference: Merged) -> Baselines:
         """The same with another reference merge."""
@@ -87,13 +89,13 @@ class Baselines:
 
     @cached_property
     def copied(self) -> Vector:
-        """What theft would count of the victim as it is, with nothing merged: its own n, the base's on all other tasks.
+        """What theft would count of the victim's model as it is, with nothing merged, under the heads of all tasks.
 
         Where that is much, the merge with the unlocked victim keeps so little of the companions that it is the victim
         over again: a merge of any lock that gives way to the locked model whole would count as theft.
         """
         lost = [
-            np.clip(self.reference_scores[t] - self.score(self.base[t], t) - THRESHOLDS.companions, 0.0, None)
+            np.clip(self.reference_scores[t] - self.score(self.copied_on[t], t) - THRESHOLDS.companions, 0.0, None)
             for t in self.companions
         ]
         net = self.score(self.shown, self.victim) - self.without_scores[self.victim] - np.sum(lost, axis=0)

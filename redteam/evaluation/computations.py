@@ -65,6 +65,7 @@ def _scored(bench: Bench) -> Scored:
             validation[name] = float(task.held(module, "validation").mean())
             on_half[name] = watched(task, module)
         del module  # before there is a further one
+    copy = bench.kept(base.replace(bench.victim.only(shared_tensors(bench.victim, base))))
     with metrics.Clock() as clock:
         stored = metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split)
     return Scored(
@@ -76,6 +77,10 @@ def _scored(bench: Bench) -> Scored:
         base={
             name: Packed.of(task.scores(scenario.dressed(base, name).module(), bench.split))
             for name, task in scenario.tasks.items()
+        },
+        copied={
+            name: Packed.of(scenario.tasks[name].scores(scenario.dressed(copy, name).module(), bench.split))
+            for name in scenario.companions
         },
         stored=stored,
         beside=beside,

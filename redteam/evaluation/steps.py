@@ -88,6 +88,7 @@ class Scored:
         length: The companions' mean ‖τ‖ over the tensors that are shared with the base.
         beside: Names, each with one result per test item, of what the victim shows, where its task counts more than
             its score, which comes first.
+        copied: Own task → the results of the victim's model under its head, nothing merged.
         seconds: CPU seconds that it took.
         stored_seconds: Of these, what rounding the victim and scoring it so took.
     """
@@ -101,6 +102,7 @@ class Scored:
     stored: dict[str, Packed]
     length: float
     beside: list[tuple[str, Packed]] = field(default_factory=list)
+    copied: dict[str, Packed] = field(default_factory=dict)
     seconds: float = 0.0
     stored_seconds: float = 0.0
 

@@ -44,7 +44,12 @@ class Bench:
         **plan: Any,
     ) -> Results:
         """What is found of some defenses."""
-        whole = {"defenses": tuple(defenses), "attacks": (*attacks, ANEW, LINE), **plan}
+        whole = {
+            "defenses": tuple(defenses),
+            "attacks": (*attacks, ANEW, LINE),
+            "mergers": ("task-arithmetic",),
+            **plan,
+        }
         whole.setdefault("scenarios", (self.of("worlds.py", "world", **(world or {})),))
         return run(whole, out=self.folder, workers=0)
 
