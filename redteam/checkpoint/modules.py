@@ -114,7 +114,7 @@ def plain_parameters(checkpoint: Tensors) -> dict[str, str]:
     Raises:
         NotACheckpoint: If there is no such network.
     """
-    return {s.names[0]: place for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
+    return {name: place for place, name in _kept_as_is(checkpoint).items()}
 
 
 def layer_paths(checkpoint: Tensors, names: Iterable[str]) -> dict[str, str]:
@@ -136,12 +136,17 @@ def linear_paths(checkpoint: Tensors, network: nn.Module) -> dict[str, str]:
     """Name of a weight → path of the linear map in the checkpoint's network that has it, as it is, to itself."""
     from torch.nn import Linear
 
-    alone = {place: s.names[0] for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
+    alone = _kept_as_is(checkpoint)
     return {
         alone[f"{path}.weight"]: path
         for path, module in network.named_modules()
         if isinstance(module, Linear) and f"{path}.weight" in alone
     }
+
+
+def _kept_as_is(checkpoint: Tensors) -> dict[str, str]:
+    """Parameter (or buffer) of the checkpoint's network → the tensor that it is; two where tensors are tied."""
+    return {place: s.names[0] for place, s in sources(checkpoint, _loader(checkpoint)).items() if s.index is None}
 
 
 @contextlib.contextmanager

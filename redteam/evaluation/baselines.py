@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.statistics import Vector, halves, sure_bound, weights
+from redteam.evaluation.statistics import Interval, Vector, combine, halves, sure_bound, weights
 from redteam.evaluation.steps import Merged, Scored
 from redteam.evaluation.thresholds import THRESHOLDS
 
@@ -88,17 +88,18 @@ class Baselines:
         return self.reference_scores[self.victim] - self.without_scores[self.victim]
 
     @cached_property
+    def gained(self) -> Interval:
+        """The same with its interval over test items."""
+        return combine([self.gain])
+
+    @cached_property
     def copied(self) -> Vector:
         """What theft would count of the victim's model as it is, with nothing merged, under the heads of all tasks.
 
         Where that is much, the merge with the unlocked victim keeps so little of the companions that it is the victim
         over again: a merge of any lock that gives way to the locked model whole would count as theft.
         """
-        lost = [
-            np.clip(self.reference_scores[t] - self.score(self.copied_on[t], t) - THRESHOLDS.companions, 0.0, None)
-            for t in self.companions
-        ]
-        net = self.score(self.shown, self.victim) - self.without_scores[self.victim] - np.sum(lost, axis=0)
+        net = self.score(self.shown, self.victim) - self.without_scores[self.victim] - self._lost(self.copied_on)
         return np.clip(_ratio(net, self.gain), 0.0, 1.0)
 
     def gain_on(self, half: int) -> Vector:
@@ -127,8 +128,11 @@ class Baselines:
 
     def charge(self, merge: Merged) -> Vector:
         """What the companions lose under the reference merge's n, summed over them, beyond 0.02 each."""
+        return self._lost(merge.tasks)
+
+    def _lost(self, results: Mapping[str, Packed]) -> Vector:
         lost = [
-            np.clip(self.reference_scores[t] - self.score(merge.tasks[t], t) - THRESHOLDS.companions, 0.0, None)
+            np.clip(self.reference_scores[t] - self.score(results[t], t) - THRESHOLDS.companions, 0.0, None)
             for t in self.companions
         ]
         return np.asarray(np.sum(lost, axis=0)) if lost else np.zeros_like(self.gain)

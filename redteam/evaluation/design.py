@@ -71,8 +71,8 @@ class Asked:
                 yield attack
 
     def _on(self, layout: Layout, key: int, merger: Pipeline, lock: str) -> None:
-        def pairing(attack: Pipeline, length: float | None = None) -> Pairing:
-            return layout.pairing(self.place, key, attack, merger, lock, self.threat, self.defense, length=length)
+        def pairing(attack: Pipeline) -> Pairing:
+            return self._pairing(layout, key, attack, merger, lock)
 
         def enter(name: str, *groups: tuple[Pairing, ...]) -> None:
             self.cases[Case(name, self.place, layout.seed, key, merger.text, groups)] = None
@@ -83,8 +83,7 @@ class Asked:
                 continue  # what serves controls and verdicts
             if attack.role == "interface" and self.threat.weights:
                 # Of the victim as it is: what its owner gives away who shows an interface in place of weights.
-                victim = layout.unlocked()
-                self.beside[layout.pairing(self.place, key, attack, merger, victim, self.threat, self.defense)] = None
+                self.beside[self._pairing(layout, key, attack, merger, layout.unlocked())] = None
                 continue
             held = self.later if attack.role in ("ceiling", "anew") else self.pairings
             held[pairing(attack)] = None
@@ -102,10 +101,7 @@ class Asked:
         """The lock merged as it is, at several lengths of its task vector where there is a base."""
         naive = next(attack for attack in layout.part.attacks if attack.role == "naive")
         lengths = (None, *LENGTHS) if self.threat.anchor != "companion" else (None,)
-        return tuple(
-            layout.pairing(self.place, key, naive, merger, lock, self.threat, self.defense, length=length)
-            for length in lengths
-        )
+        return tuple(self._pairing(layout, key, naive, merger, lock, length=length) for length in lengths)
 
     def _in_turn(self, layout: Layout, key: int, name: str, mergers: Iterable[Pipeline], lock: str) -> None:
         """Mergers one after the other: each without an attack first, then after every attack that ran before."""
@@ -117,12 +113,14 @@ class Asked:
         groups = []
         for merger in mergers:
             groups.append(self._unattacked(layout, key, merger, lock))
-            attacked = (
-                layout.pairing(self.place, key, attack, merger, lock, self.threat, self.defense) for attack in attacks
-            )
-            groups.append(tuple(attacked))
+            groups.append(tuple(self._pairing(layout, key, attack, merger, lock) for attack in attacks))
         made = Case(name, self.place, layout.seed, key, "", tuple(group for group in groups if group))
         self.cases[made] = None
+
+    def _pairing(
+        self, layout: Layout, key: int, attack: Pipeline, merger: Pipeline, lock: str, *, length: float | None = None
+    ) -> Pairing:
+        return layout.pairing(self.place, key, attack, merger, lock, self.threat, self.defense, length=length)
 
 
 @dataclass

@@ -10,8 +10,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from redteam.errors import UnknownName
-from redteam.evaluation.results import ByMerger, OverVictims, Results, Span, Verdict
-from redteam.evaluation.rows import Beside, Cell, Control, Figure, Model, Subject, WholeMerge
+from redteam.evaluation.results import OverVictims, Results, Span, Verdict
+from redteam.evaluation.rows import Beside, ByMerger, Cell, Control, Figure, Model, Subject, WholeMerge
 from redteam.evaluation.statistics import Interval
 
 if TYPE_CHECKING:

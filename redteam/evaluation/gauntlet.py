@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from redteam.errors import BadPlan
-from redteam.evaluation.statistics import combine
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.shipped import shipped, shipped_file
 
@@ -117,8 +116,7 @@ def tells(table: Table, pairing: Pairing, yardsticks: Container[str], *, perhaps
     baselines = table.baselines(pairing)
     if baselines is None:
         return False
-    gain = combine([baselines.gain])
-    enough = (gain.high if perhaps else gain.low) >= THRESHOLDS.gain
+    enough = (baselines.gained.high if perhaps else baselines.gained.low) >= THRESHOLDS.gain
     return enough and (pairing.merger in yardsticks or bool(baselines.copied[0] < THRESHOLDS.stolen))
 
 

@@ -94,11 +94,8 @@ def _require_comparable(runs: Named, one: str, other: str) -> None:
             if _differ(mine, theirs):
                 told = f"{_in_words(mine)}, and in {other} {_in_words(theirs)}"
                 raise BadInput(f"In {one} the {kind} {text} has the settings {told}; run the older one again.")
-    gauntlets = (
-        _different(first.gauntlets, second.gauntlets),
-        _different(first.merger_gauntlets, second.merger_gauntlets),
-    )
-    for gauntlet, _, _ in (*gauntlets[0], *gauntlets[1]):
+    gauntlets = _different(first.gauntlets, second.gauntlets)
+    for gauntlet, _, _ in gauntlets + _different(first.merger_gauntlets, second.merger_gauntlets):
         raise BadInput(f"{gauntlet} has other members in {one} than in {other}; run the older one again.")
     for place in {v.place for v in first.verdicts} & {v.place for v in second.verdicts}:
         if _rows(first, place) != _rows(second, place):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from redteam.evaluation.rows import ControlKind, Place
 
@@ -110,12 +111,12 @@ class Case:
     merger: str
     groups: tuple[tuple[Pairing, ...], ...]
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether its merger keeps every expert whole: it merges what has run under the others."""
         return any(member.whole for member in self.members)
 
-    @property
+    @cached_property
     def members(self) -> tuple[Pairing, ...]:
         """Everything that may run, in this order."""
         return tuple(member for group in self.groups for member in group)

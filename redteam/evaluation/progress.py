@@ -120,10 +120,11 @@ class Progress:
             where = (case.seed, case.key)
             if case.merger:
                 before = [unattacked[(*where, case.merger)]]
-            else:
-                before = [p for p in self.run if (p.seed, p.key) == where and p not in case.members and not p.whole]
-            if not case.merger and where in busy:
+            elif where in busy:
                 continue
+            else:
+                mine = set(case.members)
+                before = [p for p in self.run if (p.seed, p.key) == where and not p.whole and p not in mine]
             found = next_members(table, case, before, self.run, out, gone, self.asked.yardsticks)
             turns += found
             if found:

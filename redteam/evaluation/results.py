@@ -10,8 +10,10 @@ from pydantic import ConfigDict, Field
 
 from redteam.errors import BadInput
 from redteam.evaluation.rows import (
+    FELL_BEFORE,
     Adversary,
     Beside,
+    ByMerger,
     Cell,
     Control,
     ControlKind,
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FALLEN",
+    "FELL_BEFORE",
     "WITHOUT_FIGURE",
     "Adversary",
     "Beside",
+    "ByMerger",
     "Cell",
     "Choice",
     "Control",
@@ -237,33 +241,6 @@ class OneRun(Model):
     scenarios: tuple[str, ...]
     command: str
     environment: dict[str, Any]
-
-
-FELL_BEFORE = "the lock fell before its turn"
-"""Why a merger of a gauntlet has no figure, as a rule."""
-
-
-class ByMerger(Placed):
-    """A defense under one of several mergers: which of them it stops, and which walk around it.
-
-    Attributes:
-        gain: What the unlocked victim adds to the merge; `None` where the merger had no turn: the lock fell before.
-        telling: Whether that is enough for theft to mean anything; what tells nothing counts for no verdict.
-        naive: Theft without an attack, in the worst case over lengths of the task vector and keys.
-        worst: Theft after all attacks that ran.
-        attack: Behind it, on most seeds.
-        cells: How many pairings are behind it.
-        reason: Why there is no figure, or why it says nothing.
-    """
-
-    merger: str
-    gain: Interval | None = None
-    telling: bool = False
-    naive: Interval | None = None
-    worst: Interval | None = None
-    attack: str = ""
-    cells: int = 0
-    reason: str = ""
 
 
 class Results(Model):

@@ -189,6 +189,33 @@ class Figure(Placed):
     by: dict[str, int] = Field(default_factory=dict)
 
 
+FELL_BEFORE = "the lock fell before its turn"
+"""Why a merger of a gauntlet has no figure, as a rule."""
+
+
+class ByMerger(Placed):
+    """A defense under one of several mergers: which of them it stops, and which walk around it.
+
+    Attributes:
+        gain: What the unlocked victim adds to the merge; `None` where the merger had no turn: the lock fell before.
+        telling: Whether that is enough for theft to mean anything; what tells nothing counts for no verdict.
+        naive: Theft without an attack, in the worst case over lengths of the task vector and keys.
+        worst: Theft after all attacks that ran.
+        attack: Behind it, on most seeds.
+        cells: How many pairings are behind it.
+        reason: Why there is no figure, or why it says nothing.
+    """
+
+    merger: str
+    gain: Interval | None = None
+    telling: bool = False
+    naive: Interval | None = None
+    worst: Interval | None = None
+    attack: str = ""
+    cells: int = 0
+    reason: str = ""
+
+
 class WholeMerge(Placed):
     """What a merger that keeps every expert whole makes of a defense, and what it costs; no verdict counts it.
 

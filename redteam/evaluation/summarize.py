@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from redteam.evaluation import results as r
-from redteam.evaluation.aggregate import chosen, counting, line, of_seeds
+from redteam.evaluation.aggregate import counting, line
 from redteam.evaluation.beside import beside
+from redteam.evaluation.by_merger import by_merger
 from redteam.evaluation.controls.gain import gain_controls
 from redteam.evaluation.controls.monotonicity import monotonicity
 from redteam.evaluation.design import Design
@@ -43,25 +44,18 @@ class Summary:
             *monotonicity(table, run),
         )
         self.subjects = tuple(place.subject(table) for place in places)
-        self.figures = tuple(
-            figure
+        found = [
+            (place, subject, excluded(c for _, c in about(subject, self.controls)))
             for place, subject in zip(places, self.subjects, strict=True)
-            for figure in place.figures(table, excluded(c for _, c in about(subject, self.controls)))
-        )
-        self.by_merger = tuple(
-            row for place, subject in zip(places, self.subjects, strict=True) for row in self._by_merger(place, subject)
-        )
-        self.whole = tuple(
-            row
-            for place, subject in zip(places, self.subjects, strict=True)
-            for row in place.whole(table, excluded(c for _, c in about(subject, self.controls)))
-        )
+        ]
+        self.figures = tuple(figure for place, _, out in found for figure in place.figures(table, out))
+        self.by_merger = tuple(row for place, subject, out in found for row in by_merger(table, place, subject, out))
+        self.whole = tuple(row for place, _, out in found for row in place.whole(table, out))
         self.cells = (
             *(cell(table, pairing) for pairing in dict.fromkeys(run)),
             *(r.Cell(victim="", key=0, role="recovery", merger="", **dict(row)) for row in design.skipped),
         )
         self.grounds = tuple(_grounds(table))
-        self._withheld = tuple(design.withheld)
         self.verdicts = tuple(
             verdict(table, place, self._evidence(subject)) for place, subject in zip(places, self.subjects, strict=True)
         )
@@ -72,7 +66,7 @@ class Summary:
     def left_out(self) -> tuple[str, ...]:
         """Sentences on mergers of which no verdict was drawn."""
         told = {_why_left_out(subject, merger) for subject in self.subjects for merger in subject.left_out}
-        return tuple(sorted({*told, *self._withheld, *self._copies}))
+        return tuple(sorted({*told, *self.design.withheld, *self._copies}))
 
     @property
     def _copies(self) -> Iterable[str]:
@@ -97,20 +91,6 @@ class Summary:
             timeouts=counts["timeout"],
             skipped=counts["skipped"],
         )
-
-    def _by_merger(self, place: Progress, subject: r.Subject) -> Iterable[r.ByMerger]:
-        """Where a plan has several mergers."""
-        threat = place.asked.threat
-        mergers: dict[str, None] = {}
-        for layout in place.asked.layouts.values():
-            turns = (merger for _, members in layout.turns(threat) for merger in members)
-            counted = (merger for merger in (*layout.mergers(threat), *turns) if not merger.whole)
-            mergers |= dict.fromkeys(merger.text for merger in counted)
-        if len(mergers) > 1:
-            out = excluded(control for _, control in about(subject, self.controls))
-            run = counting(self.table, place.run, out, ())
-            for merger in mergers:
-                yield by_merger(self.table, subject, merger, [p for p in place.run if p.merger == merger], run)
 
     def _over_victims(self, places: Sequence[Progress]) -> Iterable[r.OverVictims]:
         rows = {
@@ -172,13 +152,6 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
     )
 
 
-def _silent(subject: r.Subject, merger: str) -> str:
-    """Why theft under a merger says nothing; empty where it says something."""
-    if merger not in subject.left_out:
-        return ""
-    return "gains too little" if subject.gains[merger].low < THRESHOLDS.gain else "a mere copy would count as theft"
-
-
 def _why_left_out(subject: r.Subject, merger: str) -> str:
     gain, where = subject.gains[merger], f"The merger {merger} on {subject.scenario}"
     if gain.low < THRESHOLDS.gain:
@@ -186,36 +159,6 @@ def _why_left_out(subject: r.Subject, merger: str) -> str:
     return (
         f"{where}: its unlocked merge keeps so little of the companions that the victim's own model, with nothing "
         f"merged, would count as theft of {subject.copied[merger].mean:.2f}."
-    )
-
-
-def by_merger(
-    table: Table, subject: r.Subject, merger: str, run: Sequence[Pairing], judged: Sequence[Pairing]
-) -> r.ByMerger:
-    """The row of a place and a merger.
-
-    Args:
-        table: All scores.
-        subject: The place.
-        merger: Its text.
-        run: What ran there with it.
-        judged: What ran there and counts, with any merger.
-    """
-    made = r.ByMerger(**vars(subject.place), merger=merger, gain=subject.gains.get(merger))
-    mine = [pairing for pairing in judged if pairing.merger == merger]
-    unattacked = [pairing for pairing in mine if pairing.role == "naive"]
-    naive = chosen(table, subject.place, "naive", of_seeds(unattacked, table.worst))
-    worst = chosen(table, subject.place, "worst", of_seeds(mine, table.worst))
-    failed = [told for pairing in run if (told := table.status(pairing))[0] != "ok"]
-    return made.model_copy(
-        update={
-            "telling": merger in subject.gains and merger not in subject.left_out,
-            "naive": naive.theft if naive else None,
-            "worst": worst.theft if worst else None,
-            "attack": worst.attack if worst else "",
-            "cells": len(mine),
-            "reason": _silent(subject, merger) if mine else (failed[0][1] if failed else r.FELL_BEFORE),
-        }
     )
 
 

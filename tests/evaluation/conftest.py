@@ -19,6 +19,7 @@ from redteam.evaluation.run import run
 from redteam.evaluation.verdict import Evidence, decide
 from redteam.events import Observer
 from redteam.plugins.reference import Reference
+from redteam.plugins.source import locate
 
 HERE = Path(__file__).parent
 LINE = "imitation:steps=2"
@@ -124,6 +125,26 @@ class Toys:
     def numbers(self, results: Results) -> Any:
         """Everything but times, memory, the command, and in which folder the toys lie."""
         return _timeless(json.loads(_bare(results.model_dump_json())))
+
+
+@pytest.fixture
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Puts a stranger's package that ships a gauntlet, `name` with this text, where it is found; gives the file."""
+
+    def shipped(name: str, text: str) -> Path:
+        package, info = tmp_path / "site/stranger", tmp_path / "site/stranger-1.0.dist-info"
+        package.mkdir(parents=True)
+        info.mkdir()
+        (package / "__init__.py").write_text("raise RuntimeError")
+        file = package / f"{name}.toml"
+        file.write_text(text)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[redteam.gauntlets]\n{name} = stranger:{name}.toml\n")
+        monkeypatch.syspath_prepend(str(tmp_path / "site"))
+        locate.cache_clear()
+        return file
+
+    return shipped
 
 
 def _bare(text: str) -> str:

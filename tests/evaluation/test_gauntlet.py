@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from redteam.evaluation.gauntlet import Gauntlet
 from redteam.evaluation.preview import preview
 from redteam.plugins.registry import ATTACKS, MERGERS
 from redteam.plugins.shipped import shipped, shipped_file
-from redteam.plugins.source import locate
 
 FIT = f"{Path(__file__).with_name('plugins.py')}@thorough"
 MEMBERS = ("graft", "procrustes", FIT)
@@ -21,19 +21,9 @@ NAMES = ("graft", "procrustes", "thorough")
 
 
 @pytest.fixture(autouse=True)
-def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def ladder(ship: Callable[[str, str], Path]) -> Path:
     """A stranger's package that ships a gauntlet."""
-    package, info = tmp_path / "site/rungs", tmp_path / "site/rungs-1.0.dist-info"
-    package.mkdir(parents=True)
-    info.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError")
-    file = package / "ladder-1.toml"
-    file.write_text(f"# Three rungs.\nattacks = {list(MEMBERS)}\n")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rungs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[redteam.gauntlets]\nladder-1 = rungs:ladder-1.toml\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    locate.cache_clear()
-    return file
+    return ship("ladder-1", f"# Three rungs.\nattacks = {list(MEMBERS)}\n")
 
 
 @pytest.fixture

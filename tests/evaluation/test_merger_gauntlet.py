@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from redteam.errors import BadPlan
 from redteam.evaluation.gauntlet import Gauntlet
 from redteam.evaluation.preview import preview
-from redteam.plugins.source import locate
 
 FAULTS = Path(__file__).with_name("faults") / "mergers.py"
 WHOLE, USELESS, TWO, WORDS = (
@@ -22,19 +22,9 @@ APART = f"{Path(__file__).with_name('toy.py')}@apart"
 
 
 @pytest.fixture(autouse=True)
-def turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def turns(ship: Callable[[str, str], Path]) -> Path:
     """A stranger's package that ships a gauntlet of mergers."""
-    package, info = tmp_path / "site/turns", tmp_path / "site/turns-1.0.dist-info"
-    package.mkdir(parents=True)
-    info.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError")
-    file = package / "turns-1.toml"
-    file.write_text(f"# Seven mergers.\nmergers = {list(TURNS)}\n")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: turns\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[redteam.gauntlets]\nturns-1 = turns:turns-1.toml\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    locate.cache_clear()
-    return file
+    return ship("turns-1", f"# Seven mergers.\nmergers = {list(TURNS)}\n")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from redteam.checkpoint import shared_tensors
 from redteam.checkpoint.modules import parameter_names
 from redteam.testing import toy_scenario
 from redteam.views import MergerView
-from tests.mergers.oracles import STREAM, batch_of
+from tests.mergers.data_oracles import STREAM, batch_of
 
 
 def neulig(samples: int, steps: int, rate: float) -> dict[str, Tensor]:

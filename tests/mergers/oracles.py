@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.checkpoint import Checkpoint, Whole, shared_tensors
-from redteam.checkpoint.modules import parameter_names
-from redteam.key import Key
+from redteam.checkpoint import Checkpoint, Whole
 from redteam.plugins.registry import MERGERS
-from redteam.tasks import Batch
 from redteam.testing import toy_scenario
 from redteam.views import MergerView
 from tests.mergers import whole_oracles as whole
+from tests.mergers.data_oracles import STREAM, fisher, regmean
+from tests.mergers.matrix_oracles import Formula, Tensors, actmat, cart, iso_c, iso_cts, matrices, tsv, wudi
+from tests.mergers.neulig_oracle import neulig
 
 KEPT: Mapping[str, Any] = json.loads((Path(__file__).parent / "mergekit.json").read_text())
 TAKES = {"slerp": 2, "nuslerp": 2, "arcee-fusion": 1, "nearswap": 1}
@@ -35,10 +35,6 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "flat": (9,),
     "conv": (4, 2, 3),
 }
-STREAM = Key.derive(seed=0, index=0, name="merge")
-Tensors = Mapping[str, Tensor]
-Formula = Callable[[Tensor, Sequence[Tensor]], Tensor]
-"""The change of a tensor from what it is in the base and its task vectors."""
 
 
 def drawn(dtype: torch.dtype = torch.float64) -> tuple[Checkpoint, dict[str, Checkpoint]]:
@@ -114,15 +110,6 @@ def of_toy(text: str, experts: Mapping[str, Checkpoint] | None = None, base: Che
     return result
 
 
-def batch_of(task: str, samples: int) -> Batch:
-    """The samples of a task that a merger is shown, the victim's in its owner's order."""
-    scenario = toy_scenario("vit")
-    if task == scenario.victim:
-        stream = STREAM.child("owner").generator("samples of the victim's task")
-        return next(scenario.tasks[task].batches("train", samples, stream))
-    return next(scenario.tasks[task].batches("validation", samples, STREAM.generator(f"own/{task}")))
-
-
 def differences() -> Iterator[tuple[str, str, float]]:
     """Merger with settings, source, and the largest difference, in units of each tensor's largest entry."""
     for text, tensors in KEPT["outputs"].items():
@@ -168,110 +155,6 @@ def each(formula: Formula) -> Callable[[Tensors, Mapping[str, Tensors]], Tensors
         return {n: start + formula(start, [e[n] - start for e in experts.values()]) for n, start in base.items()}
 
     return made
-
-
-def matrices(formula: Formula) -> Formula:
-    """Else the mean, as all releases have it."""
-    return lambda start, taus: formula(start, taus) if start.ndim == 2 else sum(taus) / len(taus)  # type: ignore[return-value]
-
-
-# --- matrix by matrix -------------------------------------------------------------------------------------------------
-
-
-def tsv(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
-    """compute_and_sum_svd_mem_reduction of AntoAndGar/task_singular_vectors."""
-    for i, tau in enumerate(taus):
-        u, s, v = torch.linalg.svd(tau, full_matrices=False)
-        if i == 0:
-            sum_u, sum_s, sum_v = torch.zeros_like(u), torch.zeros_like(s), torch.zeros_like(v)
-        reduced = int(s.shape[0] * (1 / len(taus)))
-        sum_u[:, i * reduced : (i + 1) * reduced] = u[:, :reduced]
-        sum_s[i * reduced : (i + 1) * reduced] = s[:reduced]
-        sum_v[i * reduced : (i + 1) * reduced, :] = v[:reduced, :]
-    u_u, _, v_u = torch.linalg.svd(sum_u, full_matrices=False)
-    u_v, _, v_v = torch.linalg.svd(sum_v, full_matrices=False)
-    return u_u @ v_u @ torch.diag(sum_s) @ u_v @ v_v
-
-
-def iso_c(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
-    """iso_c of danielm1405/iso-merging."""
-    u, s, v = torch.linalg.svd(torch.stack(list(taus)).sum(0), full_matrices=False)
-    return u @ torch.diag(torch.ones_like(s) * s.mean()) @ v
-
-
-def iso_cts(share: float) -> Formula:
-    """iso_cts of danielm1405/iso-merging."""
-
-    def made(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
-        short, count = min(start.shape), len(taus)
-        common = int(short * share)
-        common = short - round((short - common) / count) * count
-        u, s, v = torch.linalg.svd(torch.stack(list(taus)).sum(0), full_matrices=False)
-        common_u, common_s, common_v = u[:, :common], s[:common], v[:common, :]
-        each = int((short - common) / count)
-        all_u, all_s, all_v = torch.zeros_like(u), torch.zeros_like(s), torch.zeros_like(v)
-        for i, tau in enumerate(taus):
-            u, s, v = torch.linalg.svd(tau - common_u @ common_u.T @ tau, full_matrices=False)
-            all_u[:, i * each : (i + 1) * each] = u[:, :each]
-            all_s[i * each : (i + 1) * each] = s[:each]
-            all_v[i * each : (i + 1) * each, :] = v[:each, :]
-        all_u[:, count * each : count * each + common] = common_u
-        all_s[count * each : count * each + common] = common_s
-        all_v[count * each : count * each + common, :] = common_v
-        u_u, _, v_u = torch.linalg.svd(all_u, full_matrices=False)
-        u_v, _, v_v = torch.linalg.svd(all_v, full_matrices=False)
-        return u_u @ v_u @ torch.diag(torch.ones_like(all_s) * all_s.mean()) @ u_v @ v_v
-
-    return made
-
-
-def wudi(ridge: float) -> Formula:
-    """Where the loss of nathanielyvo/WUDI-Merging is least, beside a ridge."""
-
-    def made(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
-        target, gram = torch.zeros_like(start), ridge * torch.eye(start.shape[1], dtype=torch.float64)
-        for tau in taus:
-            target = target + tau @ (tau.T @ tau) / torch.norm(tau) ** 2
-            gram = gram + tau.T @ tau / torch.norm(tau) ** 2
-        return target @ torch.linalg.inv(gram)
-
-    return made
-
-
-def actmat(weights: Sequence[float]) -> Formula:
-    """merge_actmat of marawangamal/actmat, with pinv's cutoff in float32; its weights are 1."""
-
-    def made(start: Tensor, taus: Sequence[Tensor]) -> Tensor:
-        d = torch.stack(list(taus))
-        c = torch.tensor(weights, dtype=torch.float64)[:, None, None] * (d.transpose(1, 2) @ d)
-        eps = torch.finfo(torch.float32).eps
-        return (d @ c).sum(dim=0) @ torch.linalg.pinv(c.sum(dim=0), rtol=c.shape[1] * eps)
-
-    return made
-
-
-def cart(share: float, prior: float) -> Callable[[Tensors, Mapping[str, Tensors]], Tensors]:
-    """_get_truncated_task_vectors and _merge_weights of JH-GEECS/CART."""
-
-    def made(base: Tensors, experts: Mapping[str, Tensors]) -> Tensors:
-        out = {}
-        for name, start in base.items():
-            average = start + sum(e[name] - start for e in experts.values()) / len(experts)
-            total = torch.zeros_like(start)
-            for expert in experts.values():
-                value = expert[name] - average
-                if start.ndim == 2:
-                    u, s, v = torch.linalg.svd(value, full_matrices=False)
-                    dim = max(1, int(share * s.shape[0]))
-                    value = (u[:, :dim] * s[:dim]) @ v[:dim, :]
-                total = total + value
-            out[name] = average + prior * total
-        return out
-
-    return made
-
-
-# --- entry by entry ---------------------------------------------------------------------------------------------------
 
 
 def linear(base: Tensors, experts: Mapping[str, Tensors]) -> Tensors:
@@ -452,89 +335,12 @@ ORACLES: Mapping[str, tuple[str, Callable[[Tensors, Mapping[str, Tensors]], Tens
 }
 
 
-# --- with data --------------------------------------------------------------------------------------------------------
-
-
-def mean_of_toys() -> dict[str, Tensor]:
-    scenario = toy_scenario("vit")
-    names = set.intersection(*(set(shared_tensors(e, scenario.base)) for e in scenario.experts.values()))
-    return {n: torch.stack([e[n].double() for e in scenario.experts.values()]).mean(0) for n in sorted(names)}
-
-
-def regmean(samples: int, ratio: float) -> dict[str, Tensor]:
-    """get_regmean_weights and merging_with_regmean_weights of FusionBench, in float64."""
-    grams: list[dict[str, Tensor]] = []
-    for task, expert in toy_scenario("vit").experts.items():
-        network, found = expert.module(torch.float32), {}
-
-        def hook(name: str, found: dict[str, Tensor]) -> Any:
-            def look(module: Any, given: Any, output: Any) -> None:
-                x = given[0].detach().reshape(-1, given[0].shape[-1]).double()
-                found[name] = found.get(name, 0.0) + torch.matmul(x.transpose(0, 1), x)
-
-            return look
-
-        for name, module in network.named_modules():
-            if isinstance(module, torch.nn.Linear):
-                module.register_forward_hook(hook(f"{name}.weight", found))
-        inputs, _ = batch_of(task, samples)
-        with torch.no_grad():
-            for rows in torch.arange(len(next(iter(inputs.values())))).split(64):
-                network(**{key: value[rows] for key, value in inputs.items()})
-        grams.append(found)
-    out = mean_of_toys()
-    read = parameter_names(toy_scenario("vit").experts["left"])
-    for name in (name for name in out if read[name] in grams[0]):
-        size = grams[0][read[name]].shape[0]
-        reduce = torch.full((size, size), ratio, dtype=torch.float64) + torch.eye(size, dtype=torch.float64) * (
-            1 - ratio
-        )
-        weights = [gram[read[name]] * reduce for gram in grams]
-        experts = toy_scenario("vit").experts.values()
-        products = [w @ e[name].double().transpose(0, 1) for w, e in zip(weights, experts, strict=True)]
-        out[name] = (torch.inverse(sum(weights)) @ sum(products)).transpose(0, 1)  # type: ignore[arg-type]
-    return out
-
-
-def fisher(samples: int, *, normalise: bool) -> dict[str, Tensor]:
-    """arXiv:2111.09832 with labels as they are; normalised as merging_with_fisher_weights of FusionBench does it."""
-    scenario, out = toy_scenario("vit"), mean_of_toys()
-    squares = {}
-    for task, expert in scenario.experts.items():
-        network = expert.module(torch.float32)
-        inputs, labels = batch_of(task, samples)
-        total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in network.named_parameters()}
-        for row in range(len(labels)):
-            network.zero_grad()
-            one = {key: value[row : row + 1] for key, value in inputs.items()}
-            torch.nn.functional.cross_entropy(network(**one).logits, labels[row : row + 1]).backward()
-            for name, parameter in network.named_parameters():
-                if parameter.grad is not None:
-                    total[name] += parameter.grad.double() ** 2
-        held = parameter_names(expert)
-        squares[task] = {name: total[held[name]] / len(labels) for name in out}
-    norms = {task: sum(float((s[n] ** 2).sum()) for n in out) ** 0.5 for task, s in squares.items()}
-    for name in out:
-        top = bottom = torch.zeros(())
-        for task, expert in scenario.experts.items():
-            weight = (squares[task][name] + 1e-6) * (1 / (norms[task] + 1e-6) if normalise else 1.0)
-            top, bottom = top + weight * expert[name].double(), bottom + weight
-        out[name] = top / bottom
-    return out
-
-
-def neulig() -> dict[str, Tensor]:
-    from tests.mergers.neulig_oracle import neulig as written_out
-
-    return written_out(48, 6, 0.1)
-
-
 WITH_DATA: Mapping[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {
     "regmean:samples=48": ("FusionBench", lambda: regmean(48, 0.9)),
     "regmean:samples=48,alpha=0.6": ("FusionBench", lambda: regmean(48, 0.6)),
     "fisher:samples=24": ("its formula", lambda: fisher(24, normalise=False)),
     "fisher:samples=24,normalise=true": ("FusionBench", lambda: fisher(24, normalise=True)),
-    "neulig:samples=48,steps=6,rate=0.1": ("its formula", neulig),
+    "neulig:samples=48,steps=6,rate=0.1": ("its formula", lambda: neulig(48, 6, 0.1)),
 }
 
 

@@ -21,7 +21,8 @@ from redteam.testing import toy_scenario
 from redteam.threat import threat_model
 from redteam.views import DefenderView, MergerView
 from tests.evaluation.layouts import laid, resolved
-from tests.mergers.oracles import STREAM, batch_of, merged, of_toy
+from tests.mergers.data_oracles import STREAM, batch_of
+from tests.mergers.oracles import merged, of_toy
 
 EACH = ("regmean:samples=16", "fisher:samples=8", "neulig:samples=16,steps=6,rate=0.1")
 TOY = toy_scenario("vit")
