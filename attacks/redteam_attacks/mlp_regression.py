@@ -18,6 +18,7 @@ from redteam_attacks.neurons import regressed
 from redteam_attacks.reformed import reformed
 
 _BATCH = 100
+_SETTLED = 1e-5  # of a neuron's cost: the model answers in float32, whose rounding is what the cost of most comes to
 
 
 @attack(
@@ -65,7 +66,7 @@ def mlp_regression(
         weights = before.weight
         if before.bias is not None:
             x, weights = torch.cat([x, torch.ones_like(x[:, :1])], 1), torch.cat([weights, before.bias[:, None]], 1)
-        fitted = regressed(x, h, weights, activation, ridge=ridge)
+        fitted = regressed(x, h, weights, activation, ridge=ridge, settled=_SETTLED)
         width = before.weight.shape[1]
         changed |= up.write(start, Affine(fitted[:, :width], None if before.bias is None else fitted[:, width]))
     return start.replace(changed)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 _STEPS = 12
-_SETTLED = 1e-13  # of a neuron's cost: where a step changes it by less, it has arrived
 _SAME = 8  # steps with one matrix at most: making it costs as much as five or six of them
 _SLOWS = 0.3  # of what the last step gained: while the next gains less than that, the matrix still serves
 _STRAY = 5.0  # times the median neuron's distance from its start
@@ -16,7 +15,13 @@ _PART = 2**25  # numbers in the normal matrices of the neurons that are fitted a
 
 
 def regressed(
-    inputs: Tensor, outputs: Tensor, start: Tensor, activation: Callable[[Tensor], Tensor], *, ridge: float
+    inputs: Tensor,
+    outputs: Tensor,
+    start: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    *,
+    ridge: float,
+    settled: float = 1e-13,
 ) -> Tensor:
     """min over w of mean (φ(w·x) − h)² + ridge ‖w − w₀‖² · mean ‖x‖² ÷ d for every neuron, by Levenberg and Marquardt.
 
@@ -29,6 +34,7 @@ def regressed(
         start: float64 [m, d], w₀.
         activation: φ, differentiable by autograd, entry by entry.
         ridge: Weight of the distance from the start.
+        settled: A neuron has arrived where a step changes its cost by less than this share of it.
 
     Returns:
         float64 [m, d]. A neuron that no step brings closer to its outputs is returned as it started; so is one that
@@ -37,12 +43,14 @@ def regressed(
     scale = float(inputs.square().mean())
     size = max(1, _PART // inputs.shape[1] ** 2)
     parts = zip(outputs.split(size, 1), start.split(size), strict=True)
-    fitted = torch.cat([_part(inputs, h, first, activation, ridge * scale) for h, first in parts])
+    fitted = torch.cat([_part(inputs, h, first, activation, ridge * scale, settled) for h, first in parts])
     away = (fitted - start).norm(dim=1, keepdim=True)
     return torch.where(away <= _STRAY * away.median(), fitted, start)
 
 
-def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Tensor], ridge: float) -> Tensor:
+def _part(
+    x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Tensor], ridge: float, enough: float
+) -> Tensor:
     weights, damping = start.clone(), torch.full((len(start),), 1e-3, dtype=x.dtype, device=x.device)
     value, slope = _both(activation, x @ weights.T)
     cost = _cost(value - h, weights - start, ridge)
@@ -59,7 +67,7 @@ def _part(x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Te
             new_value, new_slope = _both(activation, x @ tried.T)
             new_cost = _cost(new_value - h[:, some], tried - start[some], ridge)
             gained = torch.where(failed[going] == 0, cost[some] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
-            better, settled[going] = gained > 0, gained.abs() <= _SETTLED * cost[some]
+            better, settled[going] = gained > 0, gained.abs() <= enough * cost[some]
             if not turn:
                 damping[some] *= torch.where(better, 0.1, 10.0)
             moved = some[better]
