@@ -12,6 +12,10 @@ _SAME = 8  # steps with one matrix at most: making it costs as much as five or s
 _SLOWS = 0.3  # of what the last step gained: while the next gains less than that, the matrix still serves
 _STRAY = 5.0  # times the median neuron's distance from its start
 _PART = 2**25  # numbers in the normal matrices of the neurons that are fitted at a time
+_AWAKE = 0.3  # of a neuron's steepest slope: where it is flatter, its output says little of its weights
+_USUAL = 0.25  # the quantile of a neuron's errors that is its usual one, so that most outputs may be no neuron's
+_OUTLYING = 10.0  # times the usual error
+_ROUNDS = 8  # of leaving out what lies outside and fitting again
 
 
 def regressed(
@@ -23,10 +27,14 @@ def regressed(
     ridge: float,
     settled: float = 1e-13,
 ) -> Tensor:
-    """min over w of mean (φ(w·x) − h)² + ridge ‖w − w₀‖² · mean ‖x‖² ÷ d for every neuron, by Levenberg and Marquardt.
+    """min over w of mean κ (φ(w·x) − h)² + ridge ‖w − w₀‖² · mean ‖x‖² ÷ d for every neuron, by Levenberg–Marquardt.
 
     A bias is one more column of ones. The ridge is in units of the inputs' mean square, so that it weighs the same
     whatever their scale: along directions that the inputs do not show, neurons stay where they start.
+
+    κ is 1, but 0 for outputs that are many times further off than a neuron's usually are, where these make up most of
+    its cost: what stands in for a neuron may be one near some inputs and something else far from them, as a polynomial
+    is. How far off is usual is seen where the neuron is awake, since all neurons agree where they sleep.
 
     Args:
         inputs: float64 [n, d], x.
@@ -51,9 +59,45 @@ def regressed(
 def _part(
     x: Tensor, h: Tensor, start: Tensor, activation: Callable[[Tensor], Tensor], ridge: float, enough: float
 ) -> Tensor:
-    weights, damping = start.clone(), torch.full((len(start),), 1e-3, dtype=x.dtype, device=x.device)
-    value, slope = _both(activation, x @ weights.T)
-    cost = _cost(value - h, weights - start, ridge)
+    """Fits without what lies outside where that carries most of a neuron's cost, and again while more turns up."""
+    weights, kept = start.clone(), torch.ones_like(h, dtype=torch.bool)
+    again = torch.arange(len(start), device=x.device)
+    for turn in range(_ROUNDS):
+        value, slope = _both(activation, x @ weights.T)
+        error = (value - h).abs().nan_to_num(nan=torch.inf)
+        usual, squares = _usual(error, slope.abs()), torch.where(kept, error.square(), 0.0)
+        total, outside = squares.sum(0), torch.where(usual, 0.0, squares).sum(0)
+        more = (outside >= total / 2) & (total > 0)
+        kept[:, more] = usual[:, more]
+        if turn:
+            again = more.nonzero()[:, 0]
+        if not len(again):
+            break
+        some = h[:, again], kept[:, again], weights[again], start[again]
+        weights[again] = _descended(x, *some, activation, ridge, enough)
+    return weights
+
+
+def _usual(error: Tensor, slope: Tensor) -> Tensor:
+    """Which outputs are not many times further off than the neuron usually is where it is awake; bool [n, m]."""
+    awake = slope >= _AWAKE * slope.amax(0)
+    return error <= _OUTLYING * torch.where(awake, error, torch.nan).nanquantile(_USUAL, 0)
+
+
+def _descended(
+    x: Tensor,
+    h: Tensor,
+    kept: Tensor,
+    first: Tensor,
+    start: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    ridge: float,
+    enough: float,
+) -> Tensor:
+    """From `first` to where the objective is least."""
+    weights, damping = first.clone(), torch.full((len(start),), 1e-3, dtype=x.dtype, device=x.device)
+    error, slope = _missed(activation, x, weights, h, kept)
+    cost = _cost(error, weights - start, ridge)
     left = torch.arange(len(start), device=x.device)
     for _ in range(_STEPS):
         factor, failed = _factored(x, slope[:, left], damping[left], ridge)
@@ -61,18 +105,18 @@ def _part(
         going, last = torch.arange(len(left), device=x.device), torch.full_like(cost[left], torch.inf)
         for turn in range(_SAME):
             some = left[going]
-            gradient = ((value[:, some] - h[:, some]) * slope[:, some]).T @ x / len(x)
+            gradient = (error[:, some] * slope[:, some]).T @ x / len(x)
             gradient += ridge * (weights[some] - start[some])
             tried = weights[some] - torch.cholesky_solve(gradient[..., None], factor[going])[..., 0]
-            new_value, new_slope = _both(activation, x @ tried.T)
-            new_cost = _cost(new_value - h[:, some], tried - start[some], ridge)
+            new_error, new_slope = _missed(activation, x, tried, h[:, some], kept[:, some])
+            new_cost = _cost(new_error, tried - start[some], ridge)
             gained = torch.where(failed[going] == 0, cost[some] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
             better, settled[going] = gained > 0, gained.abs() <= enough * cost[some]
             if not turn:
                 damping[some] *= torch.where(better, 0.1, 10.0)
             moved = some[better]
             weights[moved], cost[moved] = tried[better], new_cost[better]
-            value[:, moved], slope[:, moved] = new_value[:, better], new_slope[:, better]
+            error[:, moved], slope[:, moved] = new_error[:, better], new_slope[:, better]
             goes = better & ~settled[going] & (gained < _SLOWS * last)
             going, last = going[goes], gained[goes]
             if not len(going):
@@ -81,6 +125,14 @@ def _part(
         if not len(left):
             break
     return weights
+
+
+def _missed(
+    activation: Callable[[Tensor], Tensor], x: Tensor, weights: Tensor, h: Tensor, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """φ(w·x) − h and φ′, both 0 at outputs that are left out."""
+    value, slope = _both(activation, x @ weights.T)
+    return torch.where(kept, value - h, 0.0), torch.where(kept, slope, 0.0)
 
 
 def _factored(x: Tensor, slope: Tensor, damping: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
