@@ -107,7 +107,7 @@ def _descended(
             some = left[going]
             gradient = (error[:, some] * slope[:, some]).T @ x / len(x)
             gradient += ridge * (weights[some] - start[some])
-            tried = weights[some] - torch.cholesky_solve(gradient[..., None], factor[going])[..., 0]
+            tried = weights[some] - torch.cholesky_solve(gradient.float()[..., None], factor[going])[..., 0].double()
             new_error, new_slope = _missed(activation, x, tried, h[:, some], kept[:, some])
             new_cost = _cost(new_error, tried - start[some], ridge)
             gained = torch.where(failed[going] == 0, cost[some] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
@@ -136,25 +136,25 @@ def _missed(
 
 
 def _factored(x: Tensor, slope: Tensor, damping: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Cholesky factors of the damped normal matrices, [m, d, d], and where there is none, not 0."""
+    """Cholesky factors of the damped normal matrices, float32 [m, d, d], and where there is none, not 0."""
     normal = _normal(x, slope.square().T)
     diagonal = normal.diagonal(dim1=1, dim2=2)
-    size = diagonal.mean(1).clamp_min(torch.finfo(x.dtype).tiny)
+    size = diagonal.mean(1).clamp_min(torch.finfo(normal.dtype).tiny)
     diagonal += (ridge + damping * size)[:, None]
     factor, failed = torch.linalg.cholesky_ex(normal)
     return factor, failed
 
 
 def _normal(x: Tensor, curved: Tensor) -> Tensor:
-    """Xᵀ diag(c) X ÷ n for every row c of `curved`, float64 [m, d, d]; each entry above the diagonal serves for both.
+    """Xᵀ diag(c) X ÷ n for every row c of `curved`, float32 [m, d, d]; each entry above the diagonal serves for both.
 
     Products are taken in float32, for half the time: a matrix that is off by that much takes steps to the same place,
     since where a step leads is what the gradient says, and that is in float64.
     """
     small, weighed = x.float(), curved.float() / len(x)
-    normal = x.new_empty(len(curved), x.shape[1], x.shape[1])
+    normal = small.new_empty(len(curved), x.shape[1], x.shape[1])
     for i in range(x.shape[1]):
-        normal[:, i, i:] = normal[:, i:, i] = (weighed @ (small[:, i:] * small[:, i, None])).double()
+        normal[:, i, i:] = normal[:, i:, i] = weighed @ (small[:, i:] * small[:, i, None])
     return normal
 
 
