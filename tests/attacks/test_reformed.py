@@ -150,6 +150,25 @@ class TestRegression:
         assert mlp_regression(seen).digest() == mlp_regression(view(scenario, protected(architecture))).digest()
         assert (seen.meter.labels, seen.meter.steps) == (0, 0)
 
+    def test_a_layer_that_fails_hides_none_above_it(self, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As polynomials do on inputs far from those that they were made for."""
+        scenario, locked = calm(architecture), protected(architecture, ("mlp",))
+        victim, (_, *above) = scenario.experts["victim"], ups(scenario.base)
+        lowest = min(name for name in locked if name not in victim and name.endswith(".coefficients"))
+        drowned = locked[lowest].clone()
+        drowned[0] = torch.tensor([1e6] + [0.0] * (drowned.shape[1] - 1))
+        broken = locked.replace({lowest: drowned})
+
+        def distance(names: tuple[str, ...]) -> float:
+            here, start = ((neurons(c, names) - neurons(victim, names)).norm(dim=1) for c in (found, scenario.base))
+            return float((here / start).median())
+
+        found = mlp_regression(view(scenario, broken))
+        assert max(distance(names) for names in above) < 0.7
+        monkeypatch.setattr("redteam_attacks.mlp_regression._directions", lambda x: 0.0)  # as it is comes first
+        found = mlp_regression(view(scenario, broken))
+        assert max(distance(names) for names in above) > 0.9
+
     def test_a_large_ridge_is_substitution(self, architecture: str) -> None:
         scenario, locked = calm(architecture), protected(architecture)
         held = mlp_regression(view(scenario, locked), ridge=1.0)
