@@ -1,11 +1,12 @@
-"""Takes finished runs over: their reports to reports/reference, and what the README says of them.
+"""Takes finished runs over: their reports to reports/reference, and what the documents say of them.
 
-python tools/reference.py runs/paper runs/tables runs/published
+python tools/reference.py runs/paper runs/tables runs/published runs/mergers
 python tools/reference.py                           # draws what is kept anew
 
 Of each run it keeps the results without single cells (`NAME.json.gz`: every figure seed by seed, every control, all
 that a verdict rests on), under the name of its plan. The page, the picture, and for a gauntlet the leaderboard put the
-runs that belong to one page side by side. What stands in the README between the marks of that name is written anew.
+runs that belong to one page side by side. What stands between the marks of that name in the README, or in the document
+that the page belongs to, is written anew.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from redteam_reports import bars, leaderboard, results_html, wording
+from redteam_reports import bars, by_merger, leaderboard, results_html, wording
 
 from redteam import answer
 from redteam.evaluation.joined import joined
-from redteam.evaluation.results import Results, Verdict
+from redteam.evaluation.results import Results, Verdict, WholeMerge
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "reports" / "reference"
-README = ROOT / "README.md"
+TOLD = {"paper": "README.md", "tables": "README.md", "mergers": "docs/mergers.md"}
+"""What a page is called → the document that speaks of it."""
 ENDING = ".json.gz"
-PAGES = {"paper": ("paper",), "tables": ("tables", "published")}
+PAGES = {"paper": ("paper",), "tables": ("tables", "published"), "mergers": ("mergers",)}
 """What a page is called → the plans whose runs are side by side on it, that of the page's name first."""
 NAMES = tuple(name for names in PAGES.values() for name in names)
 HERO = "mergelock"  # the defense whose verdicts the README shows under every threat model
@@ -62,25 +64,27 @@ def keep(results: Results, home: Path = HOME) -> Path:
     return file
 
 
-def draw(page: str, home: Path = HOME, readme: Path = README) -> Iterable[Path]:
-    """Writes a page with its picture, and the README's part on it; yields their paths.
+def draw(page: str, home: Path = HOME, root: Path = ROOT) -> Iterable[Path]:
+    """Writes a page with its picture, and its document's part on it; yields their paths.
 
     Args:
         page: One of `PAGES`.
         home: Where the results are kept, and the files go.
-        readme: What has the marks.
+        root: Below which the documents are.
     """
-    shown = page_of(page, home)
-    written = {f"{page}.html": results_html.render(shown).encode(), f"{page}.svg": picture(shown).encode()}
-    if shown.gauntlets:
+    shown, document = page_of(page, home), root / TOLD[page]
+    written = {f"{page}.html": results_html.render(shown).encode()}
+    if page != "mergers":
+        written[f"{page}.svg"] = picture(shown).encode()
+    if page == "tables":
         written[f"{page}.md"] = leaderboard.markdown(shown).encode()
     for file, content in written.items():
         (home / file).write_bytes(content)
         yield home / file
-    before, rest = readme.read_text(encoding="utf-8").split(begin(page))
+    before, rest = document.read_text(encoding="utf-8").split(begin(page))
     _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{begin(page)}\n{drawn(page, home)}\n{END}{after}", encoding="utf-8")
-    yield readme
+    document.write_text(f"{before}{begin(page)}\n{drawn(page, home)}\n{END}{after}", encoding="utf-8")
+    yield document
 
 
 def is_kept(name: str, home: Path = HOME) -> bool:
@@ -104,7 +108,7 @@ def packed(kept: Results) -> bytes:
 
 
 def begin(name: str) -> str:
-    """The mark in front of what the README says of a run."""
+    """The mark in front of what a document says of a run."""
     return f"<!-- {name}: tools/reference.py -->"
 
 
@@ -119,9 +123,10 @@ def picture(kept: Results) -> str:
 
 
 def drawn(page: str, home: Path = HOME) -> str:
-    """What the README says of a page: of its first run, and where the others disagree with it."""
+    """What its document says of a page: of its first run, and where the others disagree with it."""
     first, whole = read(page, home), page_of(page, home)
-    lines = [*(_under_every_threat(first) if page == "paper" else _every_defense(first))]
+    tell = {"paper": _under_every_threat, "tables": _every_defense, "mergers": _every_merger}[page]
+    lines = [*tell(first)]
     if whole.runs:
         lines.append(leaderboard.differing(whole))
     return "\n\n".join(line for line in lines if line)
@@ -151,6 +156,32 @@ def _under_every_threat(kept: Results) -> Iterable[str]:
     heads = ("the attacker has", "verdict", "plain merge", "worst case", "by")
     lines: list[tuple[str, ...]] = [heads, ("---",) * len(heads), *map(_line, verdicts)]
     yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _every_merger(kept: Results) -> Iterable[str]:
+    """Mergers down, locks across: theft without an attack → after all that ran; then those that keep experts whole."""
+    (matrix,) = by_merger.matrices(kept)
+    defenses = list(matrix.rows)
+    yield f"Theft without an attack → after all attacks that ran ({matrix.scenario}, {matrix.threat}; {_run(kept)}):"
+    table = [("merger", "gain", *(f"`{defense}`" for defense in defenses))]
+    table += [
+        (f"`{merger}`", gain, *(matrix.rows[defense][place].text for defense in defenses))
+        for place, (merger, gain) in enumerate(zip(matrix.mergers, matrix.gains, strict=True))
+    ]
+    whole = {(row.merger, row.defense): row for row in kept.whole}
+    for merger in dict.fromkeys(row.merger for row in kept.whole):
+        rows = [whole[merger, defense] for defense in defenses]
+        gain = next((row.gain for row in rows if row.gain is not None), None)
+        table.append((f"`{merger}` *", wording.interval(gain), *map(_kept_whole, rows)))
+    lines = ["| " + " | ".join(line) + " |" for line in table]
+    yield "\n".join([lines[0], "| " + " | ".join(["---"] * len(table[0])) + " |", *lines[1:]])
+    if kept.whole:
+        yield r"\* keeps every expert whole, and counts for no verdict."
+
+
+def _kept_whole(row: WholeMerge) -> str:
+    before, after = (wording.number(one.mean if one else None) for one in (row.theft, row.attacked))
+    return row.reason or f"{before} → {after}"
 
 
 def _line(verdict: Verdict) -> tuple[str, ...]:
