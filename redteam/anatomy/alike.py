@@ -130,4 +130,4 @@ def finite(model: Checkpoint, base: Checkpoint, what: str) -> Checkpoint:
             return found
         raise BadInput(f"{what} holds NaN or infinity in {tensor!r}; fetch or train it again.")
 
-    return Checkpoint.computed(model.outline(), read, model.config)
+    return Checkpoint.computed(model.outline(), read, model.config, factors=model.factors)

@@ -19,6 +19,7 @@ from redteam.checkpoint.adapters import is_adapter
 from redteam.checkpoint.by_peft import merged_adapter
 from redteam.checkpoint.dequantised import Dequantised
 from redteam.checkpoint.discover import find
+from redteam.checkpoint.factors import Factors
 from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Renamed, Replaced, Rewrite, StoredAs, Transformed
 from redteam.checkpoint.quantised import can_be_brought_back, scheme_of
 from redteam.checkpoint.save import write
@@ -112,6 +113,11 @@ class Checkpoint(Tensors):
         found: torch.Tensor = self[name][place : place + 1] if look is None else look(name, place)
         return found
 
+    def factors(self, name: str) -> Factors | None:
+        """What a plain low-rank adapter adds to a tensor of the base that it was opened with; `None` if not known."""
+        look: Callable[[str], Factors | None] = getattr(self._source, "factors", super().factors)
+        return look(name)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._source.names())
 
@@ -139,6 +145,7 @@ class Checkpoint(Tensors):
         compute: Callable[[str], torch.Tensor],
         config: Mapping[str, Any] | None = None,
         rough: Callable[[str], torch.Tensor] | None = None,
+        factors: Callable[[str], Factors | None] | None = None,
     ) -> Checkpoint:
         """A checkpoint whose tensors are computed when they are read, anew each time.
 
@@ -147,8 +154,9 @@ class Checkpoint(Tensors):
             compute: Gives the tensor of a name; must be pure.
             config: As of `Checkpoint.of`.
             rough: Gives what `Checkpoint.rough` does, where that is cheaper.
+            factors: Gives what `Checkpoint.factors` does, where `compute` gives another's tensors as they are.
         """
-        return cls(Computed(outline, compute, rough), config or {})
+        return cls(Computed(outline, compute, rough, factors), config or {})
 
     def outline(self, names: Iterable[str] | None = None) -> Outline:
         """Name → shape and dtype of some tensors, of all by default, without reading them."""

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import torch
 
+from redteam.checkpoint.factors import Factors
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import BadInput
@@ -52,8 +53,9 @@ class Computed:
         outline: Outline,
         compute: Callable[[str], torch.Tensor],
         rough: Callable[[str], torch.Tensor] | None = None,
+        factors: Callable[[str], Factors | None] | None = None,
     ) -> None:
-        self._outline, self._compute, self._rough = outline, compute, rough
+        self._outline, self._compute, self._rough, self._factors = outline, compute, rough, factors
 
     def names(self) -> Outline:
         return self._outline
@@ -65,6 +67,9 @@ class Computed:
 
     def rough(self, name: str) -> torch.Tensor:
         return self.load(name) if self._rough is None else self._rough(name)
+
+    def factors(self, name: str) -> Factors | None:
+        return None if self._factors is None else self._factors(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._outline[name][0]
@@ -91,6 +96,9 @@ class Renamed:
     def part(self, name: str, place: int) -> torch.Tensor:
         return self._below.part(self._names[name], place)
 
+    def factors(self, name: str) -> Factors | None:
+        return self._below.factors(self._names[name])
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(self._names[name])
 
@@ -116,6 +124,9 @@ class Replaced:
 
     def part(self, name: str, place: int) -> torch.Tensor:
         return self._holder(name).part(name, place)
+
+    def factors(self, name: str) -> Factors | None:
+        return self._holder(name).factors(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._holder(name).shape(name)
@@ -218,6 +229,9 @@ class Recent:
         kept = self._kept.get(name)
         return self._below.part(name, place) if kept is None else kept[place : place + 1].clone()
 
+    def factors(self, name: str) -> Factors | None:
+        return self._below.factors(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)
 
@@ -246,6 +260,10 @@ class Cast:
     def part(self, name: str, place: int) -> torch.Tensor:
         dtype = self._dtype if self.dtype(name).is_floating_point else None
         return self._below.part(name, place).to(device=self._device, dtype=dtype)
+
+    def factors(self, name: str) -> Factors | None:
+        found = self._below.factors(name)
+        return None if found is None else found.to(device=self._device)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._below.shape(name)

@@ -16,6 +16,7 @@ import torch
 
 from redteam.checkpoint.adapter_config import listed, patterned, require_mergeable
 from redteam.checkpoint.adapters import UNDER, Adapted, parted
+from redteam.checkpoint.factors import Factors
 from redteam.checkpoint.safetensors_io import shown
 from redteam.checkpoint.tensors import Tensors
 from redteam.errors import NotACheckpoint
@@ -71,13 +72,24 @@ class Merged(Adapted):
         weight = super().load(name)
         if name not in self._updates:
             return weight
-        update = self._updates[name]
         dtype = torch.promote_types(weight.dtype, torch.float32)  # half-precision products would be rounded twice
-        down, up = (self._files.load(half).to(weight.device, dtype).flatten(1) for half in (update.down, update.up))
-        change = up @ down
-        if self._flips(update, weight.dim()):
-            change = change.T
-        return torch.add(weight.to(dtype), change.reshape(weight.shape), alpha=self._scales[name]).to(weight.dtype)
+        own = self._of(name).to(device=weight.device, dtype=dtype)
+        change = (own.up @ own.down).reshape(weight.shape)
+        return torch.add(weight.to(dtype), change, alpha=own.scale).to(weight.dtype)
+
+    def factors(self, name: str) -> Factors | None:
+        """What is added to a tensor of the base; `None` where another takes its place, and is another."""
+        if name not in self._updates:
+            return None
+        same = name not in self._whole or torch.equal(super().load(name), self._base[name])  # PEFT stores embeddings
+        return self._of(name) if same else None
+
+    def _of(self, name: str) -> Factors:
+        update = self._updates[name]
+        down, up = (self._files.load(half).flatten(1) for half in (update.down, update.up))
+        if self._flips(update, len(self.shape(name))):
+            up, down = down.T, up.T
+        return Factors(up, down, self._scales[name])
 
     def updated(self) -> set[str]:
         return set(self._updates)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from redteam.checkpoint.factors import Factors
+
 
 class Tensors(Mapping[str, torch.Tensor]):
     """A mapping that knows shapes and dtypes before a tensor is read.
@@ -50,6 +52,13 @@ class Tensors(Mapping[str, torch.Tensor]):
     def part(self, name: str, place: int) -> torch.Tensor:
         """`self[name][place : place + 1]`, without reading the rest where that can be had."""
         return self[name][place : place + 1]
+
+    def factors(self, name: str) -> Factors | None:
+        """What a plain low-rank adapter adds to a tensor of the base that it was opened with; `None` if not known.
+
+        Overlays that keep names and numbers as they are pass it on; behind others it is not known.
+        """
+        return None
 
 
 def in_a_block(name: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from redteam.checkpoint import Checkpoint, Whole
 from redteam.plugins.registry import MERGERS
+from redteam.plugins.settings import settings_of
 from redteam.testing import toy_scenario
 from redteam.views import MergerView
+from tests.mergers import adapter_oracles as adapters
 from tests.mergers import whole_oracles as whole
 from tests.mergers.data_oracles import STREAM, fisher, regmean
 from tests.mergers.matrix_oracles import Formula, Tensors, actmat, cart, iso_c, iso_cts, matrices, tsv, wudi
@@ -332,6 +334,28 @@ ORACLES: Mapping[str, tuple[str, Callable[[Tensors, Mapping[str, Tensors]], Tens
     "smile:gate=3,rank=5": ("the release", whole.smile(gate=3, k=5, top=1)),
     "smile:gate=3,rank=16,top=2": ("the release", whole.smile(gate=3, k=16, top=2)),
     "mdm-oc": ("its formula", whole.mdm_oc),
+    "knots": ("the release", adapters.knots(0.2, 0.6, scaled=True)),
+    "knots:density=0.5,coefficient=1.0": ("the release", adapters.knots(0.5, 1.0, scaled=True)),
+    "knots:variant=paper,density=0.4": ("its formula", adapters.knots(0.4, 0.6, scaled=False)),
+    "core-space:rank=2": (
+        "the release",
+        adapters.core_space(lambda cores: tsv(cores[0], cores), rank=2, isotropic=True),
+    ),
+    "core-space:rank=3,isotropic=false": (
+        "the release",
+        adapters.core_space(lambda cores: tsv(cores[0], cores), rank=3, isotropic=False),
+    ),
+    "core-space:rank=2,combination=ties,isotropic=false": (
+        "the release",
+        adapters.core_space(lambda cores: adapters.ties_merging(cores, 0.3), rank=2, isotropic=False),
+    ),
+    **{
+        f"peft:rank=3,density=0.4,combination={name}": (
+            "peft",
+            adapters.by_peft(name, rank=3, density=0.4, stream=STREAM),
+        )
+        for name in get_args(settings_of(MERGERS.load("peft").function)["combination"].annotation)
+    },
 }
 
 

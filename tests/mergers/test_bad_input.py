@@ -18,7 +18,7 @@ from tests.mergers.oracles import DATALESS, TAKES, merged
 PAIRS = ("slerp", "nuslerp")
 """Of two experts; where one sits out, the tensor is the other's."""
 
-WHOLE = ("ties", "ramplus", "emr", "smile", "mdm-oc")
+WHOLE = ("ties", "ramplus", "emr", "smile", "mdm-oc", "knots")
 """Those that look at all of a task vector first."""
 
 

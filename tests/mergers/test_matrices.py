@@ -22,6 +22,7 @@ from tests.mergers.oracles import merged
 
 View = Callable[..., MergerView]
 EACH = ("tsv-m", "iso-c", "iso-cts", "wudi", "actmerge", "cart")
+ADAPTERS = ("peft", "core-space", "knots:combination=dare_ties")
 SAME_SIDES = ("tsv-m", "iso-c", "cart")
 """Those to which it makes no difference which side of a matrix is which."""
 
@@ -81,7 +82,7 @@ def test_signs_and_copies_of_vectors_do_not_matter() -> None:
     assert torch.allclose(whitened(left, size, right), (left * size) @ right.mT), "what is orthogonal stays"
 
 
-@pytest.mark.parametrize("text", EACH)
+@pytest.mark.parametrize("text", [*EACH, *ADAPTERS])
 @pytest.mark.parametrize("shape", [(24, 10), (10, 24)])
 def test_adapters_merge_alike_whatever_the_solver_finds(text: str, shape: tuple[int, int]) -> None:
     """Task vectors of a rank below what each may keep: rounding them anew moves nothing but rounding."""
@@ -99,7 +100,7 @@ def test_which_side_is_which_makes_no_difference(text: str) -> None:
     assert torch.allclose(change(text, base, *taus), change(text, base.mT, *(tau.mT for tau in taus)).mT)
 
 
-@pytest.mark.parametrize("text", EACH)
+@pytest.mark.parametrize("text", [*EACH, *ADAPTERS])
 def test_a_task_vector_of_zeros_makes_no_nan(text: str) -> None:
     base, tau = drawn(0, 9, 6), drawn(1, 9, 6)
     made = change(text, base, tau, torch.zeros_like(tau), torch.zeros_like(tau))
@@ -182,7 +183,7 @@ def largest() -> Iterator[list[int]]:
         yield found
 
 
-@pytest.mark.parametrize("text", EACH)
+@pytest.mark.parametrize("text", [*EACH, *ADAPTERS])
 @pytest.mark.parametrize("shape", [(3000, 8), (8, 3000)])
 def test_no_long_side_is_squared(text: str, shape: tuple[int, int]) -> None:
     """A table of 150 000 tokens by itself would take 180 GB."""
@@ -193,7 +194,7 @@ def test_no_long_side_is_squared(text: str, shape: tuple[int, int]) -> None:
     assert numbers[0] <= 3 * base.numel()
 
 
-@pytest.mark.parametrize("text", EACH)
+@pytest.mark.parametrize("text", [*EACH, *ADAPTERS])
 def test_nothing_is_computed_before_it_is_read_and_then_that_tensor_alone(text: str, view: View) -> None:
     read: list[str] = []
 
@@ -216,7 +217,7 @@ def test_a_mask_of_infinities_stays(view: View) -> None:
     base = Checkpoint.of(mask, {})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for text in EACH:
+        for text in (*EACH, *ADAPTERS, "knots"):
             plugin = MERGERS.load(text)
             made = plugin(view(dict.fromkeys("xyz", base), base=base, needs_base=plugin.spec.needs_base))
             assert torch.equal(made["mask"], mask["mask"]), text

@@ -9,7 +9,7 @@ import pytest
 import torch
 from redteam_attacks.merging import entrywise as home
 from redteam_attacks.merging.entrywise import entrywise
-from redteam_attacks.merging.ties import _floor
+from redteam_attacks.merging.ties import cutoff
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.registry import MERGERS
@@ -77,7 +77,7 @@ def test_the_inputs_of_a_formula_may_be_overwritten() -> None:
 
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize("kind", ["normal", "ties", "tiny", "zeros"])
-def test_the_floor_by_bits_is_that_by_sorting(density: float, kind: str) -> None:
+def test_thecutoff_by_bits_is_that_by_sorting(density: float, kind: str) -> None:
     sizes = drawn(0, 1003).abs().float()
     if kind == "ties":
         sizes = (sizes * 3).round() / 3
@@ -87,8 +87,8 @@ def test_the_floor_by_bits_is_that_by_sorting(density: float, kind: str) -> None
         sizes[100:] = 0.0
     parts = sizes.split([3, 500, 0, 500])
     count = max(1, int(density * len(sizes)))
-    assert _floor(lambda: iter(parts), density) == float(sizes.sort(descending=True).values[count - 1])
+    assert cutoff(lambda: iter(parts), density) == float(sizes.sort(descending=True).values[count - 1])
 
 
-def test_no_sizes_have_no_floor() -> None:
-    assert _floor(lambda: iter(()), 0.5) == 0.0
+def test_no_sizes_have_nocutoff() -> None:
+    assert cutoff(lambda: iter(()), 0.5) == 0.0

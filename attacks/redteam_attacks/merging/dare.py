@@ -62,9 +62,18 @@ def dare(
     return onto_base(view, merge)
 
 
+def thinned(delta: Tensor, density: float, draws: np.random.Generator) -> Tensor:
+    """Each entry with probability `density`, divided by that, else 0."""
+    return _kept(delta, density, draws) / density
+
+
 def _thinned(delta: Tensor, density: float, variant: str, draws: np.random.Generator) -> Tensor:
-    kept = delta * torch.from_numpy(np.asarray(draws.random(tuple(delta.shape)) < density)).to(delta.device)
     if variant == "paper":
-        return kept / density
+        return thinned(delta, density, draws)
+    kept = _kept(delta, density, draws)
     before, after = delta.abs().sum(), kept.abs().sum()
     return kept * (before / after) if after > 0 else kept
+
+
+def _kept(delta: Tensor, density: float, draws: np.random.Generator) -> Tensor:
+    return delta * torch.from_numpy(np.asarray(draws.random(tuple(delta.shape)) < density)).to(delta.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,13 @@ class TaskVectors:
         tasks: Whose, in order of their names.
         shape: Of each.
         read: Gives one from its task; it may be overwritten.
+        name: Of the tensor.
     """
 
     tasks: tuple[str, ...]
     shape: tuple[int, ...]
     read: Callable[[str], Tensor]
+    name: str = ""
 
     def __iter__(self) -> Iterator[Tensor]:
         return map(self.read, self.tasks)
@@ -44,6 +46,10 @@ class TaskVectors:
     def mean(self) -> Tensor:
         """Σ τ / T."""
         return self.sum() / len(self)
+
+    def are_matrices(self, *, longest: int | None = None) -> bool:
+        """Whether they have two axes, each at least as long as there are tasks and shorter than `longest`."""
+        return len(self.shape) == 2 and min(self.shape) >= len(self) and max(self.shape) < (longest or torch.inf)
 
 
 def by_matrices(
@@ -70,9 +76,13 @@ def by_matrices(
         if not is_finite(stored):  # a mask, of which no difference is a number
             return stored
         start = stored.to(torch.float64)
-        vectors = TaskVectors(tuple(experts), view.base.shape(name), lambda task: experts[task][name].to(start) - start)
-        as_matrix = start.ndim == 2 and min(start.shape) >= len(experts) and max(start.shape) < (longest or torch.inf)
-        change = formula(vectors) if as_matrix else vectors.mean()
+        vectors = task_vectors(name, start, experts)
+        change = formula(vectors) if vectors.are_matrices(longest=longest) else vectors.mean()
         return (start + coefficient * change).to(view.base.dtype(name))
 
     return onto_base(view, merge)
+
+
+def task_vectors(name: str, start: Tensor, experts: Mapping[str, Checkpoint]) -> TaskVectors:
+    """Those of a tensor that is `start`, in float64, in the base."""
+    return TaskVectors(tuple(experts), tuple(start.shape), lambda task: experts[task][name].to(start) - start, name)

@@ -1,6 +1,6 @@
 """TIES: task vectors trimmed, a sign elected for every weight, and the mean taken of what agrees with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Annotated, Literal
 
@@ -59,18 +59,18 @@ def ties(
         return (_sizes(view.experts[task][name], view.base[name]) for name in names[task])
 
     whole = variant == "paper"
-    floors = {task: _floor(partial(sizes, task), density) for task in view.experts} if whole else {}
+    floors = {task: cutoff(partial(sizes, task), density) for task in view.experts} if whole else {}
 
     def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
         start, tensors = view.base[name], {task: expert[name] for task, expert in experts.items()}
         w = weight_of(tensors, weights, start.reshape(-1))
         smallest = [
-            floors[task] if whole else _floor(partial(_alone, _sizes(tensor, start)), density)
+            floors[task] if whole else cutoff(partial(_alone, _sizes(tensor, start)), density)
             for task, tensor in tensors.items()
         ]
 
         def change(start: Tensor, *parts: Tensor) -> Tensor:
-            trimmed = (_trimmed(part.sub_(start), floor) for part, floor in zip(parts, smallest, strict=True))
+            trimmed = (kept_from(part.sub_(start), floor) for part, floor in zip(parts, smallest, strict=True))
             deltas = torch.stack(list(trimmed))
             agree = agreeing(deltas, deltas * w if variant == "mergekit" else deltas)
             divisor = ((w if variant == "mergekit" else torch.ones_like(w)) * agree).sum(0)
@@ -104,7 +104,12 @@ def elected(deltas: Tensor, *, mean: bool) -> Tensor:
     return total / agree.sum(0).clamp(min=1) if mean else total
 
 
-def _trimmed(delta: Tensor, floor: float) -> Tensor:
+def trimmed(tensor: Tensor, density: float) -> Tensor:
+    """The largest entries of a tensor by itself, as many as are the share `density` (more where sizes are equal)."""
+    return kept_from(tensor, cutoff(partial(_alone, tensor.abs().float().flatten()), density))
+
+
+def kept_from(delta: Tensor, floor: float) -> Tensor:
     """The entries that are at least as large as the floor."""
     return delta * (delta.abs().float() >= floor)
 
@@ -118,30 +123,38 @@ def _alone(sizes: Tensor) -> Iterator[Tensor]:
     yield sizes
 
 
-def _floor(sizes: Callable[[], Iterator[Tensor]], density: float) -> float:
+def cutoff(sizes: Callable[[], Iterator[Tensor]], density: float) -> float:
     """The size from which entries are kept, so that the largest share `density` of all of them is (more at ties).
 
-    Sizes are not negative, so that their bits are in the same order as they are: counting first the upper half of the
-    bits, then the lower half of those at the edge, finds the floor exactly without holding more than a tensor.
-
     Args:
-        sizes: Gives the parts, float32, the same ones each time.
+        sizes: Gives the parts, float32, not negative, the same ones each time.
         density: The share.
     """
-    upper = torch.zeros(2**15, dtype=torch.int64)
-    for part in _gathered(sizes()):
-        upper += torch.bincount(part.view(torch.int32) >> 16, minlength=len(upper)).cpu()
-    total = int(upper.sum())
-    if not total:
-        return 0.0
-    rank = total - max(1, int(density * total))  # of the floor among all sizes, from the smallest, counted from 0
-    edge, rank = _bin(upper, rank)
-    lower = torch.zeros(2**16, dtype=torch.int64)
-    for part in _gathered(sizes()):
-        bits = part.view(torch.int32)
-        lower += torch.bincount(bits[bits >> 16 == edge] & 0xFFFF, minlength=len(lower)).cpu()
-    floor = torch.tensor(edge << 16 | _bin(lower, rank)[0], dtype=torch.int32)
-    return float(floor.view(torch.float32))
+    return cutoffs(lambda: (("", part) for part in _gathered(sizes())), density).get("", 0.0)
+
+
+def cutoffs(sizes: Callable[[], Iterable[tuple[str, Tensor]]], density: float) -> dict[str, float]:
+    """The same of several, whose parts come one after the other, each with the name of what it is a part of.
+
+    Sizes are not negative, so that their bits are in the same order as they are: counting first the upper half of the
+    bits, then the lower half of those at the edge, finds the size exactly without holding more than a tensor.
+    """
+    upper: dict[str, Tensor] = {}
+    for name, part in sizes():
+        counts = torch.bincount(part.view(torch.int32) >> 16, minlength=2**15).cpu()
+        upper[name] = upper[name] + counts if name in upper else counts
+    edges: dict[str, tuple[int, int]] = {}
+    for name, counts in upper.items():
+        if total := int(counts.sum()):
+            rank = total - max(1, int(density * total))  # of the size among all, from the smallest, counted from 0
+            edges[name] = _bin(counts, rank)
+    lower = {name: torch.zeros(2**16, dtype=torch.int64) for name in edges}
+    for name, part in sizes() if edges else ():
+        if name in edges:
+            bits = part.view(torch.int32)
+            lower[name] += torch.bincount(bits[bits >> 16 == edges[name][0]] & 0xFFFF, minlength=2**16).cpu()
+    found = {name: edge << 16 | _bin(lower[name], rank)[0] for name, (edge, rank) in edges.items()}
+    return {name: float(torch.tensor(bits, dtype=torch.int32).view(torch.float32)) for name, bits in found.items()}
 
 
 def _gathered(parts: Iterator[Tensor]) -> Iterator[Tensor]:

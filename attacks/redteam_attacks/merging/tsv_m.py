@@ -1,5 +1,6 @@
 """TSV-M: the leading singular vectors of each task vector, side by side, made orthogonal to each other's."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import torch
@@ -35,8 +36,17 @@ def tsv_m(view: MergerView, *, coefficient: Annotated[float, Range(0.05, 3.0)] =
     """
 
     def change(vectors: TaskVectors) -> Tensor:
-        rank = min(vectors.shape) // len(vectors)
-        left, size, right = zip(*(leading(vector, rank) for vector in vectors), strict=True)
-        return whitened(torch.cat(left, 1), torch.cat(size), torch.cat(right, 1))
+        return side_by_side(vectors, min(vectors.shape) // len(vectors))
 
     return by_matrices(view, change, coefficient=coefficient)
+
+
+def side_by_side(matrices: Iterable[Tensor], rank: int) -> Tensor:
+    """P diag(s) Qᵀ of the leading parts of some matrices.
+
+    Args:
+        matrices: Of one shape, float64, the shorter side of which is at least as long as all parts together.
+        rank: Of each part.
+    """
+    left, size, right = zip(*(leading(matrix, rank) for matrix in matrices), strict=True)
+    return whitened(torch.cat(left, 1), torch.cat(size), torch.cat(right, 1))
