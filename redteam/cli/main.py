@@ -26,6 +26,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "protect": ("redteam.cli.protect:protect", "Put a defense on a checkpoint and write what may be published."),
     "attack": ("redteam.cli.attack:attack", "Try to take a lock off a checkpoint, from weights alone."),
     "merge": ("redteam.cli.merge:merge", "Merge checkpoints as a free-rider would, a tensor at a time."),
+    "extract-lora": (
+        "redteam.cli.extract_lora:extract_lora",
+        "Turn a fine-tuned model into a low-rank adapter of its base.",
+    ),
     "report": ("redteam.cli.report:report", "Write reports on a finished run: HTML, Markdown, JUnit, CSV, JSON."),
     "search": ("redteam.cli.search:search", "Look for the strongest attacker of a defense within a budget."),
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
@@ -39,7 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Subcommand → function and the line that `redteam --help` prints, in the order shown there."""
 _INTERRUPTED = {
     **dict.fromkeys(("run", "search"), "Interrupted; the same command again goes on where it stopped."),
-    **dict.fromkeys(("protect", "attack", "merge"), "Interrupted; nothing was written."),
+    **dict.fromkeys(("protect", "attack", "merge", "extract-lora"), "Interrupted; nothing was written."),
 }
 
 

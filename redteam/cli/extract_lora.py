@@ -1,0 +1,62 @@
+"""`redteam extract-lora`: turns a fine-tuned model into a low-rank adapter of its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from redteam.cli import checkpoint_options as shared
+from redteam.cli import opening
+
+
+def extract_lora(
+    model: shared.Model,
+    base: Annotated[Path, typer.Option(help="The public model that it was fine-tuned from.", callback=shared.at_home)],
+    out: shared.Out,
+    rank: Annotated[int, typer.Option(min=1, max=4096, help="Of the adapter, in layers that allow as much.")] = 128,
+    device: shared.OnDevice = shared.Device.cpu,
+    dequantise: shared.Dequantise = False,
+    force: shared.Force = False,
+) -> None:
+    """Turn a fine-tuned model into a low-rank adapter of its base, as mergekit-extract-lora does: a tensor at a time.
+
+    Of what changed in each linear layer the leading singular vectors are kept, split evenly between A and B. Norms,
+    biases, tables of tokens, outputs and convolutions are left out, and it is said how much that is. PEFT loads the
+    folder, and every command here takes it in place of a model.
+    """
+    from redteam.anatomy.alike import finite, require_related, require_same_settings
+    from redteam.checkpoint import own_tensors
+    from redteam.checkpoint.extract import Extraction
+    from redteam.checkpoint.parts import part_of
+    from redteam.doctor.headers import some
+
+    shared.require_usable(device, out, force, [model, base])
+    origin, found = opening.open_alike(base, model, dequantise=shared.read_as(dequantise))
+    who = f"The model {model}"
+    require_related(found, part_of(origin, found), who)
+    require_same_settings(found, origin, who)
+    with shared.working() as progress:
+        extraction = Extraction(
+            finite(found.cast(device=device), origin, who), origin.cast(device=device), rank, progress=progress.advanced
+        )
+
+        def card() -> str:
+            rows = {
+                "made from": opening.named(model),
+                "base": opening.named(base),
+                "rank": str(rank),
+                "kept": f"{extraction.share:.2%} of ‖Δ‖²",
+            }
+            table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+            return f"## Extracted adapter\n\n| | |\n|---|---|\n{table}\n"
+
+        extraction.write(out, base=str(base), force=force, card=card)
+    typer.echo(f"It has {len(extraction.layers)} linear layers and keeps {extraction.share:.2%} of ‖Δ‖².")
+    if left := extraction.left_out:
+        lost = sum(extraction.squares[name] for name in left) / sum(extraction.squares.values())
+        typer.echo(f"Left out, {lost:.2%} of ‖Δ‖², since they are no linear layer's weight: {some(left)}.")
+    if own := own_tensors(found, origin):
+        typer.echo(f"Left out, since the base lacks them in this shape: {some(list(own))}.")
+    typer.echo(f"The adapter is in {out}.")
