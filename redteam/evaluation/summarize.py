@@ -16,6 +16,7 @@ from redteam.evaluation.controls.monotonicity import monotonicity
 from redteam.evaluation.design import Design
 from redteam.evaluation.over_victims import over_victims
 from redteam.evaluation.pairings import Pairing
+from redteam.evaluation.poor_mergers import sentences
 from redteam.evaluation.price import Spent, price
 from redteam.evaluation.progress import Progress
 from redteam.evaluation.scoring import Table
@@ -64,21 +65,8 @@ class Summary:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Sentences on mergers of which no verdict was drawn."""
-        told = {_why_left_out(subject, merger) for subject in self.subjects for merger in subject.left_out}
-        return tuple(sorted({*told, *self.design.withheld, *self._copies}))
-
-    @property
-    def _copies(self) -> Iterable[str]:
-        """Sentences on mergers that count although a copy of the victim would, too."""
-        for subject in self.subjects:
-            for merger, copied in subject.copied.items():
-                if merger not in subject.left_out and copied.mean >= THRESHOLDS.stolen:
-                    yield (
-                        f"Whether merging with {merger} on {subject.scenario} beats using the victim's model as it is: "
-                        f"that would count as theft of {copied.mean:.2f}, so little of the companions is left in the "
-                        "unlocked merge."
-                    )
+        """Sentences on mergers of which no verdict was drawn, or one to be read with a copy of the victim beside it."""
+        return (*sorted(self.design.withheld), *sentences(self.subjects))
 
     @property
     def coverage(self) -> r.Coverage:
@@ -149,16 +137,6 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
         keys=subject.keys,
         rests_on=decision.rests_on,
         gated=subject.protects,
-    )
-
-
-def _why_left_out(subject: r.Subject, merger: str) -> str:
-    gain, where = subject.gains[merger], f"The merger {merger} on {subject.scenario}"
-    if gain.low < THRESHOLDS.gain:
-        return f"{where}: what the unlocked victim adds to its merge is {gain}, too little to be stolen."
-    return (
-        f"{where}: its unlocked merge keeps so little of the companions that the victim's own model, with nothing "
-        f"merged, would count as theft of {subject.copied[merger].mean:.2f}."
     )
 
 

@@ -60,7 +60,8 @@ class TestTurns:
         assert copied.naive.mean > 0.9, "the locked model as it is has the victim's whole skill"
         assert copied.gain.mean > 0.5
         assert not copied.telling
-        (told,) = [sentence for sentence in turned.results.untested if "first-only on" in sentence]
+        (told,) = [sentence for sentence in turned.results.untested if "first-only (" in sentence]
+        assert told.startswith("Mergers left out on")
         assert "keeps so little of the companions" in told
 
     def test_attacks_follow_only_where_the_merger_can_tell_something(self, turned: Any) -> None:
