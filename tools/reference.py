@@ -14,14 +14,18 @@ from __future__ import annotations
 import gzip
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from redteam_reports import bars, by_merger, leaderboard, results_html, wording
+from redteam_reports import bars, leaderboard, results_html, wording
 
 from redteam import answer
 from redteam.evaluation.joined import joined
-from redteam.evaluation.results import Results, Verdict, WholeMerge
+from redteam.evaluation.results import ByMerger, Results, Verdict, WholeMerge
+from redteam.evaluation.statistics import Interval
+
+Row = TypeVar("Row", ByMerger, WholeMerge)
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "reports" / "reference"
@@ -160,28 +164,36 @@ def _under_every_threat(kept: Results) -> Iterable[str]:
 
 def _every_merger(kept: Results) -> Iterable[str]:
     """Mergers down, locks across: theft without an attack → after all that ran; then those that keep experts whole."""
-    (matrix,) = by_merger.matrices(kept)
-    defenses = list(matrix.rows)
-    yield f"Theft without an attack → after all attacks that ran ({matrix.scenario}, {matrix.threat}; {_run(kept)}):"
+    defenses = list(dict.fromkeys(row.defense for row in kept.by_merger))
     table = [("merger", "gain", *(f"`{defense}`" for defense in defenses))]
-    table += [
-        (f"`{merger}`", gain, *(matrix.rows[defense][place].text for defense in defenses))
-        for place, (merger, gain) in enumerate(zip(matrix.mergers, matrix.gains, strict=True))
-    ]
-    whole = {(row.merger, row.defense): row for row in kept.whole}
-    for merger in dict.fromkeys(row.merger for row in kept.whole):
-        rows = [whole[merger, defense] for defense in defenses]
-        gain = next((row.gain for row in rows if row.gain is not None), None)
-        table.append((f"`{merger}` *", wording.interval(gain), *map(_kept_whole, rows)))
+    for merger, rows in _by(kept.by_merger).items():
+        reason = "".join({f" ({row.reason})" for row in rows.values() if row.reason})
+        figures = [_change(rows[defense].naive, rows[defense].worst) for defense in defenses]
+        table.append((f"`{merger}`", f"{_gain(rows)}{reason}", *figures))
+    for merger, whole in _by(kept.whole).items():
+        figures = [_change(whole[defense].theft, whole[defense].attacked) for defense in defenses]
+        table.append((f"`{merger}` *", _gain(whole), *figures))
+    first = kept.by_merger[0]
+    yield f"Theft without an attack → after all attacks that ran ({first.scenario}, {first.threat}; {_run(kept)}):"
     lines = ["| " + " | ".join(line) + " |" for line in table]
-    yield "\n".join([lines[0], "| " + " | ".join(["---"] * len(table[0])) + " |", *lines[1:]])
-    if kept.whole:
-        yield r"\* keeps every expert whole, and counts for no verdict."
+    yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
+    yield r"\* keeps every expert whole, and counts for no verdict."
 
 
-def _kept_whole(row: WholeMerge) -> str:
-    before, after = (wording.number(one.mean if one else None) for one in (row.theft, row.attacked))
-    return row.reason or f"{before} → {after}"
+def _by(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Merger → defense → row."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault(row.merger, {})[row.defense] = row
+    return found
+
+
+def _gain(rows: Mapping[str, ByMerger | WholeMerge]) -> str:
+    return wording.interval(next((row.gain for row in rows.values() if row.gain is not None), None))
+
+
+def _change(before: Interval | None, after: Interval | None) -> str:
+    return " → ".join("–" if one is None else f"{one.mean:.2f}" for one in (before, after))
 
 
 def _line(verdict: Verdict) -> tuple[str, ...]:
