@@ -19,6 +19,7 @@ from redteam.checkpoint.companion_files import add_card
 from redteam.checkpoint.modules import bare_network, plain_parameters
 from redteam.checkpoint.safetensors_io import write_json, write_safetensors
 from redteam.checkpoint.singular import cut_out
+from redteam.checkpoint.tensors import is_finite
 from redteam.errors import Inapplicable
 from redteam.files import new_folder
 
@@ -129,6 +130,8 @@ class Extraction:
 
     def _moved(self, name: str) -> float:
         if not self.base.dtype(name).is_floating_point or not self.model.dtype(name).is_floating_point:
+            return 0.0
+        if not is_finite(self.base[name]):  # a mask, of which no difference is a number
             return 0.0
         return float(self._delta(name).square().sum())
 

@@ -29,7 +29,8 @@ def extract_lora(
     from redteam.anatomy.alike import finite, require_related, require_same_settings
     from redteam.checkpoint import own_tensors
     from redteam.checkpoint.extract import Extraction
-    from redteam.checkpoint.parts import part_of
+    from redteam.checkpoint.naming import is_remnant
+    from redteam.checkpoint.parts import in_place, part_of
     from redteam.doctor.headers import some
 
     shared.require_usable(device, out, force, [model, base])
@@ -37,10 +38,10 @@ def extract_lora(
     who = f"The model {model}"
     require_related(found, part_of(origin, found), who)
     require_same_settings(found, origin, who)
+    found = in_place(found, origin)
     with shared.working() as progress:
-        extraction = Extraction(
-            finite(found.cast(device=device), origin, who), origin.cast(device=device), rank, progress=progress.advanced
-        )
+        start = origin.cast(device=device)
+        extraction = Extraction(finite(found.cast(device=device), start, who), start, rank, progress.advanced)
 
         def card() -> str:
             rows = {
@@ -57,6 +58,6 @@ def extract_lora(
     if left := extraction.left_out:
         lost = sum(extraction.squares[name] for name in left) / sum(extraction.squares.values())
         typer.echo(f"Left out, {lost:.2%} of ‖Δ‖², since they are no linear layer's weight: {some(left)}.")
-    if own := own_tensors(found, origin):
-        typer.echo(f"Left out, since the base lacks them in this shape: {some(list(own))}.")
+    if own := [name for name in own_tensors(found, origin) if not is_remnant(name, found.shape(name))]:
+        typer.echo(f"Left out, since the base lacks them in this shape: {some(own)}.")
     typer.echo(f"The adapter is in {out}.")

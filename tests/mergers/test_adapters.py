@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,19 @@ def test_factors_pass_overlays_that_keep_names_and_numbers(tmp_path: Path) -> No
     assert in_memory(experts)["left"].factors(name) is None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shell_knows_them_too(kind: str, shell: Callable[..., Any], tmp_path: Path) -> None:
+    trained(tmp_path, *KINDS[kind], **SCALES)
+    base, experts = opened(tmp_path, SCALES)
+    given = [word for task in SCALES for word in ("--expert", f"{tmp_path}/{task}")]
+    for text, hangs in (("peft:combination=linear,rank=2", True), ("core-space:rank=2", False)):
+        told = shell("merge", text, "--base", f"{tmp_path}/base", *given, "--out", f"{tmp_path}/made", "--force")
+        assert told.code == 0, told.err
+        made, wanted = Checkpoint.open(tmp_path / "made"), merged(text, base, experts)
+        assert norm(made, wanted) < 1e-5 * norm(wanted, base)
+        assert (norm(merged(text, base, in_memory(experts)), wanted) > 0.05 * norm(wanted, base)) is hangs
+
+
 def test_factors_over_another_base_are_not_used(tmp_path: Path) -> None:
     trained(tmp_path, "llama", {}, **SCALES)
     base, experts = opened(tmp_path, SCALES)
@@ -187,3 +200,11 @@ def test_adapters_that_share_directions_lose_none_of_them_in_core_space() -> Non
     made = delta_of("core-space:rank=2,isotropic=false", base, experts)
     assert made.norm() > 0.5 * delta_of("task-arithmetic:coefficient=1.0", base, experts).norm()
     assert torch.linalg.matrix_rank(made) == 2
+
+
+def test_a_matrix_of_fewer_rows_than_experts_is_averaged_in_core_space() -> None:
+    draws = torch.Generator().manual_seed(4)
+    base = Checkpoint.of({"a": torch.randn(2, 8, generator=draws).double()}, {})
+    experts = {t: Checkpoint.of({"a": base["a"] + torch.randn(2, 8, generator=draws).double()}, {}) for t in "xyz"}
+    mean = delta_of("task-arithmetic:coefficient=1.0", base, experts) / 3
+    assert torch.allclose(delta_of("core-space", base, experts), mean)

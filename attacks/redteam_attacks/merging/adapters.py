@@ -45,28 +45,28 @@ def by_adapters(
         if not is_finite(stored):  # a mask, of which no difference is a number
             return stored
         start = stored.to(torch.float64)
-        own = {task: found for task, expert in experts.items() if (found := _own(expert, name, start)) is not None}
+        as_matrix = start.ndim == 2 or any(expert.factors(name) is not None for expert in experts.values())
         adapters, total = {}, torch.zeros_like(start)
         for task, expert in experts.items():
             delta = expert[name].to(start) - start
-            if start.ndim != 2 and not own:
+            if not as_matrix:
                 total += delta
-            elif task in own or bool(delta.any()):
-                adapters[task] = own.get(task) or cut_out(delta.flatten(1), rank)
+            elif (own := _own(expert, name, delta, start)) is not None or bool(delta.any()):
+                adapters[task] = own or cut_out(delta.flatten(1), rank)
         change = formula(name, adapters).reshape(start.shape) if adapters else total / len(experts)
         return (start + coefficient * change).to(stored.dtype)
 
     return onto_base(view, merge)
 
 
-def _own(expert: Checkpoint, name: str, start: Tensor) -> Factors | None:
+def _own(expert: Checkpoint, name: str, delta: Tensor, start: Tensor) -> Factors | None:
     """The factors that an expert brings, if they are how it differs from this base, but for the rounding in its dtype.
 
     They are not where it was opened over another base.
     """
     if (found := expert.factors(name)) is None:
         return None
-    found, stored = found.to(dtype=torch.float64), expert[name]
-    off = stored.to(start) - start - found.change.reshape(start.shape)
-    within = 4 * torch.finfo(stored.dtype).eps * float(stored.double().norm() + found.change.norm())
+    found = found.to(dtype=torch.float64)
+    off = delta - found.change.reshape(delta.shape)
+    within = 2 * torch.finfo(expert.dtype(name)).eps * float((start + delta).norm() + delta.norm())
     return found if float(off.norm()) <= within else None

@@ -62,8 +62,11 @@ def core_space(
         downs = {task: math.copysign(root[task], one.scale) * one.down for task, one in adapters.items()}
         left, right = _basis(torch.cat(list(ups.values()), 1)), _basis(torch.cat(list(downs.values())).mT)
         cores = {task: (left.mT @ ups[task]) @ (down @ right) for task, down in downs.items()}
+        each = min(left.shape[1], right.shape[1]) // len(cores)
+        if combination == "tsv" and not each:  # a matrix with fewer rows than experts has no rank to share out
+            return left @ torch.stack(list(cores.values())).mean(0) @ right.mT
         if combination == "tsv":
-            merged = side_by_side(cores.values(), min(left.shape[1], right.shape[1]) // len(cores))
+            merged = side_by_side(cores.values(), each)
         else:
             weights = dict.fromkeys(cores, 1.0)
             merged = combined(
