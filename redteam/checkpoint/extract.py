@@ -55,7 +55,7 @@ class Extraction:
     turned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        found, self.turned = _linear(self.base)
+        found, self.turned = _linear(self.model)
         both = shared_tensors(self.model, self.base)
         self.squares = {}
         for done, name in enumerate(both, 1):
@@ -165,15 +165,15 @@ class Extraction:
         return Checkpoint.computed(outline, read)
 
 
-def _linear(base: Checkpoint) -> tuple[dict[str, str], bool]:
+def _linear(model: Checkpoint) -> tuple[dict[str, str], bool]:
     """Path of a layer → its weight, of layers that are one matrix each; and whether they hold it the other way round.
 
     The table of the outputs is none of them: where it is tied it is no layer's alone, and tools leave it whole.
     """
     from torch.nn import Linear
 
-    network: Any = bare_network(base.config)
-    names = {place: name for name, place in plain_parameters(base).items()}
+    network: Any = bare_network(model.config)
+    names = {place: name for name, place in plain_parameters(model).items()}
     head = network.get_output_embeddings()
     kinds: dict[bool, dict[str, str]] = {False: {}, True: {}}
     for path, module in network.named_modules():

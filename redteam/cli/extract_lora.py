@@ -30,15 +30,15 @@ def extract_lora(
     from redteam.checkpoint import own_tensors
     from redteam.checkpoint.extract import Extraction
     from redteam.checkpoint.naming import is_remnant
-    from redteam.checkpoint.parts import in_place, part_of
+    from redteam.checkpoint.parts import part_of
     from redteam.doctor.headers import some
 
     shared.require_usable(device, out, force, [model, base])
     origin, found = opening.open_alike(base, model, dequantise=shared.read_as(dequantise))
     who = f"The model {model}"
-    require_related(found, part_of(origin, found), who)
+    origin = part_of(origin, found)
+    require_related(found, origin, who)
     require_same_settings(found, origin, who)
-    found = in_place(found, origin)
     with shared.working() as progress:
         start = origin.cast(device=device)
         extraction = Extraction(finite(found.cast(device=device), start, who), start, rank, progress.advanced)

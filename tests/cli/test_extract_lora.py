@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from redteam.checkpoint import Checkpoint
+from redteam.testing import toy_scenario
 from tests.peft_adapters import fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT warns of much that is meant here
@@ -99,6 +100,40 @@ def test_layers_that_did_not_change_have_no_factors(shell: Shell, tmp_path: Path
         network.model.layers[1].mlp.up_proj.weight,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("kind", ["tied", "llava", "mixtral", "gpt_oss"])
+def test_each_linear_layer_is_the_models_and_all_else_the_bases(kind: str, shell: Shell, tmp_path: Path) -> None:
+    """But for the head, and for experts in one tensor, which are no linear layers."""
+    network = fresh(kind)
+    network.save_pretrained(tmp_path / "base")
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+    network.save_pretrained(tmp_path / "model")
+    extracted(shell, tmp_path)
+    layers = {f"{path}.weight" for path, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert len(layers) > 8
+    for name, weight in loaded(kind, tmp_path / "adapter").items():
+        made = name in layers and "lm_head" not in name
+        assert torch.allclose(weight, (network.state_dict() if made else before)[name], atol=1e-6), name
+
+
+def test_a_base_without_the_models_head_will_do(shell: Shell, tmp_path: Path) -> None:
+    scenario = toy_scenario("vit")
+    base, model = scenario.base, scenario.experts["victim"]
+    base.save(tmp_path / "base")
+    model.save(tmp_path / "model")
+    told = extracted(shell, tmp_path)
+    assert "Left out, since the base lacks them in this shape: classifier" in told.out
+    start = model.replace(base.only(name for name in base if name in model)).module()
+    before = {name: weight.clone() for name, weight in start.state_dict().items()}
+    found = peft.PeftModel.from_pretrained(start, tmp_path / "adapter").merge_and_unload().state_dict()
+    after = model.module().state_dict()
+    moved = [name for name in found if not torch.equal(found[name], before[name])]
+    assert len(moved) == 12
+    assert all(torch.allclose(found[name], after[name], atol=1e-6) for name in moved)
 
 
 def test_mergers_take_the_folder(shell: Shell, tmp_path: Path) -> None:
