@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Adapted:
     Args:
         path: The adapter's folder, or the weights in it.
         base: What the adapter was trained on.
+        places: Gives parameter of the network → tensor of the base, asked where a name is not the base's.
 
     Attributes:
         where: The adapter's folder.
@@ -55,7 +57,7 @@ class Adapted:
         NotACheckpoint: If there is no base, or the adapter cannot be read.
     """
 
-    def __init__(self, path: Path, base: Tensors | None) -> None:
+    def __init__(self, path: Path, base: Tensors | None, places: Callable[[], Mapping[str, str]] = dict) -> None:
         folder = path if path.is_dir() else path.parent
         self.where = folder
         self._said = read_json(own(folder, CONFIG))
@@ -68,7 +70,7 @@ class Adapted:
             pickle = (folder / "adapter_model.bin").exists()
             why = "adapter_model.bin is a pickle, which is never loaded" if pickle else f"no {WEIGHTS} is in it"
             raise NotACheckpoint(f"{folder} is no adapter ({why}); expected {WEIGHTS}.")
-        self._base = base
+        self._base, self._places_in = base, places
         self._files = Files(Found(folder, (own(folder, WEIGHTS),)))
         self._longer: dict[str, list[str]] = {}
         self._cores: dict[str, list[str]] = {}
@@ -153,8 +155,16 @@ class Adapted:
             if len(found) == 1:
                 return found[0]
         if not optional:
+            for longer in (name, shorter):
+                if longer in self._by_place:
+                    return self._by_place[longer]
             self._lacking.append(name)
         return name  # a head for the adapter's task
+
+    @cached_property
+    def _by_place(self) -> Mapping[str, str]:
+        """Parameter of the network → tensor of the base: PEFT's names are the network's, which it may rename."""
+        return self._places_in()
 
     def _is_tied(self, name: str) -> bool:
         """Whether a name is that of a head which the base has in its embedding."""

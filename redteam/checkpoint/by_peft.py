@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from redteam.checkpoint.adapter_config import listed
 from redteam.checkpoint.adapters import UNDER, Adapted, core
 from redteam.checkpoint.libraries import quiet_transformers
-from redteam.checkpoint.modules import bare_network
+from redteam.checkpoint.modules import bare_network, plain_parameters
 from redteam.checkpoint.peft_config import config_for, single_parameters, start_of, turned_round
 from redteam.checkpoint.plain_lora import BeyondPlain, Merged
 from redteam.checkpoint.safetensors_io import shown
@@ -44,8 +44,15 @@ def merged_adapter(path: Path, base: Tensors | None) -> Adapted:
     Raises:
         NotACheckpoint: If there is no base, the adapter is damaged, does not fit the base, or cannot be merged.
     """
+
+    def places() -> dict[str, str]:
+        try:
+            return {} if base is None else {place: name for name, place in plain_parameters(base).items()}
+        except NotACheckpoint:
+            return {}
+
     try:
-        merged: Adapted = Merged(path, base)
+        merged: Adapted = Merged(path, base, places)
     except BeyondPlain as beyond:
         if find_spec("peft") is None:
             raise NotACheckpoint(f"{beyond}; PEFT merges such adapters: pip install 'merge-redteam[peft]'.") from None

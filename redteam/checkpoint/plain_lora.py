@@ -7,7 +7,7 @@ The update of a weight is `scale · B A` (arXiv:2106.09685) with `scale = alpha 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,15 @@ class Merged(Adapted):
     Args:
         path: The adapter's folder, or the weights in it.
         base: What the adapter was trained on.
+        places: As of `Adapted`.
 
     Raises:
         BeyondPlain: If the adapter is more than that.
         NotACheckpoint: If the adapter is damaged, or does not fit the base.
     """
 
-    def __init__(self, path: Path, base: Tensors | None) -> None:
-        super().__init__(path, base)
+    def __init__(self, path: Path, base: Tensors | None, places: Callable[[], Mapping[str, str]] = dict) -> None:
+        super().__init__(path, base, places)
         self._ordinary(self._said)
         self._transposed = self._said.get("fan_in_fan_out") is True
         self._updates: dict[str, _Update] = {}

@@ -127,13 +127,19 @@ def test_a_base_without_the_models_head_will_do(shell: Shell, tmp_path: Path) ->
     model.save(tmp_path / "model")
     told = extracted(shell, tmp_path)
     assert "Left out, since the base lacks them in this shape: classifier" in told.out
-    start = model.replace(base.only(name for name in base if name in model)).module()
+    whole = model.replace(base.only(name for name in base if name in model))
+    start = whole.module()
     before = {name: weight.clone() for name, weight in start.state_dict().items()}
     found = peft.PeftModel.from_pretrained(start, tmp_path / "adapter").merge_and_unload().state_dict()
     after = model.module().state_dict()
     moved = [name for name in found if not torch.equal(found[name], before[name])]
     assert len(moved) == 12
     assert all(torch.allclose(found[name], after[name], atol=1e-6) for name in moved)
+    ours = Checkpoint.open(tmp_path / "adapter", base=whole)
+    assert not set(moved) & set(ours), "transformers renames this network"
+    there = [name for name in whole if ours.factors(name) is not None]
+    assert len(there) == 12
+    assert all(torch.allclose(ours[name], model[name], atol=1e-6) for name in there)
 
 
 def test_mergers_take_the_folder(shell: Shell, tmp_path: Path) -> None:
