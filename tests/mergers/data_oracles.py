@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from redteam.checkpoint import shared_tensors
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.modules import parameter_names
 from redteam.key import Key
 from redteam.tasks import Batch
@@ -23,6 +23,12 @@ def batch_of(task: str, samples: int) -> Batch:
         stream = STREAM.child("owner").generator("samples of the victim's task")
         return next(scenario.tasks[task].batches("train", samples, stream))
     return next(scenario.tasks[task].batches("validation", samples, STREAM.generator(f"own/{task}")))
+
+
+def in_float64() -> tuple[dict[str, Checkpoint], Checkpoint]:
+    """The toy's experts and base; in float32, Adam makes whole steps of gradients that are nothing but rounding."""
+    scenario = toy_scenario("vit")
+    return {t: e.cast(torch.float64) for t, e in scenario.experts.items()}, scenario.base.cast(torch.float64)
 
 
 def mean_of_toys() -> dict[str, Tensor]:

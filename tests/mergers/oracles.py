@@ -23,7 +23,8 @@ from redteam.testing import toy_scenario
 from redteam.views import MergerView
 from tests.mergers import adapter_oracles as adapters
 from tests.mergers import whole_oracles as whole
-from tests.mergers.data_oracles import STREAM, fisher, regmean
+from tests.mergers.adamerging_oracle import adamerging
+from tests.mergers.data_oracles import STREAM, fisher, in_float64, regmean
 from tests.mergers.matrix_oracles import Formula, Tensors, actmat, cart, iso_c, iso_cts, matrices, tsv, wudi
 from tests.mergers.neulig_oracle import neulig
 
@@ -123,7 +124,7 @@ def differences() -> Iterator[tuple[str, str, float]]:
         made = merged(text, base, experts)
         yield text, source, max(apart(made[name], theirs[name]) for name in base)
     for text, (source, of_data) in WITH_DATA.items():
-        made, found = of_toy(text), of_data()
+        made, found = of_toy(text, *in_float64()), of_data()
         assert found.keys() == made.keys()
         yield text, source, max(apart(made[name], found[name]) for name in made)
 
@@ -364,6 +365,18 @@ WITH_DATA: Mapping[str, tuple[str, Callable[[], dict[str, Tensor]]]] = {
     "regmean:samples=48,alpha=0.6": ("FusionBench", lambda: regmean(48, 0.6)),
     "fisher:samples=24": ("its formula", lambda: fisher(24, normalise=False)),
     "fisher:samples=24,normalise=true": ("FusionBench", lambda: fisher(24, normalise=True)),
+    "adamerging:samples=32,steps=5,rate=0.05": (
+        "the release",
+        lambda: adamerging(32, 5, 0.05, layer_wise=True, plus=False),
+    ),
+    "adamerging:samples=32,steps=5,rate=0.05,layers=false": (
+        "the release",
+        lambda: adamerging(32, 5, 0.05, layer_wise=False, plus=False),
+    ),
+    "adamerging:samples=32,steps=5,rate=0.05,plus=true": (
+        "the release",
+        lambda: adamerging(32, 5, 0.05, layer_wise=True, plus=True),
+    ),
     "neulig:samples=48,steps=6,rate=0.1": ("its formula", lambda: neulig(48, 6, 0.1)),
 }
 

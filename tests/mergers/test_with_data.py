@@ -21,11 +21,17 @@ from redteam.testing import toy_scenario
 from redteam.threat import threat_model
 from redteam.views import DefenderView, MergerView
 from tests.evaluation.layouts import laid, resolved
-from tests.mergers.data_oracles import STREAM, batch_of
+from tests.mergers.data_oracles import STREAM, batch_of, in_float64
 from tests.mergers.oracles import merged, of_toy
 
-EACH = ("regmean:samples=16", "fisher:samples=8", "neulig:samples=16,steps=6,rate=0.1")
+EACH = (
+    "regmean:samples=16",
+    "fisher:samples=8",
+    "neulig:samples=16,steps=6,rate=0.1",
+    "adamerging:samples=16,steps=4,rate=0.05",
+)
 TOY = toy_scenario("vit")
+EXPERTS, BASE = in_float64()
 
 
 def apart(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
@@ -37,28 +43,28 @@ def apart(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) ->
 def gauged(kind: str, group: Permutation | Orthogonal) -> Callable[[Checkpoint], Checkpoint]:
     """The same gauge on any checkpoint."""
     key = Key.derive(seed=5, index=0, name="gauge")
-    return lambda one: DefenderView(one, TOY.base, key).lock((kind,), group)
+    return lambda one: DefenderView(one, BASE, key).lock((kind,), group)
 
 
 def identical(text: str) -> bool:
-    left = TOY.experts["left"]
-    return apart(of_toy(text, dict.fromkeys(TOY.experts, left)), left) < 1e-6
+    left = EXPERTS["left"]
+    return apart(of_toy(text, dict.fromkeys(EXPERTS, left), BASE), left) < 1e-6
 
 
 def order(text: str) -> bool:
-    return apart(of_toy(text, dict(reversed(TOY.experts.items()))), of_toy(text)) < 1e-6
+    return apart(of_toy(text, dict(reversed(EXPERTS.items())), BASE), of_toy(text, EXPERTS, BASE)) < 1e-6
 
 
 def commutes(text: str, kind: str, group: Permutation | Orthogonal) -> bool:
     move = gauged(kind, group)
-    there = of_toy(text, {t: move(e) for t, e in TOY.experts.items()}, move(TOY.base))
-    whole = move(TOY.base.replace(dict(of_toy(text).items())))
+    there = of_toy(text, {t: move(e) for t, e in EXPERTS.items()}, move(BASE))
+    whole = move(BASE.replace(dict(of_toy(text, EXPERTS, BASE).items())))
     return apart(there, whole) < 1e-5
 
 
 def still(text: str) -> bool:
-    base = {t: e.replace(TOY.base.only(shared_tensors(e, TOY.base))) for t, e in TOY.experts.items()}
-    return apart(of_toy(text, base), TOY.base) < 1e-6
+    base = {t: e.replace(BASE.only(shared_tensors(e, BASE))) for t, e in EXPERTS.items()}
+    return apart(of_toy(text, base, BASE), BASE) < 1e-6
 
 
 TRIED: Mapping[str, Callable[[str], bool]] = {
@@ -126,6 +132,8 @@ def test_a_merger_can_need_nothing_else() -> None:
         ("regmean", "data-rich", ""),
         ("fisher", "few-shot:samples=255", "256 labelled samples of the victim's task"),
         ("fisher", "few-shot:samples=256", ""),
+        ("adamerging:samples=64", "few-shot", ""),
+        ("adamerging", "weights-only", "256 inputs of the victim's task"),
         ("task-arithmetic", "weights-only", ""),
         ("task-arithmetic", "no-base", "the base"),
         ("linear", "no-base", ""),

@@ -9,6 +9,7 @@ from redteam.testing import checks_for
 
 ALWAYS = ("runs", "needs", "layout", "finite", "inputs", "global state", "deterministic", "errors", "elsewhere")
 LONG = {
+    "adamerging",
     "collusion",
     "companion-anchor",
     "distill-own",

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from itertools import count
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.modules import parameter_names
-from redteam.memory import require
 from redteam.plugins.contracts import Needs, merger
 from redteam.plugins.settings import Range
-from redteam.tasks import Batch, batched
+from redteam.tasks import batched
 from redteam.views import MergerView
+from redteam_attacks.merging.blends import Blend, shuffled
 from redteam_attacks.merging.entrywise import entrywise
 from redteam_attacks.merging.holders import weight_of, without_base
 
@@ -65,22 +60,13 @@ def neulig(
 
 
 class _Ligand:
-    """What the head learns from: all experts' weights and what each of them answers on every task, in float32."""
+    """What the head learns from: all experts' weights and what each of them answers on every task."""
 
     def __init__(self, view: MergerView, experts: list[str], samples: int) -> None:
-        total = sum(view.experts[expert].weights for expert in experts)
-        require(
-            3 * 4 * total, f"Learning how to weigh {len(experts)} experts of {total / 1e6:.3g} million weights in all"
-        )
         self.view, self.experts = view, experts
         self.data = {task: view.samples(task, samples) for task in experts}
-        with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
-            networks = {one: view.experts[one].module(torch.float32).requires_grad_(False) for one in experts}
-        held = {one: dict(network.named_parameters()) for one, network in networks.items()}
-        places = parameter_names(view.experts[experts[0]])
-        shared = {places[name] for name, holders in view.shared() if len(holders) == len(experts) and name in places}
-        common = sorted(place for place in shared if all(place in held[one] for one in experts))
-        self.networks, self.stacks = networks, {p: torch.stack([held[one][p] for one in experts]) for p in common}
+        everywhere = {name for name, holders in view.shared() if len(holders) == len(experts)}
+        self.blend = Blend([view.experts[one] for one in experts], everywhere, view.experts)
         answers = {task: self._answers(task) for task in experts}
         width = max(one.shape[-1] for one in answers.values())
         self.answers = {t: nn.functional.pad(one, (0, width - one.shape[-1])).flatten(1) for t, one in answers.items()}
@@ -88,11 +74,12 @@ class _Ligand:
     def learned(self, steps: int, rate: float, size: int) -> list[float]:
         """The weights of the experts after training, in their order."""
         inputs = next(iter(self.answers.values())).shape[1]
-        head = nn.utils.skip_init(nn.Linear, inputs, len(self.experts))
+        head = nn.utils.skip_init(nn.Linear, inputs, len(self.experts), dtype=self.blend.dtype)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         optimizer = torch.optim.Adam(head.parameters(), lr=rate)
-        rows, products = {task: self._rows(task, size) for task in self.experts}, self._products()
+        rows = {task: shuffled(self.view, task, len(self.data[task][1]), size) for task in self.experts}
+        products = self._products()
         with torch.enable_grad():
             for step in range(steps):
                 task = self.experts[step % len(self.experts)]
@@ -108,44 +95,27 @@ class _Ligand:
 
     def _answers(self, task: str) -> Tensor:
         """What each expert answers under a task's head, `[n, experts, classes]`; of logits for every token the mean."""
-        found = []
+        inputs, found = self.data[task][0], []
         with torch.no_grad():
             for number in range(len(self.experts)):
-                mine = {place: stack[number] for place, stack in self.stacks.items()}
-                parts = [functional_call(self.networks[task], mine, (), part) for part in batched(self.data[task][0])]
-                logits = torch.cat([part.logits for part in parts])
+                mine = {place: stack[number] for place, stack in self.blend.stacks.items()}
+                logits = self.blend.on(
+                    task, mine, lambda network: torch.cat([network(**part).logits for part in batched(inputs)])
+                )
                 found.append(logits.flatten(1, -2).mean(1) if logits.ndim > 2 else logits)
         return torch.stack(found, 1)
-
-    def _rows(self, task: str, size: int) -> Iterator[Tensor]:
-        """Batches of a task's samples, in another order each time through."""
-        for turn in count():
-            order = self.view.generator(f"{task}/{turn}").permutation(len(self.data[task][1]))
-            yield from torch.from_numpy(order).split(size)
 
     def _loss(self, task: str, weights: Tensor, rows: Tensor) -> Tensor:
         """The training loss of the experts' weighted mean under a task's head."""
         inputs, labels = self.data[task]
         batch = {key: value[rows] for key, value in inputs.items()}, labels[rows]
-        merged = {f"network.{place}": torch.tensordot(weights, stack, 1) for place, stack in self.stacks.items()}
-        loss: Tensor = functional_call(_Priced(self.networks[task], partial(self.view.loss, task)), merged, (batch,))
-        return loss
+        merged = self.blend.summed(lambda _: weights)
+        return self.blend.on(task, merged, lambda network: self.view.loss(task, network, batch))
 
     def _products(self) -> Tensor:
         """Products `[T, T]` of the experts' distances from their mean: wᵀ P w is the mean square over all weights."""
         total, entries = torch.zeros(()), 0
-        for stack in self.stacks.values():
+        for stack in self.blend.stacks.values():
             apart = (stack - stack.mean(0)).flatten(1)
             total, entries = total + apart @ apart.T, entries + apart.shape[1]
         return total / max(1, entries)
-
-
-class _Priced(nn.Module):
-    """A network whose output is its loss, so that whatever computes that sees the weights that stand in for its own."""
-
-    def __init__(self, network: nn.Module, loss: Callable[[nn.Module, Batch], Tensor]) -> None:
-        super().__init__()
-        self.network, self.price = network, loss
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.price(self.network, batch)

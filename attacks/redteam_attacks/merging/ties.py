@@ -53,13 +53,8 @@ def ties(
         weights: w by task, 1 where none is given.
         coefficient: λ.
     """
-    names = {task: [name for name, held in holders(view) if task in held] for task in view.experts}
-
-    def sizes(task: str) -> Iterator[Tensor]:
-        return (_sizes(view.experts[task][name], view.base[name]) for name in names[task])
-
     whole = variant == "paper"
-    floors = {task: cutoff(partial(sizes, task), density) for task in view.experts} if whole else {}
+    floors = floors_of(view, density) if whole else {}
 
     def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
         start, tensors = view.base[name], {task: expert[name] for task, expert in experts.items()}
@@ -70,8 +65,7 @@ def ties(
         ]
 
         def change(start: Tensor, *parts: Tensor) -> Tensor:
-            trimmed = (kept_from(part.sub_(start), floor) for part, floor in zip(parts, smallest, strict=True))
-            deltas = torch.stack(list(trimmed))
+            deltas = trimmed_vectors(start, parts, smallest)
             agree = agreeing(deltas, deltas * w if variant == "mergekit" else deltas)
             divisor = ((w if variant == "mergekit" else torch.ones_like(w)) * agree).sum(0)
             mean = (deltas * w * agree).sum(0) / torch.where(divisor > 0, divisor, 1.0)
@@ -80,6 +74,27 @@ def ties(
         return entrywise(change, start, *tensors.values(), dtype=start.dtype)
 
     return onto_base(view, merge)
+
+
+def floors_of(view: MergerView, density: float) -> dict[str, float]:
+    """Task → the size from which entries of its vector are kept: the largest share `density` of the whole model."""
+    names = {task: [name for name, held in holders(view) if task in held] for task in view.experts}
+
+    def sizes(task: str) -> Iterator[Tensor]:
+        return (_sizes(view.experts[task][name], view.base[name]) for name in names[task])
+
+    return {task: cutoff(partial(sizes, task), density) for task in view.experts}
+
+
+def trimmed_vectors(start: Tensor, parts: Iterable[Tensor], floors: Iterable[float]) -> Tensor:
+    """Task vectors `[T, …]` without the entries that are smaller than the floors.
+
+    Args:
+        start: The base's tensor.
+        parts: The experts', which are overwritten.
+        floors: One for each expert.
+    """
+    return torch.stack([kept_from(part.sub_(start), floor) for part, floor in zip(parts, floors, strict=True)])
 
 
 def agreeing(deltas: Tensor, votes: Tensor) -> Tensor:
