@@ -110,7 +110,7 @@ class _Coefficients:
                     weights = nn.functional.pad(raw.clamp(0.0, 1.0), (1, 0), value=1.0)
                     chosen = next(batches[task])
                     inputs = {key: value[chosen] for key, value in self.inputs[task].items()}
-                    summed = self.blend.summed(lambda place, weights=weights: weights[rows[place]])
+                    summed = self.blend.summed({place: weights[row] for place, row in rows.items()}.__getitem__)
                     loss = self.blend.on(task, summed, partial(_entropy, task=task, inputs=inputs))
                     (gradient,) = torch.autograd.grad(loss, raw)
                     raw.grad += gradient.nan_to_num(0.0, 0.0, 0.0)
@@ -150,4 +150,7 @@ def _entropy(network: nn.Module, task: str, inputs: Mapping[str, Tensor]) -> Ten
         )
     entropy = -(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)
     mask = inputs.get("attention_mask")
-    return (entropy[mask.bool()] if mask is not None and mask.shape == entropy.shape else entropy).mean()
+    if mask is not None and mask.shape == entropy.shape:
+        entropy = entropy[mask.bool()]
+    mean: Tensor = entropy.mean()
+    return mean
