@@ -32,7 +32,7 @@ def core_space(
     isotropic: bool = True,
     rank: Rank = 128,
     density: Annotated[float, Range(0.01, 1.0)] = 0.3,
-    coefficient: Annotated[float, Range(0.05, 10.0)] = 1.0,
+    coefficient: Annotated[float, Range(0.05, 3.0)] = 1.0,
 ) -> Checkpoint:
     """θ₀ + λ U f(M₁, …, M_T) Vᵀ, M_t = Uᵀ B_t A_t V; U spans [B₁ … B_T] and V the rows of [A₁; …; A_T].
 
@@ -53,7 +53,7 @@ def core_space(
         isotropic: Whether singular values are made equal.
         rank: Of the adapters that whole models become; the experts of the paper have 16.
         density: The share of entries that is kept; the release begins its search at 0.3.
-        coefficient: λ; the release tries 0.1 to 10.
+        coefficient: λ; the release tries 0.1, 0.2 and so on until it gets worse.
     """
 
     def change(name: str, adapters: dict[str, Factors]) -> Tensor:
