@@ -40,7 +40,8 @@ def amounts(merge: Checkpoint, name: str) -> Tensor:
     """The λ of a tensor, sorted by task, by least squares."""
     taus = torch.stack([(TOY.experts[t][name] - TOY.base[name]).double().flatten() for t in sorted(TOY.experts)])
     change = (merge[name].double() - TOY.base[name].double()).flatten()
-    return torch.linalg.lstsq(taus.T, change[:, None]).solution[:, 0]
+    found: Tensor = torch.linalg.lstsq(taus.T, change[:, None]).solution[:, 0]
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def _entrywise(
 
 def _entropy(network: nn.Module, task: str, inputs: Mapping[str, Tensor]) -> Tensor:
     """The mean entropy of a network's answers, a scalar in nats."""
-    logits = network(**inputs).logits
+    logits: Tensor = network(**inputs).logits
     if logits.shape[-1] < 2:
         raise Inapplicable(
             f"adamerging makes the entropy of predictions least, and a model of {task} gives one number, which has "

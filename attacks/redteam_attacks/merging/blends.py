@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import parameter_names
+from redteam.errors import Inapplicable
 from redteam.memory import require
 from redteam.views import MergerView
 
@@ -34,6 +35,7 @@ class Blend:
         dtype: In which it is computed.
 
     Raises:
+        Inapplicable: If nothing of it is a parameter of the networks.
         NotEnoughMemory: If the run may not take so much.
     """
 
@@ -48,6 +50,11 @@ class Blend:
             places = {n: place for n, place in parameter_names(parts[0]).items() if n in names}
             self.stacks = _stacked(parts, set(places.values()), self.dtype)
             self.places = {name: place for name, place in places.items() if place in self.stacks}
+            if not self.places:
+                raise Inapplicable(
+                    "No tensor that the experts share is a parameter of their networks, so that there is nothing to "
+                    "learn from; take a merger without data."
+                )
             self._networks = {task: self._emptied(one) for task, one in networks.items()}
 
     def summed(self, weights: Callable[[str], Tensor]) -> dict[str, Tensor]:
