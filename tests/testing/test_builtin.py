@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS
@@ -25,8 +27,11 @@ LONG = {
 }  # four seconds and more
 BRIEF = {"adamerging": "adamerging:steps=4"}
 """Of five hundred steps each check would take ten seconds, and see nothing else."""
+WITHOUT = pytest.mark.skipif(find_spec("mergekit") is None, reason="mergekit is not installed (the extra mergekit)")
 PLUGINS = [
-    pytest.param(registry.kind, name, marks=[pytest.mark.slow] if name in LONG else [])
+    pytest.param(
+        registry.kind, name, marks=[pytest.mark.slow] if name in LONG else [WITHOUT] if name == "mergekit" else []
+    )
     for registry in (ATTACKS, DEFENSES, MERGERS)
     for name in registry
 ]
