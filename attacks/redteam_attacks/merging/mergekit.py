@@ -148,14 +148,15 @@ class _Given:
         self._known = {one.name: one for one in method.spec.parameters}
         self._by_task: dict[str, dict[Any, Value]] = {name: {} for name in self._known}
         self._for_all: dict[str, Value] = {"weight": 1.0, "lambda": coefficient}
-        for name, *rest in parameters:
-            self._require(name, by_task=len(rest) == 2)
+        for given in parameters:
+            name, value = given[0], given[-1]
+            self._require(name, by_task=len(given) == 3)
             if name == "lambda":
                 raise BadInput("mergekit's lambda is the setting coefficient here; write mergekit:coefficient=….")
-            if len(rest) == 2:
-                self._by_task[name][rest[0]] = rest[1]
+            if len(given) == 3:
+                self._by_task[name][given[1]] = value
             else:
-                self._for_all[name] = rest[0]
+                self._for_all[name] = value
         if weights:
             self._require("weight", by_task=True)
             self._by_task["weight"].update(weights)
