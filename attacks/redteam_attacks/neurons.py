@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_STEPS = 4
+_STEPS = 4  # matrices to a fit: where there is a neuron to find two do, and where there is none no number would
 _SAME = 8  # steps with one matrix at most: making it costs as much as five or six of them
 _SLOWS = 0.3  # of what the last step gained: while the next gains less than that, the matrix still serves
 _STRAY = 5.0  # times the median neuron's distance from its start
