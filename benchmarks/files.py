@@ -242,31 +242,78 @@ def redteam(*words: str | Path) -> list[str | Path]:
     return [Path(sys.executable).with_name("redteam"), *words]
 
 
+@dataclass(frozen=True)
+class Method:
+    """One merge by both tools.
+
+    Attributes:
+        mine: What redteam calls it.
+        name: What mergekit calls it.
+        settings: mergekit's parameters for all models together, as YAML.
+        of: mergekit's parameters for each model.
+        experts: How many there are.
+        based: Whether mergekit is given the base; without, the first expert stands in its place.
+        limit: Of the time, over mergekit's.
+    """
+
+    mine: str
+    name: str
+    settings: str = "{}"
+    of: str = "weight: 1.0"
+    experts: int = 3
+    based: bool = True
+    limit: float = 1.0
+
+
+METHODS = (
+    Method("task-arithmetic:coefficient=0.3", "task_arithmetic", of="weight: 0.3", limit=0.6),
+    Method("ties:variant=mergekit,density=0.5", "ties", "{normalize: true}", "{density: 0.5, weight: 1.0}"),
+    Method("slerp", "slerp", "{t: 0.5}", experts=2, based=False),
+    Method("dare:variant=mergekit,density=0.5", "dare_linear", "{lambda: 0.3}", "{density: 0.5, weight: 1.0}"),
+    Method(
+        "della:variant=mergekit,density=0.5", "della", "{lambda: 1.1}", "{density: 0.5, weight: 1.0, epsilon: 0.07}"
+    ),
+    Method("model-stock", "model_stock"),
+)
+
+
 def merging(work: Path) -> Iterator[Line]:
-    """Task arithmetic of three, against mergekit where there is one."""
+    """The merges that people run most, against mergekit where there is one."""
     base = made(work / "base", LAYERS, 0)
     experts = [made(work / f"expert{seed}", LAYERS, seed, base) for seed in (1, 2, 3)]
     yield Line("parameters of a model, in billions", _parameters(LAYERS))
-    given = [word for path in experts for word in ("--expert", path)]
-    commands: dict[str, Callable[[Path], Sequence[str | Path]]] = {
-        "copy": lambda out: [sys.executable, __file__, "copy", base, out],
-        "redteam": lambda out: redteam("merge", "task-arithmetic", "--base", base, *given, "--out", out),
-    }
     python = os.environ.get("MERGEKIT")
-    if python:
-        models = "".join(f"  - model: {path}\n    parameters:\n      weight: 0.3\n" for path in experts)
-        plan = work / "plan.yaml"
-        plan.write_text(f"merge_method: task_arithmetic\nbase_model: {base}\nmodels:\n{models}dtype: bfloat16\n")
-        yaml = Path(python).with_name("mergekit-yaml")
-        commands["mergekit"] = lambda out: [yaml, plan, out, "--no-copy-tokenizer"]
+    commands: dict[str, Callable[[Path], Sequence[str | Path]]] = {
+        "copy": lambda out: [sys.executable, __file__, "copy", base, out]
+    }
+    for method in METHODS:
+        chosen = experts[: method.experts]
+        given = [word for path in chosen for word in ("--expert", path)]
+        commands[method.mine] = lambda out, mine=method.mine, given=given: redteam(  # type: ignore[misc]
+            "merge", mine, "--base", base, *given, "--out", out
+        )
+        if python:
+            models = "".join(f"  - model: {path}\n    parameters: {{{method.of.strip('{}')}}}\n" for path in chosen)
+            plan = work / f"{method.name}.yaml"
+            plan.write_text(
+                f"merge_method: {method.name}\nbase_model: {base if method.based else chosen[0]}\nmodels:\n{models}"
+                f"parameters: {method.settings}\ndtype: bfloat16\n"
+            )
+            tool = Path(python).with_name("mergekit-yaml")
+            commands[f"mergekit {method.name}"] = lambda out, plan=plan, tool=tool: [  # type: ignore[misc]
+                tool, plan, out, "--no-copy-tokenizer"
+            ]  # fmt: skip
     found: dict[str, list[Cost]] = {}
     for name, runs in costs(commands, work):
         found[name] = runs
-        yield from plain(f"{name}{'' if name == 'copy' else ', task arithmetic of three'}", runs)
-    if python:
-        yield from against("merge ÷ mergekit, task arithmetic of three", found["redteam"], found["mergekit"], 0.6, 0.5)
-    else:
-        print("MERGEKIT names no Python that has mergekit; nothing to compare the merge with.", file=sys.stderr)
+        yield from plain(name, runs)
+    for method in METHODS:
+        if python:
+            yield from against(
+                f"{method.mine} ÷ mergekit", found[method.mine], found[f"mergekit {method.name}"], method.limit, 0.5
+            )
+    if not python:
+        print("MERGEKIT names no Python that has mergekit; nothing to compare the merges with.", file=sys.stderr)
 
 
 def rewriting(work: Path) -> Iterator[Line]:
