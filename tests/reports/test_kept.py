@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from redteam.evaluation.results import Results
+from redteam.evaluation.results import ByMerger, Results
+from redteam.evaluation.statistics import Interval
 from redteam.plugins.files import module_from
 
 TOOL = module_from(Path(__file__).resolve().parents[2] / "tools" / "reference.py")
@@ -22,38 +23,52 @@ def run(made: Any, request: pytest.FixtureRequest) -> Results:
     """Of the plan that a page is called by."""
     small: Results = made(scenarios=("digits",), mergers=("ties",))
     gauntlets = {"gauntlet-1": ("graft", "gauge-fit")} if request.param == "tables" else {}
-    return small.model_copy(update={"plan": {**small.plan, "name": request.param}, "gauntlets": gauntlets})
+    new = {"plan": {**small.plan, "name": request.param}, "gauntlets": gauntlets, "by_merger": ()}
+    if request.param == "mergers":
+        half = Interval(mean=0.5, low=0.4, high=0.6, seeds=5, over="seeds")
+        places = dict.fromkeys((v.scenario, v.defense, v.threat) for v in small.verdicts if v.threat == "weights-only")
+        new["by_merger"] = tuple(
+            ByMerger(scenario=s, defense=d, threat=t, merger=m, gain=half, telling=m == "ties", naive=half, worst=worst)
+            for s, d, t in places
+            for m, worst in (("ties", half), ("late", None))
+        )
+    return small.model_copy(update=new)
 
 
 @pytest.fixture
-def readme(tmp_path: Path) -> Path:
-    path = tmp_path / "README.md"
-    path.write_text("".join(f"before\n{TOOL.begin(name)}\nold\n{TOOL.END}\nafter\n" for name in TOOL.PAGES))
-    return path
+def root(tmp_path: Path) -> Path:
+    """Below it every document that speaks of a page."""
+    (tmp_path / "docs").mkdir()
+    for document in set(TOOL.TOLD.values()):
+        names = (name for name in TOOL.PAGES if TOOL.TOLD[name] == document)
+        told = "".join(f"before\n{TOOL.begin(name)}\nold\n{TOOL.END}\nafter\n" for name in names)
+        (tmp_path / document).write_text(told)
+    return tmp_path
 
 
-def written(run: Results, home: Path, readme: Path) -> dict[str, Path]:
+def written(run: Results, home: Path, root: Path) -> dict[str, Path]:
     """The files of a run and its page."""
-    return {path.name: path for path in (TOOL.keep(run, home), *TOOL.draw(run.plan["name"], home, readme))}
+    return {path.name: path for path in (TOOL.keep(run, home), *TOOL.draw(run.plan["name"], home, root))}
 
 
-def test_everything_but_cells_is_kept(run: Results, readme: Path, tmp_path: Path) -> None:
-    files = written(run, tmp_path / "kept", readme)
+def test_everything_but_cells_is_kept(run: Results, root: Path, tmp_path: Path) -> None:
+    files = written(run, tmp_path / "kept", root)
     name = run.plan["name"]
     held = Results.model_validate_json(gzip.decompress(files[f"{name}.json.gz"].read_bytes()))
     assert held == run.model_copy(update={"cells": (), "command": held.command})
     assert held.command == re.sub(r" --out \S+", "", run.command), "where it was written is nobody else's business"
     assert any(figure.per_seed for figure in held.figures)
-    assert (f"{name}.md" in files) == bool(run.gauntlets)
-    again = {name: path.read_bytes() for name, path in written(run, tmp_path / "again", readme).items()}
+    assert (tmp_path / "kept" / f"{name}.md").exists() == bool(run.gauntlets)
+    again = {name: path.read_bytes() for name, path in written(run, tmp_path / "again", root).items()}
     assert again == {file: path.read_bytes() for file, path in files.items()}
 
 
-def test_only_its_part_of_the_readme_is_written(run: Results, readme: Path, tmp_path: Path) -> None:
-    written(run, tmp_path / "kept", readme)
-    text, name = readme.read_text(), run.plan["name"]
-    (other,) = (one for one in TOOL.PAGES if one != name)
-    assert f"{TOOL.begin(other)}\nold\n{TOOL.END}" in text
+def test_only_its_part_of_its_document_is_written(run: Results, root: Path, tmp_path: Path) -> None:
+    written(run, tmp_path / "kept", root)
+    name = run.plan["name"]
+    for other in TOOL.PAGES:
+        assert (f"{TOOL.begin(other)}\nold\n{TOOL.END}" in (root / TOOL.TOLD[other]).read_text()) == (other != name)
+    text = (root / TOOL.TOLD[name]).read_text()
     assert f"before\n{TOOL.begin(name)}\n{TOOL.drawn(name, tmp_path / 'kept')}\n{TOOL.END}\nafter" in text
     assert "five seeds, 2026-11-27" in text
 
@@ -73,7 +88,21 @@ def test_a_run_of_another_plan_is_refused(full: Results, tmp_path: Path) -> None
         TOOL.keep(full, tmp_path)
 
 
-def test_runs_of_one_page_are_side_by_side_on_it(made: Any, readme: Path, tmp_path: Path) -> None:
+def test_mergers_stand_below_each_other_and_locks_side_by_side(run: Results, root: Path, tmp_path: Path) -> None:
+    if run.plan["name"] != "mergers":
+        pytest.skip("of the page on mergers alone")
+    written(run, tmp_path / "kept", root)
+    lines = (root / "docs" / "mergers.md").read_text().splitlines()
+    head, _, *rows = [line for line in lines if line.startswith("|")]
+    defenses = dict.fromkeys(row.defense for row in run.by_merger)
+    assert head == "| merger | gain | " + " | ".join(f"`{defense}`" for defense in defenses) + " |"
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| `ties`", "0.50 [0.40, 0.60]", "0.50 → 0.50"],
+        ["| `late`", "0.50 [0.40, 0.60]", "0.50 → –"],
+    ]
+
+
+def test_runs_of_one_page_are_side_by_side_on_it(made: Any, root: Path, tmp_path: Path) -> None:
     main: Results = made(scenarios=("digits",), mergers=("ties",))
     beside = [
         {"scenario": "docstrings", "verdict": "HOLDS-SO-FAR" if row.defense == "mergelock" else row.verdict}
@@ -88,7 +117,7 @@ def test_runs_of_one_page_are_side_by_side_on_it(made: Any, readme: Path, tmp_pa
     TOOL.keep(named[0], tmp_path)
     alone = TOOL.drawn("tables", tmp_path)
     TOOL.keep(named[1].model_copy(update={**moved, "verdicts": verdicts}), tmp_path)
-    list(TOOL.draw("tables", tmp_path, readme))
+    list(TOOL.draw("tables", tmp_path, root))
     page = TOOL.page_of("tables", tmp_path)
     assert {verdict.scenario for verdict in page.verdicts} == {"digits", "docstrings"}
     assert page.plan["name"] == "tables"
