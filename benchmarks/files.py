@@ -249,8 +249,8 @@ class Method:
     Attributes:
         mine: What redteam calls it.
         name: What mergekit calls it.
-        settings: mergekit's parameters for all models together, as YAML.
-        of: mergekit's parameters for each model.
+        settings: mergekit's parameters for all models together, inside a YAML mapping.
+        of: Those for each model, likewise.
         experts: How many there are.
         based: Whether mergekit is given the base; without, the first expert stands in its place.
         limit: Of the time, over mergekit's.
@@ -258,7 +258,7 @@ class Method:
 
     mine: str
     name: str
-    settings: str = "{}"
+    settings: str = ""
     of: str = "weight: 1.0"
     experts: int = 3
     based: bool = True
@@ -267,12 +267,10 @@ class Method:
 
 METHODS = (
     Method("task-arithmetic:coefficient=0.3", "task_arithmetic", of="weight: 0.3", limit=0.6),
-    Method("ties:variant=mergekit,density=0.5", "ties", "{normalize: true}", "{density: 0.5, weight: 1.0}"),
-    Method("slerp", "slerp", "{t: 0.5}", experts=2, based=False),
-    Method("dare:variant=mergekit,density=0.5", "dare_linear", "{lambda: 0.3}", "{density: 0.5, weight: 1.0}"),
-    Method(
-        "della:variant=mergekit,density=0.5", "della", "{lambda: 1.1}", "{density: 0.5, weight: 1.0, epsilon: 0.07}"
-    ),
+    Method("ties:variant=mergekit,density=0.5", "ties", "normalize: true", "density: 0.5, weight: 1.0"),
+    Method("slerp", "slerp", "t: 0.5", experts=2, based=False),
+    Method("dare:variant=mergekit,density=0.5", "dare_linear", "lambda: 0.3", "density: 0.5, weight: 1.0"),
+    Method("della:variant=mergekit,density=0.5", "della", "lambda: 1.1", "density: 0.5, weight: 1.0, epsilon: 0.07"),
     Method("model-stock", "model_stock"),
 )
 
@@ -293,11 +291,11 @@ def merging(work: Path) -> Iterator[Line]:
             "merge", mine, "--base", base, *given, "--out", out
         )
         if python:
-            models = "".join(f"  - model: {path}\n    parameters: {{{method.of.strip('{}')}}}\n" for path in chosen)
+            models = "".join(f"  - model: {path}\n    parameters: {{{method.of}}}\n" for path in chosen)
             plan = work / f"{method.name}.yaml"
             plan.write_text(
                 f"merge_method: {method.name}\nbase_model: {base if method.based else chosen[0]}\nmodels:\n{models}"
-                f"parameters: {method.settings}\ndtype: bfloat16\n"
+                f"parameters: {{{method.settings}}}\ndtype: bfloat16\n"
             )
             tool = Path(python).with_name("mergekit-yaml")
             commands[f"mergekit {method.name}"] = lambda out, plan=plan, tool=tool: [  # type: ignore[misc]
@@ -307,13 +305,12 @@ def merging(work: Path) -> Iterator[Line]:
     for name, runs in costs(commands, work):
         found[name] = runs
         yield from plain(name, runs)
-    for method in METHODS:
-        if python:
-            yield from against(
-                f"{method.mine} ÷ mergekit", found[method.mine], found[f"mergekit {method.name}"], method.limit, 0.5
-            )
     if not python:
         print("MERGEKIT names no Python that has mergekit; nothing to compare the merges with.", file=sys.stderr)
+        return
+    for method in METHODS:
+        mine, peer = found[method.mine], found[f"mergekit {method.name}"]
+        yield from against(f"{method.mine} ÷ mergekit", mine, peer, method.limit, 0.5)
 
 
 def rewriting(work: Path) -> Iterator[Line]:

@@ -157,27 +157,28 @@ def _under_every_threat(kept: Results) -> Iterable[str]:
     verdicts = [v for v in kept.verdicts if v.defense == HERO and v.scenario == kept.plan["scenarios"][0]]
     named = answer.named(HERO, kept.about.get("defense", {}))
     yield f"{named} by what the attacker has ({_run(kept)}):"
-    heads = ("the attacker has", "verdict", "plain merge", "worst case", "by")
-    lines: list[tuple[str, ...]] = [heads, ("---",) * len(heads), *map(_line, verdicts)]
-    yield "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    yield _table(("the attacker has", "verdict", "plain merge", "worst case", "by"), map(_line, verdicts))
 
 
 def _every_merger(kept: Results) -> Iterable[str]:
     """Mergers down, locks across: theft without an attack → after all that ran; then those that keep experts whole."""
     defenses = list(dict.fromkeys(row.defense for row in kept.by_merger))
-    table = [("merger", "gain", *(f"`{defense}`" for defense in defenses))]
+    lines: list[tuple[str, ...]] = []
     for merger, rows in _by(kept.by_merger).items():
         reason = "".join({f" ({row.reason})" for row in rows.values() if row.reason})
         figures = [_change(rows[defense].naive, rows[defense].worst) for defense in defenses]
-        table.append((f"`{merger}`", f"{_gain(rows)}{reason}", *figures))
+        lines.append((f"`{merger}`", f"{_gain(rows)}{reason}", *figures))
     for merger, whole in _by(kept.whole).items():
         figures = [_change(whole[defense].theft, whole[defense].attacked) for defense in defenses]
-        table.append((f"`{merger}` *", _gain(whole), *figures))
+        lines.append((f"`{merger}` *", _gain(whole), *figures))
     first = kept.by_merger[0]
     yield f"Theft without an attack → after all attacks that ran ({first.scenario}, {first.threat}; {_run(kept)}):"
-    lines = ["| " + " | ".join(line) + " |" for line in table]
-    yield "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
+    yield _table(("merger", "gain", *(f"`{defense}`" for defense in defenses)), lines)
     yield r"\* keeps every expert whole, and counts for no verdict."
+
+
+def _table(heads: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, ("---",) * len(heads), *lines))
 
 
 def _by(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
