@@ -46,3 +46,13 @@ def noise(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.T
 def expert(base: Checkpoint, seed: int) -> Checkpoint:
     moved = {name: base[name] + 0.3 * delta for name, delta in noise(SHAPES, seed).items()}
     return Checkpoint.of(moved | noise({"head": (4, seed)}, seed), base.config)
+
+
+def watched(checkpoint: Checkpoint, read: list[str]) -> Checkpoint:
+    """The same, and whenever a tensor is read its name is added to a list."""
+
+    def get(name: str) -> torch.Tensor:
+        read.append(name)
+        return checkpoint[name]
+
+    return Checkpoint.computed(checkpoint.outline(), get, checkpoint.config)

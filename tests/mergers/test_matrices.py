@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.registry import MERGERS
 from redteam.views import MergerView
+from tests.mergers.conftest import watched
 from tests.mergers.oracles import merged
 
 View = Callable[..., MergerView]
@@ -198,15 +199,11 @@ def test_no_long_side_is_squared(text: str, shape: tuple[int, int]) -> None:
 def test_nothing_is_computed_before_it_is_read_and_then_that_tensor_alone(text: str, view: View) -> None:
     read: list[str] = []
 
-    def watched(seed: int) -> Checkpoint:
-        def get(name: str) -> Tensor:
-            read.append(name)
-            return drawn(seed + ord(name), 6, 5).float()
-
-        return Checkpoint.computed(dict.fromkeys("ab", ((6, 5), torch.float32)), get, {})
+    def made_of(seed: int) -> Checkpoint:
+        return watched(Checkpoint.of({name: drawn(seed + ord(name), 6, 5).float() for name in "ab"}, {}), read)
 
     plugin = MERGERS.load(text)
-    made = plugin(view({f"e{i}": watched(i) for i in range(3)}, base=watched(9), needs_base=plugin.spec.needs_base))
+    made = plugin(view({f"e{i}": made_of(i) for i in range(3)}, base=made_of(9), needs_base=plugin.spec.needs_base))
     assert not read
     assert made["a"].dtype == torch.float32
     assert set(read) == {"a"}

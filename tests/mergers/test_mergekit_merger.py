@@ -14,6 +14,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput, BadSetting, Inapplicable
 from redteam.plugins.registry import MERGERS
 from redteam.views import MergerView
+from tests.mergers.conftest import watched
 from tests.mergers.oracles import KEPT, MERGEKIT, apart, merged, of_mergekit
 
 View = Callable[..., MergerView]
@@ -241,15 +242,8 @@ def test_nothing_is_computed_before_it_is_read(view: View) -> None:
     base, experts = of_mergekit()
     read: list[str] = []
 
-    def watched(checkpoint: Checkpoint) -> Checkpoint:
-        def get(name: str) -> torch.Tensor:
-            read.append(name)
-            return checkpoint[name]
-
-        return Checkpoint.computed(checkpoint.outline(), get, checkpoint.config)
-
-    given = {task: watched(expert) for task, expert in experts.items()}
-    merge = made("mergekit:method=ties", view(given, base=watched(base)))
+    given = {task: watched(expert, read) for task, expert in experts.items()}
+    merge = made("mergekit:method=ties", view(given, base=watched(base, read)))
     assert not read
     assert merge["flat"].isfinite().all()
     assert {*read} == {"flat"}

@@ -14,6 +14,7 @@ from redteam_attacks.merging.ties import cutoff
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.registry import MERGERS
 from redteam.views import MergerView
+from tests.mergers.conftest import watched
 
 View = Callable[..., MergerView]
 TEXTS = ("task-arithmetic", "linear", "ties", "ties:variant=mergekit", "dare", "dare:variant=mergekit,elect=true")
@@ -47,15 +48,8 @@ def test_nothing_is_computed_before_it_is_read(
 ) -> None:
     read: list[str] = []
 
-    def watched(checkpoint: Checkpoint) -> Checkpoint:
-        def get(name: str) -> torch.Tensor:
-            read.append(name)
-            return checkpoint[name]
-
-        return Checkpoint.computed(checkpoint.outline(), get, checkpoint.config)
-
-    given = {task: watched(expert) for task, expert in experts.items()}
-    merged = MERGERS.load(text)(view(given, base=watched(base), needs_base=text != "linear"))
+    given = {task: watched(expert, read) for task, expert in experts.items()}
+    merged = MERGERS.load(text)(view(given, base=watched(base, read), needs_base=text != "linear"))
     if text != "ties":  # which looks at the whole vector first
         assert not read
     read.clear()
