@@ -33,6 +33,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
 	$(BIN)/python benchmarks/vit.py
 	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/merging.py
 
 lock: .venv/ready
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock
