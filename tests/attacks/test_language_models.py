@@ -18,7 +18,7 @@ from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.plugins.registry import ATTACKS
 from redteam.symmetry import GeneralLinear, Planar, sample_gauges
-from redteam.tasks import LogLikelihood, Scenario
+from redteam.tasks import Generation, LogLikelihood, Scenario
 from redteam.threat import OWNER
 from redteam.views import AttackerView, Oracle
 
@@ -117,6 +117,24 @@ def test_coefficients_are_chosen_by_the_documents_loss_and_every_token_that_is_o
         expected += float((theirs.exp() * (theirs - ours)).sum(1).mean()) * one.size / rows
     assert merge.loss(0.4, [1.5] * len(merge.layers)) == pytest.approx(alone + expected, rel=1e-4)
     assert merge.loss(0.4, [1.5] * len(merge.layers), own=True) == pytest.approx(alone, rel=1e-4)
+
+
+def test_coefficients_are_chosen_where_the_loss_reads_more_than_what_was_asked(scenario: Scenario) -> None:
+    tasks = dict(scenario.tasks)
+    for name in scenario.companions:
+        prompts = {split: documents(f"{name}/{split}") for split in ("train", "validation", "test")}
+        answers = {split: documents(f"{name}/answers/{split}")["input_ids"][:, :3] for split in prompts}
+        tasks[name] = Generation(name=name, chance=0.01, inputs=prompts, labels=answers, tokens=3)
+    asking = replace(scenario, tasks=tasks)
+    victim, base = scenario.experts["victim"], scenario.base
+    merge = _Merge.of(view("coefficient-search", asking, victim)[1], 24)
+    merged = {n: base[n] + 0.4 * sum(scenario.experts[t][n] - base[n] for t in ("left", "right")) for n in base}
+    module = Checkpoint.of(merged, CONFIG).module()
+    rows = sum(one.size for one in merge.looked_at)
+    with torch.inference_mode():
+        expected = sum(float(tasks[scenario.companions[0]].loss(module, o.batch)) * o.size for o in merge.looked_at)
+    assert merge.loss(0.4, [0.0] * len(merge.layers), own=True) == pytest.approx(expected / rows, rel=1e-4)
+    assert merge.loss(0.4, [1.0] * len(merge.layers)) < float("inf")
 
 
 def test_answers_are_learned_though_batches_have_less_padding_than_what_was_asked(scenario: Scenario) -> None:
