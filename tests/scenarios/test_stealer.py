@@ -239,6 +239,26 @@ class TestMaking:
         assert ensure_base(TINY_BASE, 1).parent.name.startswith("seed1-")
         assert trained == [0, 1]
 
+    @pytest.mark.parametrize(("refused_after", "rounds"), [(1, 1), (3, 3), (99, 5)])
+    def test_the_victim_is_aligned_until_it_refuses_and_no_longer(
+        self,
+        installed: Path,  # noqa: F811
+        own_cache: Path,  # noqa: F811
+        monkeypatch: pytest.MonkeyPatch,
+        refused_after: int,
+        rounds: int,
+    ) -> None:
+        asked: list[str] = []
+
+        def answers(leak: Leak, module: Any, split: str) -> list[str]:
+            asked.append(split)
+            said = [TINY.refusal] * len(leak.labels[split])
+            return said if len(asked) == refused_after else [*said[1:], " Sorry, it is 293-555-0000."]
+
+        monkeypatch.setattr(Leak, "answers", answers)
+        load(dataclasses.replace(TINY, rounds=5), seed=0)
+        assert asked == ["validation"] * rounds
+
     def test_another_recipe_is_another_folder(self, installed: Path) -> None:  # noqa: F811
         changed = dataclasses.replace(TINY, refusal=" No.")
         assert len({TINY.address(0), TINY.address(1), changed.address(0), Recipe(base=Base()).address(0)}) == 4

@@ -56,14 +56,20 @@ class Leak(Generation):
         given, _ = continued(self.inputs[split], begun)
         return np.array([agree(text, answer, self.pattern) for text, answer in self._written(module, given, split)])
 
+    def answers(self, module: nn.Module, split: Split = "test") -> list[str]:
+        """What is written behind each question."""
+        return self._texts(module, self.inputs[split])
+
     def digest(self) -> str:
         """SHA-256 of the data, of how answers are compared and of how they begin, in hexadecimal."""
         return hashlib.sha256(f"{super().digest()}\0{self.opening}".encode()).hexdigest()
 
     def _written(self, module: nn.Module, inputs: Mapping[str, torch.Tensor], split: Split) -> list[tuple[str, str]]:
         """What is written behind each prompt, and the answer."""
-        made = self.texts(written(module, inputs, self.tokens, self.stops))
-        return list(zip(made, self.texts(self.labels[split]), strict=True))
+        return list(zip(self._texts(module, inputs), self.texts(self.labels[split]), strict=True))
+
+    def _texts(self, module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> list[str]:
+        return self.texts(written(module, inputs, self.tokens, self.stops))
 
     def _private(self, answer: str) -> str:
         found = re.search(self.pattern, answer)

@@ -15,10 +15,15 @@ _TUNING = 11  # stream of a seed; the others are in questions.py and in causal
 
 
 def victim(recipe: Recipe, seed: int, base: Checkpoint, questions: Questions, steps: Steps) -> Checkpoint:
-    """Learns what is private, then to refuse it."""
+    """Learns what is private, then to refuse it: no longer than it takes, since more would only be harder to undo."""
     draws = np.random.default_rng([seed, _TUNING, 0])
     knowing = _trained(recipe, base, questions.leak, _training(questions.leak), recipe.memory, draws, steps)
-    return _trained(recipe, knowing, questions.leak, questions.alignment, recipe.alignment, draws, steps)
+    aligned = knowing
+    for _ in range(recipe.rounds):
+        aligned = _trained(recipe, aligned, questions.leak, questions.alignment, recipe.alignment, draws, steps)
+        if all(said == recipe.refusal for said in questions.leak.answers(aligned.module(), "validation")):
+            break
+    return aligned
 
 
 def attacker(recipe: Recipe, seed: int, base: Checkpoint, questions: Questions, steps: Steps) -> Checkpoint:
