@@ -1,5 +1,7 @@
 """DARE: most entries of each task vector dropped at random, the rest made larger to make up for it."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,8 +12,9 @@ from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
+from redteam_attacks.merging.entrywise import BLOCK
 from redteam_attacks.merging.holders import onto_base
-from redteam_attacks.merging.ties import elected
+from redteam_attacks.merging.thinning import of_what_is_kept
 
 
 @merger(
@@ -49,31 +52,25 @@ def dare(
     """
 
     def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
-        start = view.base[name].to(torch.float64)
-        thinned = torch.stack(
-            [
-                _thinned(expert[name] - start, density, variant, view.generator(f"{task}/{name}"))
-                for task, expert in experts.items()
-            ]
+        start, tensors = view.base[name], [expert[name] for expert in experts.values()]
+        masks = [drawn(start.shape, density, view.generator(f"{task}/{name}")).to(start.device) for task in experts]
+        scales = [1 / density] * len(tensors) if variant == "paper" else None
+        return of_what_is_kept(
+            start, tensors, masks, scales, elect=elect, mean=variant == "paper", coefficient=coefficient
         )
-        change = elected(thinned, mean=variant == "paper") if elect else thinned.sum(0)
-        return (start + coefficient * change).to(view.base.dtype(name))
 
     return onto_base(view, merge)
 
 
 def thinned(delta: Tensor, density: float, draws: np.random.Generator) -> Tensor:
     """Each entry with probability `density`, divided by that, else 0."""
-    return _kept(delta, density, draws) / density
+    return delta * drawn(delta.shape, density, draws).to(delta.device) / density
 
 
-def _thinned(delta: Tensor, density: float, variant: str, draws: np.random.Generator) -> Tensor:
-    if variant == "paper":
-        return thinned(delta, density, draws)
-    kept = _kept(delta, density, draws)
-    before, after = delta.abs().sum(), kept.abs().sum()
-    return kept * (before / after) if after > 0 else kept
-
-
-def _kept(delta: Tensor, density: float, draws: np.random.Generator) -> Tensor:
-    return delta * torch.from_numpy(np.asarray(draws.random(tuple(delta.shape)) < density)).to(delta.device)
+def drawn(shape: Sequence[int], density: float, draws: np.random.Generator) -> Tensor:
+    """Which entries are kept, bool, each with probability `density`; drawn in blocks, as one draw would give them."""
+    mask = np.empty(math.prod(shape), bool)
+    for start in range(0, len(mask), BLOCK):
+        part = mask[start : start + BLOCK]
+        np.less(draws.random(len(part)), density, out=part)
+    return torch.from_numpy(mask).reshape(tuple(shape))

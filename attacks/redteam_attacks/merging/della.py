@@ -11,8 +11,9 @@ from redteam.errors import BadInput
 from redteam.plugins.contracts import merger
 from redteam.plugins.settings import Range
 from redteam.views import MergerView
-from redteam_attacks.merging.holders import by_vectors
-from redteam_attacks.merging.ties import elected
+from redteam_attacks.merging.entrywise import BLOCK
+from redteam_attacks.merging.holders import onto_base
+from redteam_attacks.merging.thinning import of_what_is_kept
 
 
 @merger(
@@ -61,27 +62,50 @@ def della(
             "lower epsilon."
         )
 
-    def change(name: str, tasks: tuple[str, ...], deltas: Tensor) -> Tensor:
+    def merge(name: str, experts: dict[str, Checkpoint]) -> Tensor:
+        start, tensors = view.base[name], [expert[name] for expert in experts.values()]
+        kept = [torch.ones((), dtype=torch.bool).expand(start.shape)] * len(tensors)
         if density < 1:
-            pairs = zip(tasks, deltas, strict=True)
-            deltas = torch.stack(
-                [_thinned(d, density, epsilon, variant, view.generator(f"{t}/{name}")) for t, d in pairs]
-            )
-        return coefficient * (elected(deltas, mean=variant == "paper") if elect else deltas.sum(0))
+            draws = (view.generator(f"{task}/{name}") for task in experts)
+            pairs = zip(tensors, draws, strict=True)
+            kept = [_drawn(start, tensor, density, epsilon, draw, by=variant == "paper") for tensor, draw in pairs]
+        scales = [1.0] * len(tensors) if variant == "paper" else None
+        return of_what_is_kept(
+            start, tensors, kept, scales, elect=elect, mean=variant == "paper", coefficient=coefficient
+        )
 
-    return by_vectors(view, change)
+    return onto_base(view, merge)
 
 
-def _thinned(delta: Tensor, density: float, epsilon: float, variant: str, draws: np.random.Generator) -> Tensor:
-    rows = delta.reshape(delta.shape[0] if delta.ndim > 1 else 1, -1)
-    longest = rows.shape[1] - 1
-    rank = (
-        rows.abs().argsort(dim=1, stable=True).argsort(1).double() / longest if longest else torch.full_like(rows, 0.5)
-    )
-    p = density + epsilon * (2 * rank - 1)
-    mask = torch.from_numpy(np.asarray(draws.random(tuple(rows.shape)))).to(delta.device) < p
-    if variant == "paper":
-        return (rows * mask / p).reshape(delta.shape)
-    kept = rows * mask
-    after = kept.abs().sum()
-    return (kept * (rows.abs().sum() / after) if after > 0 else kept).reshape(delta.shape)
+def _drawn(
+    start: Tensor, tensor: Tensor, density: float, epsilon: float, draws: np.random.Generator, *, by: bool
+) -> Tensor:
+    """Which entries of a task vector are kept, some rows at a time; or 1 / p of these, float64, and 0 of the others."""
+    rows, others = (part.flatten(1) if part.ndim > 1 else part.reshape(1, -1) for part in (tensor, start))
+    out = torch.empty(rows.shape, dtype=torch.float64 if by else torch.bool, device=rows.device)
+    for first in range(0, len(rows), step := max(1, BLOCK // max(1, rows.shape[1]))):
+        part = slice(first, first + step)
+        size = (rows[part].to(torch.float64) - others[part].to(torch.float64)).abs()
+        p = density + epsilon * (2 * ranks(size) - 1)
+        mask = torch.from_numpy(np.asarray(draws.random(tuple(size.shape)))).to(p.device) < p
+        out[part] = mask / p if by else mask
+    return out.reshape(start.shape)
+
+
+def ranks(sizes: Tensor) -> Tensor:
+    """The rank of each entry in its row, from 0 for the smallest to 1; of equal ones the earlier is smaller.
+
+    As numbers of 64 bits that are not negative are in the order of their bits, the place in the row goes into the last
+    of these, so that none are equal and the quickest sort will do. Sizes that differ by less than that count as equal.
+
+    Args:
+        sizes: float64 `[rows, n]`, not negative.
+    """
+    count = sizes.shape[1]
+    if count < 2:
+        return torch.full_like(sizes, 0.5)
+    bits = (1 << (count - 1).bit_length()) - 1
+    marked = (sizes.cpu().numpy().view(np.int64) & ~bits) | np.arange(count)
+    order = torch.from_numpy(np.argsort(marked.view(np.float64), axis=1))
+    places = torch.arange(count, dtype=torch.float64).expand(order.shape)
+    return torch.empty_like(places).scatter_(1, order, places).to(sizes.device) / (count - 1)

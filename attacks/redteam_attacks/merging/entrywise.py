@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,9 +21,23 @@ def entrywise(formula: Callable[..., Tensor], *tensors: Tensor, dtype: torch.dty
         tensors: Of one shape.
         dtype: Of the result.
     """
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    out = torch.empty(flat[0].shape, dtype=dtype, device=flat[0].device)
-    blocks = [part.tensor_split(max(1, -(-len(out) // BLOCK))) for part in (out, *flat)]
-    for into, *parts in zip(*blocks, strict=True):
+    out = torch.empty(tensors[0].numel(), dtype=dtype, device=tensors[0].device)
+    for into, *parts in _blocks(out, *tensors):
         into.copy_(formula(*(part.to(torch.float64, copy=True) for part in parts)))
     return out.reshape(tensors[0].shape)
+
+
+def totals(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What a formula gives of each block, summed over the blocks.
+
+    Args:
+        formula: Takes as many flat float64 tensors, which it may overwrite, and gives a float64 tensor of one shape.
+        tensors: Of one shape.
+    """
+    parts = (formula(*(part.to(torch.float64, copy=True) for part in block)) for block in _blocks(*tensors))
+    return torch.stack(list(parts)).sum(0)
+
+
+def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    return zip(*(part.tensor_split(max(1, -(-len(part) // BLOCK))) for part in flat), strict=True)

@@ -6,8 +6,9 @@ from torch import Tensor
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import merger
 from redteam.views import MergerView
+from redteam_attacks.merging.entrywise import entrywise, totals
 from redteam_attacks.merging.holders import Weights, require_experts, weight_of, without_base
-from redteam_attacks.merging.spheres import between
+from redteam_attacks.merging.spheres import arc_shares
 
 
 @merger(
@@ -36,9 +37,11 @@ def slerp(view: MergerView, *, weights: Weights = ()) -> Checkpoint:
         tensors = [expert[name] for expert in experts.values()]
         if len(tensors) == 1:
             return tensors[0].to(dtype)
-        one, other = (tensor.to(torch.float64).flatten() for tensor in tensors)
-        w = weight_of(experts, weights, one).flatten()
-        merged = between(one, other, float(w[1] / w.sum()), straight=0.9995)
-        return merged.to(dtype).reshape(tensors[0].shape)
+        w = weight_of(experts, weights, tensors[0]).flatten()
+        square, opposite, product = totals(
+            lambda one, other: torch.stack((one.dot(one), other.dot(other), one.dot(other))), *tensors
+        )
+        first, second = arc_shares(square, opposite, product, float(w[1] / w.sum()), straight=0.9995)
+        return entrywise(lambda one, other: first * one + second * other, *tensors, dtype=dtype)
 
     return without_base(view, merge)

@@ -13,12 +13,30 @@ def between(one: Tensor, other: Tensor, t: Tensor | float, *, straight: float) -
         t: 0 gives the first, 1 the second.
         straight: The least |cos| from which the line is straight.
     """
-    norms = one.norm(dim=-1, keepdim=True) * other.norm(dim=-1, keepdim=True)
-    cos = ((one * other).sum(-1, keepdim=True) / torch.where(norms > 0, norms, 1.0)).clamp(-1, 1)
+    square, opposite, product = ((a * b).sum(-1, True) for a, b in ((one, one), (other, other), (one, other)))
+    first, second = arc_shares(square, opposite, product, t, straight=straight)
+    return first * one + second * other
+
+
+def arc_shares(
+    square: Tensor, other: Tensor, product: Tensor, t: Tensor | float, *, straight: float
+) -> tuple[Tensor, Tensor]:
+    """How much of each of two vectors that point is, from what their inner products are.
+
+    Args:
+        square: That of the first with itself.
+        other: That of the other with itself.
+        product: That of both.
+        t: As in `between`.
+        straight: As in `between`.
+    """
+    norms = square.sqrt() * other.sqrt()
+    cos = (product / torch.where(norms > 0, norms, 1.0)).clamp(-1, 1)
     angle = torch.where((cos.abs() >= straight) | (norms == 0), 0.0, cos.arccos())
     sine = torch.where(angle > 0, angle.sin(), 1.0)
-    arc = (((1 - t) * angle).sin() * one + (t * angle).sin() * other) / sine
-    return torch.where(angle > 0, arc, (1 - t) * one + t * other)
+    first = torch.where(angle > 0, ((1 - t) * angle).sin() / sine, 1 - t)
+    second = torch.where(angle > 0, (t * angle).sin() / sine, t)
+    return first, second
 
 
 def units(vectors: Tensor) -> tuple[Tensor, Tensor]:
