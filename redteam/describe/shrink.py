@@ -91,7 +91,7 @@ _FORMS = (
 )
 
 
-_BY_LAYER = ("layer_types", "block_type", "_pattern", "attention_layers")
+_BY_LAYER = ("layer_types", "block_type", "_pattern", "attention_layers", "no_rope_layers")
 _FOLLOWS = ("stage_names", "out_features", "out_indices", "per_layer_config")
 _TAKEN = {"out_indices": 1, "backbone_out_indices": 0}
 _STAGES = {"hidden_sizes": 16, "num_heads": 2, "num_attention_heads": 2, "embed_dims": 16, "embed_dim": 16}
