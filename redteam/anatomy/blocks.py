@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from itertools import count
 from typing import Any
 
 from redteam.anatomy.architecture import Architecture, Shaped, named
 from redteam.anatomy.linear import Linear, Norm, Rows
 from redteam.anatomy.site import Site
+from redteam.checkpoint.known import completed
 from redteam.checkpoint.tensors import classes_of
 from redteam.errors import BadInput
 
@@ -243,11 +245,17 @@ class Blocks:
 
     def unturned(self, layer: int) -> bool:
         """Whether the config says that a layer goes without the rotary embedding."""
-        if self.arch.unturned is None:
-            return False
-        key, value = self.arch.unturned
-        layers = self.given(key)
-        return isinstance(layers, list) and layer < len(layers) and layers[layer] == value
+        return self.arch.unturned is not None and self._told[layer : layer + 1] == [self.arch.unturned[1]]
+
+    @cached_property
+    def _told(self) -> list[Any]:
+        """What the config says of each layer under the key that tells them apart, else what transformers makes of it."""
+        assert self.arch.unturned is not None, "asked where layers differ"
+        key = self.arch.unturned[0]
+        layers = self.config.get(key)
+        if not isinstance(layers, list) or len(layers) < self.layers:
+            layers = completed(self.config).get(key)
+        return layers if isinstance(layers, list) else []
 
     def lends(self, layer: int) -> bool:
         """Whether the config says that later layers read this one's keys and values: the last ones of its kind."""

@@ -42,6 +42,20 @@ def test_every_matrix_is_legal_where_nothing_is_turned_and_nowhere_else(base: Ch
     assert legal == {0: False, 1: True, 2: False, 3: True}
 
 
+SILENT: dict[str, dict[str, Any]] = {
+    "SmolLM3ForCausalLM": {"model_type": "smollm3", "no_rope_layer_interval": 2},
+    "Llama4ForCausalLM": FORMS["Llama4ForCausalLM"] | {"no_rope_layers": [], "no_rope_layer_interval": 2},
+    "Cohere2ForCausalLM": {"model_type": "cohere2", "sliding_window_pattern": 2},
+}
+"""As published configs have it: an interval in place of a list."""
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_a_config_that_does_not_list_the_layers_means_what_transformers_makes_of_it(name: str) -> None:
+    checkpoint = Checkpoint.of({}, {**SIZES, **SILENT[name], "architectures": [name]}).fresh(0)
+    assert ["general-linear" in site.legal for site in anatomy_of(checkpoint).sites(("qk",))] == [False, True] * 2
+
+
 def test_such_a_lock_keeps_the_function_and_the_fit_undoes_it(base: Checkpoint) -> None:
     draws = KEY.generator("victim")
     victim = base.replace({n: t + 0.02 * t.std() * torch.from_numpy(draws.standard_normal(tuple(t.shape)))
