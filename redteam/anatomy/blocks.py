@@ -249,7 +249,7 @@ class Blocks:
 
     @cached_property
     def _told(self) -> list[Any]:
-        """A value for each layer under the key that tells them apart: the config's, else what transformers makes of it."""
+        """A value for each layer under the key that tells them apart; transformers' where the config lists none."""
         assert self.arch.unturned is not None, "asked where layers differ"
         key = self.arch.unturned[0]
         layers = self.config.get(key)
