@@ -83,6 +83,11 @@ class Adapted:
         self._lacking: list[str] = []
         self.remarks: list[str] = []
 
+    @property
+    def held(self) -> Files:
+        """The adapter's own tensors, under the names in its file."""
+        return self._files
+
     def names(self) -> Mapping[str, Any]:
         return dict.fromkeys((*self._base, *self._whole))
 

@@ -44,6 +44,23 @@ def merged_adapter(path: Path, base: Tensors | None) -> Adapted:
     Raises:
         NotACheckpoint: If there is no base, the adapter is damaged, does not fit the base, or cannot be merged.
     """
+    try:
+        merged: Adapted = plain_adapter(path, base)
+    except BeyondPlain as beyond:
+        if find_spec("peft") is None:
+            raise NotACheckpoint(f"{beyond}; PEFT merges such adapters: pip install 'merge-redteam[peft]'.") from None
+        merged = ByPeft(path, base, str(beyond))
+    _require_tied(merged)
+    return merged
+
+
+def plain_adapter(path: Path, base: Tensors | None) -> Merged:
+    """As `merged_adapter`, of a plain LoRA.
+
+    Raises:
+        BeyondPlain: If the adapter is more than that.
+        NotACheckpoint: As `merged_adapter`.
+    """
 
     def places() -> dict[str, str]:
         try:
@@ -51,14 +68,7 @@ def merged_adapter(path: Path, base: Tensors | None) -> Adapted:
         except NotACheckpoint:
             return {}
 
-    try:
-        merged: Adapted = Merged(path, base, places)
-    except BeyondPlain as beyond:
-        if find_spec("peft") is None:
-            raise NotACheckpoint(f"{beyond}; PEFT merges such adapters: pip install 'merge-redteam[peft]'.") from None
-        merged = ByPeft(path, base, str(beyond))
-    _require_tied(merged)
-    return merged
+    return Merged(path, base, places)
 
 
 def _require_tied(merged: Adapted) -> None:

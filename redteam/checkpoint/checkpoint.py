@@ -20,13 +20,24 @@ from redteam.checkpoint.by_peft import merged_adapter
 from redteam.checkpoint.dequantised import Dequantised
 from redteam.checkpoint.discover import find
 from redteam.checkpoint.factors import Factors
-from redteam.checkpoint.lazy import Cast, Computed, Outline, Recent, Renamed, Replaced, Rewrite, StoredAs, Transformed
+from redteam.checkpoint.lazy import (
+    Cast,
+    Computed,
+    Outline,
+    Recent,
+    Refactored,
+    Renamed,
+    Replaced,
+    Rewrite,
+    StoredAs,
+    Transformed,
+)
 from redteam.checkpoint.quantised import can_be_brought_back, scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
 from redteam.checkpoint.tensors import Tensors, is_finite
 from redteam.checkpoint.wrapped import require_unwrapped
-from redteam.errors import NotACheckpoint, Quantised
+from redteam.errors import Inapplicable, NotACheckpoint, Quantised
 from redteam.memory import require
 
 if TYPE_CHECKING:
@@ -179,6 +190,22 @@ class Checkpoint(Tensors):
             fn: Gives the gauge of a place; must be pure, since it can run again.
         """
         return Checkpoint(Transformed(self, tuple(rewrites), fn), self.config)
+
+    def refactored(self, fn: Callable[[str, Factors], Factors]) -> Checkpoint:
+        """A lazy overlay: what a plain low-rank adapter adds, split into other factors.
+
+        Args:
+            fn: Gives the new factors of a tensor from its name and those found here; must be pure.
+
+        Raises:
+            Inapplicable: If no tensor has factors.
+        """
+        if all(self.factors(name) is None for name in self):
+            raise Inapplicable(
+                "The checkpoint has no factors of a low-rank adapter; expected a LoRA opened over its base, as "
+                "redteam protect, attack and merge open ADAPTER with --base. Runs merge adapters into whole models."
+            )
+        return Checkpoint(Refactored(self, fn), self.config)
 
     def cast(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Checkpoint:
         """A lazy overlay: floating-point tensors come in `dtype`, on `device`; the others as they are."""

@@ -199,6 +199,35 @@ def _bytes(tensors: Mapping[str, torch.Tensor] | None) -> int:
     return sum(tensor.nbytes for tensor in (tensors or {}).values())
 
 
+class Refactored:
+    """A source whose low-rank changes are split into other factors; a tensor moves by what that does to the product."""
+
+    def __init__(self, below: Tensors, fn: Callable[[str, Factors], Factors]) -> None:
+        self._below, self._fn = below, fn
+
+    def names(self) -> Any:
+        return self._below
+
+    def load(self, name: str) -> torch.Tensor:
+        weight, own = self._below[name], self._below.factors(name)
+        if own is None:
+            return weight
+        own = own.to(dtype=torch.float64, device=weight.device)
+        moved = self._fn(name, own).to(dtype=torch.float64, device=weight.device).change - own.change
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        return (weight.to(wide) + moved.reshape(weight.shape).to(wide)).to(weight.dtype)
+
+    def factors(self, name: str) -> Factors | None:
+        own = self._below.factors(name)
+        return None if own is None else self._fn(name, own)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._below.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._below.dtype(name)
+
+
 class Recent:
     """A source that keeps what was read last, for readers that come back to the same layer."""
 

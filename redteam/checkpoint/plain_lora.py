@@ -67,6 +67,7 @@ class Merged(Adapted):
         self._transposed = self._said.get("fan_in_fan_out") is True
         self._updates: dict[str, _Update] = {}
         self._scales: dict[str, float] = {}
+        self._twin: tuple[str, Mapping[str, str]] = ("", {})  # an embedding, and the parts of the head tied to it
         self._plan(self._said)
 
     def load(self, name: str) -> torch.Tensor:
@@ -91,6 +92,17 @@ class Merged(Adapted):
         if self._flips(update, len(self.shape(name))):
             up, down = down.T, up.T
         return Factors(up, down, self._scales[name])
+
+    def as_stored(self, name: str, factors: Factors) -> dict[str, torch.Tensor]:
+        """Factors of a tensor as the adapter's file holds them: stored name → tensor, in the shapes found there."""
+        update = self._updates[name]
+        up, down = factors.up, factors.down
+        if self._flips(update, len(self.shape(name))):
+            up, down = down.T, up.T
+        halves = {update.down: down, update.up: up}
+        if name == self._twin[0]:
+            halves |= {self._twin[1]["down"]: up.T, self._twin[1]["up"]: down.T}
+        return {stored: half.reshape(self.held.shape(stored)) for stored, half in halves.items()}
 
     def updated(self) -> set[str]:
         return set(self._updates)
@@ -143,10 +155,11 @@ class Merged(Adapted):
         if not tied:
             return
         load = self._files.load
-        for update in self._updates.values():
+        for name, update in self._updates.items():
             if update.embedding and update.down and update.up and tied.keys() == {"down", "up"}:
                 pairs = ((tied["up"], update.down), (tied["down"], update.up))
                 if all(torch.equal(load(head), load(mine).T) for head, mine in pairs):
+                    self._twin = (name, tied)
                     return
         raise self._refuse(f"has an update of its own for {listed(tied.values())}, and its base ties the head")
 

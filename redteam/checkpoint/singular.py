@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from redteam.checkpoint.factors import Factors
+from redteam.checkpoint.factors import Factors, split_evenly
 
 
 def short_side(matrix: Tensor, *, square: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -38,18 +38,10 @@ def leading(matrix: Tensor, count: int, *, square: float = 0.0) -> tuple[Tensor,
 
 
 def cut_out(delta: Tensor, rank: int) -> Factors:
-    """The nearest product of a rank, split as mergekit-extract-lora does: A = √S Vᵀ, B = U √S.
-
-    The largest entry of each left vector is made positive. Whatever is done with factors apart depends on their signs,
-    which mergekit leaves to its solver.
+    """The nearest product of a rank, split as mergekit-extract-lora does, with the signs of `split_evenly`.
 
     Args:
         delta: `[rows, columns]`, float64.
         rank: Of the factors, or the shorter side if that is less; what the matrix lacks of it is filled up with zeros.
     """
-    left, size, right = leading(delta, rank)
-    sign = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
-    left, right, root = left * sign, right * sign, size.sqrt()
-    lacking = min(rank, *delta.shape) - len(size)
-    pad = torch.nn.functional.pad
-    return Factors(pad(left * root, (0, lacking)), pad(right * root, (0, lacking)).mT)
+    return Factors(*split_evenly(*leading(delta, rank), min(rank, *delta.shape)))

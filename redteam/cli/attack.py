@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import opening
+from redteam.cli import of_adapters, opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, NotACheckpoint
 
@@ -47,7 +47,7 @@ def attack(
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
 ) -> None:
-    """Try to take a lock off a checkpoint, from its weights and the base's.
+    """Try to take a lock off a checkpoint, or an adapter, from its weights and the base's.
 
     Attacks that need data, companions or further releases run in `redteam run`. The owner takes a lock off with
     `redteam attack key-holder MODEL --key FILE --defense DEFENSE --out DIR`. What only changes the basis must keep the
@@ -75,7 +75,11 @@ def attack(
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     shared.require_usable(device, out, force, [model, base, key])
     widened = chain.any(lambda spec: spec.changes_architecture)
-    protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
+    what = f"The attack {chain.text}"
+    if factored := of_adapters.rewrites_factors(lock if lock and Needs.CODE in chain.needs else chain):
+        protected, anchor, like = of_adapters.open_adapter(model, base, what, dequantise=shared.read_as(dequantise))
+    else:
+        protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, protected, model)
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
@@ -97,11 +101,35 @@ def attack(
                 _unlock=unlock,
             )
             recovered = check_as_read(link, recovered, link(view))
-        what = f"The attack {chain.text}"
         kept = all(link.spec.keeps_function for link in chain.links) and all(
             link.spec.exact for link in (lock.links if lock else ())
         )
         proof = _proven(protected, recovered) if kept and not unproven else ""
+        rows = {"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)}
+        ending = "A lock against merging may have been taken off the weights."
+        if factored and anchor is not None and any(recovered.factors(name) is not None for name in recovered):
+            of_adapters.refuse_options({"--certify": certify, "--load": check}, what)
+            same = of_adapters.require_same_updates(protected, recovered, what)
+            told = of_adapters.write(
+                recovered,
+                protected,
+                out,
+                like=like,
+                anchor=anchor,
+                dtype=None,
+                force=force,
+                progress=progress,
+                title=opening.ATTACKED,
+                rows=rows,
+                what=what,
+                ending=ending,
+            )
+            for line in (same, *told, proof or "Not proven: the network was not run."):
+                typer.echo(line)
+            if secret is not None and not key_told:
+                typer.echo("Nothing here tells whether the key was the right one: under any other the product stays.")
+            typer.echo(f"{chain.text} is done; the adapter is in {out}.")
+            return
         with shared.read_ahead(recovered.stored_as(protected)) as ready:
             achieved = Achieved(ready, protected, anchor)
             written = shared.save(
@@ -112,9 +140,9 @@ def attack(
                 force=force,
                 progress=progress,
                 title=opening.ATTACKED,
-                rows={"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)},
-                check=lambda: _require_effect(chain, achieved, what),
-                ending="A lock against merging may have been taken off the weights.",
+                rows=rows,
+                check=lambda: None if factored else _require_effect(chain, achieved, what),
+                ending=ending,
             )
     outputs = "" if kept else "; its outputs may have changed"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
@@ -124,7 +152,7 @@ def attack(
         typer.echo(_certified(protected, out))
     if achieved.distances is None and secret is not None and not key_told:
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
-    elif achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
+    elif not factored and achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
     require_agreement(out, shared.laid_out_like(model, base)["like"])
     if check:

@@ -216,19 +216,24 @@ def save(
     Raises:
         RedteamError: As `redteam.checkpoint.save.write`.
     """
-    from importlib.metadata import version
-
     from redteam.checkpoint.save import write
 
     def card() -> str:
         check()
-        told = {**rows, **achieved.rows(), "written by": f"redteam {version('merge-redteam')}"}
-        table = [f"| {key} | {value.replace('|', chr(92) + '|')} |" for key, value in told.items()]
-        end = [f"\n{ending}"] if ending else []
-        return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
+        return section(title, {**rows, **achieved.rows()}, ending)
 
     made = achieved.checkpoint.as_in_file(spelling)
     return write(made, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
+
+
+def section(title: str, rows: Mapping[str, str], ending: str = "") -> str:
+    """A section of a model card: a table, signed, and a paragraph after it."""
+    from importlib.metadata import version
+
+    told = {**rows, "written by": f"redteam {version('merge-redteam')}"}
+    table = [f"| {key} | {value.replace('|', chr(92) + '|')} |" for key, value in told.items()]
+    end = [f"\n{ending}"] if ending else []
+    return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
 
 
 def tell(written: Written, achieved: Achieved, sentence: str) -> None:

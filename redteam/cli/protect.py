@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import opening
+from redteam.cli import of_adapters, opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, NotACheckpoint
 
@@ -77,7 +77,7 @@ def protect(
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
 ) -> None:
-    """Put a defense on a checkpoint and write what may be published.
+    """Put a defense on a checkpoint, or on an adapter, and write what may be published.
 
     A lock is written only with its proof: the network runs before and after, in float64, on made-up inputs and those of
     --data, and its outputs must agree. Without that (--unproven) the checkpoint is never held in memory. Shards, names
@@ -96,6 +96,23 @@ def protect(
 
     chain = Pipeline.load(DEFENSES, defense, Path())
     shared.require_usable(device, out, force, [model, base])
+    if of_adapters.rewrites_factors(chain):
+        _protect_adapter(
+            chain,
+            model,
+            base,
+            out,
+            key,
+            dtype=dtype,
+            data=data,
+            force=force,
+            strict=strict,
+            certify=certify,
+            unproven=unproven,
+            check=check,
+            dequantise=dequantise,
+        )
+        return
     victim, given = opening.open_model(model, base, dequantise=shared.read_as(dequantise, dtype))
     opening.tell_description(architecture, victim, model)
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
@@ -137,11 +154,69 @@ def protect(
     elif _exact(chain):
         typer.echo("Not proven: the network was not run, so whether it still computes the same is not known.")
     if key is not None and _keyed(chain):
-        typer.echo(f"The key is in {key}{', made now' if new else ''}; whoever has it takes the lock off.")
+        typer.echo(_told_of_key(key, new))
     shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
     require_agreement(out, shared.laid_out_like(model, base)["like"])
     if check:
         typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
+
+
+def _protect_adapter(
+    chain: Pipeline,
+    model: Path,
+    base: Path | None,
+    out: Path,
+    key: Path | None,
+    *,
+    dtype: Dtype | None,
+    data: str | None,
+    force: bool,
+    strict: bool,
+    certify: bool,
+    unproven: bool,
+    check: bool,
+    dequantise: bool,
+) -> None:
+    """As `protect`, where the defense rewrites an adapter's factors; what is written is an adapter."""
+    import torch
+
+    from redteam.checkpoint import Checkpoint
+    from redteam.evaluation.pipelines import apply
+    from redteam.plugins.returned import check_as_read
+
+    what = f"The defense {chain.text}"
+    of_adapters.refuse_options({"--certify": certify, "--strict": strict, "--load": check}, what)
+    victim, anchor, like = of_adapters.open_adapter(model, base, what, dequantise=shared.read_as(dequantise))
+    secret, new = _key_for(chain, key, out)
+    with shared.working() as progress:
+        exact = victim.cast(torch.float64)
+        protected, views = apply(chain.links, exact, anchor.cast(torch.float64), secret, check=check_as_read, task=None)
+        same = of_adapters.require_same_updates(exact, protected, what)
+        proven = not unproven
+        proof = _proven(exact, protected, _scenario(data), views, described=False) if proven else ""
+        held = Checkpoint(like.held, {})
+        stored = held if dtype is None else held.cast(getattr(torch, dtype))
+        rows = _rows(chain, where(exact, views), [], stored, proof, secret)
+        with shared.keep(secret, key, out) if new and key is not None else nullcontext():
+            told = of_adapters.write(
+                protected,
+                exact,
+                out,
+                like=like,
+                anchor=anchor,
+                dtype=None if dtype is None else getattr(torch, dtype),
+                force=force,
+                progress=progress,
+                title=opening.PROTECTED,
+                rows=rows,
+                what=what,
+                ending="The factors were rewritten so that their product stays and combining them with others' fails.",
+            )
+    for line in (same, *told, proof or "Not proven: the network was not run."):
+        typer.echo(line)
+    if key is not None and _keyed(chain):
+        typer.echo(_told_of_key(key, new))
+    typer.echo(f"{chain.text} is on; the adapter is in {out}.")
 
 
 def where(victim: Checkpoint, views: Sequence[DefenderView]) -> list[tuple[str, str]]:
@@ -176,6 +251,10 @@ def _key_for(chain: Pipeline, path: Path | None, out: Path) -> tuple[Key, bool]:
     if path is None:
         raise BadInput(f"The defense {chain.text} draws on a key; name its file with --key, which is made if missing.")
     return shared.key_at(path, out)
+
+
+def _told_of_key(path: Path, new: bool) -> str:
+    return f"The key is in {path}{', made now' if new else ''}; whoever has it takes the lock off."
 
 
 def _keyed(chain: Pipeline) -> bool:

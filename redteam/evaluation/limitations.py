@@ -17,7 +17,8 @@ def limitations(resolved: Resolved) -> Iterator[str]:
     """One sentence for each thing that a reader could believe was tried and was not."""
     yield f"Scenarios other than {_listed(resolved.pipelines('scenarios'))}: verdicts speak of these alone."
     yield f"Mergers other than {_listed(resolved.pipelines('mergers'))}{_left(resolved, 'mergers', MERGERS.names)}."
-    installed = [name for name in ATTACKS.names if ATTACKS.load(name).spec.role == "recovery"]
+    specs = {name: ATTACKS.load(name).spec for name in ATTACKS.names}
+    installed = [name for name, spec in specs.items() if spec.role == "recovery" and not spec.factors]
     absent = _left(resolved, "attacks", installed)
     yield (
         f"Attacks that are installed and not in the plan{absent}." if absent else "Attacks that nobody has written yet."

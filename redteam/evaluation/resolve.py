@@ -173,11 +173,14 @@ class Part:
         )
         in_turn = tuple(Ensemble.load(name) for name in turns)
         _require_counted(mergers, in_turn)
+        defenses = tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses)
+        _require_of_weights("protect", defenses)
+        _require_of_weights("attack", attacks)
         return cls(
             product.seeds,
             product.keys,
             tuple(scenarios.values()),
-            tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses),
+            defenses,
             tuple(attacks),
             tuple(Ensemble.load(name) for name in gauntlets),
             mergers,
@@ -272,6 +275,17 @@ def _single(chain: Pipeline, kind: str) -> Pipeline:
     if len(chain.links) > 1:
         raise BadInput(f"{chain.text!r} chains several plugins; a {kind} stands alone.")
     return chain
+
+
+def _require_of_weights(command: str, chains: Sequence[Pipeline]) -> None:
+    """Refuses what rewrites the factors of an adapter, since runs merge adapters into whole models."""
+    for chain in chains:
+        if chain.any(lambda spec: spec.factors):
+            raise BadPlan(
+                f"{chain.text} rewrites the factors of an adapter, and a run merges adapters into their base first, "
+                f"after which none are left; use redteam {command} {chain.text} ADAPTER --base BASE --out DIR, and "
+                "redteam merge on what it writes."
+            )
 
 
 def _require_counted(mergers: Sequence[Pipeline], turns: Sequence[Ensemble]) -> None:

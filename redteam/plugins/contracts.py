@@ -83,6 +83,8 @@ class AttackSpec(Spec):
         targets: Names of the defenses that it was made for; `redteam.plugins.targets` says which plugin a name means.
         keeps_function: Whether it only changes the basis, so that its result computes what the protected model does.
         changes_architecture: Whether names and shapes of tensors may differ from the protected model's.
+        factors: Whether it rewrites the factors of a low-rank adapter in place of weights. `redteam attack` then takes
+            an adapter; no run does, since runs merge adapters into whole models.
         paper: Where it comes from.
     """
 
@@ -94,6 +96,7 @@ class AttackSpec(Spec):
     targets: tuple[str, ...] = ()
     keeps_function: bool = False
     changes_architecture: bool = False
+    factors: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,6 +116,8 @@ class DefenseSpec(Spec):
             full defense says something.
         adapts: Whether it takes a smaller group where an architecture does not allow its own, and says so.
         protects: Whether it is meant to protect; gates do not speak of those that are there for comparison alone.
+        factors: Whether it rewrites the factors of a low-rank adapter in place of weights. `redteam protect` then takes
+            an adapter and writes one; no run does, since runs merge adapters into whole models.
         prepares: Whether it trains the victim for the lock that follows it in a chain. What follows is then measured
             against the prepared victim, unlocked, in place of the victim itself.
         claim: What its source reports of it, in a sentence with figures and models, and how sure the figures are: shown
@@ -126,6 +131,7 @@ class DefenseSpec(Spec):
     protects: bool = True
     adapts: bool = False
     prepares: bool = False
+    factors: bool = False
     changes_architecture: bool = False
     weakened: Mapping[str, Any] | None = None
     claim: str = ""
@@ -218,6 +224,7 @@ def attack(
     targets: Iterable[str] = (),
     keeps_function: bool = False,
     changes_architecture: bool = False,
+    factors: bool = False,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: AttackerView, *, settings…) -> Checkpoint` an attack; see `AttackSpec`."""
@@ -231,6 +238,7 @@ def attack(
             targets=tuple(targets),
             keeps_function=keeps_function,
             changes_architecture=changes_architecture,
+            factors=factors,
             paper=paper,
         )
     )
@@ -246,6 +254,7 @@ def defense(
     protects: bool = True,
     adapts: bool = False,
     prepares: bool = False,
+    factors: bool = False,
     claim: str = "",
     paper: str = "",
 ) -> Callable[[F], F]:
@@ -260,6 +269,7 @@ def defense(
             protects=protects,
             adapts=adapts,
             prepares=prepares,
+            factors=factors,
             claim=claim,
             paper=paper,
         )

@@ -98,7 +98,7 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
     def rough(name: str) -> torch.Tensor:
         return checked(name, returned.rough(name))
 
-    return Checkpoint.computed(returned.outline(), read, returned.config, rough)
+    return Checkpoint.computed(returned.outline(), read, returned.config, rough, returned.factors)
 
 
 def _same_layout(who: str, before: Checkpoint, after: Checkpoint) -> None:

@@ -198,6 +198,8 @@ def _link(option: Option, values: Mapping[str, Any]) -> Reference:
 def _refused(spec: AttackSpec, threat: ThreatModel, keyed: bool) -> str:
     if spec.role != "recovery":
         return f"its role is {spec.role!r}, and only recovery attacks are searched"
+    if spec.factors:
+        return "it rewrites the factors of an adapter, and runs merge adapters into whole models"
     if not threat.allows(spec.needs):
         return f"it needs more than the threat model {threat.name} grants"
     if spec.needs & Needs.CODE and not keyed:

@@ -84,10 +84,15 @@ def subject_of(plugin: LoadedPlugin[Any]) -> Tried[Any]:
     """The plugin on what it is tried on.
 
     Raises:
-        BadInput: If its kind has no contract.
+        BadInput: If its kind has no contract, or none that is tried on adapters.
     """
     if plugin.spec.kind not in _SUBJECTS:
         raise BadInput(f"A {plugin.spec.kind} has no contract to check; expected an {_either()}.")
+    if getattr(plugin.spec, "factors", False):
+        raise BadInput(
+            f"{plugin.name} rewrites the factors of an adapter, and the contract is tried on whole models; try it with "
+            f"redteam {'protect' if plugin.spec.kind == 'defense' else 'attack'} on an adapter."
+        )
     return _SUBJECTS[plugin.spec.kind](plugin)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from redteam.plugins.registry import ATTACKS, DEFENSES
 
-PROTECTING = [name for name in DEFENSES.names if DEFENSES.load(name).spec.protects]
+SPECS = {name: DEFENSES.load(name).spec for name in DEFENSES.names}
+PROTECTING = [name for name, spec in SPECS.items() if spec.protects and not spec.factors]
 MADE_FOR = [(name, target) for name in ATTACKS.names for target in ATTACKS.load(name).spec.targets]
 
 
