@@ -76,6 +76,7 @@ def attack(
     shared.require_usable(device, out, force, [model, base, key])
     widened = chain.any(lambda spec: spec.changes_architecture)
     what = f"The attack {chain.text}"
+    anchor: Checkpoint | None
     if factored := of_adapters.rewrites_factors(lock if lock and Needs.CODE in chain.needs else chain):
         protected, anchor, like = of_adapters.open_adapter(model, base, what, dequantise=shared.read_as(dequantise))
     else:
