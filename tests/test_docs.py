@@ -15,6 +15,7 @@ from redteam.anatomy import KINDS_OF_SITES
 from redteam.anatomy.catalog import ARCHITECTURES, FOLDER
 from redteam.audit.findings import SiteFinding
 from redteam.audit.words import MEANING, STATES
+from redteam.checkpoint.extract import Extraction
 from redteam.errors import RedteamError, ThreatModelViolation
 from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.results import Control
@@ -259,6 +260,8 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.base.save(folder / "base")
     toy.experts["victim"].save(folder / "victim")
     toy.experts["left"].save(folder / "mine")
+    adapter = Extraction(toy.experts["victim"], toy.base, 2)
+    adapter.write(folder / "adapter", base="base", force=False, card=lambda: "## Of the reader\n")
     return folder
 
 
