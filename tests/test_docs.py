@@ -261,6 +261,7 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.experts["victim"].save(folder / "victim")
     toy.experts["left"].save(folder / "mine")
     adapter = Extraction(toy.experts["victim"], toy.base, 2)
+    adapter.layers = {name.removesuffix(".weight"): name for name in adapter.layers.values()}  # as its base has them
     adapter.write(folder / "adapter", base="base", force=False, card=lambda: "## Of the reader\n")
     return folder
 
