@@ -1,4 +1,4 @@
-"""Shape restoring: doubled neurons folded and padded heads cut, until every shape fits the base's again."""
+"""Shape restoring: doubled neurons folded, padded heads and a wide stream cut, until every shape fits the base's again."""
 
 from typing import Annotated
 
@@ -9,19 +9,20 @@ from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.views import AttackerView
 from redteam_attacks.folding import fold_neurons, narrow_heads
+from redteam_attacks.narrowing import narrow_stream
 
 
 @attack(
     "shape-restore",
     needs=Needs.ANCHOR,
-    targets=("split-neurons", "padded-heads"),
+    targets=("split-neurons", "padded-heads", "wide-stream"),
     keeps_function=True,
     changes_architecture=True,
 )
 def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9, 0.1, log=True)] = 0.01) -> Checkpoint:
     """Finds neurons that read the same and adds up what they write; factors every head's product anew at its rank.
 
-    The function stays. What comes out is in no particular basis, so that a fit should follow, as in
+    A residual stream is cut to the rank of what lies in it, and turned to the base's embeddings and head. The function stays. What comes out is in no particular basis, so that a fit should follow, as in
     `shape-restore+gauge-fit`. A model that has the base's shapes is returned as it is.
 
     Args:
@@ -48,4 +49,12 @@ def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9,
             )
         if now > before:
             restored = restore(restored, before, tolerance=tolerance)
+    if _stream(restored) > _stream(view.anchor) > 0:
+        restored = narrow_stream(restored, view.anchor, tolerance=tolerance)
     return restored
+
+
+def _stream(checkpoint: Checkpoint) -> int:
+    """The width of the residual stream; 0 where that is not described, or there are several."""
+    streams = [site.width for site in anatomy_of(checkpoint).sites(("residual",)) if site.spanning]
+    return streams[0] if len(streams) == 1 else 0

@@ -117,7 +117,7 @@ class Pad:
             BadInput: If the architecture is not known, fuses the tensors concerned, or knows no other width.
             IllegalGauge: If it allows no rotation there.
         """
-        if _described(checkpoint).fixed_head_width:
+        if described(checkpoint).fixed_head_width:
             raise BadInput(
                 f"A network of type {checkpoint.architecture!r} has heads of hidden size / heads and no others; "
                 "expected one whose config can name a head width, such as 'vit'."
@@ -194,13 +194,18 @@ def reshaped(
                 f"The MLP at {site.label} has a gate or the like; expected one without, so leave this defense out."
             )
         for side, affine in zip(site.pair, change(site, site.read(checkpoint)), strict=True):
-            tensors |= _written(side.linear, affine, checkpoint)
-    architecture = _described(checkpoint)
+            tensors |= written(side.linear, affine, checkpoint)
+    architecture = described(checkpoint)
     sizes = {architecture.neurons: neurons, architecture.head_width: head_width}
     return Checkpoint.of(tensors, {**checkpoint.config, **{k: v for k, v in sizes.items() if v is not None}})
 
 
-def _described(checkpoint: Checkpoint) -> Architecture:
+def described(checkpoint: Checkpoint) -> Architecture:
+    """What a checkpoint of a single stack is described by.
+
+    Raises:
+        BadInput: If it has several, or its architecture is not known.
+    """
     name, architecture = architecture_of(checkpoint)
     if not isinstance(architecture, Architecture):
         raise BadInput(
@@ -210,7 +215,12 @@ def _described(checkpoint: Checkpoint) -> Architecture:
     return architecture
 
 
-def _written(linear: AnyLinear, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+def written(linear: AnyLinear, affine: Affine, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The tensors of a map of another size, in their own dtype.
+
+    Raises:
+        BadInput: If the map is a part of a tensor.
+    """
     if not isinstance(linear, Linear) or linear.rows is not None or linear.packed is not None:
         raise BadInput(f"{linear.weight!r} holds several projections in one; expected a tensor of its own for each.")
     weight = affine.weight.T if linear.transposed else affine.weight
