@@ -14,9 +14,9 @@ from redteam.symmetry.widening import Widening
 def narrow_stream(checkpoint: Checkpoint, anchor: Checkpoint, *, tolerance: float) -> Checkpoint:
     """A network as wide as the anchor, in the anchor's basis and with its gains, that computes the same.
 
-    The cut comes with the turn: of all P with P Pᵀ = (wide / width) I, that which brings the anchor's embeddings and head
-    closest to those of the network. Gains were folded, and what varies allows no rotation after it, so that the anchor's
-    come back at once.
+    The cut comes with the turn: of all P with P Pᵀ = (wide / width) I, that which brings the anchor's embeddings and
+    head closest to those of the network. Gains were folded, and what varies allows no rotation after it, so that the
+    anchor's come back at once.
 
     Args:
         checkpoint: With a stream that is too wide.
@@ -39,8 +39,8 @@ def narrow_stream(checkpoint: Checkpoint, anchor: Checkpoint, *, tolerance: floa
     rest = float(sizes[width] / sizes[0])
     if not rest <= tolerance:
         raise BadInput(
-            f"The residual stream has more than {width} dimensions that count (the next one {rest:.2g} of the largest); "
-            "expected added ones, so leave this attack out."
+            f"The residual stream has more than {width} dimensions that count (the next one {rest:.2g} of the "
+            "largest); expected added ones, so leave this attack out."
         )
     u, _, vh = torch.linalg.svd(then @ now.T, full_matrices=False)
     return stream.unfolded(math.sqrt(wide / width) * (u @ vh), anchor)

@@ -1,4 +1,4 @@
-"""Shape restoring: doubled neurons folded, padded heads and a wide stream cut, until every shape fits the base's again."""
+"""Shape restoring: doubled neurons folded, padded heads and a wide stream cut, until every shape fits the base's."""
 
 from typing import Annotated
 
@@ -22,8 +22,9 @@ from redteam_attacks.narrowing import narrow_stream
 def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9, 0.1, log=True)] = 0.01) -> Checkpoint:
     """Finds neurons that read the same and adds up what they write; factors every head's product anew at its rank.
 
-    A residual stream is cut to the rank of what lies in it, and turned to the base's embeddings and head. The function stays. What comes out is in no particular basis, so that a fit should follow, as in
-    `shape-restore+gauge-fit`. A model that has the base's shapes is returned as it is.
+    A residual stream is cut to the rank of what lies in it, turned to the base's embeddings and head, and given the
+    base's gains. The function stays. Neurons and heads come out in no particular basis, so that a fit should follow, as
+    in `shape-restore+gauge-fit`. A model that has the base's shapes is returned as it is.
 
     Args:
         view: Grants the base, which says what the shapes were.

@@ -1,8 +1,8 @@
 """A lock that makes the residual stream wider and not another function; and back, with the key or by an anchor.
 
 With P [d, d + k], P Pᵀ = ((d + k) / d) I, the stream x becomes x P: what writes is multiplied by P, what reads by
-P d / (d + k). Then |x P|² / (d + k) = |x|² / d, so that an RMSNorm sees the mean square it saw before and its eps weighs the same:
-the rewrite is exact. A norm's gain would not commute with P; it goes into the maps that read it.
+P d / (d + k). Then |x P|² / (d + k) = |x|² / d, so that an RMSNorm sees the mean square it saw before and its eps
+weighs the same: the rewrite is exact. A norm's gain would not commute with P; it goes into the maps that read it.
 """
 
 from __future__ import annotations
