@@ -91,7 +91,7 @@ def mutated(tensors: dict[str, Tensor], changes: list[tuple[str, int, str, str]]
         elif what == "narrow":
             found[name] = tensor.to((torch.float16, torch.int32, torch.float8_e4m3fn, torch.bool)[place % 4])
         elif what == "fill":
-            found[name] = torch.full_like(tensor, (torch.nan, torch.inf, 0.0, 1e30)[place % 4])
+            found[name] = torch.full(tensor.shape, (torch.nan, torch.inf, 0.0, 1e30)[place % 4]).to(tensor.dtype)
         elif what == "rename":
             found[other] = tensor
         elif what == "copy":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
+from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput, RedteamError
+from redteam.errors import BadInput, IllegalGauge, RedteamError
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.key import Key
 from redteam.plugins.contracts import DefenseSpec
@@ -30,19 +31,25 @@ _SLICE = 8  # bytes of a key that never turn up by chance
 class DefenseSubject(Subject[DefenseSpec]):
     """A defense, tried on the victim of a toy under two keys."""
 
+    @cached_property
+    def toy(self) -> str:
+        """What it is tried on first: a ViT, or a Llama where the former lacks the symmetry that it needs."""
+        vit = self.kept("on a ViT", lambda: self.call(toy_scenario("vit")))
+        return "llama" if isinstance(vit.error, IllegalGauge) and "llama" in ARCHITECTURES else "vit"
+
     @property
     def before(self) -> Checkpoint:
-        return _victim(toy_scenario("vit"))
+        return _victim(toy_scenario(self.toy))
 
     def first(self) -> Trial:
-        return self.call(toy_scenario("vit"))
+        return self.call(toy_scenario(self.toy))
 
     def rounded(self, dtype: torch.dtype) -> tuple[Checkpoint, Trial]:
-        scenario = in_dtype(toy_scenario("vit"), dtype)
+        scenario = in_dtype(toy_scenario(self.toy), dtype)
         return _victim(scenario), self.kept(("rounded", dtype), lambda: self.call(scenario))
 
     def astray(self) -> Iterator[tuple[str, Trial]]:
-        scenario = toy_scenario("vit")
+        scenario = toy_scenario(self.toy)
         yield "without training data", self.kept("no data", lambda: self.call(scenario, data=False))
         stranger = unheard_of(_victim(scenario))
         yield "on an unknown architecture", self.kept("unheard-of", lambda: self.call(scenario, victim=stranger))
@@ -50,7 +57,7 @@ class DefenseSubject(Subject[DefenseSpec]):
     def own_checks(self) -> Iterator[Check]:
         yield Check("re-keyable", self._rekeyable)
         yield Check("secret", self._secret)
-        for architecture in toy_architectures():
+        for architecture in dict.fromkeys((*toy_architectures(), self.toy)):
             yield Check(f"function: {architecture}", partial(self._function, architecture))
         yield Check("weakened", self._weakened)
 
@@ -64,7 +71,7 @@ class DefenseSubject(Subject[DefenseSpec]):
     @property
     def other(self) -> Trial:
         """The ordinary call under another key."""
-        return self.kept("other key", lambda: self.call(toy_scenario("vit"), key=OTHER_KEY))
+        return self.kept("other key", lambda: self.call(toy_scenario(self.toy), key=OTHER_KEY))
 
     def _rekeyable(self) -> str:
         here, there = self.main.digest, self.other.digest
@@ -106,7 +113,7 @@ class DefenseSubject(Subject[DefenseSpec]):
         for dtype, limit in ((torch.float64, DOUBLE), (torch.float32, THRESHOLDS.function)):
             here, word = in_dtype(scenario, dtype), str(dtype).removeprefix("torch.")
             trial = self.kept((architecture, dtype), partial(self.call, here))
-            if isinstance(trial.error, BadInput) and architecture != toy_architectures()[0]:
+            if isinstance(trial.error, (BadInput, IllegalGauge)) and architecture != self.toy:
                 raise DoesNotApply(f"it does not take this architecture: {trial.error}")
             self.require_ran(trial, f"in {word} ")
             returned = trial.checkpoint if self.spec.changes_architecture else trial.usable(_victim(here))
@@ -123,7 +130,7 @@ class DefenseSubject(Subject[DefenseSpec]):
             bound = bind(self.plugin.function, settings, name=self.plugin.spec.name)
         except RedteamError as error:
             raise Fails(f"its weakened settings are not legal: {error}") from None
-        trial = self.kept("weakened", lambda: self.call(toy_scenario("vit"), **bound))
+        trial = self.kept("weakened", lambda: self.call(toy_scenario(self.toy), **bound))
         self.require_ran(trial, "with its weakened settings ")
         if trial.digest == self.before.digest():
             raise Fails("its weakened variant leaves the victim as it is; there is nothing to be broken")

@@ -50,19 +50,35 @@ _CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "attention_probs_dropout_prob": 0.0,
         **_LABELS,
     },
+    "llama": {
+        "architectures": ["LlamaForSequenceClassification"],
+        "model_type": "llama",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 40,
+        "max_position_embeddings": 12,
+        "pad_token_id": 0,
+        "tie_word_embeddings": False,
+        **_LABELS,
+    },
 }
+_USUAL = ("vit", "bert")
+_HEADS = ("classifier", "score")
 
 
 def toy_architectures() -> tuple[str, ...]:
-    """The model types of which there is a toy, and whose sites redteam knows."""
-    return tuple(name for name in _CONFIGS if name in ARCHITECTURES)
+    """The model types that every plugin is tried on, and whose sites redteam knows."""
+    return tuple(name for name in _USUAL if name in ARCHITECTURES)
 
 
 def toy_scenario(architecture: str = "vit", *, seed: int = 0, drift: float = 0.35) -> Scenario:
     """A random base of width 32 with 2 layers, and three experts that are the base plus a random task vector.
 
     Args:
-        architecture: One of `toy_architectures()`.
+        architecture: One of `toy_architectures()`, or `"llama"`: RMSNorms, rotary embeddings, grouped heads.
         seed: Another seed draws all weights and data anew.
         drift: ‖victim − base‖ ÷ ‖base‖, tensor by tensor; 0.4 times that for the two companions.
 
@@ -73,8 +89,8 @@ def toy_scenario(architecture: str = "vit", *, seed: int = 0, drift: float = 0.3
     Raises:
         UnknownName: If there is no toy of that architecture.
     """
-    if architecture not in toy_architectures():
-        raise UnknownName.among("toy architecture", architecture, toy_architectures())
+    if architecture not in _CONFIGS:
+        raise UnknownName.among("toy architecture", architecture, tuple(_CONFIGS))
     return _drawn(architecture, seed, drift)
 
 
@@ -91,21 +107,26 @@ def _drawn(architecture: str, seed: int, drift: float) -> Scenario:
     empty = Checkpoint.of({}, config).fresh(0)
     draws = key.generator("base")
     full = Checkpoint.of({name: _noise(name, tensor, draws) for name, tensor in empty.items()}, config)
-    base = Checkpoint.of({name: t for name, t in full.items() if not name.startswith("classifier")}, config)
+    base = Checkpoint.of({name: t for name, t in full.items() if not name.startswith(_HEADS)}, config)
     experts, tasks = {}, {}
     for name in ("victim", "left", "right"):
         expert = _moved(full, key.generator(name), drift if name == "victim" else 0.4 * drift)
         inputs = {split: _inputs(config, size, key.generator(f"{name}/{split}")) for split, size in _SIZES.items()}
-        with torch.inference_mode():
-            offset = expert.module()(**inputs["train"]).logits.mean(0)
-        experts[name] = Checkpoint.of(
-            {**expert, "classifier.bias": expert["classifier.bias"] - offset}, config
-        )  # so that no class takes all
+        experts[name] = _balanced(expert, inputs["train"])
         module = experts[name].module()
         with torch.inference_mode():
             labels = {split: module(**given).logits.argmax(-1).clone() for split, given in inputs.items()}
         tasks[name] = Classification(name, 0.25, inputs, labels)
     return Scenario(f"toy {architecture}", seed, base, experts, tasks, "victim", "Experts are right by definition.")
+
+
+def _balanced(expert: Checkpoint, inputs: Mapping[str, torch.Tensor]) -> Checkpoint:
+    """The expert with a bias of its head, where it has one, that keeps one class from taking all."""
+    if "classifier.bias" not in expert:
+        return expert
+    with torch.inference_mode():
+        offset = expert.module()(**inputs).logits.mean(0)
+    return Checkpoint.of({**expert, "classifier.bias": expert["classifier.bias"] - offset}, expert.config)
 
 
 def _inputs(config: Mapping[str, Any], count: int, draws: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -127,6 +148,6 @@ def _moved(base: Checkpoint, draws: np.random.Generator, drift: float) -> Checkp
     moved = {}
     for name, tensor in base.items():
         noise = torch.from_numpy(np.asarray(draws.standard_normal(tuple(tensor.shape)))).float()
-        size = 1.0 if name.startswith("classifier") else drift * float(tensor.std(unbiased=False))
+        size = 1.0 if name.startswith(_HEADS) else drift * float(tensor.std(unbiased=False))
         moved[name] = tensor + size * noise
     return Checkpoint.of(moved, base.config)

@@ -1,4 +1,4 @@
-"""Whatever is registered keeps its contract, in every architecture. There are no exceptions."""
+"""Whatever is registered keeps its contract, in every architecture; what rewrites adapters alone says so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from redteam.errors import BadInput
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS
 from redteam.testing import checks_for
 
@@ -28,12 +29,14 @@ LONG = {
 BRIEF = {"adamerging": "adamerging:steps=4"}
 """Of five hundred steps each check would take ten seconds, and see nothing else."""
 WITHOUT = pytest.mark.skipif(find_spec("mergekit") is None, reason="mergekit is not installed (the extra mergekit)")
+OF_ADAPTERS = ("adapter-gauge", "multiply-out")
 PLUGINS = [
     pytest.param(
         registry.kind, name, marks=[pytest.mark.slow] if name in LONG else [WITHOUT] if name == "mergekit" else []
     )
     for registry in (ATTACKS, DEFENSES, MERGERS)
     for name in registry
+    if name not in OF_ADAPTERS
 ]
 
 
@@ -43,3 +46,9 @@ def test_contract(kind: str, name: str) -> None:
     assert {check: one.reason for check, one in outcomes.items() if one.status == "failed"} == {}
     # Nothing passes by not being applicable: what every plugin is asked is answered for every plugin.
     assert {check for check in ALWAYS if outcomes[check].status == "not applicable"} == set()
+
+
+@pytest.mark.parametrize("name", OF_ADAPTERS)
+def test_what_rewrites_the_factors_of_an_adapter_is_not_tried_on_whole_models(name: str) -> None:
+    with pytest.raises(BadInput, match="rewrites the factors of an adapter"):
+        checks_for(name)
