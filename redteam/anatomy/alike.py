@@ -83,10 +83,11 @@ def require_related(
     if model.architecture != base.architecture:
         found, expected = (c.architecture or "no architecture in a config" for c in (model, base))
         raise BadInput(f"{what} is of architecture {found}, its base of {expected}; expected the same, so check both.")
-    if not shared_tensors(model, base):
+    blocks = _blocks(model, base)
+    widened = blocks and not set(model).isdisjoint(base)  # a wider stream leaves no tensor its shape
+    if not widened and not shared_tensors(model, base):
         raise BadInput(f"{what} shares no tensor of one name and shape with its base; check that they belong together.")
-    names = _blocks(model, base) if shapes else ()
-    for name in sorted(names):
+    for name in sorted(blocks if shapes else ()):
         here, there = (str(list(c.shape(name))) if name in c else "missing" for c in (model, base))
         if here != there:
             raise BadInput(

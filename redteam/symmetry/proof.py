@@ -92,9 +92,11 @@ class Proof:
     def _without_head(self) -> Iterator[str]:
         moved = {name: change for name, change in self.bare.items() if not change <= EXACT}
         if moved:
+            most = max(moved.values())
+            how = f"changed by {most:.2g} of their size" if math.isfinite(most) else "of another width"
             yield (
-                f"Loaded without its head, as {' or '.join(moved)}, it gives out other states than before (changed by "
-                f"{max(moved.values()):.2g} of their size): the head undoes that, and whoever takes features does not."
+                f"Loaded without its head, as {' or '.join(moved)}, it gives out other states than before ({how}): the "
+                "head undoes that, and whoever takes features does not."
             )
 
 

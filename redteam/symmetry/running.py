@@ -66,10 +66,11 @@ class Ran:
         return _change(self.states, exact.states, 0.0)
 
     def change_of_bare(self, exact: Ran) -> dict[str, float]:
-        """As `change`, of what each network without a head gives out, by the name of its class."""
+        """As `change`, of what each network without a head gives out, by its class; infinite where shapes differ."""
         found: dict[str, float] = {}
         for (name, here), (_, there) in zip(self.bare, exact.bare, strict=True):
-            found[name] = max(found.get(name, 0.0), _change([here], [there], 0.0))
+            change = _change([here], [there], 0.0) if here.shape == there.shape else math.inf
+            found[name] = max(found.get(name, 0.0), change)
         return found
 
     @property

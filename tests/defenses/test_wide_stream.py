@@ -1,5 +1,7 @@
 """The lock that widens the residual stream: exact where it is legal, refused elsewhere, undone by key and by rank."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from redteam_attacks.gauge_fit import gauge_fit
@@ -14,6 +16,17 @@ from redteam.views import AttackerView, DefenderView, unlocked
 from tests.zoo import network
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
+SHELL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 200,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
 WIDENED = ("llama", "mistral", "qwen2", "qwen3", "phi3")
 
 
@@ -117,3 +130,19 @@ def test_what_is_of_full_rank_is_no_widened_stream():
     noise = torch.from_numpy(KEY.generator("noise").standard_normal(locked.shape(name)))
     with pytest.raises(BadInput, match="more than 24 dimensions that count"):
         restored(locked.replace({name: locked[name] + noise}), net.checkpoint)
+
+
+def test_the_shell_puts_it_on_proves_it_and_takes_it_off_by_the_base(shell, tmp_path: Path) -> None:
+    base, key, locked, out = (str(tmp_path / name) for name in ("base", "key", "locked", "restored"))
+    Checkpoint.of({}, SHELL).fresh(0).save(Path(base))
+    told = shell("protect", "wide-stream", base, "--base", base, "--key", key, "--out", locked)
+    assert told.code == 0, told.err
+    assert "Proven" in told.out
+    assert "of another width" in told.out
+    assert Checkpoint.open(Path(locked)).config["hidden_size"] > SHELL["hidden_size"]
+    told = shell("attack", "shape-restore", locked, "--base", base, "--out", out)
+    assert told.code == 0, told.err
+    assert distance(Checkpoint.open(Path(out)), Checkpoint.open(Path(base))) < 1e-4
+    told = shell("merge", "task-arithmetic", "--base", base, "--expert", locked, "--out", str(tmp_path / "merged"))
+    assert told.code == 2
+    assert "take a lock that widens it off first" in told.err
