@@ -7,14 +7,12 @@ Parts can be named: `python benchmarks/files.py rewrite`.
 from __future__ import annotations
 
 import statistics
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench import Line
 from models import FORMS, LAYERS, copied, made, made_form
-from processes import Command, Cost, against, costs, plain, redteam, spent
+from processes import Command, Cost, against, costs, plain, redteam, spent, tell
 
 
 def rewriting(work: Path) -> Iterator[Line]:
@@ -77,14 +75,5 @@ def forms(work: Path) -> Iterator[Line]:
                 yield Line(f"{name}: {what} ÷ copy: time", statistics.median(ratios), (min(ratios), max(ratios)))
 
 
-def main() -> None:
-    """Prints every line as soon as it is known."""
-    parts = {"rewrite": rewriting, "forms": forms}
-    for name in sys.argv[1:] or parts:
-        with tempfile.TemporaryDirectory(prefix="redteam-files-") as folder:
-            for line in parts[name](Path(folder)):
-                print(line, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    tell({"rewrite": rewriting, "forms": forms})

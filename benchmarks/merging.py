@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import Line
 from models import LAYERS, copied, made, made_form, parameters
-from processes import Command, Cost, against, costs, plain, redteam
+from processes import Command, Cost, against, costs, plain, redteam, tell
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,5 @@ def _mergekit(method: Method, python: Path, base: Path, experts: Sequence[Path],
     return lambda out: [python.with_name("mergekit-yaml"), plan, out, "--no-copy-tokenizer"]
 
 
-def main() -> None:
-    """Prints every line as soon as it is known."""
-    parts: Mapping[str, Callable[[Path], Iterator[Line]]] = {"popular": popular, "tsv-m": tsv_m}
-    for name in sys.argv[1:] or parts:
-        with tempfile.TemporaryDirectory(prefix="redteam-merging-") as folder:
-            for line in parts[name](Path(folder)):
-                print(line, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    tell({"popular": popular, "tsv-m": tsv_m})

@@ -83,3 +83,11 @@ def plain(what: str, found: list[Cost], limit: float | None = None) -> Iterator[
 def redteam(*words: str | Path) -> list[str | Path]:
     """The command as a user calls it."""
     return [Path(sys.executable).with_name("redteam"), *words]
+
+
+def tell(parts: Mapping[str, Callable[[Path], Iterator[Line]]]) -> None:
+    """Prints each line of the parts that were named, or of all, once it is known; every part has a folder to itself."""
+    for name in sys.argv[1:] or parts:
+        with tempfile.TemporaryDirectory(prefix="redteam-bench-") as folder:
+            for line in parts[name](Path(folder)):
+                print(line, flush=True)

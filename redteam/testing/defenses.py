@@ -34,7 +34,7 @@ class DefenseSubject(Subject[DefenseSpec]):
     @cached_property
     def toy(self) -> str:
         """What it is tried on first: a ViT, or a Llama where the former lacks the symmetry that it needs."""
-        vit = self.kept("on a ViT", lambda: self.call(toy_scenario("vit")))
+        vit = self.kept(("vit", torch.float32), lambda: self.call(toy_scenario("vit")))
         return "llama" if isinstance(vit.error, IllegalGauge) and "llama" in ARCHITECTURES else "vit"
 
     @property

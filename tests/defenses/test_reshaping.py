@@ -8,7 +8,6 @@ import torch
 from redteam_attacks.folding import fold_neurons, narrow_heads
 from redteam_attacks.gauge_fit import gauge_fit
 from redteam_attacks.hungarian import hungarian
-from redteam_attacks.shape_restore import shape_restore
 from redteam_defenses.mergelock import mergelock
 from redteam_defenses.null_shift import null_shift
 from redteam_defenses.padded_heads import padded_heads
@@ -17,30 +16,11 @@ from redteam_defenses.split_neurons import split_neurons
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, NotACheckpoint
-from redteam.key import Key
 from redteam.symmetry import GeneralLinear, Permutation, fit_gauges, tied_cost
-from redteam.views import AttackerView, DefenderView, unlocked
+from redteam.views import AttackerView, unlocked
+from tests.defenses.shaped import KEY, OTHER, distance, protect, restored, shapes
 
-KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
 BOTH = [split_neurons, padded_heads]
-
-
-def protect(checkpoint, *defenses, key=KEY):
-    for defend in defenses:
-        checkpoint = defend(DefenderView(checkpoint, checkpoint, key))
-    return checkpoint
-
-
-def restored(protected, anchor):
-    return shape_restore(AttackerView.by_hand(protected, anchor=anchor))
-
-
-def distance(one, two):
-    return max(float((one[n].double() - two[n].double()).norm() / two[n].double().norm()) for n in two)
-
-
-def shapes(checkpoint):
-    return {name: checkpoint.shape(name) for name in checkpoint}
 
 
 @pytest.mark.parametrize("defend", BOTH)

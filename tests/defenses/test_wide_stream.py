@@ -5,17 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from redteam_attacks.gauge_fit import gauge_fit
-from redteam_attacks.shape_restore import shape_restore
 from redteam_defenses.planar import planar
 from redteam_defenses.wide_stream import wide_stream
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import BadInput, IllegalGauge
-from redteam.key import Key
-from redteam.views import AttackerView, DefenderView, unlocked
+from redteam.views import AttackerView, unlocked
+from tests.defenses.shaped import KEY, OTHER, distance, protect, restored, shapes
 from tests.zoo import network
 
-KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
 SHELL = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -28,24 +26,6 @@ SHELL = {
     "tie_word_embeddings": False,
 }
 WIDENED = ("llama", "mistral", "qwen2", "qwen3", "phi3")
-
-
-def protect(checkpoint, *defenses, key=KEY, **settings):
-    for defend in defenses:
-        checkpoint = defend(DefenderView(checkpoint, checkpoint, key), **settings)
-    return checkpoint
-
-
-def restored(protected, anchor):
-    return shape_restore(AttackerView.by_hand(protected, anchor=anchor))
-
-
-def distance(one, two):
-    return max(float((one[n].double() - two[n].double()).norm() / two[n].double().norm()) for n in two)
-
-
-def shapes(checkpoint):
-    return {name: checkpoint.shape(name) for name in checkpoint}
 
 
 @pytest.mark.parametrize("name", WIDENED)
