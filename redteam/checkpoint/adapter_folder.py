@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +13,8 @@ from redteam.checkpoint.adapters import CONFIG, WEIGHTS
 from redteam.checkpoint.checkpoint import Checkpoint
 from redteam.checkpoint.companion_files import add_card, copy_beside, without_code
 from redteam.checkpoint.discover import Found, own
-from redteam.checkpoint.factors import Factors
 from redteam.checkpoint.plain_lora import Merged
-from redteam.checkpoint.safetensors_io import read_json, write_json, write_safetensors
+from redteam.checkpoint.safetensors_io import read_json, write_json, write_whole
 from redteam.errors import NotACheckpoint
 from redteam.files import new_folder
 
@@ -51,17 +51,9 @@ def write_adapter(
     """
     held = Checkpoint(like.held, {})
     stored = _as_stored(made, like, held).stored_as(held if dtype is None else held.cast(dtype))
-    done = iter(range(1, len(stored) + 1))
     found = Found(like.where, (own(like.where, WEIGHTS),))
     with new_folder(out, force=force) as folder:
-        with (folder / WEIGHTS).open("wb") as file:
-            write_safetensors(
-                file,
-                stored,
-                tuple(stored),
-                metadata={"format": "pt"},
-                done=lambda name: progress(next(done), len(stored), name),
-            )
+        write_whole(folder / WEIGHTS, stored, progress)
         left = copy_beside(found, folder)
         write_json(folder / CONFIG, read_json(own(like.where, CONFIG)))
         without_code(folder)
@@ -91,8 +83,23 @@ def _as_stored(made: Checkpoint, like: Merged, held: Checkpoint) -> Checkpoint:
     return Checkpoint.computed(wide, read)
 
 
-def largest_change(before: Checkpoint, after: Checkpoint) -> float:
-    """The largest ‖s B'A' − s B A‖ ÷ ‖s B A‖ over an adapter's tensors, in float64.
+@dataclass(frozen=True)
+class Rewritten:
+    """How the factors of one adapter differ from those of another.
+
+    Attributes:
+        change: The largest ‖s B'A' − s B A‖ ÷ ‖s B A‖ over its tensors, in float64.
+        moved: How many tensors have other factors.
+        total: How many have factors.
+    """
+
+    change: float
+    moved: int
+    total: int
+
+
+def compared(before: Checkpoint, after: Checkpoint) -> Rewritten:
+    """Compares the factors of two adapters and what they multiply to; a tensor in memory at a time.
 
     Args:
         before: An adapter over its base.
@@ -101,18 +108,16 @@ def largest_change(before: Checkpoint, after: Checkpoint) -> float:
     Raises:
         NotACheckpoint: If one has factors where the other has none.
     """
-    worst = 0.0
+    worst, moved, total = 0.0, 0, 0
     for name in before:
         one, other = before.factors(name), after.factors(name)
         if one is None and other is None:
             continue
         if one is None or other is None:
             raise NotACheckpoint(f"One of the two adapters has factors for {name} and the other has none.")
-        change = _wide(one)
-        size, moved = float(change.norm()), float((_wide(other) - change).norm())
-        worst = max(worst, moved / size if size else (0.0 if not moved else float("inf")))
-    return worst
-
-
-def _wide(factors: Factors) -> Tensor:
-    return factors.to(dtype=torch.float64, device="cpu").change
+        one, other = (factors.to(dtype=torch.float64, device="cpu") for factors in (one, other))
+        total += 1
+        moved += not (torch.equal(one.up, other.up) and torch.equal(one.down, other.down))
+        size, apart = float(one.change.norm()), float((other.change - one.change).norm())
+        worst = max(worst, apart / size if size else (0.0 if not apart else float("inf")))
+    return Rewritten(worst, moved, total)

@@ -191,6 +191,11 @@ class Checkpoint(Tensors):
         """
         return Checkpoint(Transformed(self, tuple(rewrites), fn), self.config)
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether any tensor is a base's plus what a plain low-rank adapter adds."""
+        return any(self.factors(name) is not None for name in self)
+
     def refactored(self, fn: Callable[[str, Factors], Factors]) -> Checkpoint:
         """A lazy overlay: what a plain low-rank adapter adds, split into other factors.
 
@@ -200,7 +205,7 @@ class Checkpoint(Tensors):
         Raises:
             Inapplicable: If no tensor has factors.
         """
-        if all(self.factors(name) is None for name in self):
+        if not self.has_factors:
             raise Inapplicable(
                 "The checkpoint has no factors of a low-rank adapter; expected a LoRA opened over its base, as "
                 "redteam protect, attack and merge open ADAPTER with --base. Runs merge adapters into whole models."

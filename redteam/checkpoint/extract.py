@@ -17,7 +17,7 @@ from redteam.checkpoint.adapters import CONFIG, WEIGHTS
 from redteam.checkpoint.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.companion_files import add_card
 from redteam.checkpoint.modules import bare_network, plain_parameters
-from redteam.checkpoint.safetensors_io import write_json, write_safetensors
+from redteam.checkpoint.safetensors_io import write_json, write_whole
 from redteam.checkpoint.singular import cut_out
 from redteam.checkpoint.tensors import is_finite
 from redteam.errors import Inapplicable
@@ -115,16 +115,8 @@ class Extraction:
             UnwritableOutput: If it cannot be written.
         """
         stored = self._stored()
-        done = iter(range(1, len(stored) + 1))
         with new_folder(out, force=force) as folder:
-            with (folder / WEIGHTS).open("wb") as file:
-                write_safetensors(
-                    file,
-                    stored,
-                    tuple(stored),
-                    metadata={"format": "pt"},
-                    done=lambda name: self.progress(next(done), len(stored), name),
-                )
+            write_whole(folder / WEIGHTS, stored, self.progress)
             write_json(folder / CONFIG, self.config(base))
             add_card(card(), folder)
 

@@ -240,6 +240,29 @@ def write_safetensors(
         done(name)
 
 
+def write_whole(path: Path, tensors: Tensors, progress: Callable[[int, int, str], None]) -> None:
+    """Writes all tensors into one file that names torch as its framework, as transformers and PEFT expect.
+
+    Args:
+        path: The file.
+        tensors: Where from; a tensor in memory at a time.
+        progress: Called as `progress(done, total, name)` after each tensor.
+
+    Raises:
+        PluginFault: As `write_safetensors`.
+    """
+    names = tuple(tensors)
+    done = iter(range(1, len(names) + 1))
+    with path.open("wb") as file:
+        write_safetensors(
+            file,
+            tensors,
+            names,
+            metadata={"format": "pt"},
+            done=lambda name: progress(next(done), len(names), name),
+        )
+
+
 def read_json(path: Path, *, largest: int = LARGEST_CONFIG, unique: bool = False) -> dict[str, Any]:
     """The object in a JSON file.
 

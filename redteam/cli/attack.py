@@ -14,11 +14,15 @@ from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.adapter_folder import Rewritten
+    from redteam.checkpoint.plain_lora import Merged
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import Key as Secret
     from redteam.plugins.contracts import Needs
 
 
+_ENDING = "A lock against merging may have been taken off the weights."
+_NOT_PROVEN = "Not proven: the network was not run, so whether it still computes the same is not known."
 _LITTLE = 0.5  # of the distance to the base: what stays of it where a lock comes off is what training moved
 
 
@@ -58,74 +62,50 @@ def attack(
     ATTACKS.require_all(attack)  # a slip in a name is said before torch is imported
     if defense is not None:
         DEFENSES.require_all(defense)
-    import torch
-
     from redteam.checkpoint.loading import require_agreement, require_loads
-    from redteam.evaluation.pipelines import remove
     from redteam.evaluation.resolve import Pipeline
-    from redteam.key import Key, read_key
+    from redteam.key import read_key
     from redteam.plugins.contracts import Needs
-    from redteam.plugins.returned import check_as_read
-    from redteam.threat import OWNER
-    from redteam.views import AttackerView
 
     chain = Pipeline.load(ATTACKS, attack, Path())
     lock = None if defense is None else Pipeline.load(DEFENSES, defense, Path())
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
     shared.require_usable(device, out, force, [model, base, key])
-    widened = chain.any(lambda spec: spec.changes_architecture)
-    what = f"The attack {chain.text}"
-    anchor: Checkpoint | None
-    if factored := of_adapters.rewrites_factors(lock if lock and Needs.CODE in chain.needs else chain):
-        protected, anchor, like = of_adapters.open_adapter(model, base, what, dequantise=shared.read_as(dequantise))
-    else:
-        protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
-    opening.tell_description(architecture, protected, model)
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
-
-    def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
-        return remove(lock.links if lock else (), checkpoint, exact, key)
-
+    what = f"The attack {chain.text}"
+    like: Merged | None = None
+    anchor: Checkpoint | None
+    if of_adapters.rewrites_factors(lock if lock and Needs.CODE in chain.needs else chain):
+        protected, anchor, like = of_adapters.open_adapter(model, base, what, dequantise=shared.read_as(dequantise))
+    else:
+        widened = chain.any(lambda spec: spec.changes_architecture)
+        protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
+    opening.tell_description(architecture, protected, model)
+    kept = _keeps_function(chain, lock)
+    rows = {"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)}
     with shared.working() as progress:
-        exact = None if anchor is None else anchor.recent().cast(torch.float64, device)
-        recovered = protected.recent().cast(torch.float64, device)
-        for link in chain.links:
-            view = AttackerView(
-                recovered,
-                OWNER,
-                Key.derive(seed=0, index=0, name=f"attack {link.spec.name}"),
-                needs=link.spec.needs,
-                _anchor=exact,
-                _key=secret,
-                _unlock=unlock,
-            )
-            recovered = check_as_read(link, recovered, link(view))
-        kept = all(link.spec.keeps_function for link in chain.links) and all(
-            link.spec.exact for link in (lock.links if lock else ())
-        )
-        proof = _proven(protected, recovered) if kept and not unproven else ""
-        rows = {"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)}
-        ending = "A lock against merging may have been taken off the weights."
-        if factored and anchor is not None and any(recovered.factors(name) is not None for name in recovered):
+        recovered = _recovered(chain, lock, protected, anchor, secret, device)
+        rewritten: Rewritten | None = None
+        if like is not None and recovered.has_factors:
             of_adapters.refuse_options({"--certify": certify, "--load": check}, what)
-            same = of_adapters.require_same_updates(protected, recovered, what)
+            rewritten = of_adapters.require_rewritten(protected, recovered, what)
+        proof = _proven(protected, recovered) if kept and not unproven else ""
+        if like is not None and anchor is not None and rewritten is not None:
             told = of_adapters.write(
                 recovered,
-                protected,
                 out,
+                rewritten=rewritten,
                 like=like,
                 anchor=anchor,
-                dtype=None,
                 force=force,
                 progress=progress,
                 title=opening.ATTACKED,
                 rows=rows,
-                what=what,
-                ending=ending,
+                ending=_ENDING,
             )
-            for line in (same, *told, proof or "Not proven: the network was not run."):
+            for line in (*told, proof or _NOT_PROVEN):
                 typer.echo(line)
             if secret is not None and not key_told:
                 typer.echo("Nothing here tells whether the key was the right one: under any other the product stays.")
@@ -142,22 +122,65 @@ def attack(
                 progress=progress,
                 title=opening.ATTACKED,
                 rows=rows,
-                check=lambda: None if factored else _require_effect(chain, achieved, what),
-                ending=ending,
+                check=lambda: None if like else _require_effect(chain, achieved, what),
+                ending=_ENDING,
             )
     outputs = "" if kept else "; its outputs may have changed"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
     if kept:
-        typer.echo(proof or "Not proven: the network was not run, so whether it still computes the same is not known.")
+        typer.echo(proof or _NOT_PROVEN)
     if certify:
         typer.echo(_certified(protected, out))
     if achieved.distances is None and secret is not None and not key_told:
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
-    elif not factored and achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
+    elif like is None and achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
     require_agreement(out, shared.laid_out_like(model, base)["like"])
     if check:
         typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
+
+
+def _recovered(
+    chain: Pipeline,
+    lock: Pipeline | None,
+    protected: Checkpoint,
+    anchor: Checkpoint | None,
+    secret: Secret | None,
+    device: str,
+) -> Checkpoint:
+    """What the links of a chain make of a model, one after the other, in float64."""
+    import torch
+
+    from redteam.evaluation.pipelines import remove
+    from redteam.key import Key
+    from redteam.plugins.returned import check_as_read
+    from redteam.threat import OWNER
+    from redteam.views import AttackerView
+
+    exact = None if anchor is None else anchor.recent().cast(torch.float64, device)
+
+    def unlock(checkpoint: Checkpoint, key: Secret) -> Checkpoint:
+        return remove(lock.links if lock else (), checkpoint, exact, key)
+
+    recovered = protected.recent().cast(torch.float64, device)
+    for link in chain.links:
+        view = AttackerView(
+            recovered,
+            OWNER,
+            Key.derive(seed=0, index=0, name=f"attack {link.spec.name}"),
+            needs=link.spec.needs,
+            _anchor=exact,
+            _key=secret,
+            _unlock=unlock,
+        )
+        recovered = check_as_read(link, recovered, link(view))
+    return recovered
+
+
+def _keeps_function(chain: Pipeline, lock: Pipeline | None) -> bool:
+    return all(link.spec.keeps_function for link in chain.links) and all(
+        link.spec.exact for link in (lock.links if lock else ())
+    )
 
 
 def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.adapter_folder import Rewritten
     from redteam.checkpoint.plain_lora import Merged
     from redteam.cli.progress import Progress
     from redteam.evaluation.resolve import Pipeline
@@ -83,79 +84,63 @@ def open_adapter(
     return opening.opened(model, anchor), anchor, like
 
 
-def require_same_updates(before: Checkpoint, after: Checkpoint, what: str) -> str:
-    """A sentence on how far the products are from what they were, in float64.
+def require_rewritten(before: Checkpoint, after: Checkpoint, what: str) -> Rewritten:
+    """How the factors of an adapter differ from those of another one.
+
+    Args:
+        before: The adapter over its base, in float64.
+        after: With other factors.
+        what: What was done to it, for a sentence.
 
     Raises:
-        BadInput: If that is further than rounding.
+        BadInput: If a product moved by more than rounding, or no factor did.
     """
-    from redteam.checkpoint.adapter_folder import largest_change
+    from redteam.checkpoint.adapter_folder import compared
 
-    change = largest_change(before, after)
-    if not change <= EXACT:
+    found = compared(before, after)
+    if not found.change <= EXACT:
         raise BadInput(
-            f"{what} changes an update s B A by {change:.2g} of its size in float64, where the same product stays "
-            f"under {EXACT:.0e}: its factors are too ill-conditioned. Nothing was written."
+            f"{what} changes an update s B A by {found.change:.2g} of its size in float64, where the same product "
+            f"stays under {EXACT:.0e}: its factors are too ill-conditioned. Nothing was written."
         )
-    return f"In float64 no update s B A changes by more than {change:.1e} of its size."
-
-
-def require_other_factors(before: Checkpoint, after: Checkpoint, what: str) -> tuple[int, int]:
-    """How many modules got other factors, of how many that the adapter changes.
-
-    Raises:
-        BadInput: If none did.
-    """
-    import torch
-
-    moved = total = 0
-    for name in before:
-        one, other = before.factors(name), after.factors(name)
-        if one is not None and other is not None:
-            total += 1
-            pairs = ((one.up, other.up), (one.down, other.down))
-            moved += not all(torch.equal(here.double(), there.double()) for here, there in pairs)
-    if not moved:
+    if not found.moved:
         raise BadInput(f"{what} changes no factor of this adapter; nothing was written.")
-    return moved, total
+    return found
 
 
 def write(
     made: Checkpoint,
-    before: Checkpoint,
     out: Path,
     *,
+    rewritten: Rewritten,
     like: Merged,
     anchor: Checkpoint,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | None = None,
     force: bool,
     progress: Progress,
     title: str,
     rows: Mapping[str, str],
-    what: str,
     ending: str,
 ) -> list[str]:
     """Writes an adapter and reads it again; gives sentences on what was done and what storing it cost.
 
     Args:
         made: The adapter with its new factors, over its base.
-        before: With the old ones.
         out: The folder.
+        rewritten: As `require_rewritten` found.
         like: The files that it was made from.
         anchor: The base.
-        dtype: In which to store it.
+        dtype: In which to store it; as the files do by default.
         force: Whether a folder that is there is replaced.
         progress: Told of every tensor.
         title: Of the section in README.md.
         rows: Of its table.
-        what: What was done, for sentences.
         ending: A paragraph after the table.
     """
     from redteam.checkpoint import Checkpoint
-    from redteam.checkpoint.adapter_folder import largest_change, write_adapter
+    from redteam.checkpoint.adapter_folder import compared, write_adapter
 
-    moved, total = require_other_factors(before, made, what)
-    told = f"{moved} of {len(like.updated())} modules"
+    told = f"{rewritten.moved} of {len(like.updated())} modules"
     left = write_adapter(
         made,
         out,
@@ -167,12 +152,15 @@ def write(
     )
     again = Checkpoint.open(out, base=anchor)
     stored = {str(like.held.dtype(name)) for name in like.held.names()} if dtype is None else {str(dtype)}
-    said = [f"The factors of {told} were rewritten."]
-    if total < len(like.updated()):
+    said = [
+        f"In float64 no update s B A changes by more than {rewritten.change:.1e} of its size.",
+        f"The factors of {told} were rewritten.",
+    ]
+    if rewritten.total < len(like.updated()):
         said.append("Those of a table that the adapter stores whole, other than the base's, were left as they were.")
     said.append(
         f"As stored in {', '.join(sorted(one.removeprefix('torch.') for one in stored))} the updates change by at "
-        f"most {largest_change(before, again):.1e} of their size."
+        f"most {compared(made, again).change:.1e} of their size."
     )
     if left:
         said.append(f"Not copied, since they are no part of such a folder: {', '.join(left)}.")

@@ -191,7 +191,7 @@ def _protect_adapter(
     with shared.working() as progress:
         exact = victim.cast(torch.float64)
         protected, views = apply(chain.links, exact, anchor.cast(torch.float64), secret, check=check_as_read, task=None)
-        same = of_adapters.require_same_updates(exact, protected, what)
+        rewritten = of_adapters.require_rewritten(exact, protected, what)
         proven = not unproven
         proof = _proven(exact, protected, _scenario(data), views, described=False) if proven else ""
         held = Checkpoint(like.held, {})
@@ -200,8 +200,8 @@ def _protect_adapter(
         with shared.keep(secret, key, out) if new and key is not None else nullcontext():
             told = of_adapters.write(
                 protected,
-                exact,
                 out,
+                rewritten=rewritten,
                 like=like,
                 anchor=anchor,
                 dtype=None if dtype is None else getattr(torch, dtype),
@@ -209,10 +209,9 @@ def _protect_adapter(
                 progress=progress,
                 title=opening.PROTECTED,
                 rows=rows,
-                what=what,
                 ending="The factors were rewritten so that their product stays and combining them with others' fails.",
             )
-    for line in (same, *told, proof or "Not proven: the network was not run."):
+    for line in (*told, proof or "Not proven: the network was not run."):
         typer.echo(line)
     if key is not None and _keyed(chain):
         typer.echo(_told_of_key(key, new))

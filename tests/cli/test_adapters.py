@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.adapter_folder import largest_change
+from redteam.checkpoint.adapter_folder import compared
 from redteam.checkpoint.factors import Factors
 from redteam.errors import BadPlan, Inapplicable
 from redteam.evaluation.plan import Plan
@@ -83,7 +83,7 @@ def test_peft_loads_what_is_written_and_answers_the_same(name: str, shell: Shell
         old, new = (load_file(tmp_path / one / "adapter_model.safetensors") for one in ("adapter", which))
         assert {n: (t.shape, t.dtype) for n, t in old.items()} == {n: (t.shape, t.dtype) for n, t in new.items()}
         assert all(not torch.equal(old[n], new[n]) for n in old if "lora_" in n)
-        assert largest_change(opened(tmp_path, "adapter"), opened(tmp_path, which)) < 2e-6
+        assert compared(opened(tmp_path, "adapter"), opened(tmp_path, which)).change < 2e-6
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -91,7 +91,7 @@ def test_the_product_stays_and_the_factors_go(group: str, tmp_path: Path) -> Non
     made(tmp_path, "patterns")
     adapter = opened(tmp_path, "adapter")
     locked = defended(adapter, f"adapter-gauge:group={group}")
-    assert largest_change(adapter, locked) < 1e-12
+    assert compared(adapter, locked).change < 1e-12
     for name, own in factors(locked).items():
         old = factors(adapter)[name]
         assert torch.linalg.norm(own.down - old.down) > 0.1 * torch.linalg.norm(old.down)
@@ -126,7 +126,7 @@ def test_multiplying_out_gives_one_form_whatever_the_gauge(group: str, tmp_path:
     adapter = opened(tmp_path, "adapter")
     wanted = factors(canonical(adapter))
     found = canonical(defended(adapter, f"adapter-gauge:group={group}"))
-    assert largest_change(adapter, found) < 1e-12
+    assert compared(adapter, found).change < 1e-12
     for name, own in factors(found).items():
         assert torch.allclose(own.up, wanted[name].up, atol=1e-9)
         assert torch.allclose(own.down, wanted[name].down, atol=1e-9)
@@ -161,8 +161,8 @@ def test_factors_that_lack_rank(change: Callable[..., tuple[Any, Any]], group: s
         {"x.weight": ((12, 7), torch.float64)}, lambda _: weight + own.change, {}, None, lambda _: own
     )
     locked = defended(adapter, f"adapter-gauge:group={group}")
-    assert largest_change(adapter, locked) < 1e-12
-    assert largest_change(adapter, canonical(locked)) < 1e-12
+    assert compared(adapter, locked).change < 1e-12
+    assert compared(adapter, canonical(locked)).change < 1e-12
     assert factors(canonical(locked))["x.weight"].rank == own.rank
     size = torch.linalg.svdvals(factors(canonical(locked))["x.weight"].down)
     assert int((size > 0).sum()) == torch.linalg.matrix_rank(own.change)
@@ -172,7 +172,7 @@ def test_factors_that_lack_rank(change: Callable[..., tuple[Any, Any]], group: s
 def test_half_precision_says_what_it_costs(dtype: str, limit: float, shell: Shell, tmp_path: Path) -> None:
     made(tmp_path)
     told = protected(shell, tmp_path, "--dtype", dtype)
-    found = largest_change(opened(tmp_path, "adapter"), opened(tmp_path, "locked"))
+    found = compared(opened(tmp_path, "adapter"), opened(tmp_path, "locked")).change
     assert 1e-5 < found < limit
     assert f"As stored in {dtype} the updates change by at most {found:.1e}" in told.out
     stored = load_file(tmp_path / "locked" / "adapter_model.safetensors").values()
