@@ -12,8 +12,8 @@ from redteam.evaluation.results import Control, Figure, Ground, Results, SeedFig
 _ATTACKS, _SEEDS, _CONTROLS, _TASKS = 3, 3, 6, 5  # rows of each part that fit one screen
 
 RULES = {
-    "UNSCORABLE": "the victim adds less than {gain} to the merge, or an attacker who uses nothing of it steals more "
-    "than {trivial}",
+    "UNSCORABLE": "the victim adds less than {gain} to the merge, or only mergers that keep too little of the "
+    "companions gain from it, or an attacker who uses nothing of it steals more than {trivial}",
     "INEFFECTIVE": "theft without any attack is at least {stolen}, lower bound",
     "BROKEN": "on one seed or more an attack steals at least {stolen}, lower bound corrected for the choice among "
     "attacks, and takes nothing where nothing is",

@@ -185,14 +185,21 @@ class _Found:
     fallen: int = 0
 
 
+def _nothing_to_steal(subject: Subject, limits: Thresholds) -> str:
+    merger, most = max(subject.gains.items(), key=lambda pair: pair[1].low)
+    if most.low < limits.gain:
+        return f"the victim adds too little to the merge to be stolen: its gain is {most}"
+    return (
+        f"only mergers that keep too little of the companions gain from the victim: {merger} gains {most}, and whoever "
+        f"merges nothing and uses the victim's copy would have {subject.copied[merger]} of that"
+    )
+
+
 def _word(e: Evidence, limits: Thresholds) -> _Found:
     subject, naive, worst = e.subject, e.chosen("naive"), e.chosen("worst")
     trivial: tuple[Wanted, ...] = tuple(("trivial", f.attack) for f in e.figures if f.role == "trivial")
     if subject.gains and len(subject.left_out) == len(subject.gains):
-        most = max(subject.gains.values(), key=lambda gain: gain.low)
-        return _Found(
-            "UNSCORABLE", f"the victim adds too little to the merge to be stolen: its gain is {most}", trivial
-        )
+        return _Found("UNSCORABLE", _nothing_to_steal(subject, limits), trivial)
     unplanned = all(f.role != "naive" for f in e.figures)  # nobody merges weights that they don't have
     if worst is None or worst.theft is None or (naive is None and not unplanned):
         return _Found("INVALID", f"nothing could be judged: {'; '.join(subject.missing) or 'no attack ran'}", trivial)

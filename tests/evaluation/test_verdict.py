@@ -36,6 +36,14 @@ def test_the_evidence_that_all_others_differ_from_holds() -> None:
 WORDS: dict[str, tuple[Evidence, Word]] = {
     "the base in the victim's place steals": (held(controls=failed("trivial", "base")), "UNSCORABLE"),
     "the victim adds too little": (held(gains={"a": around(0.08)}, left_out=("a",)), "UNSCORABLE"),
+    "only mergers that give way to one model gain": (
+        held(
+            gains={"a": around(0.01), "b": around(0.6)},
+            copied={"a": around(0.0), "b": around(0.9)},
+            left_out=("a", "b"),
+        ),
+        "UNSCORABLE",
+    ),
     "one merger of two adds too little": (
         held(gains={"a": around(0.08), "task-arithmetic": around(0.4)}, left_out=("a",)),
         "HOLDS-SO-FAR",
@@ -291,3 +299,11 @@ def test_answers_alone_are_no_evidence_about_weights() -> None:
     decision = decide(unseen)
     assert decision.word == "INCONCLUSIVE"
     assert "its answers alone give away 0.30" in decision.reason
+
+
+def test_a_gain_that_does_not_count_is_not_called_too_little() -> None:
+    gains, copied = {"a": around(0.01), "b": around(0.6)}, {"a": around(0.0), "b": around(0.9)}
+    reason = decide(held(gains=gains, copied=copied, left_out=("a", "b"))).reason
+    assert "b gains 0.60" in reason
+    assert "have 0.90" in reason
+    assert "too little to the merge" not in reason

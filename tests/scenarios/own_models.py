@@ -108,7 +108,7 @@ def make(folder: Path, *, rows: int = 600) -> Path:
     write_tokenizer(folder / "base")
     for task in TASKS:
         config = named(CONFIG, list(TASKS[task]))
-        expert = fitted(config, body, inputs[task], labels[task], 100, 2e-4)
+        expert = fitted(config, body, inputs[task], labels[task], 100, 5e-4)
         expert.save(folder / task)
     return folder
 
@@ -122,7 +122,11 @@ def named(config: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
 def fitted(
     config: dict[str, Any], body: dict[str, Any] | None, inputs: Any, labels: torch.Tensor, steps: int, rate: float
 ) -> Checkpoint:
-    """A network with its body, or a fresh one, after training."""
+    """A network after training: all of it, or the body that is given, under a head that stays as it was drawn.
+
+    A head that learned would need little of the body on words that the base tells apart, so that a merge without the
+    victim might do as well as one with it.
+    """
     start = Checkpoint.of({}, config).fresh(0)
     if body is not None:
         start = start.replace(body)
@@ -132,9 +136,8 @@ def fitted(
     def loss(module: Any, batch: Any) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(module(**batch[0]).logits, batch[1])
 
-    return train(
-        start, start, Budget(steps, rate, 64, 1e-8), batches=batches, loss=loss, generator=draws, names=tuple(start)
-    )
+    names = tuple(start if body is None else body)
+    return train(start, start, Budget(steps, rate, 64, 1e-8), batches=batches, loss=loss, generator=draws, names=names)
 
 
 def write_scenario(folder: Path, **changes: str) -> Path:
