@@ -13,6 +13,7 @@ from torch import Tensor
 from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
+from redteam.symmetry.balancing import factored
 from redteam.symmetry.reshaping import Maps, reshaped
 from redteam.symmetry.shifts import SiteMaps, settled
 
@@ -98,12 +99,8 @@ def _folded(left: Tensor, right: Tensor, surplus: int, tolerance: float, label: 
 
 def _truncated(left: Tensor, right: Tensor, width: int) -> tuple[Tensor, Tensor, float]:
     """Balanced factors [B, width, a], [B, width, c] of `leftᵀ right`, and the largest share that was cut off."""
-    (q1, r1), (q2, r2) = torch.linalg.qr(left.mT), torch.linalg.qr(right.mT)
-    u, s, vh = torch.linalg.svd(r1 @ r2.mT, full_matrices=False)
-    short = width - s.shape[-1]
-    if short > 0:
-        u, vh = torch.nn.functional.pad(u, (0, short)), torch.nn.functional.pad(vh, (0, 0, 0, short))
-        s = torch.nn.functional.pad(s, (0, short))
-    rest = torch.nn.functional.pad(s, (0, 1))[:, width:].amax(-1) / s[:, 0].clamp(min=torch.finfo(s.dtype).tiny)
-    root = s[:, :width].sqrt()[:, :, None]
-    return root * (q1 @ u[..., :width]).mT, root * (q2 @ vh[:, :width].mT).mT, float(rest.max())
+    left, right, sizes = factored(left, right)
+    rest = torch.nn.functional.pad(sizes, (0, 1))[:, width:].amax(-1) / sizes[:, 0].clamp(
+        min=torch.finfo(sizes.dtype).tiny
+    )
+    return left[:, :width], right[:, :width], float(rest.max())

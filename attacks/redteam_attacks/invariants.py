@@ -20,6 +20,7 @@ from torch import Tensor
 from redteam.anatomy import Site, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import Inapplicable
+from redteam.symmetry.balancing import factored
 from redteam.symmetry.fitting import require_same, sites_by_kind
 from redteam.symmetry.matrix_groups import GeneralLinear
 from redteam.symmetry.shifts import SiteMaps, SiteRewrite, remove_shifts, restore
@@ -70,7 +71,7 @@ def nearest_factors(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, 
     """
     for stack in (left, right, left0, right0):
         require_finite(stack)
-    given, anchor = _balanced(left, right), (left0, right0)
+    given, anchor = factored(left, right)[:2], (left0, right0)
     pair = anchor
     for _ in range(limit):
         before, pair = pair, _step(given, anchor, pair)
@@ -133,19 +134,6 @@ def to_anchor(protected: Checkpoint, anchor: Checkpoint, kinds: Iterable[str]) -
         require_same(sites, protected, anchor)
         found = found.transform([SiteRewrite(site, change) for site in sites], lambda place: None)
     return restore(found, anchor, kinds)
-
-
-def _balanced(left: Tensor, right: Tensor) -> Pair:
-    """The singular value decomposition of the product, as a pair: what lay on the factors is gone from it."""
-    tall, wide = torch.linalg.qr(left.mT), torch.linalg.qr(right.mT)
-    u, s, vh = torch.linalg.svd(tall.R @ wide.R.mT, full_matrices=False)
-    missing = left.shape[1] - s.shape[1]
-    root = s.sqrt()[:, None, :]
-    pair = ((tall.Q @ u * root).mT, (wide.Q @ vh.mT * root).mT)
-    if not missing:
-        return pair
-    one, other = (torch.nn.functional.pad(x, (0, 0, 0, missing)) for x in pair)  # wider heads than there are inputs
-    return one, other
 
 
 def _step(given: Pair, anchor: Pair, pair: Pair) -> Pair:

@@ -19,7 +19,8 @@ from redteam.symmetry.algebra import (
     trace,
 )
 
-_WEAK = 1e-10  # the same for the product of both stacks, below which balancing would amplify rounding
+WEAK = 1e-10
+"""Singular values of a product below this share of the largest count as zero: balancing would amplify rounding."""
 _SLACK = 1e-13  # rounding of a cost that is computed from Gram matrices, as a share of the stacks' squared norms
 _ENOUGH = 1e-10  # a predicted gain below this share of the cost ends the descent
 _FROZEN = 6  # steps with frozen spectra: each gains a factor, and two decompositions are saved each time
@@ -113,14 +114,15 @@ def balance(left: Tensor, right: Tensor) -> Tensor:
     """
     la, lb = (torch.linalg.qr(x.mT, mode="r").R.mT for x in (left, right))
     if min(left.shape[-1], right.shape[-1]) < left.shape[-2]:
-        return torch.diag_embed(_row_scale(left, right))
+        return torch.diag_embed(row_scale(left, right))
     _, s, vh = torch.linalg.svd(la.mT @ lb)
-    full = s[:, -1] > _WEAK * s[:, 0]
+    full = s[:, -1] > WEAK * s[:, 0]
     balanced = (vh @ lb.mT) / s.sqrt()[:, :, None]
-    return torch.where(full[:, None, None], balanced, torch.diag_embed(_row_scale(left, right)))
+    return torch.where(full[:, None, None], balanced, torch.diag_embed(row_scale(left, right)))
 
 
-def _row_scale(left: Tensor, right: Tensor) -> Tensor:
+def row_scale(left: Tensor, right: Tensor) -> Tensor:
+    """[B, n], the factor of each row that makes both stacks' rows equally long; 1 where one of them is zero."""
     a, c = (torch.linalg.vector_norm(x, dim=-1) for x in (left, right))
     scale = (c / a).sqrt()
     return torch.where(scale.isfinite() & (scale > 0), scale, 1.0)

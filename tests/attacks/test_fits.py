@@ -7,7 +7,9 @@ import pytest
 import torch
 from redteam_attacks.anchor_alignment import anchor_alignment
 from redteam_attacks.average_releases import average_releases
-from redteam_attacks.companion_anchor import companion_anchor, mean_of
+from redteam_attacks.balance import balance
+from redteam_attacks.companion_anchor import companion_anchor
+from redteam_attacks.companions import mean_of
 from redteam_attacks.gauge_fit import gauge_fit
 from redteam_attacks.head_matching import head_matching
 from redteam_attacks.hungarian import hungarian
@@ -44,7 +46,7 @@ from tests.zoo import Network, network
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(range(1, 33)))
 ATTENTION = ("qk", "vo")
 ATTACKS = [gauge_fit, hungarian, procrustes, optimal_transport, anchor_alignment, learned_rotation, learned_linear]
-NARROW = [head_matching, residual_alignment, invariant_space]
+NARROW = [head_matching, residual_alignment, invariant_space, balance]
 CLAIMS = [
     pytest.param(attack, kind, group, id=f"{spec_of(attack).name}-{kind}-{group.name}")
     for attack in [*ATTACKS, *NARROW]

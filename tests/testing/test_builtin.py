@@ -12,6 +12,8 @@ from redteam.testing import checks_for
 
 ALWAYS = ("runs", "needs", "layout", "finite", "inputs", "global state", "deterministic", "errors", "elsewhere")
 LONG = {
+    "balance",
+    "balance-companions",
     "collusion",
     "companion-anchor",
     "distill-own",
