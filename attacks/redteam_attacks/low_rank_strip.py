@@ -36,10 +36,10 @@ def low_rank_strip(
     What a lock adds as A B, large enough to drown the task vector, stands out at the rank of A B, the same one in every
     tensor. A task vector has gaps of its own, and at no rank in common: of 327 matrices of eleven experts of `digits`
     and `causal`, 11 have one of 2 or more anywhere, at most 2 of an expert's 27 to 37 at one rank. So r is the rank at
-    which most tensors have the gap, and it counts if a share of them do, three at least. Gavish and Donoho's threshold
-    (arXiv:1305.5870), 2.86 times the median where all else is noise of one level, would cut what was learned: the
-    largest value of those task vectors is up to 173 times their median. With A B go the parts of the task vector that
-    share its rows or columns, about r / m + r / n of it.
+    which most tensors have the gap, and it counts if a share of them do, three at least; then a narrower gap will do,
+    where it is the widest of its tensor. Gavish and Donoho's threshold (arXiv:1305.5870), 2.86 times the median where
+    all else is noise of one level, would cut what was learned: the largest value of those task vectors is up to 173
+    times their median. With A B go the parts of the task vector that share its rows or columns, r / m + r / n of it.
 
     Values that rounding alone would leave are none. Where the change has no more than half the rank that it could have,
     as that of an adapter, what stands out may be what the victim has learned: then nothing is cut unless the rank is
@@ -56,8 +56,13 @@ def low_rank_strip(
         BadInput: If a tensor holds NaN or infinity.
     """
     spectra = dict(_spectra(view.protected, view.anchor))
-    found = rank or _common_rank(spectra, gap, share)
-    cut = [name for name, sizes in spectra.items() if found in _gaps(sizes, gap)]
+    common = _common_rank(spectra, gap, share)
+    found = rank or common
+    cut = [
+        name
+        for name, sizes in spectra.items()
+        if found in _gaps(sizes, gap) or (found == common and _widest(sizes) == common)
+    ]
     short = {name: min(_matrix(view.anchor[name]).shape) for name in cut}
     low = [name for name in cut if len(spectra[name]) <= _LARGEST * short[name]]
     if low and not rank:
@@ -88,8 +93,17 @@ def _common_rank(spectra: Spectra, gap: float, share: float) -> int:
 
 def _gaps(sizes: Tensor, gap: float) -> list[int]:
     """After which singular values, counted from 1, a gap comes, as far as less is above it than below."""
-    ratios = (sizes[:-1] / sizes[1:])[: len(sizes) // 2]
-    return [place + 1 for place in (ratios >= gap).nonzero()[:, 0].tolist()]
+    return [place + 1 for place in (_ratios(sizes) >= gap).nonzero()[:, 0].tolist()]
+
+
+def _widest(sizes: Tensor) -> int | None:
+    """Where the widest gap is, however narrow."""
+    ratios = _ratios(sizes)
+    return int(ratios.argmax()) + 1 if len(ratios) else None
+
+
+def _ratios(sizes: Tensor) -> Tensor:
+    return (sizes[:-1] / sizes[1:])[: len(sizes) // 2]
 
 
 def _spectra(protected: Checkpoint, anchor: Checkpoint) -> Iterator[tuple[str, Tensor]]:

@@ -118,6 +118,19 @@ def test_a_gap_that_few_matrices_have_is_not_a_locks() -> None:
     assert same(kept, small), "two matrices are too few to agree on a rank"
 
 
+def test_where_a_rank_is_agreed_on_a_narrower_gap_is_enough_if_it_is_the_widest() -> None:
+    name = MATRICES[0]
+    weak = loro(loro(VICTIM, 8, 1.0, MATRICES[1:]), 8, 0.14, [name])
+    sizes = torch.linalg.svdvals(weak[name] - BASE[name])
+    ratios = sizes[:-1] / sizes[1:]
+    assert ratios[7] == ratios[:24].max()
+    assert ratios[7] < 2
+    assert not torch.equal(strip(weak)[name], weak[name])
+    alone = loro(VICTIM, 8, 0.14, [name])
+    assert same(strip(alone), alone)
+    assert same(strip(alone, rank=8), alone)
+
+
 def test_an_adapter_stays_and_where_it_may_be_taken_for_a_lock_it_says_so() -> None:
     plain = adapted(16)
     assert same(strip(plain), plain)
