@@ -14,7 +14,7 @@ _STARTS = tuple((share, width) for share in (1.0, 0.85, 0.7) for width in (0.2, 
 """Of the cosine that chance allows, what counts as alike; and η, tried one after the other."""
 
 _AGREES = 0.5  # a correlation: that of a wrong order is nearer to 0, of the right one nearer to 1
-_MATCHES = 40
+_MATCHES = 15
 _LINKS = 64  # base rows in one sealed row, at most
 _TURNS = 3
 _EXPLAINED = 0.5  # of a row, until which its strongest link counts however faint
