@@ -22,7 +22,8 @@ class UniformScaling(PositiveScaling):
 
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Independent factors."""
-        return MonomialGauge.scaled(torch.from_numpy(generator.uniform(*self.scale, (batch, width))))
+        factors = torch.from_numpy(generator.uniform(*self.scale, (batch, width)))
+        return MonomialGauge.scaled(factors, power=self.power)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 
 from redteam.anatomy.legality import Layout
 from redteam.anatomy.site import Site
+from redteam.checkpoint.configs import ACTIVATIONS
 from redteam.errors import UnknownName
 
 Kind = Literal["qk", "vo", "mlp", "heads", "queries", "norm", "qk-norm", "experts", "residual", "norm-scale"]
@@ -204,7 +205,7 @@ class Architecture:
         stream: What else touches the residual stream; None where that is not known.
         legal: The largest group that keeps the function, by kind of site (residual: of latents); a kind that is left
             out has no sites. Leave out norm where more than projections read what a norm writes: in post-norm blocks
-            the stream does. A gate or a ReLU in the MLP adds scales to its permutations.
+            the stream does. A gate, a ReLU or its square in the MLP adds scales to its permutations.
     """
 
     query: str | None = None
@@ -262,7 +263,7 @@ class Architecture:
     fixed_head_width: bool = False
     neurons: str = "intermediate_size"
     experts: tuple[str, ...] = ("num_local_experts", "num_experts")
-    activation: tuple[str, ...] = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
+    activation: tuple[str, ...] = ACTIVATIONS
     defaults: Mapping[str, int] = field(default_factory=dict)
     centred: bool = True
     offset: float = 0.0

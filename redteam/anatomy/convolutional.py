@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from redteam.anatomy.architecture import Anatomy, Shaped
 from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Linear
+from redteam.anatomy.mlps import DEGREES
 from redteam.anatomy.site import Side, Site
 from redteam.errors import BadInput
 
@@ -60,8 +61,8 @@ class Convolutional:
         prefix = self._prefix(checkpoint)
         if prefix is None:
             raise BadInput("The checkpoint lacks its first convolution; expected the names of its model type.")
-        relu = checkpoint.config.get(self.activation, "relu") == "relu"
-        legal = subgroups("positive-scaled-permutation" if relu else "permutation")
+        degree = DEGREES.get(checkpoint.config.get(self.activation, "relu"))
+        legal = subgroups("permutation" if degree is None else "positive-scaled-permutation")
         for layer in range(depth):
             place = 0
             while (weight := self._weight(prefix, stage, layer, place + 1)) in checkpoint:
@@ -81,6 +82,7 @@ class Convolutional:
                     Side(Linear(weight, None), columns=True, unit=height * width, shared=inner),
                     legal,
                     carried=(Side(Linear(before, None)), *(Side(Linear(f"{norm}.{x}", None)) for x in _STATISTICS)),
+                    power=degree or 1,
                     part=f"stage-{stage}/{place}",
                 )
                 place += 1

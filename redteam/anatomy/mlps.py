@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from redteam.anatomy.adapted import AnyLinear
@@ -12,6 +12,9 @@ from redteam.anatomy.legality import subgroups
 from redteam.anatomy.linear import Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.numbered import numbered
 from redteam.anatomy.site import Side, Site
+
+DEGREES: Mapping[object, int] = {"relu": 1, "leaky_relu": 1, "relu2": 2}
+"""Activations that take a positive factor out of their argument: name → to which power."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ def _neurons(
     n: int,
     beside: tuple[Side, ...] = (),
 ) -> list[Site]:
-    legal = _legal(blocks, gated=gate is not None)
+    legal, power = _legal(blocks, gated=gate is not None)
     sides = Side(up), Side(down, columns=True)
     carried = (*(() if gate is None else (Side(gate),)), *beside)
     label = blocks.label(part)
-    return [Site("mlp", layer, 1, n, *sides, legal, carried=carried, part=label)] if legal else []
+    return [Site("mlp", layer, 1, n, *sides, legal, carried=carried, power=power, part=label)] if legal else []
 
 
 def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
@@ -123,12 +126,12 @@ def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
         down, None, writes_centred=blocks.centred_writes, packed=Packed(0, model, side=True, transposed=transposed)
     )
     router = blocks.linear("router", layer, {"router": (experts, model)}, norm=norm)
-    legal = _legal(blocks, gated=own_gate is not None)
+    legal, power = _legal(blocks, gated=own_gate is not None)
     gates = [] if own_gate is None else [own_gate]
     sites = []
     if legal:
         sides, carried = (Side(own_up), Side(columns, columns=True)), tuple(Side(one) for one in gates)
-        sites = [Site("mlp", layer, experts, n, *sides, legal, carried=carried, part=arch.part)]
+        sites = [Site("mlp", layer, experts, n, *sides, legal, carried=carried, power=power, part=arch.part)]
     also = [Side(one, unit=n) for one in (own_up, *gates)]
     also += [Side(Linear(down_bias, None))] if down_bias in blocks.checkpoint else []
     whole = Linear(down, None, packed=Packed(0, model, transposed=transposed))
@@ -149,10 +152,14 @@ def _further(blocks: Blocks, layer: int, norm: Norm | None, maps: tuple[str, str
     return _Maps(reads, (down,), tuple(_neurons(blocks, layer, up, down, gate, part, n)))
 
 
-def _legal(blocks: Blocks, *, gated: bool) -> frozenset[str]:
-    largest = blocks.arch.legal.get("mlp")
+def _legal(blocks: Blocks, *, gated: bool) -> tuple[frozenset[str], int]:
+    """The groups of neurons, and the power by which the right side takes their factors."""
+    largest, power = blocks.arch.legal.get("mlp"), 1
     if largest == "permutation" and not blocks.arch.clamped:
         names = [blocks.given(key) for key in blocks.arch.activation]
-        relu = next((name for name in names if name is not None), None) == "relu"
-        largest = "scaled-permutation" if gated else "positive-scaled-permutation" if relu else largest
-    return subgroups(largest) if largest else frozenset()
+        degree = DEGREES.get(next((name for name in names if name is not None), None))
+        if gated:  # its other factor is the map itself
+            largest = "scaled-permutation"
+        elif degree is not None:
+            largest, power = "positive-scaled-permutation", degree
+    return subgroups(largest) if largest else frozenset(), power

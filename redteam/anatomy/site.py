@@ -5,7 +5,8 @@ A site is a pair of stacks, `left` [B, n, a] and `right` [B, n, c], and the func
 
     qk       left = the r query heads of a key/value group side by side, a bias as one more column; right = the key head
     vo       left = the value head, with its bias; right = the r heads' columns of the output, transposed, side by side
-    mlp      left = up, with its bias; right = down, transposed; one batch entry, n neurons; carried = the gate
+    mlp      left = up, with its bias; right = down, transposed; one batch entry, n neurons; carried = the gate; with
+             a squared ReLU between them, right takes the square of a factor
     heads    left = query, key and value, a row for all of a group; right = the output's columns; n groups
     queries  left = query, a row for each head of a group; right = the output's columns; n = r heads to a group
     norm-scale  left = all that writes what norms alone read; right = all that reads it without a norm; one factor
@@ -91,6 +92,7 @@ class Site:
         carried: Maps that take G's permutation alone.
         planes: Layout of the rotary planes, if a rotary embedding follows; a planar gauge must have the same.
         turned: How many dimensions of a head the planes cover; all of them by default.
+        power: By which power of a row's factor its right side must be divided: the degree of what stands between them.
         part: Tells two sites of one kind in a layer apart.
         spanning: Whether it spans all layers; then its tensors are rewritten one by one.
     """
@@ -107,6 +109,7 @@ class Site:
     carried: tuple[Side, ...] = ()
     planes: Layout | None = None
     turned: int | None = None
+    power: int = 1
     part: str = ""
     spanning: bool = False
     still: ClassVar[bool] = True
@@ -242,6 +245,11 @@ class Site:
             IllegalGauge: If it would change the function, or is for another number of heads or dimensions.
         """
         self.require_group(gauge.group, gauge.groups, gauge.layout, gauge.turned)
+        if gauge.power != self.power and "permutation" not in gauge.groups:
+            raise IllegalGauge(
+                f"A gauge that divides the other side by its factors to the power {gauge.power} changes the function "
+                f"at {self.label}; expected the power {self.power}."
+            )
         if (gauge.batch, gauge.width) != (self.heads, self.width):
             raise IllegalGauge(
                 f"A gauge for {gauge.batch} heads of {gauge.width} dimensions doesn't fit {self.label}; "

@@ -30,6 +30,10 @@ class GaugeLike(Protocol):
         """How many dimensions of a head its planes cover; None if it knows none."""
 
     @property
+    def power(self) -> int:
+        """By which power of its factors the right side is divided."""
+
+    @property
     def neutral(self) -> bool:
         """Whether it is known to change nothing."""
 

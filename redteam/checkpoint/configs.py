@@ -42,6 +42,8 @@ _COUNTS = (
 )
 """Settings that change what weights compute: activations, norms, positions, heads, scales, tying. The rest, such as
 labels, dropout and token ids, may differ between a base and what was trained from it."""
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn", "mlp_hidden_act")
+"""The settings that may name the activation of the MLPs."""
 _ALIKE = {"tie_encoder_decoder", "initializer_range"}
 _SPELT = {"swish": "silu", "gelu_python": "gelu"}
 """Two names of one function."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from redteam.checkpoint.configs import ACTIVATIONS
 from redteam.checkpoint.discover import OPEN_CLIP
 from redteam.checkpoint.from_open_clip import initialised_open_clip, open_clip_network
 from redteam.checkpoint.known import NETWORK, completed, known_network, without_weights
@@ -32,7 +33,6 @@ Look = Callable[[str, torch.Tensor, torch.Tensor], None]
 """Takes a label, what a layer was given and what it gave."""
 
 _SHARD = "256MB"  # of which savers may hold a copy
-_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "dense_act_fn")
 
 
 def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
@@ -296,9 +296,9 @@ def activation_of(checkpoint: Tensors) -> Any:
     from transformers.activations import ACT2FN
 
     settings = checkpoint.config
-    if not any(settings.get(key) for key in _ACTIVATIONS):
+    if not any(settings.get(key) for key in ACTIVATIONS):
         settings = completed(settings)
-    name = next((settings[key] for key in _ACTIVATIONS if settings.get(key)), None)
+    name = next((settings[key] for key in ACTIVATIONS if settings.get(key)), None)
     if name not in ACT2FN:
         raise BadInput(f"The config names no activation that is known ({name!r}); expected for example 'gelu'.")
     return ACT2FN[name]

@@ -25,6 +25,7 @@ class MatrixGauge:
     matrix: Tensor
     layout: ClassVar[None] = None
     turned: ClassVar[None] = None
+    power: ClassVar[int] = 1
     neutral: ClassVar[bool] = False
 
     @property
@@ -79,31 +80,34 @@ class MonomialGauge:
     Attributes:
         index: int64 [B, n]; row i of the result is row `index[i]` of the stack.
         scale: float64 [B, n], non-zero; then row i is multiplied (on the right side divided) by `scale[i]`. None for 1.
+        power: By which power of the factors the right side is divided: 2 where a squared ReLU stands between the sides.
     """
 
     index: Tensor
     scale: Tensor | None = None
+    power: int = 1
     layout: ClassVar[None] = None
     turned: ClassVar[None] = None
 
     @classmethod
-    def scaled(cls, scale: Tensor) -> MonomialGauge:
+    def scaled(cls, scale: Tensor, *, power: int = 1) -> MonomialGauge:
         """A diagonal gauge: every row stays where it is and is multiplied by its factor, [B, n]."""
-        return cls(torch.arange(scale.shape[1], device=scale.device).expand(scale.shape), scale)
+        return cls(torch.arange(scale.shape[1], device=scale.device).expand(scale.shape), scale, power)
 
     @classmethod
     def of_each(cls, gauges: Sequence[MonomialGauge]) -> MonomialGauge:
-        """Gauges of one width as one, each for its heads."""
+        """Gauges of one width and power as one, each for its heads."""
         index = torch.cat([gauge.index for gauge in gauges])
         if all(gauge.scale is None for gauge in gauges):
             return cls(index)
         ones = torch.ones_like(index[:1], dtype=torch.float64)
-        return cls(index, torch.cat([ones if gauge.scale is None else gauge.scale for gauge in gauges]))
+        scale = torch.cat([ones if gauge.scale is None else gauge.scale for gauge in gauges])
+        return cls(index, scale, next(gauge.power for gauge in gauges if gauge.scale is not None))
 
     def part(self, place: int) -> MonomialGauge:
         """That of one head alone."""
         one = slice(place, place + 1)
-        return MonomialGauge(self.index[one], None if self.scale is None else self.scale[one])
+        return MonomialGauge(self.index[one], None if self.scale is None else self.scale[one], self.power)
 
     @classmethod
     def still(cls, batch: int, width: int) -> MonomialGauge:
@@ -155,9 +159,9 @@ class MonomialGauge:
         return moved if self.scale is None else moved * self.scale.to(stack.device)[:, :, None]
 
     def right(self, stack: Tensor) -> Tensor:
-        """`G⁻ᵀ stack`, for a stack [B, n, c]: the rows in the same order, divided by their factors."""
+        """`G⁻ᵀ stack`, for a stack [B, n, c]: the rows in the same order, divided by that power of their factors."""
         moved = self._ordered(stack)
-        return moved if self.scale is None else moved / self.scale.to(stack.device)[:, :, None]
+        return moved if self.scale is None else moved / self.scale.to(stack.device)[:, :, None] ** self.power
 
     def carried(self, stack: Tensor) -> Tensor:
         """The rows in the same order, and not multiplied."""
@@ -166,7 +170,7 @@ class MonomialGauge:
     def inverse(self) -> MonomialGauge:
         """The gauge that undoes this one."""
         back = self.index.argsort(dim=-1)
-        return MonomialGauge(back, None if self.scale is None else 1 / self.scale.gather(-1, back))
+        return MonomialGauge(back, None if self.scale is None else 1 / self.scale.gather(-1, back), self.power)
 
     def condition(self) -> Tensor:
         """[B], the largest factor's size over the smallest's."""
@@ -193,6 +197,7 @@ class PlanarGauge:
 
     number: Tensor
     layout: Layout = "half"
+    power: ClassVar[int] = 1
     neutral: ClassVar[bool] = False
 
     @property
@@ -260,6 +265,7 @@ class BlockGauge:
 
     planes: PlanarGauge
     rest: MatrixGauge | MonomialGauge
+    power: ClassVar[int] = 1
     neutral: ClassVar[bool] = False
 
     @cached_property

@@ -65,9 +65,9 @@ def contains_group(larger: type[Group], smaller: type[Group]) -> bool:
 
 
 def at(group: Group, site: Site) -> Group:
-    """The group with the layout of a site's rotary planes, where it has any."""
+    """The group with the layout of a site's rotary planes, where it has any, and the power of its factors there."""
     known = {field.name for field in fields(group)}  # type: ignore[arg-type]
-    told: dict[str, Any] = {"layout": site.planes, "turned": site.turned}
+    told: dict[str, Any] = {"layout": site.planes, "turned": site.turned, "power": site.power}
     told = {name: value for name, value in told.items() if name in known and value is not None}
     return replace(group, **told) if told else group  # type: ignore[type-var]
 

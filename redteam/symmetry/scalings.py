@@ -90,12 +90,14 @@ class PositiveScaling:
 
     Attributes:
         scale: As in `Scaling`.
+        power: By which power of the factors the right side is divided: 2 for a squared ReLU.
 
     Raises:
         BadSetting: If the range is not 0 < low ≤ high.
     """
 
     scale: Range = (0.1, 10.0)
+    power: int = 1
     name: ClassVar[str] = "positive-scaling"
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ class PositiveScaling:
 
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Independent factors."""
-        return MonomialGauge.scaled(magnitudes(self.scale, batch, width, generator))
+        return MonomialGauge.scaled(magnitudes(self.scale, batch, width, generator), power=self.power)
 
     def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """The tied fit row by row, the global minimum among positive factors; `scale` plays no part.
@@ -111,7 +113,8 @@ class PositiveScaling:
         Raises:
             BadInput: If a stack holds NaN or infinity.
         """
-        return MonomialGauge.scaled(scalars(moving.left, moving.right, target.left, target.right, positive=True))
+        pairs = moving.left, moving.right, target.left, target.right
+        return MonomialGauge.scaled(scalars(*pairs, positive=True, power=self.power), power=self.power)
 
 
 @dataclass(frozen=True)
@@ -120,12 +123,14 @@ class PositiveMonomial:
 
     Attributes:
         scale: As in `Scaling`.
+        power: As in `PositiveScaling`.
 
     Raises:
         BadSetting: If the range is not 0 < low ≤ high.
     """
 
     scale: Range = (0.1, 10.0)
+    power: int = 1
     name: ClassVar[str] = "positive-scaled-permutation"
 
     def __post_init__(self) -> None:
@@ -134,7 +139,7 @@ class PositiveMonomial:
     def sample(self, batch: int, width: int, generator: np.random.Generator) -> MonomialGauge:
         """Uniform permutations with independent factors."""
         order = permutations(batch, width, generator)
-        return MonomialGauge(order, magnitudes(self.scale, batch, width, generator))
+        return MonomialGauge(order, magnitudes(self.scale, batch, width, generator), self.power)
 
     def fit(self, moving: Stacks, target: Stacks) -> MonomialGauge:
         """As `Monomial.fit`, on cosines with their signs, which no positive factor changes.
@@ -147,4 +152,5 @@ class PositiveMonomial:
 
     def scaled(self, order: MonomialGauge, moving: Stacks, target: Stacks) -> MonomialGauge:
         """As `Monomial.scaled`, with positive factors."""
-        return MonomialGauge(order.index, PositiveScaling().fit(moving.moved(order), target).scale)
+        factors = PositiveScaling(power=self.power).fit(moving.moved(order), target).scale
+        return MonomialGauge(order.index, factors, self.power)

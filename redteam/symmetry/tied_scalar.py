@@ -15,7 +15,9 @@ _STILL = 1e-16  # no step of this share is one
 _STEPS = 40  # Newton needs five or six; bisection, where Newton fails, gains a bit each
 
 
-def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, positive: bool = False) -> Tensor:
+def scalars(
+    left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, positive: bool = False, power: int = 1
+) -> Tensor:
     """The number s that minimises `‖s l − l₀‖² + ‖r / s̄ − r₀‖²`, row by row: the global minimum.
 
     With a = ‖l‖², b = ‖r‖², p = ⟨l, l₀⟩, q = ⟨r, r₀⟩ and s = ρ e^{jφ} the cost is, up to a constant,
@@ -23,6 +25,7 @@ def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, posit
     function of log ρ. Rows are first balanced, ρ = (b/a)^¼ eᵗ, which takes the scale of any lock off; then
     |t| ≤ log(1 + |p| + |q|) at every minimum, so that a grid finds the deepest one and Newton, kept between the grid
     points beside it, goes on from there. The stationary points are the roots of `a s⁴ − p s³ + q s − b` for real rows.
+    Where the right side is divided by sᵏ, the same holds with ρ = (k b/a)^(1/(2k + 2)) eᵗ, |t| ≤ log(1 + |p| + k |q|).
 
     Args:
         left: Moving, real or complex [B, n, a].
@@ -30,6 +33,7 @@ def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, posit
         left0: Target, [B, n, a].
         right0: Target, [B, n, c].
         positive: Look among positive numbers only; for real rows.
+        power: k, the power of s that the right side is divided by; another one than 1 for positive numbers only.
 
     Returns:
         [B, n], never 0: least squares on the other side where one side's row is zero, 1 where nothing says what.
@@ -41,14 +45,15 @@ def scalars(left: Tensor, right: Tensor, left0: Tensor, right0: Tensor, *, posit
         require_finite(stack)
     a, b = (torch.linalg.vector_norm(x, dim=-1).square() for x in (left, right))
     p, q = torch.linalg.vecdot(left, left0), torch.linalg.vecdot(right, right0)
-    balance = (b / a).pow(0.25)
+    balance = (power * b / a).pow(1 / (2 * power + 2))
     both = (a > 0) & (b > 0) & balance.isfinite() & (balance > 0)
-    one_sided = torch.where(b > 0, b * q / q.abs().square(), p / a)
+    other = b * q / q.abs().square()
+    one_sided = torch.where(b > 0, other if power == 1 else other.pow(1 / power), p / a)
 
     balance = torch.where(both, balance, 1.0)
-    p, q = (torch.where(both, x, 0.0) for x in (p / (a * balance), q * balance / b))
+    p, q = (torch.where(both, x, 0.0) for x in (p / (a * balance), q * balance**power / (power * b)))
     if positive:
-        found = torch.where(both, balance * _Positive(p, q).lowest().exp(), one_sided)
+        found = torch.where(both, balance * _Positive(p, q, power).lowest().exp(), one_sided)
         return torch.where(found.isfinite() & (found > 0), found, 1.0)
     t = _Modulus(p.abs().square(), q.abs().square(), (p * q.conj()).real).lowest()
     phase = (p * t.exp() + q * (-t).exp()).sgn()
@@ -60,12 +65,14 @@ class _Cost(ABC):
     """A function of log ρ whose global minimum is looked for, for many rows at once.
 
     Attributes:
-        reach: |p| + |q|: every minimum lies within log(1 + reach) of 0.
+        reach: |p| + k |q|: every minimum lies within log(1 + reach) of 0.
         weight: How large the terms are, for what rounding does to their sum.
+        power: k.
     """
 
     reach: Tensor
     weight: Tensor
+    power: int = 1
 
     @abstractmethod
     def cost(self, t: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class _Cost(ABC):
             before, t = t, torch.where((second > 0) & (ahead >= low) & (ahead <= high), ahead, (low + high) / 2)
             if bool(((t - before).abs() <= _STILL * (1 + t.abs())).all()):
                 break
-        rounding = _SLACK * (2 * torch.maximum(t.abs(), start.abs())).exp() * self.weight
+        rounding = _SLACK * (2 * self.power * torch.maximum(t.abs(), start.abs())).exp() * self.weight
         return torch.where(self.cost(t) <= self.cost(start) + rounding, t, start)
 
 
@@ -117,15 +124,17 @@ class _Modulus(_Cost):
 
 
 class _Positive(_Cost):
-    """`f(t) = e²ᵗ + e⁻²ᵗ − 2 (p eᵗ + q e⁻ᵗ)`: no phase to choose."""
+    """`f(t) = e²ᵗ + e⁻²ᵏᵗ / k − 2 (p eᵗ + q e⁻ᵏᵗ)`: no phase to choose."""
 
-    def __init__(self, p: Tensor, q: Tensor) -> None:
-        self.p, self.q = p, q
-        self.reach, self.weight = p.abs() + q.abs(), 1 + p.square() + q.square()
+    def __init__(self, p: Tensor, q: Tensor, power: int) -> None:
+        self.p, self.q, self.power = p, q, power
+        self.reach, self.weight = p.abs() + power * q.abs(), 1 + p.square() + q.square()
 
     def cost(self, t: Tensor) -> Tensor:
-        return (2 * t).exp() + (-2 * t).exp() - 2 * (self.p * t.exp() + self.q * (-t).exp())
+        down = (-self.power * t).exp()
+        return (2 * t).exp() + down.square() / self.power - 2 * (self.p * t.exp() + self.q * down)
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        up, down, right, left = (2 * t).exp(), (-2 * t).exp(), self.p * t.exp(), self.q * (-t).exp()
-        return up - down - right + left, 2 * (up + down) - right - left
+        k, down = self.power, (-self.power * t).exp()
+        up, right, left = (2 * t).exp(), self.p * t.exp(), k * self.q * down
+        return up - down.square() - right + left, 2 * (up + k * down.square()) - right - k * left

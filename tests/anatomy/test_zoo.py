@@ -12,6 +12,7 @@ from redteam.errors import IllegalGauge
 from redteam.key import Key
 from redteam.symmetry import GROUPS as CLASSES
 from redteam.symmetry import PositiveScaling, at, fit_gauges, largest_legal_group, random_shifts, restore, sample_gauges
+from redteam.symmetry.fit_all import fit_all
 from redteam.symmetry.fitting import moved
 from tests.zoo import NETWORKS, THOROUGH, network
 
@@ -120,11 +121,30 @@ def test_what_is_not_legal_is_refused_and_would_change_the_function(name, kind):
         # Planes in the part that isn't turned are free as well, and numbers per plane a part of partial-planar.
         if site.turned and hasattr(chosen, "layout") and (site.planes == "interleaved" or group in PER_PLANE):
             continue
-        free = dataclasses.replace(site, legal=frozenset(GROUPS), planes=None, turned=None)
+        power = getattr(chosen, "power", 1)
+        free = dataclasses.replace(site, legal=frozenset(GROUPS), planes=None, turned=None, power=power)
         gauges = (chosen.sample(site.heads, site.width, np.random.default_rng(draw)) for draw in range(12))
         # A random sign can be plus, and a random order none.
         forced = (moved(case.checkpoint, (free,), lambda _, g=g: g) for g in gauges)
         assert any(case.change(found, **exactly(kind)) > 1e-6 for found in forced), group
+
+
+@pytest.mark.parametrize("name", ["nemotron", "arcee"])
+def test_squared_relu(name):
+    """Factors go to the second power on the other side; any other power is refused, and would change the function."""
+    case = network(name)
+    (site, *others) = anatomy_of(case.checkpoint).sites(("mlp",))
+    assert {one.power for one in (site, *others)} == {2}
+    locked = sample_gauges(case.checkpoint, ("mlp",), PositiveScaling(scale=(0.01, 100.0)), KEY.generator)
+    assert size(locked, case.checkpoint) > size(case.checkpoint)
+    assert case.change(locked) <= 1e-10
+    assert size(fit_all(locked, case.checkpoint, ("mlp",)), case.checkpoint) <= 1e-10 * size(case.checkpoint)
+    for power in (1, 3):
+        wrong = PositiveScaling(power=power).sample(1, site.width, np.random.default_rng(0))
+        with pytest.raises(IllegalGauge, match=f"to the power {power} changes .* expected the power 2"):
+            site.apply(case.checkpoint, wrong)
+        free = dataclasses.replace(site, power=power)
+        assert case.change(moved(case.checkpoint, (free,), lambda _, g=wrong: g)) > 1e-3
 
 
 @thorough

@@ -23,6 +23,7 @@ from redteam.symmetry import (
     random_shifts,
     sample_gauges,
 )
+from tests.zoo import network
 
 KEY, OTHER = (Key.derive(seed=0, index=index, name="audit") for index in (0, 1))
 
@@ -102,6 +103,14 @@ def test_rotary_planes(rotary, tuned):
     layout = anatomy_of(expert).sites(("qk",))[0].planes
     told = found(audit(sample_gauges(expert, ("qk",), Planar(layout=layout), KEY.generator), rotary.checkpoint))
     assert told["qk"] == {"planar"}
+    assert told["vo"] == {"unlocked"}
+
+
+def test_factors_behind_a_squared_relu(tuned):
+    base = network("nemotron").checkpoint
+    expert = tuned(base)
+    told = found(audit(sample_gauges(expert, ("mlp",), PositiveScaling(), KEY.generator), base))
+    assert told["mlp"] == {"positive-scaling"}
     assert told["vo"] == {"unlocked"}
 
 

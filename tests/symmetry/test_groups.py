@@ -52,6 +52,8 @@ GROUPS = [
     GeneralLinear(factor="gaussian"),
 ]
 groups = pytest.mark.parametrize("group", GROUPS, ids=repr)
+SQUARED = [PositiveScaling(power=2), PositiveMonomial(power=2)]
+"""Behind a squared ReLU: no pair of matrices, since the two sides take different powers of a factor."""
 
 
 def stacks(batch, width, seed=0):
@@ -65,7 +67,7 @@ def needed(group, width):
     return max(width, 4) if getattr(group, "turned", None) else width
 
 
-@groups
+@pytest.mark.parametrize("group", [*GROUPS, *SQUARED], ids=repr)
 @settings(deadline=None, max_examples=15)
 @given(batch=st.integers(1, 3), width=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_sample_then_fit_is_the_identity(group, batch, width, seed):
@@ -93,6 +95,25 @@ def test_a_gauge_acts_as_its_matrix(group):
             supergroups(group.name) - {"planar"} | {"partial-planar"} if partly else supergroups(group.name)
         )
     assert (gauge.batch, gauge.width) == (3, 8)
+
+
+@pytest.mark.parametrize("group", SQUARED, ids=repr)
+def test_factors_behind_a_squared_relu(group):
+    """Keeps `right · relu(left x)²`, and so do its inverse, its parts and several of them as one."""
+    gauge, pair = group.sample(3, 8, np.random.default_rng(0)), stacks(3, 8)
+    x = torch.from_numpy(np.random.default_rng(1).standard_normal((pair.left.shape[2], 5)))
+
+    def out(stacks):
+        return stacks.right.mT @ torch.relu(stacks.left @ x).square()
+
+    moved = pair.moved(gauge)
+    assert moved.distance(pair) > 1
+    assert torch.allclose(out(moved), out(pair), rtol=1e-12, atol=1e-12)
+    assert moved.moved(gauge.inverse()).distance(pair) < 1e-16
+    again = MonomialGauge.of_each([gauge.part(place) for place in range(3)])
+    assert pair.moved(again).distance(moved) == 0
+    plain = MonomialGauge(gauge.index, gauge.scale)
+    assert not torch.allclose(out(pair.moved(plain)), out(pair), rtol=0.1, atol=0.1), "the first power is wrong"
 
 
 @groups

@@ -58,6 +58,35 @@ def test_real_rows_get_the_best_root_of_the_quartic(seed, up, down):
     assert float(cost(scalars(*rows), *rows)) <= best * (1 + 1e-9)
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 10**6), st.floats(-6, 6), st.floats(-6, 6), st.integers(2, 3))
+def test_positive_factors_whose_power_the_right_side_takes(seed, up, down, k):
+    """The best positive root of `a s²ᵏ⁺² − p s²ᵏ⁺¹ + k q sᵏ − k b`, and the smaller power's where that is asked for."""
+    draws = np.random.default_rng(seed)
+    left, right, left0, right0 = (torch.from_numpy(draws.standard_normal((1, 1, n))) for n in (3, 2, 3, 2))
+    left0, right0 = left0 * np.exp(up), right0 * np.exp(down)
+
+    def at(s):
+        return float((s * left - left0).square().sum() + (right / s**k - right0).square().sum())
+
+    a, b = (float(x.square().sum()) for x in (left, right))
+    p, q = float((left * left0).sum()), float((right * right0).sum())
+    roots = np.roots([a, -p, *[0] * k, k * q, *[0] * (k - 1), -k * b])
+    best = min(at(z.real) for z in roots if abs(z.imag) < 1e-6 * abs(z) and z.real > 0)
+    found = scalars(left, right, left0, right0, positive=True, power=k)
+    assert at(float(found)) <= best * (1 + 1e-9)
+
+
+def test_a_power_where_one_side_is_zero():
+    left, right, left0, right0 = (x.clone() for x in near(0.1, torch.float64))
+    left[0], right[1], right[2], left[2] = 0, 0, 0, 0
+    found = scalars(left, right, left0, right0, positive=True, power=2)
+    assert (found.isfinite() & (found > 0)).all()
+    one = (right[0].square().sum(-1) / (right[0] * right0[0]).sum(-1)).sqrt()
+    assert torch.allclose(found[0], torch.where(one.isnan(), 1.0, one))
+    assert (found[2] == 1).all()
+
+
 def test_complex_rows_get_the_global_minimum():
     for size in (0.3, 1.0, 5.0):
         rows = near(size, torch.complex128)
