@@ -1,4 +1,4 @@
-"""Shapes brought back: doubled neurons folded into one, heads cut to the rank that their product has.
+"""Shapes brought back: MLPs without the neurons that are too many, heads cut to the rank that their product has.
 
 Both are exact, and both look at what no gauge and no additive freedom of the lock can change.
 """
@@ -14,29 +14,27 @@ from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.balancing import factored
-from redteam.symmetry.reshaping import Maps, reshaped
+from redteam.symmetry.reshaping import Maps, reshaped, unstacked
 from redteam.symmetry.shifts import SiteMaps, settled
+from redteam_attacks.redundancy import without_redundancy
 
 
 def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> Checkpoint:
-    """MLPs of fewer neurons that compute the same: of every surplus neuron's output its twin takes over the weights.
-
-    Neurons are twins if they read the same, and a neuron whose output has no weight goes for nothing.
+    """MLPs of fewer neurons that compute the same (`redteam_attacks.redundancy`).
 
     Args:
         checkpoint: With MLPs that are too wide.
         neurons: How many are to be left.
-        tolerance: How far two rows may lie apart and still be twins, as a share of their length.
+        tolerance: How far two rows may lie apart and still be the same, as a share of their length.
 
     Raises:
-        BadInput: If there are not enough twins, or as `redteam.symmetry.reshaping.reshaped`.
+        BadInput: If too many neurons are left, or as `redteam.symmetry.reshaping.reshaped`.
     """
 
     def change(site: Site, maps: Maps) -> Maps:
         parts = settled(site, SiteMaps.read(site, checkpoint))
-        stacks = site.stacked(parts.left, parts.right)
-        kept, right = _folded(stacks.left[0], stacks.right[0], site.width - neurons, tolerance, site.label)
-        return site.left.unstack(stacks.left[:, kept], parts.left), site.pair[1].unstack(right[kept][None], parts.right)
+        maps = (parts.left, parts.right, *parts.carried)
+        return unstacked(site, maps, without_redundancy(site, site.stacked(*maps), neurons, tolerance=tolerance))
 
     return reshaped(checkpoint, ("mlp",), change, neurons=neurons)
 
@@ -70,31 +68,6 @@ def narrow_heads(checkpoint: Checkpoint, width: int, *, tolerance: float) -> Che
         return site.left.unstack(left, parts.left), site.pair[1].unstack(right, parts.right)
 
     return reshaped(checkpoint, ("qk", "vo"), change, head_width=width)
-
-
-def _folded(left: Tensor, right: Tensor, surplus: int, tolerance: float, label: str) -> tuple[Tensor, Tensor]:
-    """The rows to keep, in order, and the right stack [n, c] with the others' weights added to their twins'."""
-    sizes = torch.linalg.vector_norm(left, dim=1).clamp(min=torch.finfo(left.dtype).tiny)
-    apart = torch.cdist(left, left, compute_mode="donot_use_mm_for_euclid_dist") / torch.maximum(sizes[:, None], sizes)
-    later = torch.ones_like(apart, dtype=torch.bool).triu()  # twins are looked for among earlier rows
-    nearest, twin = apart.masked_fill(later, torch.inf).min(dim=1)
-    weight = torch.linalg.vector_norm(right, dim=1)
-    silent = weight / weight.max().clamp(min=torch.finfo(left.dtype).tiny)
-    score = torch.minimum(nearest, silent)
-    gone = score.argsort(stable=True)[:surplus]
-    if surplus and float(score[gone].max()) > tolerance:
-        found = int((score <= tolerance).sum())
-        raise BadInput(
-            f"{found} of {surplus} surplus neurons at {label} have a twin or no output; expected all of them, so leave "
-            "this attack out."
-        )
-    right = right.clone()
-    for row in gone.sort(descending=True).values.tolist():  # so that a twin's own twin gets both
-        if nearest[row] <= tolerance:
-            right[twin[row]] += right[row]
-    kept = torch.ones(len(left), dtype=torch.bool)
-    kept[gone] = False
-    return kept.nonzero()[:, 0], right
 
 
 def _truncated(left: Tensor, right: Tensor, width: int) -> tuple[Tensor, Tensor, float]:

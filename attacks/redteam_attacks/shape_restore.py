@@ -1,4 +1,4 @@
-"""Shape restoring: doubled neurons folded, padded heads and a wide stream cut, until every shape fits the base's."""
+"""Shape restoring: surplus neurons folded, padded heads and a wide stream cut, until every shape fits the base's."""
 
 from typing import Annotated
 
@@ -20,8 +20,10 @@ from redteam_attacks.narrowing import narrow_stream
     changes_architecture=True,
 )
 def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9, 0.1, log=True)] = 0.01) -> Checkpoint:
-    """Finds neurons that read the same and adds up what they write; factors every head's product anew at its rank.
+    """Adds up what neurons write that read the same, drops groups that cancel, factors heads' products at their rank.
 
+    Neurons read the same up to the scales that they have; those with one gate in common are as many as their rank, and
+    pairs that read a and −a go where what they write adds up to nothing (`redteam_attacks.redundancy`).
     A residual stream is cut to the rank of what lies in it, turned to the base's embeddings and head, and given the
     base's gains. The function stays. Neurons and heads come out in no particular basis, so that a fit should follow, as
     in `shape-restore+gauge-fit`. A model that has the base's shapes is returned as it is.
@@ -31,7 +33,7 @@ def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9,
         tolerance: What counts as the same, and as nothing, relative to what there is; 0.01 allows for bfloat16.
 
     Raises:
-        BadInput: If surplus neurons have no twin, heads are of full rank, or something is narrower than in the base.
+        BadInput: If surplus neurons do something, heads are of full rank, or something is narrower than in the base.
         Inapplicable: If MLPs or heads are of another form than the base's, so that it is not their width that changed.
     """
     restored = view.protected

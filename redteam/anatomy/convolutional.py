@@ -61,7 +61,7 @@ class Convolutional:
         prefix = self._prefix(checkpoint)
         if prefix is None:
             raise BadInput("The checkpoint lacks its first convolution; expected the names of its model type.")
-        degree = DEGREES.get(checkpoint.config.get(self.activation, "relu"))
+        degree = DEGREES.get(str(checkpoint.config.get(self.activation, "relu")))
         legal = subgroups("permutation" if degree is None else "positive-scaled-permutation")
         for layer in range(depth):
             place = 0

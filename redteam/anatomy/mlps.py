@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from redteam.anatomy.adapted import AnyLinear
 from redteam.anatomy.adapters import with_adapters
@@ -13,7 +14,7 @@ from redteam.anatomy.linear import Gathered, Linear, Norm, Packed, Rows
 from redteam.anatomy.numbered import numbered
 from redteam.anatomy.site import Side, Site
 
-DEGREES: Mapping[object, int] = {"relu": 1, "leaky_relu": 1, "relu2": 2}
+DEGREES: Mapping[str, int] = {"relu": 1, "leaky_relu": 1, "relu2": 2}
 """Activations that take a positive factor out of their argument: name → to which power."""
 
 
@@ -53,11 +54,11 @@ def _neurons(
     n: int,
     beside: tuple[Side, ...] = (),
 ) -> list[Site]:
-    legal, power = _legal(blocks, gated=gate is not None)
+    legal, between = _legal(blocks, gated=gate is not None)
     sides = Side(up), Side(down, columns=True)
     carried = (*(() if gate is None else (Side(gate),)), *beside)
     label = blocks.label(part)
-    return [Site("mlp", layer, 1, n, *sides, legal, carried=carried, power=power, part=label)] if legal else []
+    return [Site("mlp", layer, 1, n, *sides, legal, carried=carried, **between, part=label)] if legal else []
 
 
 def _one_by_one(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
@@ -126,12 +127,12 @@ def _packed(blocks: Blocks, layer: int, norm: Norm | None) -> _Maps:
         down, None, writes_centred=blocks.centred_writes, packed=Packed(0, model, side=True, transposed=transposed)
     )
     router = blocks.linear("router", layer, {"router": (experts, model)}, norm=norm)
-    legal, power = _legal(blocks, gated=own_gate is not None)
+    legal, between = _legal(blocks, gated=own_gate is not None)
     gates = [] if own_gate is None else [own_gate]
     sites = []
     if legal:
         sides, carried = (Side(own_up), Side(columns, columns=True)), tuple(Side(one) for one in gates)
-        sites = [Site("mlp", layer, experts, n, *sides, legal, carried=carried, power=power, part=arch.part)]
+        sites = [Site("mlp", layer, experts, n, *sides, legal, carried=carried, **between, part=arch.part)]
     also = [Side(one, unit=n) for one in (own_up, *gates)]
     also += [Side(Linear(down_bias, None))] if down_bias in blocks.checkpoint else []
     whole = Linear(down, None, packed=Packed(0, model, transposed=transposed))
@@ -152,14 +153,14 @@ def _further(blocks: Blocks, layer: int, norm: Norm | None, maps: tuple[str, str
     return _Maps(reads, (down,), tuple(_neurons(blocks, layer, up, down, gate, part, n)))
 
 
-def _legal(blocks: Blocks, *, gated: bool) -> tuple[frozenset[str], int]:
-    """The groups of neurons, and the power by which the right side takes their factors."""
-    largest, power = blocks.arch.legal.get("mlp"), 1
+def _legal(blocks: Blocks, *, gated: bool) -> tuple[frozenset[str], dict[str, Any]]:
+    """The groups of neurons, and what stands between the two maps: its name, and the power of its factors."""
+    largest, power, name = blocks.arch.legal.get("mlp"), 1, ""
     if largest == "permutation" and not blocks.arch.clamped:
         names = [blocks.given(key) for key in blocks.arch.activation]
-        degree = DEGREES.get(next((name for name in names if name is not None), None))
+        name = next((str(name) for name in names if name is not None), "")
         if gated:  # its other factor is the map itself
             largest = "scaled-permutation"
-        elif degree is not None:
-            largest, power = "positive-scaled-permutation", degree
-    return subgroups(largest) if largest else frozenset(), power
+        elif name in DEGREES:
+            largest, power = "positive-scaled-permutation", DEGREES[name]
+    return subgroups(largest) if largest else frozenset(), {"power": power, "activation": name}

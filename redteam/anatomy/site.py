@@ -93,6 +93,7 @@ class Site:
         planes: Layout of the rotary planes, if a rotary embedding follows; a planar gauge must have the same.
         turned: How many dimensions of a head the planes cover; all of them by default.
         power: By which power of a row's factor its right side must be divided: the degree of what stands between them.
+        activation: What the config calls the function between an MLP's maps; empty where it is cut off or not known.
         part: Tells two sites of one kind in a layer apart.
         spanning: Whether it spans all layers; then its tensors are rewritten one by one.
     """
@@ -110,6 +111,7 @@ class Site:
     planes: Layout | None = None
     turned: int | None = None
     power: int = 1
+    activation: str = ""
     part: str = ""
     spanning: bool = False
     still: ClassVar[bool] = True

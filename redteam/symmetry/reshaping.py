@@ -1,8 +1,7 @@
-"""Locks that change shapes and not the function: neurons split in two, heads padded with pairs that cancel; and back.
+"""Locks that change shapes and not the function: heads padded with pairs that cancel, and what all such locks need.
 
-    split   neuron i becomes two with the same input, of whose outputs one has the share s and the other 1 − s
-    pad     a head gets dimensions in which query and key (value and output) are not both there, so that their product
-            stays; all dimensions are then mixed by a rotation
+A head gets dimensions in which query and key (value and output) are not both there, so that their product stays; all
+dimensions are then mixed by a rotation. Wider MLPs are in `redteam.symmetry.neurons`, a wider stream in `widening`.
 
 A network of another width is another config, so that these are no overlays: the tensors are held in memory.
 """
@@ -10,87 +9,22 @@ A network of another width is another config, so that these are no overlays: the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from redteam.anatomy import Affine, AnyLinear, Architecture, Linear, Site, anatomy_of, architecture_of
+from redteam.anatomy import Affine, AnyLinear, Architecture, Linear, Site, Stacks, anatomy_of, architecture_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.known import completed
 from redteam.errors import BadInput, IllegalGauge
 from redteam.symmetry.matrix_groups import Orthogonal
 
 _HEADS = ("qk", "vo")
-Maps = tuple[Affine, Affine]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Some neurons of every MLP doubled, their outputs shared out between the two, and all of them reordered.
-
-    Attributes:
-        share: How many neurons are doubled, as a share of those that are there; rounded up.
-        generators: The random stream of a site, by its label; the same one when asked again.
-    """
-
-    share: float
-    generators: Callable[[str], np.random.Generator]
-
-    def put_on(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Wider MLPs.
-
-        Raises:
-            BadInput: If the architecture is not known, or fuses the tensors concerned.
-        """
-        before = _width(checkpoint, "mlp")
-        return reshaped(checkpoint, ("mlp",), self._split, neurons=before + self._extra(before))
-
-    def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The MLPs as they were.
-
-        Raises:
-            BadInput: If no width before gives the width that the MLPs have.
-        """
-        after = _width(checkpoint, "mlp")
-        before = next((n for n in range(1, after + 1) if n + self._extra(n) == after), 0)
-        if not before:
-            raise BadInput(
-                f"The MLPs have {after} neurons, which no doubling of a share of {self.share:g} makes; expected a "
-                "checkpoint that this lock was put on."
-            )
-        return reshaped(checkpoint, ("mlp",), lambda site, maps: self._joined(site, maps, before), neurons=before)
-
-    def _extra(self, neurons: int) -> int:
-        return math.ceil(self.share * neurons)
-
-    def _drawn(self, site: Site, neurons: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Which neurons are doubled, the first one's shares, and the order of all of them."""
-        draws, extra = self.generators(site.label), self._extra(neurons)
-        chosen = draws.choice(neurons, extra, replace=False)
-        shares = draws.uniform(0.1, 0.9, extra)
-        return tuple(map(torch.from_numpy, (chosen, shares, draws.permutation(neurons + extra))))  # type: ignore[return-value]
-
-    def _split(self, site: Site, maps: Maps) -> Maps:
-        up, down = maps
-        chosen, shares, order = self._drawn(site, site.width)
-        weight = torch.cat([up.weight, up.weight[chosen]])[order]
-        bias = None if up.bias is None else torch.cat([up.bias, up.bias[chosen]])[order]
-        kept = down.weight.clone()
-        kept[:, chosen] *= shares
-        out = torch.cat([kept, down.weight[:, chosen] * (1 - shares)], dim=1)[:, order]
-        return Affine(weight, bias), Affine(out, down.bias)
-
-    def _joined(self, site: Site, maps: Maps, neurons: int) -> Maps:
-        up, down = maps
-        chosen, _, order = self._drawn(site, neurons)
-        first = order.argsort()
-        out = down.weight[:, first]
-        kept = out[:, :neurons].index_add(1, chosen, out[:, neurons:])
-        weight, bias = (None if x is None else x[first][:neurons] for x in (up.weight, up.bias))
-        assert weight is not None
-        return Affine(weight, bias), Affine(kept, down.bias)
+Maps = tuple[Affine, ...]
+"""One for each of a site's sides."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +56,7 @@ class Pad:
                 f"A network of type {checkpoint.architecture!r} has heads of hidden size / heads and no others; "
                 "expected one whose config can name a head width, such as 'vit'."
             )
-        return reshaped(checkpoint, _HEADS, self._padded, head_width=_width(checkpoint, "qk") + self.extra)
+        return reshaped(checkpoint, _HEADS, self._padded, head_width=_width(checkpoint) + self.extra)
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
         """The heads as they were.
@@ -130,7 +64,7 @@ class Pad:
         Raises:
             BadInput: If the heads are not wider than what was added.
         """
-        width = _width(checkpoint, "qk") - self.extra
+        width = _width(checkpoint) - self.extra
         if width < 1:
             raise BadInput(
                 f"The heads are {width + self.extra} wide, of which {self.extra} cannot be padding; expected a "
@@ -178,26 +112,71 @@ def reshaped(
     Args:
         checkpoint: The original.
         kinds: Kinds of sites.
-        change: Site and maps → maps of the new sizes.
+        change: Site and the maps of its sides → maps of the new sizes.
         neurons: The new number of neurons.
         head_width: The new width of the heads.
 
     Raises:
         BadInput: If the architecture is not known, fuses the tensors concerned, or a tensor holds NaN or infinity.
+        IllegalGauge: If heads are to be wider where no rotation is legal.
     """
-    tensors = dict(checkpoint)
+    architecture, tensors = described(checkpoint), dict(checkpoint)
     for site in anatomy_of(checkpoint).sites(kinds):
         if head_width is not None and "orthogonal" not in site.legal:
             raise IllegalGauge(f"Heads cannot be padded at {site.label}, since no rotation is legal there.")
-        if site.carried:
+        maps = tuple(side.linear.read(checkpoint) for side in site.sides)
+        if any(site.kind != "mlp" or gate.weight.shape != maps[0].weight.shape for gate in maps[2:]):
             raise BadInput(
-                f"The MLP at {site.label} has a gate or the like; expected one without, so leave this defense out."
+                f"More than a gate goes with what is widened at {site.label}, such as a norm across it; expected maps "
+                "alone, so leave this out."
             )
-        for side, affine in zip(site.pair, change(site, site.read(checkpoint)), strict=True):
-            tensors |= written(side.linear, affine, checkpoint)
-    architecture = described(checkpoint)
-    sizes = {architecture.neurons: neurons, architecture.head_width: head_width}
-    return Checkpoint.of(tensors, {**checkpoint.config, **{k: v for k, v in sizes.items() if v is not None}})
+        for linear, affine in _whole(site, change(site, maps), checkpoint):
+            tensors |= written(linear, affine, checkpoint)
+    sizes = {} if head_width is None else {architecture.head_width: head_width}
+    if neurons is not None:
+        known = completed(checkpoint.config)
+        key = next((key for key in (architecture.neurons, "intermediate_size") if key in known), None)
+        if key is None:
+            raise BadInput(
+                f"The config of a network of type {checkpoint.architecture!r} has no setting for the number of "
+                "neurons, which must change; expected one that has, such as that of 'vit'."
+            )
+        sizes[key] = neurons
+    return Checkpoint.of(tensors, {**checkpoint.config, **sizes})
+
+
+def _whole(site: Site, maps: Maps, checkpoint: Checkpoint) -> Iterator[tuple[AnyLinear, Affine]]:
+    """Each map of a site; a gate and what it multiplies, where they fill one tensor, as one."""
+    beside: dict[str, list[tuple[Linear, Affine]]] = {}
+    for side, affine in zip(site.sides, maps, strict=True):
+        linear = side.linear
+        if isinstance(linear, Linear) and linear.rows is not None and not linear.rows.block and linear.packed is None:
+            beside.setdefault(linear.weight, []).append((linear, affine))
+        else:
+            yield linear, affine
+    for name, parts in beside.items():
+        parts.sort(key=lambda part: part[0].rows.start)  # type: ignore[union-attr]
+        first = parts[0][0]
+        count = sum(linear.rows.count for linear, _ in parts if linear.rows is not None)
+        biases = [affine.bias for _, affine in parts if affine.bias is not None]
+        if count == checkpoint.shape(name)[1 if first.transposed else 0] and len(biases) in (0, len(parts)):
+            weight = torch.cat([affine.weight for _, affine in parts])
+            yield replace(first, rows=None), Affine(weight, torch.cat(biases) if biases else None)
+        else:
+            yield from parts
+
+
+def unstacked(site: Site, maps: Maps, stacks: Stacks) -> Maps:
+    """The maps of a site with neurons from stacks that have another number of rows.
+
+    Args:
+        site: Of neurons, with a gate or none.
+        maps: Of its sides, which give what stacks do not hold.
+        stacks: [1, n, …], perhaps with another n than the site's.
+    """
+    carried = () if stacks.carried is None else stacks.carried.chunk(len(site.carried), dim=2)
+    rows = (stacks.left, stacks.right, *carried)
+    return tuple(side.unstack(x, affine) for side, x, affine in zip(site.sides, rows, maps, strict=True))
 
 
 def described(checkpoint: Checkpoint) -> Architecture:
@@ -230,8 +209,8 @@ def written(linear: AnyLinear, affine: Affine, checkpoint: Checkpoint) -> Mappin
     return found
 
 
-def _width(checkpoint: Checkpoint, kind: str) -> int:
-    return anatomy_of(checkpoint).sites((kind,))[0].width
+def _width(checkpoint: Checkpoint) -> int:
+    return anatomy_of(checkpoint).sites(("qk",))[0].width
 
 
 def _temperature(kind: str, width: int, wider: int) -> float:
