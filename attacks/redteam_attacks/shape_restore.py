@@ -44,6 +44,8 @@ def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9,
             "heads, so exchange them first, as mlp-substitution does."
         )
     for kind, restore, what in (("mlp", fold_neurons, "neurons"), ("qk", narrow_heads, "dimensions per head")):
+        if not anatomy_of(view.anchor).sites((kind,)):
+            continue
         now, before = (anatomy_of(checkpoint).sites((kind,))[0].width for checkpoint in (restored, view.anchor))
         if now < before:
             raise BadInput(

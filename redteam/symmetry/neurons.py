@@ -25,7 +25,7 @@ from redteam.anatomy import Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.gauges import MonomialGauge
-from redteam.symmetry.reshaping import Maps, reshaped, unstacked
+from redteam.symmetry.reshaping import Maps, described, part_of, reshaped, unstacked
 from redteam.symmetry.scalings import PositiveScaling, Scaling
 
 ODD = {"relu", "leaky_relu", "silu", "swish", "hardswish", "quick_gelu", "gelu", "gelu_python", "gelu_accurate"}
@@ -240,11 +240,17 @@ def _first(checkpoint: Checkpoint) -> Site:
     """One MLP, which stands for all.
 
     Raises:
-        BadInput: If there is none, or they have several widths.
+        BadInput: If there is none, they have several widths, or a neuron's output depends on the others.
     """
     sites = anatomy_of(checkpoint).sites(("mlp",))
     widths = sorted({site.width for site in sites})
     if len(widths) != 1:
         found = " and ".join(map(str, widths)) or "no"
         raise BadInput(f"The network has MLPs with {found} neurons; expected MLPs, and all of one width.")
+    sparse = part_of(checkpoint.config, described(checkpoint)).get("activation_sparsity_pattern")
+    if any(sparse if isinstance(sparse, list) else [sparse]):
+        raise BadInput(
+            "The network's MLPs cut off neurons by the mean of all (activation_sparsity_pattern); expected neurons "
+            "that do not see one another, so leave this defense out."
+        )
     return sites[0]

@@ -9,8 +9,10 @@ A network of another width is another config, so that these are no overlays: the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from redteam.errors import BadInput, IllegalGauge
 from redteam.symmetry.matrix_groups import Orthogonal
 
 _HEADS = ("qk", "vo")
+_MLPS = re.compile(r"^(?!.*\.\d+\.).*(mlp|ffn|fc\d|feed_forward|(gate|up|down)_proj)")  # blocks have a tower's setting
+_NEURONS = re.compile(r"intermediate_size$|^(n_inner|ffn_dim|ffn_hidden_size|dff)$")
 Maps = tuple[Affine, ...]
 """One for each of a site's sides."""
 
@@ -56,7 +60,7 @@ class Pad:
                 f"A network of type {checkpoint.architecture!r} has heads of hidden size / heads and no others; "
                 "expected one whose config can name a head width, such as 'vit'."
             )
-        return reshaped(checkpoint, _HEADS, self._padded, head_width=_width(checkpoint) + self.extra)
+        return reshaped(checkpoint, _HEADS, self._padded, head_width=_width(checkpoint, "qk") + self.extra)
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
         """The heads as they were.
@@ -64,7 +68,7 @@ class Pad:
         Raises:
             BadInput: If the heads are not wider than what was added.
         """
-        width = _width(checkpoint) - self.extra
+        width = _width(checkpoint, "qk") - self.extra
         if width < 1:
             raise BadInput(
                 f"The heads are {width + self.extra} wide, of which {self.extra} cannot be padding; expected a "
@@ -124,6 +128,8 @@ def reshaped(
     for site in anatomy_of(checkpoint).sites(kinds):
         if head_width is not None and "orthogonal" not in site.legal:
             raise IllegalGauge(f"Heads cannot be padded at {site.label}, since no rotation is legal there.")
+        if site.kind == "mlp" and site.heads > 1:
+            raise BadInput(f"The experts at {site.label} lie in one tensor; expected tensors of their own for each.")
         maps = tuple(side.linear.read(checkpoint) for side in site.sides)
         if any(site.kind != "mlp" or gate.weight.shape != maps[0].weight.shape for gate in maps[2:]):
             raise BadInput(
@@ -132,17 +138,72 @@ def reshaped(
             )
         for linear, affine in _whole(site, change(site, maps), checkpoint):
             tensors |= written(linear, affine, checkpoint)
-    sizes = {} if head_width is None else {architecture.head_width: head_width}
+    config = checkpoint.config
+    if head_width is not None:
+        config = _resized(config, architecture, {architecture.head_width: head_width})
     if neurons is not None:
-        known = completed(checkpoint.config)
-        key = next((key for key in (architecture.neurons, "intermediate_size") if key in known), None)
-        if key is None:
+        config = _resized(config, architecture, _neurons(checkpoint, architecture, neurons))
+    return Checkpoint.of(tensors, config)
+
+
+def _neurons(checkpoint: Checkpoint, architecture: Architecture, neurons: int) -> dict[str, Any]:
+    """Settings by which all MLPs of a network get that many neurons, where it has but one number of them.
+
+    Raises:
+        BadInput: If no setting says what they have.
+    """
+    before = _width(checkpoint, "mlp")
+    _require_alone(checkpoint, before)
+    for read in (dict, completed):  # the latter imports transformers
+        found: dict[str, Any] = {}
+        for key, value in part_of(read(checkpoint.config), architecture).items():
+            if key == architecture.neurons or _NEURONS.search(key):
+                if value == before or (value is None and key == architecture.neurons):
+                    found[key] = neurons
+                elif isinstance(value, list) and set(value) == {before}:
+                    found[key] = [neurons] * len(value)
+        if found:
+            return found
+    raise BadInput(
+        f"The config of a network of type {checkpoint.architecture!r} has no setting for the number of neurons, which "
+        "must change; expected one that has, such as that of 'vit'."
+    )
+
+
+def _require_alone(checkpoint: Checkpoint, neurons: int) -> None:
+    """Raises BadInput if a further MLP, in a head or a connector, has its width from the same setting."""
+    sites = anatomy_of(checkpoint).sites(("mlp",))
+    if sites[0].left.linear.read(checkpoint).weight.shape[1] == neurons:
+        return  # then a width says nothing
+    own = {name for site in sites for side in site.sides for name in side.linear.names}
+    for name in checkpoint:
+        if name not in own and _MLPS.search(name) and neurons in checkpoint.shape(name)[:2]:
             raise BadInput(
-                f"The config of a network of type {checkpoint.architecture!r} has no setting for the number of "
-                "neurons, which must change; expected one that has, such as that of 'vit'."
+                f"{name!r} is as wide as the MLPs and none of theirs, and the config has one setting for both; "
+                "expected MLPs alone, so leave this out."
             )
-        sizes[key] = neurons
-    return Checkpoint.of(tensors, {**checkpoint.config, **sizes})
+
+
+def part_of(config: Mapping[str, Any], architecture: Architecture) -> Mapping[str, Any]:
+    """That part of a config which is about the stack."""
+    for level in architecture.config:
+        inner = config.get(level)
+        config = inner if isinstance(inner, Mapping) else config
+    return config
+
+
+def _resized(config: Mapping[str, Any], architecture: Architecture, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with other sizes, in that part of it which is about the stack."""
+
+    def inside(config: Mapping[str, Any], levels: tuple[str, ...]) -> dict[str, Any]:
+        if not levels:
+            return {**config, **sizes}
+        inner = config.get(levels[0])
+        if isinstance(inner, Mapping):
+            return {**config, levels[0]: inside(inner, levels[1:])}
+        return inside(config, levels[1:])
+
+    return inside(config, architecture.config)
 
 
 def _whole(site: Site, maps: Maps, checkpoint: Checkpoint) -> Iterator[tuple[AnyLinear, Affine]]:
@@ -209,8 +270,8 @@ def written(linear: AnyLinear, affine: Affine, checkpoint: Checkpoint) -> Mappin
     return found
 
 
-def _width(checkpoint: Checkpoint) -> int:
-    return anatomy_of(checkpoint).sites(("qk",))[0].width
+def _width(checkpoint: Checkpoint, kind: str) -> int:
+    return anatomy_of(checkpoint).sites((kind,))[0].width
 
 
 def _temperature(kind: str, width: int, wider: int) -> float:

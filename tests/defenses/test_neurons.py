@@ -9,6 +9,7 @@ from redteam_attacks.folding import fold_neurons
 from redteam_defenses.split_neurons import split_neurons
 
 from redteam.anatomy import anatomy_of
+from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.fit_all import fit_all
 from redteam.symmetry.neurons import ODD, SQUARE, Split
@@ -205,6 +206,34 @@ def test_the_activations_that_are_named_are_those_that_are_such():
 def test_what_cannot_be_widened_is_refused_in_a_sentence(name, form, sentence):
     with pytest.raises(BadInput, match=sentence):
         protect(network(name).checkpoint, split_neurons, form=form)
+
+
+def test_a_further_mlp_of_their_width_is_not_torn_from_them():
+    """SigLIP's pooling head has its width from the same setting as the blocks."""
+    base = network("vit").checkpoint
+    head = Checkpoint.of({**base, "vit.head.mlp.fc1.weight": torch.zeros(20, 24)}, base.config)
+    with pytest.raises(BadInput, match=r"'vit.head.mlp.fc1.weight' is as wide as the MLPs and none of theirs"):
+        protect(head, split_neurons)
+
+
+def test_neurons_that_see_one_another_are_left_alone():
+    """Gemma 3n cuts off those below the others' mean and deviation."""
+    base = network("llama").checkpoint
+    sparse = Checkpoint.of(dict(base), {**base.config, "activation_sparsity_pattern": [0.95, 0.0]})
+    with pytest.raises(BadInput, match="cut off neurons by the mean of all"):
+        protect(sparse, split_neurons)
+    assert protect(Checkpoint.of(dict(base), {**base.config, "activation_sparsity_pattern": [0.0, 0.0]}), split_neurons)
+
+
+def test_every_setting_of_one_width_follows():
+    """Where experts and the dense MLPs are as wide, both settings say so, wherever in the config they stand."""
+    base = network("llama").checkpoint
+    settings = {**base.config, "moe_intermediate_size": 20, "vocab_size": 20}
+    locked = protect(Checkpoint.of(dict(base), settings), split_neurons)
+    assert {key: locked.config[key] for key in settings if locked.config[key] != settings[key]} == {
+        "intermediate_size": 25,
+        "moe_intermediate_size": 25,
+    }
 
 
 def test_a_lock_of_another_share_is_not_taken_for_it():
