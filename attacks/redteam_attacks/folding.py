@@ -14,7 +14,7 @@ from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.balancing import factored
-from redteam.symmetry.reshaping import Maps, reshaped, unstacked
+from redteam.symmetry.reshaping import Maps, reshaped, stacked, unstacked
 from redteam.symmetry.shifts import SiteMaps, settled
 from redteam_attacks.redundancy import without_redundancy
 
@@ -34,7 +34,7 @@ def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> C
     def change(site: Site, maps: Maps) -> Maps:
         parts = settled(site, SiteMaps.read(site, checkpoint))
         maps = (parts.left, parts.right, *parts.carried)
-        return unstacked(site, maps, without_redundancy(site, site.stacked(*maps), neurons, tolerance=tolerance))
+        return unstacked(site, maps, without_redundancy(site, stacked(site, maps), neurons, tolerance=tolerance))
 
     return reshaped(checkpoint, ("mlp",), change, neurons=neurons)
 

@@ -1,9 +1,9 @@
 """Neurons that are one too many: those that read the same, those that cancel, and those without an output.
 
 What reads the same up to the scales that neurons have there is one neuron, whose output is the sum; where that is
-nothing, none. Neurons with a gate in common are one bilinear map: as many as its rank. Pairs that read a and −a write
-`f(a) − f(−a)`, which is linear, or `f(a) + f(−a)`, which is quadratic, where the activation is such a one; if over all
-such pairs that adds up to nothing, all of them go.
+nothing, none. Neurons with a gate in common are one bilinear map: as many as its rank. Neurons that read a and −a are
+one as well but for what they leave over, which is linear where `f(a) − f(−a)` is, quadratic where `f(a) + f(−a)` is,
+and a product behind gates that are opposite; so they are one if over all of them that adds up to nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redteam.anatomy import Site, Stacks
 from redteam.errors import BadInput
 from redteam.symmetry.neurons import ODD, SQUARE, joined, rows_of
 
-_LEVELS = 8  # from what only rounding tells apart to the tolerance, in equal steps of the exponent
+_LEVELS = 5  # from what only rounding tells apart to the tolerance, in equal steps of the exponent
 _FINEST = 1e-13
 _ROUGH = 2e-5  # of a cosine in float32
 _CHUNK = 2048
@@ -35,8 +35,9 @@ class _Neurons:
 def without_redundancy(site: Site, stacks: Stacks, neurons: int, *, tolerance: float) -> Stacks:
     """Stacks of fewer rows that compute the same.
 
-    Rows are taken for the same at the finest level at which enough of them go, so that neurons that the network itself
-    has twice stay where they can. If more go than should, silent ones take their places.
+    What counts as nothing is as little as will do, and rows are the same only as closely as will do then, so that
+    neurons that the network itself has twice stay where they can; rows without a scale are copies to the last bit,
+    however coarsely the rest is stored. If more go than should, silent ones take their places.
 
     Args:
         site: Of the neurons.
@@ -51,10 +52,11 @@ def without_redundancy(site: Site, stacks: Stacks, neurons: int, *, tolerance: f
     alike = _Alike.among(_read(site, stacks), tolerance)
     surplus = stacks.left.shape[1] - neurons
     gone = 0
-    for level in np.geomspace(min(_FINEST, tolerance), tolerance, _LEVELS):
-        found = _reduced(site, stacks, alike, float(level))
+    levels = np.geomspace(min(_FINEST, tolerance), tolerance, _LEVELS).tolist()
+    for same, nothing in ((same, nothing) for nothing in levels for same in levels if same <= nothing):
+        found = _reduced(site, stacks, alike, same, nothing)
         order = found.weight.argsort(stable=True)
-        silent = int((found.weight <= level).sum())
+        silent = int((found.weight <= nothing).sum())
         here = len(found.weight)
         gone = surplus - max(0, here - silent - neurons)
         if gone == surplus:
@@ -75,24 +77,40 @@ def _read(site: Site, stacks: Stacks) -> Tensor:
     return torch.cat([stacks.carried[0], stacks.left[0]], dim=1)
 
 
-def _reduced(site: Site, stacks: Stacks, alike: _Alike, level: float) -> _Neurons:
-    group = alike.groups(level)
-    if stacks.carried is not None and "scaling" in site.legal:
-        return _bilinear(stacks, group)
-    size = torch.linalg.vector_norm(stacks.left[0], dim=1).pow(site.power)
-    size = torch.where(size > 0, size, 1.0) if "positive-scaling" in site.legal else torch.ones_like(size)
+def _reduced(site: Site, stacks: Stacks, alike: _Alike, same: float, nothing: float) -> _Neurons:
+    """One neuron, or as few as there must be, of each group; with opposites, if what they leave over is nothing."""
+    bilinear = stacks.carried is not None and "scaling" in site.legal
+    if site.activation in (ODD if bilinear or stacks.carried is not None else ODD | SQUARE):
+        group, sign = alike.groups(same, opposite=True)
+        if bool((sign < 0).any()) and _left_over(site, stacks, alike, sign < 0) <= nothing:
+            return _bilinear(stacks, group) if bilinear else _summed(site, stacks, group, sign)
+    group, sign = alike.groups(same)
+    return _bilinear(stacks, group) if bilinear else _summed(site, stacks, group, sign)
+
+
+def _summed(site: Site, stacks: Stacks, group: Tensor, sign: Tensor) -> _Neurons:
+    """The first of each group, with the outputs of all: `f(−a)` is f(a) up to what is left over, or −f(a)."""
+    size = _size(site, stacks)
     count = int(group.max()) + 1
     first = torch.full((count,), len(group)).scatter_reduce(0, group, torch.arange(len(group)), "amin")
     whole = stacks.right[0] * size[:, None]
-    summed = torch.zeros(count, whole.shape[1], dtype=whole.dtype).index_add(0, group, whole)
+    turned = whole * sign[:, None] if site.activation in SQUARE else whole
+    summed = torch.zeros(count, whole.shape[1], dtype=whole.dtype).index_add(0, group, turned)
     before = torch.zeros(count, dtype=whole.dtype).scatter_reduce(0, group, _norm(whole), "amax")
-    kept = rows_of(stacks, first)
-    found = _Neurons(replace(kept, right=(summed / size[first, None])[None]), _share(_norm(summed), before))
-    return found if stacks.carried is not None else _unpaired(site, found, summed, alike, first, level)
+    kept = replace(rows_of(stacks, first), right=(summed / size[first, None])[None])
+    return _Neurons(kept, _share(_norm(summed), before, before.max()))
+
+
+def _size(site: Site, stacks: Stacks) -> Tensor:
+    """[n], by what a neuron's output grows when its row gets the length that rows are compared at."""
+    if "positive-scaling" not in site.legal or stacks.carried is not None:
+        return torch.ones_like(stacks.left[0, :, 0])
+    size = _norm(stacks.left[0]).pow(site.power)
+    return torch.where(size > 0, size, 1.0)
 
 
 def _bilinear(stacks: Stacks, group: Tensor) -> _Neurons:
-    """Neurons with one gate in common as few as the rank of what they make of it, with other rows."""
+    """Neurons with one gate in common, or an opposite one, as few as the rank of what they make of it."""
     assert stacks.carried is not None
     norms = _norm(stacks.left[0]) * _norm(stacks.right[0])
     counts = group.bincount()
@@ -107,39 +125,33 @@ def _bilinear(stacks: Stacks, group: Tensor) -> _Neurons:
         gates = stacks.carried[:, members[:1]].expand(-1, len(s), -1)
         found.append(Stacks((root * (q1 @ u).T)[None], (root * (q2 @ vh.T).T)[None], gates))
         weights.append(_share(s, norms[members].max().expand(len(s)), norms.max()))
-    stacks = found[0]
-    for one in found[1:]:
-        stacks = joined(stacks, one)
-    return _Neurons(stacks, torch.cat(weights))
+    return _Neurons(joined(*found), torch.cat(weights))
 
 
-def _unpaired(site: Site, found: _Neurons, writes: Tensor, alike: _Alike, first: Tensor, level: float) -> _Neurons:
-    """Without the pairs that read a and −a, where what they write together adds up to nothing."""
-    sign = -1.0 if site.activation in ODD else 1.0 if site.activation in SQUARE else 0.0
-    if not sign:
-        return found
-    one, other = alike.opposite(level, first)
-    apart = _norm(writes[one] - sign * writes[other]) / torch.maximum(_norm(writes[one]), _norm(writes[other]))
-    one, other = one[apart <= level], other[apart <= level]
-    if not len(one):
-        return found
-    rows = alike.rows[first[one]]
+def _left_over(site: Site, stacks: Stacks, alike: _Alike, turned: Tensor) -> float:
+    """How large what some neurons leave over is, taken for their opposites, as a share of it without cancelling.
+
+    `f(−a)` is `f(a) − a`, up to a factor, or `a² − f(a)`: outputs times a, its square, or with a gate its product with
+    what is read. Their squared size is the sum of the outputs' products times those of what they are multiplied by.
+    """
+    rows, writes = alike.rows[turned], (stacks.right[0] * _size(site, stacks)[:, None])[turned]
     kernel = rows @ rows.T
-    kernel = kernel if sign < 0 else kernel.square()
-    outputs = writes[one] @ writes[one].T
-    whole = (kernel.diagonal() * outputs.diagonal()).sum()
-    if float((kernel * outputs).sum().clamp(min=0)) > level**2 * float(whole):
-        return found
-    kept = torch.ones(len(found.weight), dtype=torch.bool)
-    kept[torch.cat([one, other])] = False
-    index = kept.nonzero()[:, 0]
-    return _Neurons(rows_of(found.stacks, index), found.weight[index])
+    if stacks.carried is not None:
+        beside = stacks.left[0, turned]
+        if beside.shape != rows.shape:
+            return torch.inf
+        across = rows @ beside.T
+        kernel = (kernel * (beside @ beside.T) + across * across.T) / 2
+    elif site.activation in SQUARE:
+        kernel = kernel.square()
+    products = kernel * (writes @ writes.T)
+    apart, together = products.diagonal().sum(), products.sum()
+    return float((together.clamp(min=0) / apart.clamp(min=torch.finfo(apart.dtype).tiny)).sqrt())
 
 
-def _share(now: Tensor, before: Tensor, most: Tensor | None = None) -> Tensor:
+def _share(now: Tensor, before: Tensor, most: Tensor) -> Tensor:
     """What is left, of what it was made of or of the most that any neuron writes, whichever is less."""
     tiny = torch.finfo(now.dtype).tiny
-    most = before.max() if most is None else most
     return torch.minimum(now / before.clamp(min=tiny), now / most.clamp(min=tiny))
 
 
@@ -184,28 +196,23 @@ class _Alike:
         ones = torch.ones(same.shape[1], dtype=rows.dtype)
         return cls(rows, torch.cat([pairs, same], 1), torch.cat([sign, ones]), torch.cat([apart, 0 * ones]))
 
-    def groups(self, level: float) -> Tensor:
-        """[n], the number of the group of rows that are the same up to a level, in chains; counted from 0."""
+    def groups(self, level: float, *, opposite: bool = False) -> tuple[Tensor, Tensor]:
+        """[n], the number of the group of rows that are the same up to a level, in chains; and a sign in it.
+
+        Args:
+            level: How far apart they may be.
+            opposite: Whether rows that are each other's negative belong together too.
+        """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
-        there = (self.apart <= level) & (self.sign > 0)
+        there = (self.apart <= level) & ((self.sign > 0) | opposite)
         one, other = self.pairs[:, there].numpy()
         size = (len(self.rows), len(self.rows))
         _, labels = connected_components(coo_array((np.ones(len(one)), (one, other)), shape=size), directed=False)
-        return torch.from_numpy(labels).long()
-
-    def opposite(self, level: float, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Places among some chosen rows of those that are each other's negative, each once."""
-        place = torch.full((len(self.rows),), -1)
-        place[chosen] = torch.arange(len(chosen))
-        found: dict[int, int] = {}
-        taken: set[int] = set()
-        for one, other in place[self.pairs[:, (self.apart <= level) & (self.sign < 0)]].T.tolist():
-            if min(one, other) >= 0 and not {one, other} & taken:
-                found[one] = other
-                taken |= {one, other}
-        return torch.tensor(list(found), dtype=torch.int64), torch.tensor(list(found.values()), dtype=torch.int64)
+        _, first = np.unique(labels, return_index=True)
+        along = torch.linalg.vecdot(self.rows, self.rows[torch.from_numpy(first[labels])])
+        return torch.from_numpy(labels).long(), torch.where(along < 0, -1.0, 1.0).to(self.rows.dtype)
 
 
 def _chunk(unit: Tensor, start: int, limit: float) -> tuple[Tensor, Tensor]:

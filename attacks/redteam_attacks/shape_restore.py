@@ -23,7 +23,7 @@ def shape_restore(view: AttackerView, *, tolerance: Annotated[float, Range(1e-9,
     """Adds up what neurons write that read the same, drops groups that cancel, factors heads' products at their rank.
 
     Neurons read the same up to the scales that they have; those with one gate in common are as many as their rank, and
-    pairs that read a and −a go where what they write adds up to nothing (`redteam_attacks.redundancy`).
+    those that read a and −a are one where what they leave over adds up to nothing (`redteam_attacks.redundancy`).
     A residual stream is cut to the rank of what lies in it, turned to the base's embeddings and head, and given the
     base's gains. The function stays. Neurons and heads come out in no particular basis, so that a fit should follow, as
     in `shape-restore+gauge-fit`. A model that has the base's shapes is returned as it is.

@@ -4,10 +4,12 @@
     clique      groups join that read the same and whose outputs add up to zero (arXiv:2303.09732)
     dependent   groups join no two of which read the same, and which what stands between the maps makes linearly
                 dependent; their outputs cancel in that dependence
+    opposite    the same behind gates no two of which are the same either
 
 Dependent are, with rows aⱼ = Σ cⱼᵢ bᵢ of some basis b: neurons with one gate and the rows aⱼ, since a gate's neuron is
 linear in the other; pairs with the rows aⱼ and −aⱼ, of which `f(x) − f(−x)` is linear (`ODD`) or `f(x) + f(−x)` is
-quadratic (`SQUARE`) in aⱼ. Where neurons have scales, those of a group get some.
+quadratic (`SQUARE`) in aⱼ; pairs with the gates gⱼ and −gⱼ, of which the former makes products gⱼ aⱼ. Where neurons
+have scales, those of a group get some.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ from redteam.anatomy import Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.gauges import MonomialGauge
-from redteam.symmetry.reshaping import Maps, described, part_of, reshaped, unstacked
+from redteam.symmetry.reshaping import Maps, described, part_of, reshaped, stacked, unstacked
 from redteam.symmetry.scalings import PositiveScaling, Scaling
 
 ODD = {"relu", "leaky_relu", "silu", "swish", "hardswish", "quick_gelu", "gelu", "gelu_python", "gelu_accurate"}
@@ -34,6 +37,7 @@ ODD |= {"gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "linea
 SQUARE = {"relu2"}
 """Activations f of which f(x) + f(−x) is x²."""
 
+Form = Literal["clique", "dependent", "opposite"]
 _SCALE = (0.5, 2.0)  # of the factors in a group: neurons of one layer differ by as much
 _SPREAD = 4  # how many more members than it must have a group may have
 
@@ -83,7 +87,7 @@ class Wider(ABC):
         return reshaped(checkpoint, ("mlp",), lambda site, maps: self._changed(site, maps, narrowed), neurons=before)
 
     def _changed(self, site: Site, maps: Maps, change: Callable[[Site, Stacks], Stacks]) -> Maps:
-        return unstacked(site, maps, change(site, site.stacked(*maps)))
+        return unstacked(site, maps, change(site, stacked(site, maps)))
 
     @abstractmethod
     def extra(self, site: Site, neurons: int) -> int:
@@ -137,33 +141,38 @@ class Cliques(Wider):
     """Groups of neurons that cancel, among those that are there.
 
     Attributes:
-        dependent: Whether their members read different things, where what stands between the maps allows it.
+        form: What makes them cancel.
     """
 
-    dependent: bool = False
+    form: Form = "clique"
 
     def extra(self, site: Site, neurons: int) -> int:
         """As in `Wider`."""
         least, unit, _ = self._form(site)
         return unit * max(least, math.ceil(self.share * neurons / unit))
 
-    def _form(self, site: Site) -> tuple[int, int, Callable[[Tensor], Tensor]]:
-        """The fewest rows of a group, the neurons to a row, and of what combinations of its basis outputs cancel in.
+    def _form(self, site: Site) -> tuple[int, int, Callable[[Tensor, Tensor], Tensor]]:
+        """The fewest rows of a group, the neurons to a row, and in what of its rows and gates the outputs cancel.
 
         Raises:
             BadInput: If its neurons are never dependent without reading the same.
         """
-        if not self.dependent:
-            return 2, 1, torch.ones_like
-        if site.carried and "scaling" in site.legal:
-            return 3, 1, lambda rows: rows
-        if not site.carried and site.activation in ODD:
-            return 3, 2, lambda rows: rows
-        if not site.carried and site.activation in SQUARE:
-            return 4, 2, lambda rows: torch.stack([rows[:, 0] ** 2, rows[:, 1] ** 2, rows[:, 0] * rows[:, 1]], dim=1)
+        gated = bool(site.carried) and "scaling" in site.legal
+        if self.form == "clique":
+            return 2, 1, lambda rows, _: torch.ones_like(rows[:, :1])
+        if self.form == "opposite" and gated and site.activation in ODD:
+            return 4, 2, _products
+        if self.form == "dependent" and gated:
+            return 3, 1, lambda rows, _: rows
+        if self.form == "dependent" and not site.carried and site.activation in ODD:
+            return 3, 2, lambda rows, _: rows
+        if self.form == "dependent" and not site.carried and site.activation in SQUARE:
+            return 4, 2, lambda rows, _: _products(rows, rows)
+        there = f"{'a gate and ' * bool(site.carried)}{site.activation or 'nothing that is known'}"
+        needed = f"{'a gate and ' * (self.form == 'opposite')}an activation such as 'silu'"
         raise BadInput(
-            f"Neurons at {site.label} that read different things are not dependent with what stands there "
-            f"({site.activation or 'nothing that is known'}); expected a gate or 'gelu', so choose form=clique."
+            f"No neurons at {site.label} are {self.form} with what stands there ({there}); expected {needed}, so "
+            "choose form=clique."
         )
 
     def _drawn(self, site: Site) -> tuple[np.random.Generator, list[int], Tensor]:
@@ -180,9 +189,7 @@ class Cliques(Wider):
 
     def _widened(self, site: Site, stacks: Stacks) -> Stacks:
         draws, sizes, order = self._drawn(site)
-        for size in sizes:
-            stacks = joined(stacks, self._group(site, rows_of(stacks, torch.arange(site.width)), size, draws))
-        return rows_of(stacks, order)
+        return rows_of(joined(stacks, *(self._group(site, stacks, size, draws) for size in sizes)), order)
 
     def _narrowed(self, site: Site, stacks: Stacks) -> Stacks:
         return rows_of(stacks, self._drawn(site)[2].argsort()[: site.width])
@@ -190,21 +197,40 @@ class Cliques(Wider):
     def _group(self, site: Site, real: Stacks, size: int, draws: np.random.Generator) -> Stacks:
         """A group of so many rows, made of the rows that are there, so that it looks as they do."""
         _, unit, cancelled = self._form(site)
-        normal = torch.from_numpy(draws.standard_normal((size, 2)))
-        basis = normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True) if self.dependent else normal[:, :1]
-        spanned = cancelled(basis)
+        rows, gates = (_directions(size, draws) for _ in range(2))
+        if self.form == "clique":
+            rows = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(size, -1)
+        if self.form != "opposite":
+            gates = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(size, -1)
+        spanned = cancelled(rows, gates)
         null = torch.linalg.svd(spanned)[0][:, spanned.shape[1] :]
 
-        reads = _mixed(site.width, 2 if self.dependent else 1, draws)
-        rows = basis if self.dependent else torch.ones_like(basis)
-        left = rows @ reads(real.left[0])
+        basis = _mixed(site.width, 2, draws)
+        read = real.left[0]
+        if self.form == "opposite":  # products commute, so that both sides are of one basis
+            assert real.carried is not None
+            read = real.carried[0]
+        left = rows @ basis(read)
         right = null @ _mixed(site.width, null.shape[1], draws)(real.right[0])
+        carried = None if real.carried is None else gates @ basis(real.carried[0])
         if unit == 2:
-            left = torch.cat([left, -left])
             right = torch.cat([right, right if site.activation in SQUARE else -right])
-        carried = None if real.carried is None else reads(real.carried[0])[:1].expand(len(left), -1)[None]
-        group = Stacks(left[None], right[None], carried)
+            left = torch.cat([left, left if carried is not None else -left])
+            carried = None if carried is None else torch.cat([carried, -carried])
+        group = Stacks(left[None], right[None], None if carried is None else carried[None])
         return group.moved(_scales(site, len(left), draws))
+
+
+def _directions(size: int, draws: np.random.Generator) -> Tensor:
+    """Rows [size, 2] of length one."""
+    angle = torch.from_numpy(draws.uniform(0, 2 * math.pi, size))
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def _products(rows: Tensor, gates: Tensor) -> Tensor:
+    """[k, 3], the quadratic form that is the product of a row and a gate."""
+    mixed = rows[:, 0] * gates[:, 1] + rows[:, 1] * gates[:, 0]
+    return torch.stack([rows[:, 0] * gates[:, 0], rows[:, 1] * gates[:, 1], mixed], dim=1)
 
 
 def _scales(site: Site, neurons: int, draws: np.random.Generator) -> MonomialGauge:
@@ -228,12 +254,12 @@ def rows_of(stacks: Stacks, index: Tensor) -> Stacks:
     return Stacks(stacks.left[:, index], stacks.right[:, index], carried)
 
 
-def joined(one: Stacks, other: Stacks) -> Stacks:
-    """The neurons of both, one after the other."""
-    carried = None
-    if one.carried is not None and other.carried is not None:
-        carried = torch.cat([one.carried, other.carried], dim=1)
-    return Stacks(torch.cat([one.left, other.left], dim=1), torch.cat([one.right, other.right], dim=1), carried)
+def joined(*groups: Stacks) -> Stacks:
+    """The neurons of all groups, one after the other."""
+    left = torch.cat([group.left for group in groups], dim=1)
+    right = torch.cat([group.right for group in groups], dim=1)
+    carried = [group.carried for group in groups if group.carried is not None]
+    return Stacks(left, right, torch.cat(carried, dim=1) if carried else None)
 
 
 def _first(checkpoint: Checkpoint) -> Site:

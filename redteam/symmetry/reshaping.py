@@ -227,8 +227,13 @@ def _whole(site: Site, maps: Maps, checkpoint: Checkpoint) -> Iterator[tuple[Any
             yield from parts
 
 
+def stacked(site: Site, maps: Maps) -> Stacks:
+    """The stacks of a site's maps on the CPU, where keys draw and rows are sorted out."""
+    return site.stacked(*(Affine(x.weight.cpu(), None if x.bias is None else x.bias.cpu()) for x in maps))
+
+
 def unstacked(site: Site, maps: Maps, stacks: Stacks) -> Maps:
-    """The maps of a site with neurons from stacks that have another number of rows.
+    """The maps of a site with neurons from stacks that have another number of rows, where the maps are.
 
     Args:
         site: Of neurons, with a gate or none.
@@ -236,7 +241,7 @@ def unstacked(site: Site, maps: Maps, stacks: Stacks) -> Maps:
         stacks: [1, n, …], perhaps with another n than the site's.
     """
     carried = () if stacks.carried is None else stacks.carried.chunk(len(site.carried), dim=2)
-    rows = (stacks.left, stacks.right, *carried)
+    rows = [x.to(maps[0].weight.device) for x in (stacks.left, stacks.right, *carried)]
     return tuple(side.unstack(x, affine) for side, x, affine in zip(site.sides, rows, maps, strict=True))
 
 

@@ -18,7 +18,7 @@ from redteam.views import unlocked
 from tests.defenses.shaped import KEY, OTHER, distance, protect, restored, shapes
 from tests.zoo import network
 
-FORMS = ("split", "clique", "dependent")
+FORMS = ("split", "clique", "dependent", "opposite")
 ADDED = ("clique", "dependent")
 KINDS = ("vit", "llama", "phi3", "nemotron")
 """GELU, a gate, a gate in one tensor with what it multiplies, a squared ReLU."""
@@ -26,6 +26,13 @@ forms = pytest.mark.parametrize("form", FORMS)
 added = pytest.mark.parametrize("form", ADDED)
 names = pytest.mark.parametrize("name", [*KINDS, *(pytest.param(x, marks=pytest.mark.slow) for x in ("bert", "gpt2"))])
 REST = "gpt-neox qwen3 gemma2 olmo2 mixtral mpnet starcoder2 glm cohere2 arcee apertus qwen3-moe stablelm smollm3"
+
+UNGATED = "gpt-neox mpnet starcoder2 arcee apertus"
+
+
+def require(name, form):
+    if form == "opposite" and name not in ("llama", "phi3"):
+        pytest.skip("it needs a gate")
 
 
 def rows_of(site, checkpoint):
@@ -49,12 +56,14 @@ def nearest(rows):
 @names
 @pytest.mark.parametrize("share", [0.01, 0.4])
 def test_the_function_stays_and_the_key_takes_it_off(name, form, share):
+    require(name, form)
     case = network(name)
     defend = partial(split_neurons, form=form, share=share)
     locked = protect(case.checkpoint, defend)
     assert case.change(locked) <= 1e-10
     (before,), (after,) = ({site.width for site in anatomy_of(x).sites(("mlp",))} for x in (case.checkpoint, locked))
-    least = {"split": 1, "clique": 2, "dependent": {"llama": 3, "phi3": 3, "nemotron": 8}.get(name, 6)}[form]
+    dependent = {"llama": 3, "phi3": 3, "nemotron": 8}.get(name, 6)
+    least = {"split": 1, "clique": 2, "dependent": dependent, "opposite": 8}[form]
     assert after - before in {
         max(least, x) for x in (int(np.ceil(share * before)), 2 * int(np.ceil(share * before / 2)))
     }
@@ -68,6 +77,7 @@ def test_the_function_stays_and_the_key_takes_it_off(name, form, share):
 @names
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_looking_for_redundancy_finds_it(name, form, dtype):
+    require(name, form)
     case = network(name)
     base = case.checkpoint.to(dtype)
     locked = protect(base, split_neurons, form=form, share=0.6)
@@ -84,8 +94,10 @@ def test_looking_for_redundancy_finds_it(name, form, dtype):
 @pytest.mark.parametrize("name", REST.split())
 def test_on_other_architectures(name, form):
     case = network(name)
-    if (name, form) == ("apertus", "dependent"):
-        pytest.skip("its activation has no form of it")
+    if (form == "opposite" and name in UNGATED.split()) or (name, form) == ("apertus", "dependent"):
+        with pytest.raises(BadInput, match=f"are {form} with what stands there"):
+            protect(case.checkpoint, split_neurons, form=form)
+        return
     locked = protect(case.checkpoint, split_neurons, form=form)
     assert case.change(locked) <= 1e-10
     back = restored(locked, case.checkpoint)
@@ -98,14 +110,15 @@ def test_what_the_forms_are(name):
     """Of twins and of a clique some read the same; of dependent groups none, though scales are taken out."""
     base = network(name).checkpoint
     site = anatomy_of(base).sites(("mlp",))[0]
-    least = float(nearest(rows_of(site, base)[0]).min())
-    for form in FORMS:
+    for form in FORMS[: 4 if site.carried else 3]:
         locked = protect(base, split_neurons, form=form, share=0.6)
         wide = anatomy_of(locked).sites(("mlp",))[0]
         reads, writes = rows_of(wide, locked)
         apart = nearest(reads)
-        if form == "dependent":
-            assert float(apart.min()) > 0.02 * least
+        if form in ("dependent", "opposite"):
+            assert float(apart.min()) > 1e-6
+            gates = None if not wide.carried else wide.stacks(locked).carried[0]
+            assert gates is None or (float(nearest(gates).min()) < 1e-9) == (form == "dependent")
         else:
             assert int((apart < 1e-9).sum()) >= wide.width - site.width
         assert float(torch.linalg.vector_norm(writes, dim=1).min()) > 1e-4, "no neuron is seen to be silent"
@@ -144,8 +157,7 @@ def _noisy(checkpoint, site):
     return checkpoint.replace({name: checkpoint[name] + 0.1 * noise})
 
 
-@forms
-@pytest.mark.parametrize("name", ["vit", "llama", "nemotron"])
+@pytest.mark.parametrize(("name", "form"), [(n, f) for n in ("vit", "llama", "nemotron") for f in FORMS[:3]])
 def test_a_base_with_twins_and_dead_neurons_of_its_own_is_restored(name, form):
     case = network(name)
     sites = anatomy_of(case.checkpoint).sites(("mlp",))
@@ -174,7 +186,7 @@ def test_a_base_with_twins_and_dead_neurons_of_its_own_is_restored(name, form):
 def test_all_of_it_in_chains():
     case = network("llama")
     locked = case.checkpoint
-    for form in ADDED:
+    for form in FORMS:
         locked = protect(locked, split_neurons, form=form)
     assert case.change(locked) <= 1e-10
     back = restored(locked, case.checkpoint)
@@ -197,7 +209,8 @@ def test_the_activations_that_are_named_are_those_that_are_such():
 @pytest.mark.parametrize(
     ("name", "form", "sentence"),
     [
-        ("apertus", "dependent", r"not dependent with what stands there \(xielu\)"),
+        ("apertus", "dependent", r"are dependent with what stands there \(xielu\)"),
+        ("vit", "opposite", r"are opposite with what stands there \(gelu\); expected a gate and"),
         ("dinov2", "clique", "has no setting for the number of neurons, which must change"),
         ("deepseek-v3", "clique", "MLPs with 12 and 20 neurons; expected MLPs, and all of one width"),
         ("clip", "clique", "several stacks"),
