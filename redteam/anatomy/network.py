@@ -16,7 +16,7 @@ from redteam.anatomy.scales import gain_of, scale_site
 from redteam.anatomy.site import Side, Site
 from redteam.anatomy.walk import gain_read_by, last_norm, memory, sites_of
 from redteam.checkpoint.pooling import HEAD, POOLING
-from redteam.checkpoint.tensors import classes_of
+from redteam.checkpoint.tensors import NUMBERS, classes_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Network:
 
     def _streams(self, blocks: list[Blocks], checkpoint: Shaped) -> list[tuple[list[Blocks], _Outside]]:
         """Each stream's blocks and what lies outside of them; none if a tensor is not described."""
-        known = {name for block in blocks for name in block.used}
+        known = {NUMBERS, *(name for block in blocks for name in block.used)}
         found = []
         others: tuple[str, ...] = ()
         for described, parts in self.streams:

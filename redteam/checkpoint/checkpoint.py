@@ -35,7 +35,7 @@ from redteam.checkpoint.lazy import (
 from redteam.checkpoint.quantised import can_be_brought_back, scheme_of
 from redteam.checkpoint.save import write
 from redteam.checkpoint.sources import Files, Memory, Source
-from redteam.checkpoint.tensors import Tensors, is_finite
+from redteam.checkpoint.tensors import NUMBERS, Tensors, is_finite
 from redteam.checkpoint.wrapped import require_unwrapped
 from redteam.errors import Inapplicable, NotACheckpoint, Quantised
 from redteam.memory import require
@@ -322,12 +322,14 @@ class Checkpoint(Tensors):
 
 def own_tensors(expert: Checkpoint, base: Checkpoint) -> tuple[str, ...]:
     """Names of the tensors that belong to the expert's task: the base lacks them or has another shape (task heads)."""
-    return tuple(name for name in expert if name not in base or base.shape(name) != expert.shape(name))
+    return tuple(
+        name for name in expert if name != NUMBERS and (name not in base or base.shape(name) != expert.shape(name))
+    )
 
 
 def shared_tensors(expert: Checkpoint, base: Checkpoint) -> tuple[str, ...]:
     """Names of the tensors that expert and base have in common: what can be merged."""
-    own = set(own_tensors(expert, base))
+    own = {NUMBERS, *own_tensors(expert, base)}
     return tuple(name for name in expert if name not in own)
 
 

@@ -17,8 +17,9 @@ from redteam.checkpoint.from_open_clip import initialised_open_clip, open_clip_n
 from redteam.checkpoint.known import NETWORK, completed, known_network, without_weights
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
 from redteam.checkpoint.naming import class_for, is_remnant
+from redteam.checkpoint.numbered_network import on_the_base_numbers
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
-from redteam.checkpoint.tensors import Tensors, in_a_block
+from redteam.checkpoint.tensors import NUMBERS, Tensors, in_a_block
 from redteam.errors import BadInput, Inapplicable, NotACheckpoint
 from redteam.memory import require
 
@@ -50,7 +51,7 @@ def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     require(held, f"A network of {checkpoint.weights / 1e6:.3g} million weights{_told(dtype)}")
     if NETWORK in checkpoint.config:
         return _loader(checkpoint)(checkpoint, dtype)
-    return with_weights(checkpoint, dtype, _load)
+    return _numbered(with_weights(checkpoint, dtype, _load), checkpoint)
 
 
 def _told(dtype: torch.dtype | None) -> str:
@@ -67,7 +68,7 @@ def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
         return build(checkpoint, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _transformers(checkpoint, dtype, heads=False)
+        return _numbered(_transformers(checkpoint, dtype, heads=False), checkpoint)
 
 
 def build_streamed(checkpoint: Tensors, dtype: torch.dtype) -> Streamed:
@@ -85,7 +86,16 @@ def build_streamed(checkpoint: Tensors, dtype: torch.dtype) -> Streamed:
     if NETWORK in checkpoint.config or checkpoint.architecture == OPEN_CLIP:
         raise NotACheckpoint("Only networks of transformers are run block by block.")
     cls, config = _fitting(checkpoint)
-    return streamed(checkpoint, cls, config, dtype)
+    found = streamed(checkpoint, cls, config, dtype)
+    _numbered(found.network, checkpoint)
+    return found
+
+
+def _numbered(network: nn.Module, checkpoint: Tensors) -> nn.Module:
+    """The network as it is run on the base's numbers of tokens; whatever builds one anew has it without that."""
+    if NUMBERS in checkpoint:
+        on_the_base_numbers(network, checkpoint[NUMBERS])
+    return network
 
 
 def parameter_names(checkpoint: Tensors) -> dict[str, str]:
@@ -183,7 +193,9 @@ def _load(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
 def _transformers(checkpoint: Tensors, dtype: torch.dtype | None, *, heads: bool = True) -> nn.Module:
     cls, config = _fitting(checkpoint)
     layout = torch.contiguous_format  # other strides would change the last bits of what the network computes
-    tensors = {n: t.to(dtype or t.dtype, copy=True, memory_format=layout) for n, t in checkpoint.items()}
+    tensors = {
+        n: t.to(dtype or t.dtype, copy=True, memory_format=layout) for n, t in checkpoint.items() if n != NUMBERS
+    }
     with quiet_transformers(), as_a_sentence(cls.__name__):
         network, info = cls.from_pretrained(
             None,

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from redteam.checkpoint.known import NETWORK, known_network, without_weights
-from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.tensors import NUMBERS, Tensors
 from redteam.errors import NotACheckpoint
 
 _REMNANT = re.compile(
@@ -98,6 +98,34 @@ class Frame:
         return {name: names for name, names in tied(self._network).items() if len(names) > 1}
 
     @cached_property
+    def token_tables(self) -> tuple[set[int], dict[str, int]]:
+        """The sizes of the vocabularies, and parameter or buffer → its dimension that has an entry for each token."""
+        from torch import nn
+
+        named: list[Any] = []
+        for part in self._network.modules():
+            for kind in ("get_input_embeddings", "get_output_embeddings"):
+                with suppress(NotImplementedError, AttributeError):
+                    named.append(getattr(part, kind)())
+        sizes = {one.num_embeddings for one in named if isinstance(one, nn.Embedding)}
+        most = max(sizes, default=0)
+        owners = [
+            x for x in named if isinstance(x, nn.Embedding) or (isinstance(x, nn.Linear) and x.out_features <= most)
+        ]
+        axes = {}
+        for path, part in self._network.named_modules(remove_duplicate=False):
+            around = [part.get_submodule(name) for name, _ in part.named_children()]
+            head = next((one for one in around if one in owners and isinstance(one, nn.Linear)), None)
+            for name in ("weight", "bias") if part in owners else ():
+                if getattr(part, name, None) is not None:
+                    axes[f"{path}.{name}"] = 0
+            if head is not None and self._shapes.get(f"{path}.bias") == (head.out_features,):
+                axes[f"{path}.bias"] = 0  # beside a head that has none of its own, as in BERT
+            if head is not None and self._shapes.get(name := f"{path}.final_logits_bias".lstrip(".")):
+                axes[name] = len(self._shapes[name]) - 1
+        return sizes, axes
+
+    @cached_property
     def stacked(self) -> dict[str, dict[tuple[int, int], str]]:
         """Parameter that stacks others → (place in the first dimension, which of those side by side) → saved name."""
         from transformers.conversion_mapping import get_model_conversion_mapping
@@ -118,7 +146,7 @@ class Frame:
 
     def strangers(self, checkpoint: Tensors) -> set[str]:
         """The tensors that transformers has no use for in this network, other than what older releases stored."""
-        known = self.places(checkpoint)
+        known = {NUMBERS, *self.places(checkpoint)}
         return {name for name in checkpoint if name not in known and not is_remnant(name, checkpoint.shape(name))}
 
     def missing(self, checkpoint: Tensors) -> set[str]:

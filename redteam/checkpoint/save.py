@@ -15,6 +15,7 @@ from redteam.checkpoint.lazy import usual_dtype
 from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, size_of, write_json, write_safetensors
 from redteam.checkpoint.sources import Files
 from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.tokenizer_files import TOKENIZER, renumber_tokenizer
 from redteam.errors import UnwritableOutput
 from redteam.files import apart, new_folder
 
@@ -55,6 +56,7 @@ def write(
     beside: str | os.PathLike[str] | None = None,
     card: str | Callable[[], str] | None = None,
     apart_from: Iterable[str | os.PathLike[str]] = (),
+    tokens: Mapping[int, int] | None = None,
     durable: bool = True,
 ) -> Written:
     """Writes a folder, whole or not at all, one tensor in memory at a time.
@@ -70,6 +72,7 @@ def write(
         beside: A further folder whose tokenizer, licence and the like take the place of those of `like`.
         card: A Markdown section, beginning with its heading, for README.md; it replaces one of the same heading. Or
             what gives it once all tensors have been written, and may still refuse them by raising.
+        tokens: Numbers of tokens and those that take their places, for which the tokenizer is rewritten.
         apart_from: Further folders and files that are read, which `out` must neither hold nor lie in.
         durable: Whether to wait until the disk has everything.
 
@@ -102,6 +105,9 @@ def write(
                 left_out += copy_beside(Found(Path(beside), ()), place)
             if layout.found.index is not None:
                 _index(checkpoint, layout, layout.found.index, place, total)
+        if tokens:
+            beside = next((path for path in (place, folder) if (path / TOKENIZER).exists()), place)
+            left_out += renumber_tokenizer(beside, tokens)
         write_config(layout.found, checkpoint.config, place, (before, usual_dtype(checkpoint)))
         uncoded = () if layout.found is None else without_code(folder)
         if card is not None:

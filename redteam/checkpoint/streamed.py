@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
 from redteam.checkpoint.naming import Frame, is_remnant, tied
-from redteam.checkpoint.tensors import Tensors
+from redteam.checkpoint.tensors import NUMBERS, Tensors
 from redteam.errors import NotACheckpoint
 from redteam.memory import free_at_once
 
@@ -311,7 +311,7 @@ def _groups(checkpoint: Tensors) -> list[_Group]:
     blocks = {name: match[0] for name in checkpoint if (match := re.match(r"(?:.*?\.)??\d+\.", name))}
     starts = set(blocks.values())
     found: dict[str, list[str]] = {}
-    for name in checkpoint:
+    for name in (name for name in checkpoint if name != NUMBERS):
         parents = [name[: place.start()] for place in re.finditer(r"\.", name)]
         alone = (path for path in parents if not any(start.startswith(f"{path}.") for start in starts))
         table = name not in blocks and _large(checkpoint, (name,))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import of_adapters, opening
+from redteam.cli import of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, NotACheckpoint
 
@@ -83,6 +83,11 @@ def attack(
         widened = chain.any(lambda spec: spec.changes_architecture)
         protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, protected, model)
+    spelling, layout = protected.spelling, shared.laid_out_like(model, base)
+    if of_tokenizers.renumbers(lock) and Needs.CODE in chain.needs:
+        protected = of_tokenizers.as_they_are(protected, layout, what)
+    elif of_tokenizers.renumbers(chain) and base is not None:
+        protected = of_tokenizers.by_their_strings(protected, layout, base)
     kept = _keeps_function(chain, lock)
     rows = {"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)}
     with shared.working() as progress:
@@ -111,33 +116,37 @@ def attack(
                 typer.echo("Nothing here tells whether the key was the right one: under any other the product stays.")
             typer.echo(f"{chain.text} is done; the adapter is in {out}.")
             return
-        with shared.read_ahead(recovered.stored_as(protected)) as ready:
+        made, tokens, numbered = of_tokenizers.told(protected, recovered, layout)
+        with shared.read_ahead(made.stored_as(protected)) as ready:
             achieved = Achieved(ready, protected, anchor)
             written = shared.save(
                 achieved,
                 out,
-                **shared.laid_out_like(model, base),
-                spelling=protected.spelling,
+                **layout,
+                spelling=spelling,
+                tokens=tokens,
                 force=force,
                 progress=progress,
                 title=opening.ATTACKED,
-                rows=rows,
+                rows={**rows, **numbered},
                 check=lambda: None if like else _require_effect(chain, achieved, what),
                 ending=_ENDING,
             )
+    for line in of_tokenizers.sentences(numbered):
+        typer.echo(line)
     outputs = "" if kept else "; its outputs may have changed"
     shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
     if kept:
         typer.echo(proof or _NOT_PROVEN)
     if certify:
-        typer.echo(_certified(protected, out))
+        typer.echo(_certified(protected, recovered, out))
     if achieved.distances is None and secret is not None and not key_told:
         typer.echo("Nothing here tells whether the key was the right one; --base would.")
     elif like is None and achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
         typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
-    require_agreement(out, shared.laid_out_like(model, base)["like"])
+    require_agreement(out, layout["like"])
     if check:
-        typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
+        typer.echo(require_loads(out, layout["like"]))
 
 
 def _recovered(
@@ -208,15 +217,17 @@ def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:
     return str(proof)
 
 
-def _certified(protected: Checkpoint, out: Path) -> str:
+def _certified(protected: Checkpoint, recovered: Checkpoint, out: Path) -> str:
     """How far the outputs of what was written lie from those of the locked model."""
     import torch
 
     from redteam.checkpoint import Checkpoint
+    from redteam.checkpoint.tensors import NUMBERS
     from redteam.symmetry import prove
 
     try:
-        proof = prove(protected.cast(torch.float64), Checkpoint.open(out).canonical().cast(torch.float64))
+        written = Checkpoint.open(out).canonical().replace(recovered.only({NUMBERS} & set(recovered)))
+        proof = prove(protected.cast(torch.float64), written.cast(torch.float64))
     except (BadInput, NotACheckpoint) as error:
         return f"Not certified: {error}"
     return f"Run in float64, its outputs differ from the locked model's by {proof.change:.1e} of their size."

@@ -196,6 +196,7 @@ def save(
     title: str,
     rows: Mapping[str, str],
     check: Callable[[], None],
+    tokens: Mapping[int, int] | None = None,
     ending: str = "",
 ) -> Written:
     """Writes a folder, with a section on what was done in its model card.
@@ -210,6 +211,7 @@ def save(
         progress: Told of every tensor.
         title: Of the section.
         rows: Of the section's table; what was achieved follows.
+        tokens: As of `redteam.checkpoint.save.write`.
         check: Called once all is counted; if it raises, nothing is there.
         ending: A paragraph after it.
 
@@ -223,7 +225,7 @@ def save(
         return section(title, {**rows, **achieved.rows()}, ending)
 
     made = achieved.checkpoint.as_in_file(spelling)
-    return write(made, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card)
+    return write(made, out, like=like, beside=beside, force=force, progress=progress.advanced, card=card, tokens=tokens)
 
 
 def section(title: str, rows: Mapping[str, str], ending: str = "") -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import of_adapters, opening
+from redteam.cli import of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
 from redteam.errors import BadInput, NotACheckpoint
 
@@ -115,7 +115,10 @@ def protect(
         return
     victim, given = opening.open_model(model, base, dequantise=shared.read_as(dequantise, dtype))
     opening.tell_description(architecture, victim, model)
+    spelling, layout = victim.spelling, shared.laid_out_like(model, base)
     stored = victim if dtype is None else victim.cast(getattr(torch, dtype))
+    if of_tokenizers.renumbers(chain):
+        victim = of_tokenizers.as_they_are(victim, layout, f"The defense {chain.text}")
     secret, new = _key_for(chain, key, out)
     with shared.working() as progress:
         scenario = _scenario(data)
@@ -133,21 +136,28 @@ def protect(
         exact = _exact(chain) and not unproven
         proof = _proven(victim, protected, scenario, views, described=described) if exact else ""
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
-        achieved = Achieved(protected.stored_as(stored), stored, given)
+        made, tokens, numbered = of_tokenizers.told(victim, protected, layout)
+        achieved = Achieved(made.stored_as(stored), stored, given)
         with shared.keep(secret, key, out) if new and key is not None else nullcontext():
             written = shared.save(
                 achieved,
                 out,
-                **shared.laid_out_like(model, base),
-                spelling=victim.spelling,
+                **layout,
+                spelling=spelling,
                 force=force,
                 progress=progress,
                 title=opening.PROTECTED,
-                rows=_rows(chain, sites, adapted, stored, proof, secret),
+                rows={**_rows(chain, sites, adapted, stored, proof, secret), **numbered},
+                tokens=tokens,
                 check=lambda: _require_effect(chain, achieved),
                 ending="The weights were rewritten so that the model works alone and merging it with others fails.",
             )
-    for line in (*told, *(f"{kind}: {what}" for kind, what in sites), *(f"Adapted: {one}" for one in adapted)):
+    for line in (
+        *told,
+        *(f"{kind}: {what}" for kind, what in sites),
+        *(f"Adapted: {one}" for one in adapted),
+        *of_tokenizers.sentences(numbered),
+    ):
         typer.echo(line)
     if proof:
         typer.echo(proof)
@@ -156,9 +166,9 @@ def protect(
     if key is not None and _keyed(chain):
         typer.echo(_told_of_key(key, new))
     shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
-    require_agreement(out, shared.laid_out_like(model, base)["like"])
+    require_agreement(out, layout["like"])
     if check:
-        typer.echo(require_loads(out, shared.laid_out_like(model, base)["like"]))
+        typer.echo(require_loads(out, layout["like"]))
 
 
 def _protect_adapter(

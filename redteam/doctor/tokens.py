@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json
+from redteam.checkpoint.tokenizer_files import numbered_tokens
 from redteam.doctor.findings import Finding
-from redteam.errors import NotACheckpoint
 
 FEW = 0.01
 """Share of the tokens up to which others are names given to reserved ones, as chat models do."""
@@ -22,7 +21,7 @@ def tokens(name: str, model: Path, base: Path) -> Iterator[Finding]:
         model: Its folder.
         base: The base's.
     """
-    mine, theirs = _numbered(model), _numbered(base)
+    mine, theirs = numbered_tokens(model), numbered_tokens(base)
     both = mine.keys() & theirs.keys()
     others = sorted(number for number in both if mine[number] != theirs[number])
     if not others:
@@ -40,23 +39,3 @@ def tokens(name: str, model: Path, base: Path) -> Iterator[Finding]:
         if many
         else "Nothing has to be done if these are reserved tokens that were given a name.",
     )
-
-
-def _numbered(folder: Path) -> dict[int, str]:
-    """Number → token, by `tokenizer.json`; empty where there is none that can be read."""
-    try:
-        held = read_json(folder.expanduser() / "tokenizer.json", largest=LARGEST_INDEX)
-    except (NotACheckpoint, OSError):
-        return {}
-    model, added = held.get("model"), held.get("added_tokens")
-    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
-    found: dict[int, str] = {}
-    if isinstance(vocabulary, Mapping):
-        found = {number: token for token, number in vocabulary.items() if isinstance(number, int)}
-    elif isinstance(vocabulary, list):
-        rows = enumerate(vocabulary)
-        found = {number: str(row[0]) for number, row in rows if isinstance(row, list) and row}
-    for token in added if isinstance(added, list) else ():
-        if isinstance(token, Mapping) and isinstance(token.get("id"), int):
-            found[token["id"]] = str(token.get("content", ""))
-    return found

@@ -85,6 +85,8 @@ class AttackSpec(Spec):
         changes_architecture: Whether names and shapes of tensors may differ from the protected model's.
         factors: Whether it rewrites the factors of a low-rank adapter in place of weights. `redteam attack` then takes
             an adapter; no run does, since runs merge adapters into whole models.
+        renumbers: Whether it gives tokens other numbers (`redteam.checkpoint.numbering`). `redteam attack` then reads
+            the tokenizers of both folders and writes one that fits.
         paper: Where it comes from.
     """
 
@@ -97,6 +99,7 @@ class AttackSpec(Spec):
     keeps_function: bool = False
     changes_architecture: bool = False
     factors: bool = False
+    renumbers: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,6 +121,8 @@ class DefenseSpec(Spec):
         protects: Whether it is meant to protect; gates do not speak of those that are there for comparison alone.
         factors: Whether it rewrites the factors of a low-rank adapter in place of weights. `redteam protect` then takes
             an adapter and writes one; no run does, since runs merge adapters into whole models.
+        renumbers: Whether it gives tokens other numbers, and the tokenizer that is published with the model with it
+            (`redteam.checkpoint.numbering`). What it returns says which (`NUMBERS`), as such a tokenizer does.
         prepares: Whether it trains the victim for the lock that follows it in a chain. What follows is then measured
             against the prepared victim, unlocked, in place of the victim itself.
         claim: What its source reports of it, in a sentence with figures and models, and how sure the figures are: shown
@@ -132,6 +137,7 @@ class DefenseSpec(Spec):
     adapts: bool = False
     prepares: bool = False
     factors: bool = False
+    renumbers: bool = False
     changes_architecture: bool = False
     weakened: Mapping[str, Any] | None = None
     claim: str = ""
@@ -225,6 +231,7 @@ def attack(
     keeps_function: bool = False,
     changes_architecture: bool = False,
     factors: bool = False,
+    renumbers: bool = False,
     paper: str = "",
 ) -> Callable[[F], F]:
     """Declares `fn(view: AttackerView, *, settings…) -> Checkpoint` an attack; see `AttackSpec`."""
@@ -239,6 +246,7 @@ def attack(
             keeps_function=keeps_function,
             changes_architecture=changes_architecture,
             factors=factors,
+            renumbers=renumbers,
             paper=paper,
         )
     )
@@ -255,6 +263,7 @@ def defense(
     adapts: bool = False,
     prepares: bool = False,
     factors: bool = False,
+    renumbers: bool = False,
     claim: str = "",
     paper: str = "",
 ) -> Callable[[F], F]:
@@ -270,6 +279,7 @@ def defense(
             adapts=adapts,
             prepares=prepares,
             factors=factors,
+            renumbers=renumbers,
             claim=claim,
             paper=paper,
         )

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from redteam.checkpoint import Checkpoint, Whole, is_finite
+from redteam.checkpoint.tensors import NUMBERS
 from redteam.errors import PluginFault
 from redteam.plugins.registry import LoadedPlugin
 
@@ -73,7 +74,7 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
     if not isinstance(after, Checkpoint):
         raise PluginFault(f"{who} returned {_article(type(after).__name__)}; expected a Checkpoint.")
     if not getattr(plugin.spec, "changes_architecture", False):
-        _same_layout(who, before, after)
+        _same_layout(who, before, after, {NUMBERS} if getattr(plugin.spec, "renumbers", False) else set())
     elif not set(before) <= set(after):
         after = after.canonical()  # a loader takes more names than one, and merges go by names
     returned = after
@@ -101,13 +102,13 @@ def check_as_read(plugin: LoadedPlugin[Any], before: Checkpoint, after: object) 
     return Checkpoint.computed(returned.outline(), read, returned.config, rough, returned.factors)
 
 
-def _same_layout(who: str, before: Checkpoint, after: Checkpoint) -> None:
-    missing, extra = set(before) - set(after), set(after) - set(before)
+def _same_layout(who: str, before: Checkpoint, after: Checkpoint, either_way: set[str]) -> None:
+    missing, extra = set(before) - set(after) - either_way, set(after) - set(before) - either_way
     if missing:
         raise PluginFault(f"{who} returned no {_some(missing)}; expected every tensor that it was given.")
     if extra:
         raise PluginFault(f"{who} returned {_some(extra)}; expected no tensor that it wasn't given.")
-    for name in before:
+    for name in set(before) - either_way:
         if after.shape(name) != before.shape(name):
             found, expected = list(after.shape(name)), list(before.shape(name))
             raise PluginFault(f"{who} returned {name!r} with shape {found}; expected {expected}.")

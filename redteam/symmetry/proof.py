@@ -188,7 +188,7 @@ def _unproven(ran: Ran, before: Checkpoint, after: Checkpoint) -> tuple[str, ...
         return ()
     frame = frame_of(before)
     places = {} if frame is None else frame.places(before)  # under the network's own names, as what was not read
-    moved = [name for name in before if not alike(before.rough(name), after.rough(name))]
+    moved = [name for name in before if name in after and not alike(before.rough(name), after.rough(name))]
     rewritten = [places[name].parameter if name in places else name for name in moved]
     if not all(in_a_block(name) for name in rewritten):
         return tuple(unread)

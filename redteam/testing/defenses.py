@@ -12,6 +12,7 @@ import torch
 
 from redteam.anatomy.catalog import ARCHITECTURES
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.tensors import NUMBERS
 from redteam.errors import BadInput, IllegalGauge, RedteamError
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.key import Key
@@ -85,7 +86,8 @@ class DefenseSubject(Subject[DefenseSpec]):
 
     def _secret(self) -> str:
         returned, other, before = self.main.checkpoint, self.other.checkpoint, self.before
-        extra = sorted(set(returned) - set(before))
+        told = {NUMBERS} if self.spec.renumbers else set()  # whoever has the tokenizer has these
+        extra = sorted(set(returned) - set(before) - told)
         if extra and not self.spec.changes_architecture:
             raise Fails(f"it publishes {extra[0]!r} beside the weights")
         if dict(returned.config) != dict(before.config) and not self.spec.changes_architecture:
@@ -102,7 +104,7 @@ class DefenseSubject(Subject[DefenseSpec]):
             if any(part in data for part in _traces(KEY)):
                 raise Fails(f"it publishes bytes of the key in {name or 'the config'}")
             tensor = returned[name] if name else torch.zeros(0)
-            if name and not tensor.is_floating_point() and not torch.equal(tensor, other[name]):
+            if name not in ("", *told) and not tensor.is_floating_point() and not torch.equal(tensor, other[name]):
                 raise Fails(f"it publishes whole numbers in {name!r} that depend on the key")
         return "nothing of the key is beside the weights"
 
@@ -116,7 +118,8 @@ class DefenseSubject(Subject[DefenseSpec]):
             if isinstance(trial.error, (BadInput, IllegalGauge)) and architecture != self.toy:
                 raise DoesNotApply(f"it does not take this architecture: {trial.error}")
             self.require_ran(trial, f"in {word} ")
-            returned = trial.checkpoint if self.spec.changes_architecture else trial.usable(_victim(here))
+            other = self.spec.changes_architecture or self.spec.renumbers
+            returned = trial.checkpoint if other else trial.usable(_victim(here))
             found[word] = output_change(_victim(here), trial.sound(returned), here)
             if not found[word] <= limit:
                 raise Fails(f"in {word} it changes the outputs by {found[word]:.2g}, at most {limit:g} keeps them")
