@@ -51,11 +51,14 @@ def _left(found: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _equal_rows(ours: Tensor, theirs: Tensor, found: Tensor) -> None:
-    """Pairs rows of the same numbers; several equal ones in any order."""
+    """Pairs rows of the same numbers: those that are where they belong, then the others in any order."""
+    still = (ours == theirs).all(1).nonzero().flatten().cpu()
+    found[still] = still
     held: dict[bytes, list[int]] = {}
-    for number, row in enumerate(theirs.cpu().numpy()):
+    here, there = _left(found)
+    for number, row in zip(there.tolist(), theirs.cpu()[there].numpy(), strict=True):
         held.setdefault(row.tobytes(), []).append(number)
-    for number, row in enumerate(ours.cpu().numpy()):
+    for number, row in zip(here.tolist(), ours.cpu()[here].numpy(), strict=True):
         if equals := held.get(row.tobytes()):
             found[number] = equals.pop()
 

@@ -16,7 +16,7 @@ from redteam.checkpoint.naming import frame_of
 from redteam.checkpoint.tensors import NUMBERS
 from redteam.errors import BadInput, IllegalGauge
 
-_NAMED = re.compile(r"(_token_id|_token_ids|_token|_index|_idx|suppress_tokens)$")
+_NAMED = re.compile(r"(_token_id|_token|_tokens|_ids|_index|_idx)$")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def numbers_of(checkpoint: Checkpoint) -> Tensor:
     """
     if NUMBERS in checkpoint:
         return checkpoint[NUMBERS]
-    named = set(_tokens_named(checkpoint.config)) | set(_tokens_named(completed(checkpoint.config)))
+    named = tokens_named(checkpoint.config) | tokens_named(completed(checkpoint.config))
     numbers = torch.tensor([token for token in range(token_tables(checkpoint).size) if token not in named])
     return numbers.to(torch.int64).expand(2, -1)
 
@@ -118,6 +118,12 @@ def renumbered(checkpoint: Checkpoint, moved: Tensor) -> Checkpoint:
     return changed.replace({NUMBERS: now})
 
 
+def tokens_named(config: Mapping[str, Any]) -> set[int]:
+    """The tokens that a config names by their numbers, and some counts, for which a row more stays."""
+    entries = (item for part in _parts(config) for item in part.items())
+    return {token for key, value in entries if _NAMED.search(str(key)) for token in _whole(value)}
+
+
 def _parts(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """A config and all those that are in it."""
     yield config
@@ -133,9 +139,9 @@ def _reads_the_largest(config: Mapping[str, Any]) -> bool:
     return "vocab_size" in config and (first or kind.startswith(("owl", "groupvit")))
 
 
-def _tokens_named(config: Mapping[str, Any]) -> Iterator[int]:
-    """The tokens that a config, or a part of it, names by their numbers."""
-    for part in _parts(config):
-        for key, value in part.items():
-            if _NAMED.search(str(key)):
-                yield from (n for n in (value if isinstance(value, (list, tuple)) else [value]) if type(n) is int)
+def _whole(value: Any) -> Iterator[int]:
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _whole(one)
+    elif type(value) is int:
+        yield value

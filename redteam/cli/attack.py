@@ -87,7 +87,7 @@ def attack(
     if of_tokenizers.renumbers(lock) and Needs.CODE in chain.needs:
         protected = of_tokenizers.as_they_are(protected, layout, what)
     elif of_tokenizers.renumbers(chain) and base is not None:
-        protected = of_tokenizers.by_their_strings(protected, layout, base)
+        protected = of_tokenizers.by_their_strings(protected, layout, base, what)
     kept = _keeps_function(chain, lock)
     rows = {"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)}
     with shared.working() as progress:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,33 +33,37 @@ def as_they_are(model: Checkpoint, layout: Layout, what: str) -> Checkpoint:
     """
     import torch
 
-    from redteam.checkpoint.numbering import numbers_of
+    from redteam.checkpoint.numbering import numbers_of, tokens_named
+    from redteam.checkpoint.safetensors_io import read_json
     from redteam.checkpoint.tensors import NUMBERS
     from redteam.checkpoint.tokenizer_files import movable_tokens
 
     folder = _folder(layout)
-    free = sorted(set(movable_tokens(folder).values()))
+    free = set(movable_tokens(folder).values())
     if not free:
         raise BadInput(
             f"{what} renumbers tokens, and {folder} has no tokenizer.json that says which there are; expected one, as "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes it."
         )
-    # Not those that the config names, whatever the tokenizer thinks of them.
-    unnamed = set(numbers_of(model)[0].tolist())
-    numbers = torch.tensor([token for token in free if token in unnamed], dtype=torch.int64).expand(2, -1)
-    return model.replace({NUMBERS: numbers})
+    # Nor those that configs name, whatever the tokenizer thinks of them: texts that are never to be written, say.
+    free &= set(numbers_of(model)[0].tolist())
+    if (generation := folder / "generation_config.json").is_file():
+        free -= tokens_named(read_json(generation))
+    return model.replace({NUMBERS: torch.tensor(sorted(free), dtype=torch.int64).expand(2, -1)})
 
 
-def by_their_strings(model: Checkpoint, layout: Layout, base: Path) -> Checkpoint:
+def by_their_strings(model: Checkpoint, layout: Layout, base: Path, what: str) -> Checkpoint:
     """A checkpoint that says of every token which number it has by the base's tokenizer, and by its own.
 
-    It is returned as it is where these agree, either has none, or one has tokens under numbers that the other gives to
-    none of its own: then it is another tokenizer, and not the base's renumbered.
+    Where these agree, the base has none, or one has tokens under numbers that the other gives to none of its own, so
+    that it is another tokenizer and not the base's renumbered, all have their own. A model without one is returned as
+    it is.
 
     Args:
         model: The checkpoint.
         layout: Where its files are.
         base: The base's folder.
+        what: What is done to it, for a sentence.
     """
     import torch
 
@@ -68,7 +74,9 @@ def by_their_strings(model: Checkpoint, layout: Layout, base: Path) -> Checkpoin
     both = sorted(mine.keys() & theirs.keys(), key=theirs.__getitem__)
     numbers = torch.tensor([[theirs[token] for token in both], [mine[token] for token in both]], dtype=torch.int64)
     if torch.equal(*numbers) or not torch.equal(*numbers.sort(1).values):
-        return model
+        why = "number tokens alike" if both and torch.equal(*numbers) else "are not the same one under other numbers"
+        typer.echo(f"Note: the tokenizers of {_folder(layout)} and {base} {why}.", err=True)
+        return as_they_are(model, layout, what) if mine else model
     return model.replace({NUMBERS: numbers})
 
 
