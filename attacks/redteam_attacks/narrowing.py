@@ -8,7 +8,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
-from redteam.symmetry.widening import Widening
+from redteam.symmetry.widening import Bases, Widening
 
 
 def narrow_stream(checkpoint: Checkpoint, anchor: Checkpoint, *, tolerance: float) -> Checkpoint:
@@ -29,7 +29,7 @@ def narrow_stream(checkpoint: Checkpoint, anchor: Checkpoint, *, tolerance: floa
     """
     stream, before = Widening(checkpoint), Widening(anchor)
     wide, width = stream.site.width, before.site.width
-    now, then = stream.seen(folded=True), before.seen(folded=True)
+    now, then = (torch.cat(one.ends(), dim=1) for one in (stream, before))
     if now.shape[1] != then.shape[1]:
         raise BadInput(
             f"Embeddings and head have {now.shape[1]} rows and the base's {then.shape[1]}; expected one vocabulary, so "
@@ -43,4 +43,4 @@ def narrow_stream(checkpoint: Checkpoint, anchor: Checkpoint, *, tolerance: floa
             "largest); expected added ones, so leave this attack out."
         )
     u, _, vh = torch.linalg.svd(then @ now.T, full_matrices=False)
-    return stream.unfolded(math.sqrt(wide / width) * (u @ vh), anchor)
+    return stream.unfolded(Bases.even(math.sqrt(wide / width) * (u @ vh)), anchor)

@@ -1,8 +1,9 @@
 """A lock that makes the residual stream wider and not another function; and back, with the key or by an anchor.
 
-With P [d, d + k], P Pᵀ = ((d + k) / d) I, the stream x becomes x P: what writes is multiplied by P, what reads by
-P d / (d + k). Then |x P|² / (d + k) = |x|² / d, so that an RMSNorm sees the mean square it saw before and its eps
-weighs the same: the rewrite is exact. A norm's gain would not commute with P; it goes into the maps that read it.
+The stream x becomes x P: what writes is multiplied by P [d, d + k], what reads by Q with P Q = I (`Bases`). A norm's
+gain would not commute with P; it goes into the maps that read it. `Widen` takes P Pᵀ = ((d + k) / d) I and
+Q = Pᵀ d / (d + k). Then |x P|² / (d + k) = |x|² / d, so that an RMSNorm sees the mean square it saw before and its eps
+weighs the same: the rewrite is exact.
 """
 
 from __future__ import annotations
@@ -22,6 +23,32 @@ from redteam.symmetry.matrix_groups import Orthogonal
 from redteam.symmetry.reshaping import described, written
 
 _CONSTANT = 1e-6  # how far gains may lie apart, relative, and count as one: float32's own rounding
+
+
+@dataclass(frozen=True)
+class Bases:
+    """What a stream is multiplied by, where it is written and where it is read.
+
+    Attributes:
+        write: The name of a tensor that writes → its P, [d, d + k].
+        read: The name of a tensor that reads → its Q, [d + k, d]; P Q = I whichever two are taken.
+        factor: The root mean square of x P over that of x, which norms have to be told.
+    """
+
+    write: Callable[[str], Tensor]
+    read: Callable[[str], Tensor]
+    factor: float = 1.0
+
+    @classmethod
+    def pair(cls, write: Tensor, read: Tensor) -> Bases:
+        """One P and one Q for all; the factor is that of an x whose directions are all as likely."""
+        return cls(lambda _: write, lambda _: read, float(write.norm()) / math.sqrt(write.shape[1]))
+
+    @classmethod
+    def even(cls, basis: Tensor) -> Bases:
+        """Of a P whose P Pᵀ is a multiple of I, scaled so that no norm sees a difference."""
+        width, wide = basis.shape
+        return cls.pair(basis, basis.T * (width / wide))
 
 
 @dataclass(frozen=True)
@@ -49,7 +76,7 @@ class Widen:
         """
         stream = Widening(checkpoint)
         basis = self._basis(stream.site, stream.site.width + self._more(checkpoint))
-        return stream.folded(basis)
+        return stream.folded(Bases.even(basis))
 
     def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
         """The stream as it was.
@@ -64,7 +91,7 @@ class Widen:
                 f"The stream is {stream.site.width} wide, of which {self._more(checkpoint)} cannot be added; expected "
                 "a checkpoint that this lock was put on."
             )
-        return stream.unfolded(self._basis(stream.site, stream.site.width, width), self.gains)
+        return stream.unfolded(Bases.even(self._basis(stream.site, stream.site.width, width)), self.gains)
 
     def _more(self, checkpoint: Checkpoint) -> int:
         heads = int(checkpoint.config[described(checkpoint).heads])
@@ -112,66 +139,67 @@ class Widening:
                 "The network gives out its residual stream, which would have another width; expected one with a head."
             )
 
-    def folded(self, basis: Tensor) -> Checkpoint:
+    def folded(self, bases: Bases) -> Checkpoint:
         """In a wider stream.
 
-        Args:
-            basis: P, [d, d + k].
+        A tied head reads with Pᵀ, so that it comes out right where P Pᵀ is a multiple of I alone.
         """
-        width, wide = basis.shape
 
         def right(side: Side, stack: Tensor) -> Tensor:
             norm = self.norm_of.get(side.linear.weight)
             stack = stack if norm is None else stack * self._gain(norm, self.checkpoint)[:, None]
-            return basis.T @ stack * (width / wide)
+            return bases.read(side.linear.weight) @ stack
+
+        width, wide = bases.write(self.site.left.linear.weight).shape
 
         def gain(name: str, now: Tensor) -> Tensor:
+            ones = now.new_full((wide,), bases.factor)
             if name in self.readers:
-                return now.new_ones(wide)
-            return now.mean() * now.new_ones(wide) * (width / wide if self.tied and name == self.last else 1.0)
+                return ones
+            return now.mean() * ones * (width / wide if self.tied and name == self.last else 1.0)
 
-        return self._moved(lambda side, stack: basis.T @ stack, right, gain, wide)
+        return self._moved(lambda side, stack: bases.write(side.linear.weight).T @ stack, right, gain, wide)
 
-    def unfolded(self, basis: Tensor, gains: Checkpoint) -> Checkpoint:
+    def unfolded(self, bases: Bases, gains: Checkpoint) -> Checkpoint:
         """In a narrower stream.
 
         Args:
-            basis: P, [d, d + k].
+            bases: Those that it was folded by, or what an attack takes for them.
             gains: Whose gains come out of the maps again.
         """
-        width, wide = basis.shape
-        scale = width / wide
+        width, wide = bases.write(self.site.left.linear.weight).shape
 
         def right(side: Side, stack: Tensor) -> Tensor:
-            norm = self.norm_of.get(side.linear.weight)
-            found = basis @ stack
+            norm, basis = self.norm_of.get(side.linear.weight), bases.write(side.linear.weight)
             if norm is None:
-                return found
-            found = basis @ (stack * self._gain(norm, self.checkpoint)[:, None])
+                return basis @ stack
+            found = basis @ (stack * self._gain(norm, self.checkpoint)[:, None]) / bases.factor
             gain = self._gain(norm, gains)
             return found / torch.where(gain == 0, torch.ones_like(gain), gain)[:, None]
 
         def gain(name: str, now: Tensor) -> Tensor:
             if name in self.readers:
                 return self._gain(name, gains)
-            return now.mean() * now.new_ones(width) / (scale if self.tied and name == self.last else 1.0)
+            scale = width / wide if self.tied and name == self.last else 1.0
+            return now.mean() * now.new_ones(width) / scale / bases.factor
 
-        return self._moved(lambda side, stack: basis @ stack * scale, right, gain, width)
+        return self._moved(lambda side, stack: bases.read(side.linear.weight).T @ stack, right, gain, width)
 
-    def seen(self, *, folded: bool) -> Tensor:
-        """Embeddings and head side by side, as they lie in the stream, [width, m]: what no other gauge moves.
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Embeddings and head as they lie in the stream, [width, m] each: what no other gauge moves.
 
-        Args:
-            folded: Whether the head's is taken with the gain that it reads.
+        The head is taken with the gain that it reads, and is empty where there is none of its own.
         """
         own = [side for side in self.site.lefts if not side.shared]
-        found = [side.stack(side.linear.read(self.checkpoint), 1)[0] for side in own]
-        for side in self.site.rights:
-            norm = self.norm_of.get(side.linear.weight)
-            if norm is not None and norm == self.last:
-                stack = side.stack(side.linear.read(self.checkpoint), 1)[0]
-                found.append(stack * (self._gain(norm, self.checkpoint)[:, None] if folded else 1.0))
-        return torch.cat(found, dim=1)
+        heads = [side for side in self.site.rights if self.norm_of.get(side.linear.weight) == self.last]
+        lefts = [self.stack(side) for side in own]
+        return torch.cat(lefts, dim=1), torch.cat([lefts[0][:, :0], *(self.stack(side) for side in heads)], dim=1)
+
+    def stack(self, side: Side) -> Tensor:
+        """One of the maps that write or read, with the gain that it reads, [width, m]."""
+        found = side.stack(side.linear.read(self.checkpoint), 1)[0]
+        norm = self.norm_of.get(side.linear.weight)
+        return found if norm is None else found * self._gain(norm, self.checkpoint)[:, None]
 
     def _gain(self, norm: str, checkpoint: Checkpoint) -> Tensor:
         side = next(side for side in self.site.carried if side.linear.weight == norm)
