@@ -7,7 +7,7 @@ from torch import Tensor
 
 from redteam.anatomy import Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
-from redteam.errors import BadInput
+from redteam.errors import BadInput, Inapplicable
 from redteam.plugins.contracts import Needs, attack
 from redteam.symmetry import GeneralLinear
 from redteam.symmetry.alignment import shared_sides
@@ -33,7 +33,8 @@ def stream_fit(view: AttackerView) -> Checkpoint:
         view: Grants the base.
 
     Raises:
-        BadInput: If the stream is narrower than the base's, or a head is lacking where it is wider.
+        BadInput: If the stream is narrower than the base's, the head is tied, or there are other tokens.
+        Inapplicable: If the base shares no map of a layer.
     """
     streams = [site for site in anatomy_of(view.protected).sites(("residual",)) if site.spanning]
     if not any("signed-permutation" in site.legal for site in streams):
@@ -55,8 +56,8 @@ def _cut(stream: Widening, before: Widening) -> Bases:
     for end, end0, what in zip(ends, ends0, ("embeddings", "head"), strict=True):
         if end.shape[1] != end0.shape[1] or not end.numel():
             raise BadInput(
-                f"The {what} have {end.shape[1]} rows and the base's {end0.shape[1]}; expected both models to have the "
-                "same, of one vocabulary, so leave this attack out."
+                f"There are {end.shape[1]} rows of the {what}, and {end0.shape[1]} of the base's; expected the same "
+                "number, of one vocabulary, in a tensor of its own, so leave this attack out."
             )
         gram = end0 @ end0.T
         basis = torch.linalg.pinv(gram, hermitian=True) @ end0 @ end.T
@@ -74,6 +75,11 @@ def _cut(stream: Widening, before: Widening) -> Bases:
 
 def _turned(stream: Widening, before: Widening) -> Bases:
     """The tied fit of all that layers read and write."""
+    if stream.tied:
+        raise BadInput(
+            "The head is tied to the embeddings, which no matrix but a rotation leaves in one basis; expected an "
+            "untied head, so leave this attack out."
+        )
     common = set(shared_sides(stream.site, stream.checkpoint, before.checkpoint))
     pairs = []
     for sides in (stream.site.lefts, stream.site.rights):
@@ -84,6 +90,8 @@ def _turned(stream: Widening, before: Widening) -> Bases:
                 gram += (both @ both.T).to(gram)
         pairs.append(_root(gram))
     (left, left0), (right, right0) = pairs
+    if not (left0.any() and right0.any()):
+        raise Inapplicable("The base shares no map of a layer with the protected model; expected one of its shapes.")
     seen = 1.0
     for _ in range(_ROUNDS):  # what norms see, and the matrix, each given the other
         gauge = GeneralLinear().fit(Stacks(left[None], right[None] / seen), Stacks(left0[None], right0[None]))
@@ -94,8 +102,9 @@ def _turned(stream: Widening, before: Widening) -> Bases:
 
 def _seen(write: Tensor, read: Tensor, found: Tensor, wanted: Tensor) -> Bases:
     """P and Q, and what norms have to be told: by how much what is read comes out too large."""
+    along = float((found * wanted).sum() / wanted.square().sum())
     bases = Bases.pair(write, read)
-    return Bases(bases.write, bases.read, float((found * wanted).sum() / wanted.square().sum()))
+    return Bases(bases.write, bases.read, along if along > 0 else float(found.norm() / wanted.norm()))
 
 
 def _root(gram: Tensor) -> tuple[Tensor, Tensor]:

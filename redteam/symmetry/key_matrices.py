@@ -95,7 +95,7 @@ class KeyMatrices:
         b = rotations(1, width, self.generators("U"))[0] + self.skew * normal("V", width, width)
         e = normal("E1", width, half) @ normal("E2", half, h)
         f = normal("F1", h, half) @ normal("F2", half, width)
-        before_f, after_e = (torch.linalg.svd(x).Vh[half:] for x in (f.T, e))
+        before_f, after_e = (torch.linalg.svd(x, full_matrices=False).Vh[half:] for x in (f.T, e))
         inverse = torch.linalg.inv(b)
 
         def write(name: str) -> Tensor:

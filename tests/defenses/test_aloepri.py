@@ -143,6 +143,8 @@ def test_a_tied_head_is_refused_by_key_matrices_alone(base):
     with pytest.raises(BadInput, match="head is tied to the embeddings"):
         protect(tied, aloepri)
     assert protect(tied, aloepri, **EXACT).config["hidden_size"] == 40
+    with pytest.raises(BadInput, match="no matrix but a rotation leaves in one basis"):
+        undone(tied, tied, stream_fit)
 
 
 def test_a_stream_that_was_not_widened_so_is_told(base):
@@ -155,6 +157,15 @@ def test_a_stream_that_was_not_widened_so_is_told(base):
     fewer = Checkpoint.of({}, {**WIDER, "vocab_size": 300}).fresh(0).to(torch.float64)
     with pytest.raises(BadInput, match="of one vocabulary"):
         undone(locked, fewer, stream_fit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_stored_keeps_its_dtype_and_a_stranger_stays_finite(base, dtype):
+    stranger, near = (Checkpoint.of({}, WIDER).fresh(seed).to(dtype) for seed in (5, 0))
+    locked = aloepri(DefenderView(stranger, near, KEY))
+    found = undone(locked, near, *UNDOING, denoise, gauge_fit)
+    assert {locked.dtype(n) for n in locked} == {found.dtype(n) for n in found} == {dtype}
+    assert all(bool(found[n].isfinite().all()) for n in found)
 
 
 def test_the_shell_puts_it_on_and_transformers_loads_it(shell, tmp_path) -> None:
