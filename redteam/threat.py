@@ -34,6 +34,8 @@ class ThreatModel:
         shared: Whether the attacker's own protected expert is under the victim's key, or under one of its own.
         weights: Whether the attacker holds the protected weights, or can only run the model.
         queries: How many inputs the attacker may have answered; `None` for any number.
+        sealed: Whether what is released does not run alone. It then speaks of defenses that seal, and these of no other
+            model: the victim's score is that of whoever holds the key.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ThreatModel:
     shared: bool = True
     weights: bool = True
     queries: int | None = None
+    sealed: bool = False
 
     def allows(self, needs: Needs) -> bool:
         """Whether an attack with these needs can be run at all."""
@@ -165,6 +168,19 @@ def _outputs_only(*, queries: Annotated[int, Range(1, 10**9)] = QUERIES) -> Thre
     )
 
 
+def _sealed() -> ThreatModel:
+    return ThreatModel(
+        "",
+        _WEIGHTS,
+        "What is released does not run alone: an enclave or the user holds the rest. The attacker has the released "
+        "weights, the public base, experts of their own tasks with validation data for those tasks, the defense's code "
+        "and the model's answers; not the key nor what is kept inside, and no data of the victim's task. Fidelity and "
+        "answers are those of whoever holds the key.",
+        "from the sealed weights and the public base alone",
+        sealed=True,
+    )
+
+
 THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
     "weights-only": _weights_only,
     "no-base": _no_base,
@@ -175,6 +191,7 @@ THREAT_MODELS: dict[str, Callable[..., ThreatModel]] = {
     "data-rich": _data_rich,
     "leaked-key": _leaked_key,
     "outputs-only": _outputs_only,
+    "sealed": _sealed,
 }
 """Name → what makes the model from its settings."""
 

@@ -188,7 +188,7 @@ def _recovered(
 
 def _keeps_function(chain: Pipeline, lock: Pipeline | None) -> bool:
     return all(link.spec.keeps_function for link in chain.links) and all(
-        link.spec.exact for link in (lock.links if lock else ())
+        link.spec.exact and not link.spec.sealed for link in (lock.links if lock else ())
     )
 
 

@@ -95,6 +95,7 @@ def protect(
     from redteam.plugins.returned import check_as_read
 
     chain = Pipeline.load(DEFENSES, defense, Path())
+    _require_alone(chain)
     shared.require_usable(device, out, force, [model, base])
     if of_adapters.rewrites_factors(chain):
         _protect_adapter(
@@ -264,6 +265,15 @@ def _key_for(chain: Pipeline, path: Path | None, out: Path) -> tuple[Key, bool]:
 
 def _told_of_key(path: Path, new: bool) -> str:
     return f"The key is in {path}{', made now' if new else ''}; whoever has it takes the lock off."
+
+
+def _require_alone(chain: Pipeline) -> None:
+    """Refuses what seals: what is written here must run by itself."""
+    if chain.any(lambda spec: spec.sealed):
+        raise BadInput(
+            f"{chain.text} seals the weights, which then run in an enclave alone, and there is none here to write for; "
+            f"judge it with redteam run --defense {chain.text} --threat sealed."
+        )
 
 
 def _keyed(chain: Pipeline) -> bool:

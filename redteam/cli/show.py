@@ -126,6 +126,8 @@ def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
     elif isinstance(spec, DefenseSpec):
         yield "exact", "yes, the function stays the same" if spec.exact else "no, the function changes"
         yield "keyed", "yes" if spec.keyed else "no"
+        if spec.sealed:
+            yield "sealed", "yes: what it releases does not run alone, and exact is said of whoever holds the key"
         if spec.prepares:
             yield "prepares", "yes: what follows it in a chain is measured against what it made of the victim"
         if spec.adapts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,10 +14,11 @@ from redteam.evaluation import metrics
 from redteam.evaluation.bench import Bench
 from redteam.evaluation.merging import counted, merge, try_setting, watched
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.pipelines import apply, remove
+from redteam.evaluation.pipelines import apply, opened, remove
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.stand_ins import Plants, drowned, planted
 from redteam.evaluation.steps import Cost, Locked, Record, Recovered, Scored, Step, Tuned
+from redteam.key import Key
 from redteam.plugins.contracts import AttackSpec, Needs
 from redteam.plugins.registry import ATTACKS, DEFENSES, LoadedPlugin
 from redteam.plugins.returned import check_returned
@@ -100,9 +101,10 @@ def _lock(step: Step, bench: Bench) -> Locked:
     fresh = step.settings.get("fresh", False)
     if "sibling" in step.settings:
         return _sibling(step, bench, scenario.companions[0])
-    source = bench.kept(victim.fresh(_fresh_seed(bench))) if fresh and "prepared" not in step.inputs else victim
     with metrics.Memory() as memory, metrics.Clock() as clock:
-        protected, plants = _protected(step, bench, source, scenario.tasks[scenario.victim])
+        made = _protected(step, bench, _source(bench, fresh=fresh), scenario.tasks[scenario.victim])
+    protected, plants = made.released, made.plants
+    running = _running(bench, protected, made.opened)
     bench.store.put_artefact(step.name, protected)
     return Locked(
         digest=protected.digest(),
@@ -118,9 +120,11 @@ def _lock(step: Step, bench: Bench) -> Locked:
         planted=list(plants),
         uncovered=_uncovered(bench, plants),
         tied_cost=tied_costs(protected, scenario.base),
-        change=metrics.change(victim, protected, scenario) if "defense" in step.settings and not fresh else None,
-        answers=metrics.answers(scenario, protected.module()),
-        stored={} if fresh else metrics.stored(scenario.tasks[scenario.victim], protected, bench.split),
+        change=metrics.change(victim, running, scenario) if "defense" in step.settings and not fresh else None,
+        answers=metrics.answers(scenario, running.module()),
+        stored={}
+        if fresh
+        else metrics.stored(scenario.tasks[scenario.victim], protected, bench.split, opened=made.opened),
         dtype=str(victim.dtype(next(iter(victim)))).removeprefix("torch."),
         cost=Cost(clock.seconds, memory.megabytes),
     )
@@ -128,17 +132,18 @@ def _lock(step: Step, bench: Bench) -> Locked:
 
 def _sibling(step: Step, bench: Bench, task: str) -> Locked:
     """An expert of the attacker's own under the defense that the victim is under."""
-    protected, _ = _protected(step, bench, bench.scenario.experts[task], bench.scenario.tasks[task])
+    protected = _protected(step, bench, bench.scenario.experts[task], bench.scenario.tasks[task]).released
     bench.store.put_artefact(step.name, protected)
     return Locked(protected.digest(), sibling=task)
 
 
 def _attack(step: Step, bench: Bench) -> Recovered:
     scenario, protected, meter = bench.scenario, bench.input("lock"), Meter()
+    open_up = _opening(step, bench)
     with metrics.Memory() as memory, metrics.Clock() as clock:
         recovered = protected
         for attack in bench.plugins(ATTACKS, "attack"):
-            view = _attacker_view(step, bench, recovered, attack, meter)
+            view = _attacker_view(step, bench, recovered, attack, meter, open_up)
             # Whoever only has answers starts from the base, whatever tensors the lock has added.
             recovered = check_returned(attack, view.protected, bench.kept(attack(view)))
     bench.store.put_artefact(step.name, recovered)
@@ -146,7 +151,7 @@ def _attack(step: Step, bench: Bench) -> Recovered:
         digest=recovered.digest(),
         residual=metrics.residual(recovered, bench.unlocked, scenario.base, bench.record("lock").changed),
         tied_cost=tied_costs(recovered, scenario.base),
-        change=metrics.change(protected, recovered, scenario),
+        change=metrics.change(_running(bench, protected, open_up), recovered, scenario),
         cost=Cost(clock.seconds, memory.megabytes, meter.labels, meter.steps),
     )
 
@@ -161,21 +166,51 @@ _COMPUTATIONS: Mapping[str, Callable[[Step, Bench], Record]] = {
 }
 
 
-def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tuple[Checkpoint, Plants]:
-    """The victim under what the step's settings ask for, and what was planted."""
+Opening = Callable[[Checkpoint], Checkpoint]
+"""Makes of released weights what runs: what they are sealed with is off, everything else is as it was."""
+
+
+def _as_it_is(released: Checkpoint) -> Checkpoint:
+    return released
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A victim under a lock: what is released, what was planted, and how whoever holds the key runs it."""
+
+    released: Checkpoint
+    plants: Plants = field(default_factory=dict)
+    opened: Opening = _as_it_is
+
+
+def _running(bench: Bench, released: Checkpoint, open_up: Opening) -> Checkpoint:
+    """What is released, opened, every tensor computed once."""
+    found = open_up(released)
+    return released if found is released else bench.kept(found)
+
+
+def _source(bench: Bench, *, fresh: bool) -> Checkpoint:
+    """What a lock is put on."""
+    victim = bench.unlocked
+    return bench.kept(victim.fresh(_fresh_seed(bench))) if fresh and "prepared" not in bench.step.inputs else victim
+
+
+def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> _Made:
+    """The victim under what the step's settings ask for."""
     settings, base = step.settings, bench.scenario.base
     if "unused" in settings:
-        return source.replace(base.only(shared_tensors(source, base))), {}
+        return _Made(source.replace(base.only(shared_tensors(source, base))))
     if "drowned" in settings:
-        return bench.kept(drowned(source, base, bench.key.child("noise"))), {}
+        return _Made(bench.kept(drowned(source, base, bench.key.child("noise"))))
     if "plant" in settings:
         changed = settings.get("changed")
         locked, plants = planted(source, settings["plant"], bench.key, None if changed is None else set(changed))
-        return bench.kept(locked), plants
+        return _Made(bench.kept(locked), plants)
     if "defense" not in settings:
-        return source, {}
-    protected, _ = apply(
-        bench.plugins(DEFENSES, "defense"),
+        return _Made(source)
+    defenses = bench.plugins(DEFENSES, "defense")
+    protected, views = apply(
+        defenses,
         source,
         base,
         bench.key,
@@ -183,7 +218,24 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> tupl
         task=task,
         prepared="prepared" in step.inputs,
     )
-    return protected, {}
+    return _Made(protected, opened=lambda released: opened(defenses, released, views))
+
+
+def _opening(step: Step, bench: Bench) -> Opening:
+    """How whoever holds the key runs the lock that a step attacks; what is kept inside is made again, as it was."""
+    defenses = bench.plugins(DEFENSES, "defense")
+    if not any(defense.spec.sealed for defense in defenses):
+        return _as_it_is
+    _, views = apply(
+        defenses,
+        _source(bench, fresh=step.how["fresh"]),
+        bench.scenario.base,
+        bench.key,
+        check=lambda _, __, after: after,
+        task=bench.scenario.tasks[bench.scenario.victim],
+        prepared="prepared" in step.inputs,
+    )
+    return lambda released: opened(defenses, released, views)
 
 
 def _uncovered(bench: Bench, plants: Plants) -> list[str]:
@@ -191,7 +243,12 @@ def _uncovered(bench: Bench, plants: Plants) -> list[str]:
 
 
 def _attacker_view(
-    step: Step, bench: Bench, protected: Checkpoint, attack: LoadedPlugin[AttackSpec], meter: Meter
+    step: Step,
+    bench: Bench,
+    protected: Checkpoint,
+    attack: LoadedPlugin[AttackSpec],
+    meter: Meter,
+    open_up: Opening,
 ) -> AttackerView:
     scenario, name = bench.scenario, step.how["threat"]
     threat = OWNER if name == OWNER.name else threat_model(name)
@@ -199,7 +256,14 @@ def _attacker_view(
     task = scenario.tasks[scenario.victim]
     oracle = None
     if Needs.OUTPUTS in attack.spec.needs:
-        oracle, protected = Oracle(protected), scenario.dressed(scenario.base, scenario.victim)
+        oracle, protected = Oracle(open_up(protected)), scenario.dressed(scenario.base, scenario.victim)
+
+    def unlock(checkpoint: Checkpoint, key: Key) -> Checkpoint:
+        links = defenses
+        if key == bench.key:  # whoever has it has what is kept inside, too
+            checkpoint, links = open_up(checkpoint), [link for link in defenses if not link.spec.sealed]
+        return remove(links, checkpoint, scenario.base, key, owner=bench.key, task=task)
+
     return AttackerView(
         protected,
         threat,
@@ -210,7 +274,7 @@ def _attacker_view(
         _companions={name: scenario.experts[name] for name in scenario.companions},
         _own={name: halves(scenario.tasks[name])[0] for name in scenario.companions},
         _key=bench.key,
-        _unlock=lambda checkpoint, key: remove(defenses, checkpoint, scenario.base, key, owner=bench.key, task=task),
+        _unlock=unlock,
         _releases=(bench.input("release"),) if "release" in step.inputs else (),
         _siblings={bench.record("sibling").sibling: bench.input("sibling")} if "sibling" in step.inputs else {},
         _task=task,

@@ -49,6 +49,11 @@ class Asked:
         return self.defense.any(lambda spec: spec.keyed)
 
     @property
+    def sealed(self) -> bool:
+        """Whether what the defense releases does not run alone."""
+        return self.defense.any(lambda spec: spec.sealed)
+
+    @property
     def yardsticks(self) -> frozenset[str]:
         """The mergers that everything is merged with; others take turns on what is still locked."""
         return frozenset(pairing.merger for pairing in self.pairings)
@@ -66,8 +71,11 @@ class Asked:
     def granted(self, attacks: Iterable[Pipeline]) -> Iterator[Pipeline]:
         """Attacks that the threat model grants what they need; ceilings whatever the threat model."""
         for attack in attacks:
-            allowed = attack.role in ("ceiling", "anew") or self.threat.allows(attack.needs)
-            if allowed and (self.keyed or not attack.needs & Needs.CODE):
+            ceiling = attack.role in ("ceiling", "anew")
+            allowed = ceiling or self.threat.allows(attack.needs)
+            # What a sealed model runs with need not be drawn from a key.
+            code = self.keyed or (ceiling and self.sealed)
+            if allowed and (code or not attack.needs & Needs.CODE):
                 yield attack
 
     def _on(self, layout: Layout, key: int, merger: Pipeline, lock: str) -> None:

@@ -209,7 +209,12 @@ class Layout:
             f"attack {attack.text} on {label}",
             {"attack": attack.identity, "held": held.matters(attack.needs), "key": key},
             inputs,
-            {"attack": attack.how, "threat": held.name, "defense": locked.how.get("defense", ())},
+            {
+                "attack": attack.how,
+                "threat": held.name,
+                "defense": locked.how.get("defense", ()),
+                "fresh": locked.settings.get("fresh", False),
+            },
             makes=True,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,15 +42,27 @@ def answers(scenario: Scenario, module: nn.Module) -> list[int]:
     return [int(answer) for inputs in _own_inputs(scenario, _SEEN) for answer in answers_of(module, inputs)]
 
 
-def stored(task: Task, checkpoint: Checkpoint, split: Split = "test") -> dict[str, Packed]:
+def stored(
+    task: Task,
+    checkpoint: Checkpoint,
+    split: Split = "test",
+    *,
+    opened: Callable[[Checkpoint], Checkpoint] = lambda released: released,
+) -> dict[str, Packed]:
     """What is held of each sample after rounding the weights to each dtype; the network computes in float32.
 
     Dtypes that hold the weights as they are have their results in common.
+
+    Args:
+        task: Says what is held.
+        checkpoint: As it is released.
+        split: Whose samples.
+        opened: What runs of the released weights, where they do not run alone.
     """
     found: dict[torch.dtype | None, Packed] = {}
     for dtype in DTYPES.values():
         if (to := _loses(checkpoint, dtype)) not in found:
-            with computing(_rounded(checkpoint, dtype), torch.float32) as network:
+            with computing(opened(_rounded(checkpoint, dtype)), torch.float32) as network:
                 found[to] = Packed.of(task.held(network, split))
     return {name: found[_loses(checkpoint, dtype)] for name, dtype in DTYPES.items()}
 

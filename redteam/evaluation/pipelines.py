@@ -1,4 +1,4 @@
-"""Pipelines of defenses, applied and removed link by link, each link under a key of its own."""
+"""Pipelines of defenses, applied, opened and removed link by link, each link under a key of its own."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def apply(
         victim = check(defense, victim, defense(view))
         views.append(view)
     return victim, views
+
+
+def opened(defenses: Defenses, released: Checkpoint, views: Sequence[DefenderView]) -> Checkpoint:
+    """What runs: the released model without its seals, which come last; the same model where nothing seals it.
+
+    Args:
+        defenses: The links, in the order in which they were put on.
+        released: What `apply` returned, as it is stored.
+        views: Those that `apply` returned: they hold what is kept inside, too, which no key gives back.
+    """
+    seals = sum(defense.spec.sealed for defense in defenses)
+    for view in reversed(views[len(views) - seals :]):
+        for lock in reversed(view.locks):
+            released = lock.take_off(released)
+    return released
 
 
 def remove(

@@ -15,7 +15,7 @@ from redteam.plugins.contracts import AttackSpec, Needs, Role, ScenarioSpec
 from redteam.plugins.reference import Reference, chain_text, parse_chain
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
 from redteam.plugins.source import first_line
-from redteam.threat import ThreatModel, threat_model
+from redteam.threat import THREAT_MODELS, ThreatModel, threat_model
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,8 @@ class Part:
         defenses = tuple(Pipeline.load(DEFENSES, text, folder) for text in product.defenses)
         _require_of_weights("protect", defenses)
         _require_of_weights("attack", attacks)
+        threats = tuple(threat_model(name) for name in product.threats)
+        _require_alike(defenses, threats)
         return cls(
             product.seeds,
             product.keys,
@@ -185,7 +187,7 @@ class Part:
             tuple(Ensemble.load(name) for name in gauntlets),
             mergers,
             in_turn,
-            tuple(threat_model(name) for name in product.threats),
+            threats,
         )
 
     @property
@@ -286,6 +288,30 @@ def _require_of_weights(command: str, chains: Sequence[Pipeline]) -> None:
                 f"after which none are left; use redteam {command} {chain.text} ADAPTER --base BASE --out DIR, and "
                 "redteam merge on what it writes."
             )
+
+
+def _require_alike(defenses: Sequence[Pipeline], threats: Sequence[ThreatModel]) -> None:
+    """Refuses to compare what runs alone with what does not: threat models speak of the one or of the other."""
+    for chain in defenses:
+        seals = [link.spec.sealed for link in chain.links]
+        if seals != sorted(seals):
+            raise BadPlan(
+                f"In {chain.text} something follows on a defense that seals, which it would have to be put on before "
+                "the weights are sealed; name what seals last."
+            )
+        for threat in threats:
+            if any(seals) and not threat.sealed:
+                fitting = " or ".join(name for name in THREAT_MODELS if threat_model(name).sealed)
+                raise BadPlan(
+                    f"{chain.text} seals the weights, so that what it releases does not run alone, and the threat "
+                    f"model {threat.name} is of models that do; judge it under {fitting} (--threat {fitting}, in a "
+                    "plan that has both in a table [[also]] of its own)."
+                )
+            if threat.sealed and not any(seals) and chain.any(lambda spec: spec.protects):
+                raise BadPlan(
+                    f"{chain.text} releases a model that runs alone, and the threat model {threat.name} is of models "
+                    "that do not; judge it under another, in a plan that has both in a table [[also]] of its own."
+                )
 
 
 def _require_counted(mergers: Sequence[Pipeline], turns: Sequence[Ensemble]) -> None:

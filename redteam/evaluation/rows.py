@@ -269,8 +269,8 @@ class Adversary(Model):
         own: Whether that is where the defense comes from, too.
         ran: Whether it ran to its end on this defense under every seed and key.
         covers: Whether every tensor that the defense changes lies at a site of a kind that the attack claims to undo.
-            One that claims none proves itself on the weakened variant alone, and covers a defense that shows at no kind
-            of sites: who undoes a change of basis can say which.
+            One that claims none proves itself on the weakened variant alone, and covers a defense that seals or shows
+            at no kind of sites: who undoes a change of basis can say which.
         as_strong: Whether the planted locks that it undid lie as far from the base as the defense, kind by kind.
         same_extent: Whether the weakened variant changed all tensors, in all shapes, that the defense itself changed.
     """

@@ -112,7 +112,8 @@ class DefenseSpec(Spec):
     """What a defense claims.
 
     Attributes:
-        exact: Whether the protected model computes exactly what the victim did, up to rounding.
+        exact: Whether the protected model computes exactly what the victim did, up to rounding; of a sealed one, the
+            model as whoever holds the key runs it.
         keyed: Whether it draws on a key, so that it is worth trying under several.
         changes_architecture: Whether names and shapes of tensors may differ from the victim's.
         weakened: Settings under which an attack that targets this defense must succeed, so that its failure against the
@@ -123,6 +124,9 @@ class DefenseSpec(Spec):
             an adapter and writes one; no run does, since runs merge adapters into whole models.
         renumbers: Whether it gives tokens other numbers, and the tokenizer that is published with the model with it
             (`redteam.checkpoint.numbering`). What it returns says which (`NUMBERS`), as such a tokenizer does.
+        sealed: Whether what is released does not run alone, since an enclave or the user holds the rest. It puts its
+            `view.locks` on, and whoever holds the key runs the model without them; it is judged under threat models
+            that say so (`ThreatModel.sealed`) and under no other.
         prepares: Whether it trains the victim for the lock that follows it in a chain. What follows is then measured
             against the prepared victim, unlocked, in place of the victim itself.
         claim: What its source reports of it, in a sentence with figures and models, and how sure the figures are: shown
@@ -135,6 +139,7 @@ class DefenseSpec(Spec):
     keyed: bool
     protects: bool = True
     adapts: bool = False
+    sealed: bool = False
     prepares: bool = False
     factors: bool = False
     renumbers: bool = False
@@ -261,6 +266,7 @@ def defense(
     weakened: Mapping[str, Any] | None = None,
     protects: bool = True,
     adapts: bool = False,
+    sealed: bool = False,
     prepares: bool = False,
     factors: bool = False,
     renumbers: bool = False,
@@ -277,6 +283,7 @@ def defense(
             weakened=weakened,
             protects=protects,
             adapts=adapts,
+            sealed=sealed,
             prepares=prepares,
             factors=factors,
             renumbers=renumbers,

@@ -63,11 +63,35 @@ class DefenseSubject(Subject[DefenseSpec]):
         yield Check("weakened", self._weakened)
 
     def call(
-        self, scenario: Scenario, *, key: Key = KEY, victim: Checkpoint | None = None, data: bool = True, **changed: Any
+        self,
+        scenario: Scenario,
+        *,
+        key: Key = KEY,
+        victim: Checkpoint | None = None,
+        data: bool = True,
+        opened: bool = False,
+        **changed: Any,
     ) -> Trial:
-        """One call of the defense, some of its settings changed."""
+        """One call of the defense, some of its settings changed.
+
+        Args:
+            scenario: A toy.
+            key: The owner's.
+            victim: In place of the toy's.
+            data: Whether there are training data.
+            opened: Whether to return what whoever holds the key runs.
+            changed: Settings.
+        """
         view, copies = defender_view(scenario, key, victim=victim, data=data)
-        return Trial.of(lambda: self.plugin.function(view, **{**self.plugin.settings, **changed}), copies)
+
+        def call() -> Any:
+            returned = self.plugin.function(view, **{**self.plugin.settings, **changed})
+            if opened and isinstance(returned, Checkpoint):
+                for lock in reversed(view.locks):
+                    returned = lock.take_off(returned)
+            return returned
+
+        return Trial.of(call, copies)
 
     @property
     def other(self) -> Trial:
@@ -114,16 +138,25 @@ class DefenseSubject(Subject[DefenseSpec]):
         scenario, found = toy_scenario(architecture), {}
         for dtype, limit in ((torch.float64, DOUBLE), (torch.float32, THRESHOLDS.function)):
             here, word = in_dtype(scenario, dtype), str(dtype).removeprefix("torch.")
-            trial = self.kept((architecture, dtype), partial(self.call, here))
+            name = ("opened", architecture, dtype) if self.spec.sealed else (architecture, dtype)
+            trial = self.kept(name, partial(self.call, here, opened=self.spec.sealed))
             if isinstance(trial.error, (BadInput, IllegalGauge)) and architecture != self.toy:
                 raise DoesNotApply(f"it does not take this architecture: {trial.error}")
             self.require_ran(trial, f"in {word} ")
+            if self.spec.sealed:
+                self._require_sealed(here)
             other = self.spec.changes_architecture or self.spec.renumbers
             returned = trial.checkpoint if other else trial.usable(_victim(here))
             found[word] = output_change(_victim(here), trial.sound(returned), here)
             if not found[word] <= limit:
                 raise Fails(f"in {word} it changes the outputs by {found[word]:.2g}, at most {limit:g} keeps them")
         return "outputs change by " + ", ".join(f"{value:.1g} in {word}" for word, value in found.items())
+
+    def _require_sealed(self, scenario: Scenario) -> None:
+        """Raises `Fails` where what it releases runs alone."""
+        change = output_change(_victim(scenario), self.call(scenario).checkpoint, scenario)
+        if change <= THRESHOLDS.function:
+            raise Fails("it declares sealed=True, and what it releases runs alone: its outputs stay what they were")
 
     def _weakened(self) -> str:
         if self.spec.weakened is None:

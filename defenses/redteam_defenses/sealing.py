@@ -1,0 +1,189 @@
+"""Seals: what is done to single weight matrices that nobody can run with before it is undone.
+
+Sealed are the weights of attention and MLPs, since it is their products that are left to hardware nobody trusts.
+Biases, norms, embeddings and heads are released as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from torch import Tensor
+
+from redteam.anatomy import KINDS, Affine, Draft, Linear, anatomy_of
+from redteam.checkpoint import Checkpoint
+from redteam.plugins.settings import Range
+from redteam.views import DefenderView
+
+Factors = Annotated[tuple[float, float], Range(0.01, 100.0, log=True, rising=True)]
+"""Between which factors are drawn."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix, [out, in].
+
+    Attributes:
+        linear: Where it lies.
+        kind: Of the site that it is a part of.
+        layer: Counted from 0.
+        writes: Whether it writes to the residual stream; else it reads from it.
+        rows: How many outputs it has.
+        columns: How many inputs.
+    """
+
+    linear: Linear
+    kind: str
+    layer: int
+    writes: bool
+    rows: int
+    columns: int
+
+    @property
+    def label(self) -> str:
+        """Tells it from all others, those that lie in the same tensor included."""
+        part = self.linear.rows or self.linear.packed
+        return f"{self.linear.weight}/{0 if part is None else part.start}"
+
+    def read(self, checkpoint: Checkpoint) -> Tensor:
+        """Its numbers in float64.
+
+        Raises:
+            BadInput: If one of them is NaN or infinite.
+        """
+        return self.linear.read(checkpoint).weight
+
+
+class Veil(Protocol):
+    """What is done to one matrix, and undone."""
+
+    def put(self, weight: Tensor) -> Tensor:
+        """The matrix under it, [out, in]."""
+
+    def take(self, sealed: Tensor) -> Tensor:
+        """The matrix without it, given that it is on."""
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """Columns, or rows, multiplied by a factor each and then exchanged.
+
+    Attributes:
+        order: int64 [n]; place i of the result is place `order[i]` of what was scaled.
+        scale: float64 [n]; 1 by default.
+        dim: 1 for columns, 0 for rows.
+    """
+
+    order: Tensor
+    scale: Tensor | None = None
+    dim: int = 1
+
+    def put(self, weight: Tensor) -> Tensor:
+        scaled = weight if self.scale is None else weight * self._factors(self.scale)
+        return scaled.index_select(self.dim, self.order)
+
+    def take(self, sealed: Tensor) -> Tensor:
+        back = sealed.index_select(self.dim, self.order.argsort())
+        return back if self.scale is None else back / self._factors(self.scale)
+
+    def _factors(self, scale: Tensor) -> Tensor:
+        return scale[None, :] if self.dim == 1 else scale[:, None]
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """W Q.
+
+    Attributes:
+        turn: Q, orthogonal [in, in].
+    """
+
+    turn: Tensor
+
+    def put(self, weight: Tensor) -> Tensor:
+        return weight @ self.turn
+
+    def take(self, sealed: Tensor) -> Tensor:
+        return sealed @ self.turn.T
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """Veils on some matrices; `redteam.symmetry.Reversible`.
+
+    Attributes:
+        matrices: Which.
+        veils: Those of a matrix, the first one put on first; the same ones when asked again.
+    """
+
+    matrices: tuple[Matrix, ...]
+    veils: Callable[[Matrix], Sequence[Veil]]
+
+    def put_on(self, checkpoint: Checkpoint) -> Checkpoint:
+        """With them; lazy."""
+
+        def veiled(matrix: Matrix, weight: Tensor) -> Tensor:
+            for veil in self.veils(matrix):
+                weight = veil.put(weight)
+            return weight
+
+        return self._rewritten(checkpoint, veiled)
+
+    def take_off(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Without them; lazy."""
+
+        def bare(matrix: Matrix, weight: Tensor) -> Tensor:
+            for veil in reversed(self.veils(matrix)):
+                weight = veil.take(weight)
+            return weight
+
+        return self._rewritten(checkpoint, bare)
+
+    def _rewritten(self, checkpoint: Checkpoint, act: Callable[[Matrix, Tensor], Tensor]) -> Checkpoint:
+        lying_in: dict[str, list[Matrix]] = {}
+        for matrix in self.matrices:
+            lying_in.setdefault(matrix.linear.weight, []).append(matrix)
+
+        def rewritten(name: str) -> Tensor:
+            draft = Draft.of(checkpoint)
+            for matrix in lying_in[name]:
+                matrix.linear.write(draft, Affine(act(matrix, matrix.read(checkpoint)), None))
+            return draft.tensors[name]
+
+        return checkpoint.replace(Checkpoint.computed(checkpoint.outline(lying_in), rewritten))
+
+
+def sealed(
+    view: DefenderView,
+    veils: Callable[[Matrix], Sequence[Veil]],
+    only: Callable[[Matrix], bool] = lambda matrix: True,
+) -> Checkpoint:
+    """The victim with veils on its matrices, which whoever holds the view's key takes off.
+
+    Args:
+        view: The victim.
+        veils: As in `Sealing`.
+        only: Which matrices are sealed; all by default.
+
+    Raises:
+        BadInput: If the architecture is not known.
+    """
+    lock = Sealing(tuple(filter(only, _matrices(view.victim))), veils)
+    view.locks.append(lock)
+    return lock.put_on(view.victim)
+
+
+def _matrices(checkpoint: Checkpoint) -> Iterator[Matrix]:
+    """All weight matrices of attention and MLPs, each once, however many layers share it."""
+    found: dict[str, Matrix] = {}
+    for site in anatomy_of(checkpoint).sites(KINDS):
+        for side in site.sides:
+            whole = side.linear
+            for linear in (whole,) if isinstance(whole, Linear) else whole.linears:
+                shape = checkpoint.shape(linear.weight)
+                size = (linear.outputs(shape), linear.inputs(shape))
+                matrix = Matrix(linear, site.kind, site.layer, side.columns, *size)
+                found.setdefault(matrix.label, matrix)
+    yield from found.values()
