@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
+import torch
 from torch import Tensor
 
 from redteam.anatomy import KINDS, Affine, Draft, Linear, anatomy_of
-from redteam.checkpoint import Checkpoint
+from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.settings import Range
 from redteam.views import DefenderView
 
@@ -110,6 +111,82 @@ class Rotated:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """W times a number.
+
+    Attributes:
+        factor: The number.
+    """
+
+    factor: float
+
+    def put(self, weight: Tensor) -> Tensor:
+        return weight * self.factor
+
+    def take(self, sealed: Tensor) -> Tensor:
+        return sealed / self.factor
+
+
+@dataclass(frozen=True)
+class Added:
+    """W + A.
+
+    Attributes:
+        amount: A, [out, in].
+    """
+
+    amount: Tensor
+
+    def put(self, weight: Tensor) -> Tensor:
+        return weight + self.amount
+
+    def take(self, sealed: Tensor) -> Tensor:
+        return sealed - self.amount
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Groups of rows, each multiplied by a matrix of its own.
+
+    Attributes:
+        groups: Which rows, int64 [B, g], and by what they are multiplied, [B, g, g]; no row is in two of them.
+    """
+
+    groups: tuple[tuple[Tensor, Tensor], ...]
+
+    def put(self, weight: Tensor) -> Tensor:
+        mixed = weight.clone()
+        for rows, matrices in self.groups:
+            mixed[rows] = matrices @ weight[rows]
+        return mixed
+
+    def take(self, sealed: Tensor) -> Tensor:
+        bare = sealed.clone()
+        for rows, matrices in self.groups:
+            bare[rows] = torch.linalg.solve(matrices, sealed[rows])
+        return bare
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """Another matrix in W's place; W stays inside.
+
+    Attributes:
+        inside: W.
+        shown: The other.
+    """
+
+    inside: Tensor
+    shown: Tensor
+
+    def put(self, weight: Tensor) -> Tensor:
+        return self.shown
+
+    def take(self, sealed: Tensor) -> Tensor:
+        return self.inside
+
+
+@dataclass(frozen=True)
 class Sealing:
     """Veils on some matrices; `redteam.symmetry.Reversible`.
 
@@ -155,6 +232,12 @@ class Sealing:
         return checkpoint.replace(Checkpoint.computed(checkpoint.outline(lying_in), rewritten))
 
 
+def in_base(view: DefenderView) -> Callable[[Matrix], bool]:
+    """Whether the base has a matrix, too, for schemes that start from it."""
+    shared = set(shared_tensors(view.victim, view.base))
+    return lambda matrix: matrix.linear.weight in shared
+
+
 def sealed(
     view: DefenderView,
     veils: Callable[[Matrix], Sequence[Veil]],
@@ -170,13 +253,17 @@ def sealed(
     Raises:
         BadInput: If the architecture is not known.
     """
-    lock = Sealing(tuple(filter(only, _matrices(view.victim))), veils)
+    lock = Sealing(tuple(filter(only, matrices(view.victim))), veils)
     view.locks.append(lock)
     return lock.put_on(view.victim)
 
 
-def _matrices(checkpoint: Checkpoint) -> Iterator[Matrix]:
-    """All weight matrices of attention and MLPs, each once, however many layers share it."""
+def matrices(checkpoint: Checkpoint) -> Iterator[Matrix]:
+    """All weight matrices of attention and MLPs, each once, however many layers share it.
+
+    Raises:
+        BadInput: If the architecture is not known.
+    """
     found: dict[str, Matrix] = {}
     for site in anatomy_of(checkpoint).sites(KINDS):
         for side in site.sides:

@@ -1,4 +1,4 @@
-"""What does not run alone is scored as whoever holds the key runs it, attacked as it is released, and never compared."""
+"""What does not run alone is scored as its key's holder runs it, attacked as it is released, and never compared."""
 
 from __future__ import annotations
 
