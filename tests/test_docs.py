@@ -96,8 +96,8 @@ def anatomies() -> Iterator[str]:
 
 def defenses() -> Iterator[str]:
     """Those that ask for data are told by their refusal, where they can be put by trying."""
-    yield "| defense | exact | keyed | data | on a ViT | on a Llama | weakened | source |\n"
-    yield "|---|---|---|---|---|---|---|---|\n"
+    yield "| defense | exact | runs alone | keyed | data | on a ViT | on a Llama | weakened | source |\n"
+    yield "|---|---|---|---|---|---|---|---|---|\n"
     for name in DEFENSES:
         plugin = DEFENSES.load(name)
         spec = plugin.spec
@@ -105,7 +105,7 @@ def defenses() -> Iterator[str]:
         data = "needs data" in cells
         shown = ["not tried" if data else cell for cell in cells]
         weak = f"`{Reference(name, dict(spec.weakened))}`" if spec.weakened is not None else "–"
-        answers = (answer(spec.exact), answer(spec.keyed), answer(data))
+        answers = (answer(spec.exact), answer(not spec.sealed), answer(spec.keyed), answer(data))
         yield f"| `{name}` | {' | '.join((*answers, *shown, weak, spec.paper or '–'))} |\n"
 
 
