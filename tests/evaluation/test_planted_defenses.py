@@ -15,10 +15,12 @@ MADE_FOR = [(name, target) for name in ATTACKS.names for target in ATTACKS.load(
 
 
 @pytest.mark.slow
-def test_no_defense_holds_because_an_attack_did_nothing(toys: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threat", ["weights-only", "sealed"])
+def test_no_defense_holds_because_an_attack_did_nothing(toys: Any, tmp_path: Path, threat: str) -> None:
     attacks = (toys.named("feigned"), toys.named("give-up"))
-    found = toys.run(toys.plan(tuple(PROTECTING), attacks), tmp_path / "run", workers=2)
-    assert {verdict.defense for verdict in found.results.verdicts} == set(PROTECTING)
+    judged = tuple(name for name in PROTECTING if SPECS[name].sealed == (threat == "sealed"))
+    found = toys.run(toys.plan(judged, attacks, threats=(threat,)), tmp_path / "run", workers=2)
+    assert {verdict.defense for verdict in found.results.verdicts} == set(judged)
     for verdict in found.results.verdicts:
         assert verdict.verdict != "HOLDS-SO-FAR", (verdict.defense, verdict.reason)
     failed = [c for c in found.results.controls if c.control == "planted"]

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from redteam.errors import BadPlan
+from redteam.evaluation.pipelines import apply, opened
 from redteam.evaluation.plan import Plan
-from redteam.evaluation.resolve import Resolved
+from redteam.evaluation.resolve import Pipeline, Resolved
+from redteam.key import Key
+from redteam.plugins.registry import DEFENSES
 from redteam.testing import checks_for
+from redteam.testing.toys import in_dtype, toy_scenario
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,22 @@ def test_a_plan_can_have_both_beside_each_other() -> None:
     also = [{"defenses": ["shadownet", "rotation+shadownet", "none"], "threats": ["sealed"]}]
     found = Resolved.of(Plan.of({"defenses": ["rotation"], "also": also}), Path())
     assert set(found.threats) == {"weights-only", "sealed"}
+
+
+@pytest.mark.parametrize("last", ["shadownet", "soter", "amo", "loro+arrowcloak"])
+def test_opening_takes_off_what_seals_and_nothing_else(last: str) -> None:
+    scenario = in_dtype(toy_scenario("vit"), torch.float64)
+    victim, base, key = scenario.experts["victim"], scenario.base, Key.of_seed(0)
+
+    def put(text: str) -> tuple[Any, Any, Any]:
+        links = Pipeline.load(DEFENSES, text, Path()).links
+        return (links, *apply(links, victim, base, key, check=lambda _, __, after: after))
+
+    _, noisy, _ = put("gaussian-noise+mergelock")
+    links, released, views = put(f"gaussian-noise+mergelock+{last}")
+    back = opened(links, released, views)
+    assert max(float((back[n] - noisy[n]).norm() / noisy[n].norm()) for n in victim) <= 1e-12
+    assert max(float((back[n] - victim[n]).norm() / victim[n].norm()) for n in victim) > 0.1
 
 
 def test_the_contract_holds_a_seal_to_what_it_says(toys: Any) -> None:
