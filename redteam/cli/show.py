@@ -124,10 +124,11 @@ def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
         if spec.targets:
             yield "targets", ", ".join(spec.targets)
     elif isinstance(spec, DefenseSpec):
-        yield "exact", "yes, the function stays the same" if spec.exact else "no, the function changes"
+        whose = ", to whoever holds the key" if spec.sealed else ""
+        yield "exact", f"yes, the function stays the same{whose}" if spec.exact else "no, the function changes"
         yield "keyed", "yes" if spec.keyed else "no"
         if spec.sealed:
-            yield "sealed", "yes: what it releases does not run alone, and exact is said of whoever holds the key"
+            yield "sealed", "yes: what it releases does not run alone; judged under threat models that say so"
         if spec.prepares:
             yield "prepares", "yes: what follows it in a chain is measured against what it made of the victim"
         if spec.adapts:

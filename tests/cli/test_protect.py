@@ -145,6 +145,7 @@ def test_strict_writes_nothing_where_too_much_is_lost(shell: Shell, here: Path) 
         (["mergelock", "vit", "--key", "key", "--base", "bert"], "architecture"),
         (["mergelock", "vit", "--key", "key", "--base", "wide"], "shape"),
         (["nan.py@nan", "vit"], "not finite"),
+        (["shadownet", "vit", "--key", "key"], "redteam run --defense shadownet --threat sealed"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(shell: Shell, here: Path, words: list[str], says: str) -> None:
