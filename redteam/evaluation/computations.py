@@ -256,7 +256,9 @@ def _attacker_view(
     task = scenario.tasks[scenario.victim]
     oracle = None
     if Needs.OUTPUTS in attack.spec.needs:
-        oracle, protected = Oracle(open_up(protected)), scenario.dressed(scenario.base, scenario.victim)
+        # Of what does not run alone, it is the lock itself that answers, whatever an earlier link made of it.
+        answering = protected if open_up is _as_it_is else open_up(bench.input("lock"))
+        oracle, protected = Oracle(answering), scenario.dressed(scenario.base, scenario.victim)
 
     def unlock(checkpoint: Checkpoint, key: Key) -> Checkpoint:
         links = defenses

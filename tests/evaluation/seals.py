@@ -55,3 +55,12 @@ def columns(view: AttackerView) -> Checkpoint:
         ours = ours[:, torch.from_numpy(order)]
         found[name] = (ours * ((base * ours).sum(0) / ours.square().sum(0))).to(sealed.dtype)
     return view.protected.replace(found)
+
+
+@attack("asks", needs=Needs.COMPANIONS | Needs.OUTPUTS)
+def asks(view: AttackerView) -> Checkpoint:
+    """The base, with what the protected model answers written into a tensor."""
+    task = next(iter(view.companions))
+    told = float(view.answers(view.own_inputs(task, 8)).abs().mean())
+    name = "vit.layernorm.weight"
+    return view.protected.replace({name: view.protected[name] + told})

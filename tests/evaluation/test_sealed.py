@@ -23,7 +23,7 @@ from redteam.testing.toys import in_dtype, toy_scenario
 def sealed(once: Callable[..., Any], toys: Any) -> Any:
     """One that a fit undoes, one that keeps everything inside, and the victim as it is."""
     defenses = ("none", "shadownet", toys.named("hollow", "seals.py"))
-    attacks = (toys.named("columns", "seals.py"),)
+    attacks = (toys.named("columns", "seals.py"), toys.named("asks", "seals.py"))
     return once("sealed", toys.plan(defenses, attacks, threats=("sealed",)))
 
 
@@ -52,6 +52,11 @@ def test_a_fit_to_the_base_undoes_what_is_scaled_and_exchanged(sealed: Any) -> N
     assert (verdict.verdict, verdict.attack, verdict.threat) == ("BROKEN", "columns", "sealed")
     assert sealed.cell("shadownet", "columns").scores["residual"] < 1
     assert sealed.theft("shadownet", "random-key") <= 0.1
+
+
+def test_it_answers_as_whoever_holds_the_key_has_it_answer(sealed: Any) -> None:
+    plain, *others = (sealed.cell(name, "asks").scores["change"] for name in ("none", "shadownet", "hollow"))
+    assert others == pytest.approx([plain, plain], rel=1e-5)
 
 
 def test_what_is_kept_inside_comes_back_to_whoever_holds_the_key_and_to_nobody_else(sealed: Any) -> None:
