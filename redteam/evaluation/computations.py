@@ -101,8 +101,9 @@ def _lock(step: Step, bench: Bench) -> Locked:
     fresh = step.settings.get("fresh", False)
     if "sibling" in step.settings:
         return _sibling(step, bench, scenario.companions[0])
+    source = _source(bench, fresh=fresh)
     with metrics.Memory() as memory, metrics.Clock() as clock:
-        made = _protected(step, bench, _source(bench, fresh=fresh), scenario.tasks[scenario.victim])
+        made = _protected(step, bench, source, scenario.tasks[scenario.victim])
     protected, plants = made.released, made.plants
     running = _running(bench, protected, made.opened)
     bench.store.put_artefact(step.name, protected)
