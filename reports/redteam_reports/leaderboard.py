@@ -116,8 +116,9 @@ def markdown(results: Results) -> str:
     parts = [
         f"**{answer.BOUND}**",
         f"# Leaderboard: plan `{results.plan['name']}`",
-        f"{wording.THEFT} *Fidelity*: the protected model's accuracy alone ÷ the victim's. *Price*: what the cheapest "
-        "attack that takes nine tenths costs, over training such an expert anew. Ranked by theft in the worst case; "
+        f"{wording.THEFT} *Fidelity*: the protected model's accuracy alone ÷ the victim's."
+        f"{wording.fidelity(results)} *Price*: what the cheapest attack that takes nine tenths costs, over training "
+        "such an expert anew. Ranked by theft in the worst case; "
         f"without a rank stand defenses that keep less than {results.thresholds.get('costly', 0.985)} of the accuracy, "
         "those of which nothing can be said, and the baseline.",
         "\n".join(f"- {line}." for line in wording.together(results)),

@@ -16,6 +16,7 @@ from redteam.evaluation.results import Figure, Results
 from redteam.evaluation.statistics import Interval
 from redteam.plugins.reference import Reference, chain_text, parse_chain
 from redteam_reports.charts import Chart, Line, Point, positions, spread
+from redteam_reports.wording import sealed
 
 DEFAULT = "default"
 _CURVE = 3  # values of a setting, below which there is no curve to look at
@@ -104,7 +105,8 @@ class Series:
                 for defense, fidelity in by_defense.items()
             ]
             if lines:
-                title = f"Fidelity of the protected model alone by dtype: {scenario}"
+                alone = "" if sealed(v.threat for v in self.results.verdicts if v.scenario == scenario) else " alone"
+                title = f"Fidelity of the protected model{alone} by dtype: {scenario}"
                 made.append(_framed(title, "stored in", "fidelity", spread(dtypes), lines))
         return made
 

@@ -9,6 +9,7 @@ from typing import Any
 from redteam import answer
 from redteam.evaluation.results import Beside, Control, Coverage, Figure, Price, Results, Span, Verdict, WholeMerge
 from redteam.evaluation.statistics import Interval
+from redteam.threat import THREAT_MODELS, threat_model
 
 THEFT = (
     "Theft is the share of what the victim adds to the merge that the attacker gets, less what their own tasks lose: "
@@ -102,6 +103,17 @@ def many(values: Mapping[str, float | None], digits: int = 2) -> str:
     return " ".join(f"{name} {number(value, digits)}" for name, value in values.items())
 
 
+def sealed(threats: Iterable[str]) -> bool:
+    """Whether one of these threat models is of what does not run alone."""
+    known = (name for name in THREAT_MODELS if threat_model(name).sealed)
+    return not {threat.partition(":")[0] for threat in threats}.isdisjoint(known)
+
+
+def fidelity(results: Results) -> str:
+    """Whose fidelity it is, in a sentence with a space before it, where a run has what does not run alone."""
+    return " What is sealed does not run alone; there it is that of whoever holds the key." * sealed(results.threats)
+
+
 def facts(verdict: Verdict) -> list[Fact]:
     """What a verdict rests on, theft first."""
     made = []
@@ -128,7 +140,8 @@ def facts(verdict: Verdict) -> list[Fact]:
         made.append(Fact("Beyond imitation", f"{verdict.beyond} leaks from the weights"))
     if verdict.fidelity:
         told = ", ".join(f"{dtype} {interval(value, 3)}" for dtype, value in verdict.fidelity.items())
-        made.append(Fact("Fidelity", f"{told} of the victim's own accuracy"))
+        whose = ", as whoever holds the key runs it" if sealed([verdict.threat]) else ""
+        made.append(Fact("Fidelity", f"{told} of the victim's own accuracy{whose}"))
     if verdict.price is not None:
         made.append(Fact("Price", price(verdict.price)))
     spent = [f"{amount(v)} {UNITS.get(u, u)}" for u, v in verdict.cost.items() if v is not None and u in UNITS]

@@ -165,3 +165,23 @@ def test_rows_over_victims_stand_in_front(results: Results) -> None:
     assert "BROKEN 2/3 weak|er" in said
     assert "half or more of what the victim adds is stolen on 2 of 3 victims (digits, letters)" in said
     assert "strong held against everything that was tried on each of three victims" in said
+
+
+def test_of_what_is_sealed_pages_say_whose_fidelity_it_is(results: Results, tmp_path: Any) -> None:
+    verdicts = tuple(v.model_copy(update={"threat": "sealed"}) for v in results.verdicts if v.threat == "weights-only")
+    subjects = tuple(s.model_copy(update={"threat": "sealed"}) for s in results.subjects if s.threat == "weights-only")
+    figures = tuple(f.model_copy(update={"threat": "sealed"}) for f in results.figures if f.threat == "weights-only")
+    threats = {"sealed": "What is released does not run alone."}
+    update = {"verdicts": verdicts, "subjects": subjects, "figures": figures, "threats": threats}
+    sealed = results.model_copy(update=update)
+    for writer, name in ((markdown, "x.md"), (results_html, "x.html")):
+        shown = []
+        for one in (results, sealed):
+            writer.write(one, tmp_path / name)
+            shown.append((tmp_path / name).read_text())
+        assert "whoever holds the key" not in shown[0]
+        assert "as whoever holds the key runs it" in shown[1]
+    assert "Fidelity of the protected model by dtype" in shown[1]
+    assert "Fidelity of the protected model alone" in shown[0]
+    assert "there it is that of whoever holds the key" in leaderboard.markdown(sealed)
+    assert "holds the key" not in leaderboard.markdown(results)
