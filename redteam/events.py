@@ -85,6 +85,16 @@ class Observer:
             total: Trials that were asked for.
         """
 
+    def defending(self, space: Space, line: float | None, done: int, total: int) -> None:
+        """A search for a defense has opened its study.
+
+        Args:
+            space: From which chains are drawn.
+            line: Theft by whoever only runs the model; `None` where nobody imitates.
+            done: Trials that are finished already.
+            total: Trials that were asked for.
+        """
+
     def tried(self, pipeline: str, outcome: str, best: str, done: int, total: int) -> None:
         """A trial of a search has ended.
 
@@ -146,6 +156,10 @@ class Observers(Observer):
     def searching(self, space: Space, naive: float, done: int, total: int) -> None:
         for observer in self.observers:
             observer.searching(space, naive, done, total)
+
+    def defending(self, space: Space, line: float | None, done: int, total: int) -> None:
+        for observer in self.observers:
+            observer.defending(space, line, done, total)
 
     def tried(self, pipeline: str, outcome: str, best: str, done: int, total: int) -> None:
         for observer in self.observers:

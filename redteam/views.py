@@ -30,6 +30,27 @@ _ALL = 2**62
 
 
 @dataclass
+class Meter:
+    """What a plugin has used up.
+
+    Attributes:
+        labels: Labelled samples of the victim's task that an attack has seen.
+        steps: Optimizer steps.
+        queries: Inputs that the protected model has answered to an attack.
+    """
+
+    labels: int = 0
+    steps: int = 0
+    queries: int = 0
+
+    def stepping(self, count: int) -> Iterator[int]:
+        """Counts 0 to `count` − 1 and meters each as one optimizer step."""
+        for index in range(count):
+            self.steps += 1
+            yield index
+
+
+@dataclass
 class DefenderView:
     """What a defense sees: its own model, its own data, its own key.
 
@@ -39,6 +60,7 @@ class DefenderView:
         locks: What was put on, in this order, so that the key's holder can take it off.
         part: This defense's place in a chain, under which its key was drawn from the chain's; empty where it is alone.
         guessed: Whether the key is somebody's guess, which is then not exchanged for a published seed.
+        meter: Counts the optimizer steps that its training takes.
     """
 
     victim: Checkpoint
@@ -48,6 +70,7 @@ class DefenderView:
     locks: list[Reversible] = field(default_factory=list, repr=False)
     part: str = ""
     guessed: bool = False
+    meter: Meter = field(default_factory=Meter, repr=False)
 
     @property
     def base(self) -> Checkpoint:
@@ -113,6 +136,10 @@ class DefenderView:
         """The victim's training loss."""
         return self._task().loss(module, batch)
 
+    def steps(self, count: int) -> Iterator[int]:
+        """Counts 0 to `count` − 1 and meters each as one optimizer step."""
+        return self.meter.stepping(count)
+
     def generator(self, tag: str) -> np.random.Generator:
         """A random stream of this key."""
         return self.key.generator(f"view/{tag}")
@@ -151,21 +178,6 @@ def unlocked(
     for lock in reversed(view.locks):
         checkpoint = lock.take_off(checkpoint)
     return checkpoint
-
-
-@dataclass
-class Meter:
-    """What an attack has used up.
-
-    Attributes:
-        labels: Labelled samples of the victim's task that it has seen.
-        steps: Optimizer steps.
-        queries: Inputs that the protected model has answered.
-    """
-
-    labels: int = 0
-    steps: int = 0
-    queries: int = 0
 
 
 class Oracle:
@@ -333,9 +345,7 @@ class AttackerView:
 
     def steps(self, count: int) -> Iterator[int]:
         """Counts 0 to `count` − 1 and meters each as one optimizer step."""
-        for index in range(count):
-            self.meter.steps += 1
-            yield index
+        return self.meter.stepping(count)
 
     def generator(self, tag: str) -> np.random.Generator:
         """A random stream of this attack, the same in every run."""

@@ -49,6 +49,7 @@ def trained(
         points=points,
         penalty=penalty,
         penalised=penalised,
+        steps=view.steps(budget.steps),
     )
 
 

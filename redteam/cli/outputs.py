@@ -31,7 +31,9 @@ Files = Annotated[
 ]
 Pages = Annotated[
     list[Path] | None,
-    typer.Option("-o", "--report", metavar="FILE", help="Also write it here: .html or .json; may be repeated."),
+    typer.Option(
+        "-o", "--report", metavar="FILE", help="Also write it here: .html or .json, of some also .md; may be repeated."
+    ),
 ]
 FailOn = Annotated[
     list[str] | None,

@@ -98,6 +98,14 @@ class Progress(Lines):
         if self._bars is not None and done < total:
             self._bars.show("trials", done, total)
 
+    def defending(self, space: Space, line: float | None, done: int, total: int) -> None:
+        names = ", ".join(option.name for option in space.options)
+        self._say(f"Chains of up to {space.steps} of {len(space.options)} defenses: {names}")
+        imitated = f"Theft by imitation, the weights unseen: {line:.2f}. " if line is not None else ""
+        self._say(f"{imitated}{total} trials, {min(done, total)} of them done")
+        if self._bars is not None and done < total:
+            self._bars.show("trials", done, total)
+
     def tried(self, pipeline: str, outcome: str, best: str, done: int, total: int) -> None:
         leads = f"best {best}" if best else "nothing so far"
         if self._bars is None:

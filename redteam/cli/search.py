@@ -1,15 +1,17 @@
-"""`redteam search`: the strongest attacker of a defense within a budget."""
+"""`redteam search`: the strongest attacker of a defense within a budget, or the defenses that no other beats."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redteam.cli.outputs import Pages, writers
+from redteam.errors import BadInput
 from redteam.plugins.shipped import default_merger, defaults
 
 if TYPE_CHECKING:
@@ -17,72 +19,121 @@ if TYPE_CHECKING:
 
 
 def search(
-    defense: Annotated[str, typer.Option(help="The defense to break, a+b for a chain.")],
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="The defense to break, a+b for a chain; with --defend one to choose from; then repeat."),
+    ] = None,
+    defend: Annotated[bool, typer.Option("--defend", help="Look for a defense that no attack breaks.")] = False,
     scenario: Annotated[str, typer.Option(help="The scenario.")] = defaults()["scenarios"][0],
     seed: Annotated[int, typer.Option(min=0, help="Which retraining of base and experts.")] = 0,
     merger: Annotated[str, typer.Option(help="The merger.")] = default_merger(),
     threat: Annotated[str, typer.Option(help="The threat model.")] = "weights-only",
-    trials: Annotated[int, typer.Option(min=1, help="How many pipelines to try.")] = 40,
+    trials: Annotated[int, typer.Option(min=1, help="How many chains to try.")] = 40,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further trial after so long.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=10, help="The most attacks in a pipeline.")] = 3,
-    without: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave an attack out; repeat.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=10, help="The most plugins in a chain [default: 3 attacks, or 2 defenses]."),
+    ] = None,
+    without: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a plugin out; repeat.")] = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="Choose from these attacks alone; settings given are not tuned; repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Choose from these attacks alone; settings given are not tuned; with --defend what every defense "
+            "faces; repeat."
+        ),
+    ] = None,
+    fidelity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="With --defend, what it should keep [default: 0.95].")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --defend, on how many others the plan repeats what was found [default: 5]."),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="An optuna storage [default: a file in OUT].")
     ] = None,
     study: Annotated[str, typer.Option(help="The study's name in the storage.")] = "redteam",
-    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds after which a trial is ended.")] = 30.0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds after which a trial is ended; with --defend a computation [default: 30; as run's]."
+        ),
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that score the winner; 0 runs all in this one.")
+        int | None,
+        typer.Option(min=0, help="Processes that score the winner, or try defenses; 0 runs all in this one."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what is found [default: runs/search-DEFENSE].")] = None,
     report: Pages = None,
 ) -> None:
-    """Look for the strongest attacker of a defense: which attacks, in which order, with which settings.
+    """Look for the strongest attacker of a defense, or with --defend for a defense that no attack breaks.
 
-    Tuned for theft and seconds at once on data that nothing is scored on; the winner is then scored. The same command
-    again goes on where it stopped. Exit codes: 0, also where no strong attacker was found; 2 if nothing could be said.
+    Which plugins, in which order, with which settings: tuned on data that nothing is scored on. Attackers are tuned for
+    theft and seconds, and the winner is then scored; defenses for theft, fidelity and their owner's price, and a plan
+    repeats those that no other beats. The same command again goes on where it stopped. Exit codes: 0, also where
+    nothing strong was found; 2 if nothing could be said.
     """
-    from redteam.cli.progress import Progress
     from redteam.cli.run import absolute, command, cores
     from redteam.evaluation.plan import require_names
-    from redteam.plugins.registry import SEARCH_REPORTS
 
     started = time.perf_counter()
+    named, processes = tuple(defense or ()), cores() if workers is None else workers
     require_names(
-        {"defenses": [defense], "scenarios": [scenario], "mergers": [merger], "attacks": attack or []}, Path()
+        {"defenses": list(named), "scenarios": [scenario], "mergers": [merger], "attacks": attack or []}, Path()
     )
+    shared: dict[str, Any] = {
+        "scenario": absolute(scenario),
+        "seed": seed,
+        "merger": absolute(merger),
+        "threat": threat,
+        "trials": trials,
+        "seconds": seconds,
+        "without": tuple(without or ()),
+        "storage": storage,
+        "study": study,
+        **_given(steps=steps, time_limit=time_limit, attacks=tuple(absolute(text) for text in attack or ())),
+    }
+    if defend:
+        from redteam.cli.defend import search_defenses
+
+        chosen = {"defenses": tuple(absolute(text) for text in named), **_given(fidelity=fidelity, seeds=seeds)}
+        home = out or Path("runs") / "search-defend"
+        search_defenses({**shared, **chosen}, home, report or (), processes, command())
+        return
+    for flag, value in (("--fidelity", fidelity), ("--seeds", seeds)):
+        if value is not None:
+            raise BadInput(f"{flag} says something of a search for defenses; add --defend, or leave it out.")
+    if len(named) != 1:
+        raise BadInput(
+            f"A search breaks one defense, and {len(named) or 'none'} was named; name it with --defense, or look for "
+            "one that holds with --defend."
+        )
+    home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', named[0]).strip('-')}"
+    _search_attackers({**shared, "defense": absolute(named[0])}, home, report or (), processes, command(), started)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that were given; what was not is as by default."""
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def _search_attackers(
+    asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str, started: float
+) -> None:
+    from redteam.cli.progress import Progress
+    from redteam.plugins.registry import SEARCH_REPORTS
     from redteam.search.run import Asked
     from redteam.search.run import search as look
 
-    home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', defense).strip('-')}"
-    asked = Asked(
-        defense=absolute(defense),
-        scenario=absolute(scenario),
-        seed=seed,
-        merger=absolute(merger),
-        threat=threat,
-        trials=trials,
-        seconds=seconds,
-        steps=steps,
-        without=tuple(without or ()),
-        attacks=tuple(absolute(text) for text in attack or ()),
-        storage=storage,
-        study=study,
-        time_limit=time_limit,
-    )
-    written = writers((home / "search.html", *(report or ())), SEARCH_REPORTS)
-    processes = cores() if workers is None else workers
+    written = writers((home / "search.html", *report), SEARCH_REPORTS)
     with Progress() as progress:
         found = look(
-            asked,
+            Asked(**asked),
             home,
             observer=progress,
             workers=min(processes, 1),
             cores=processes,
-            command=command(),
+            command=command,
         )
     for path, writer in written:
         writer(found, path)

@@ -107,27 +107,31 @@ def _lock(step: Step, bench: Bench) -> Locked:
     protected, plants = made.released, made.plants
     running = _running(bench, protected, made.opened)
     bench.store.put_artefact(step.name, protected)
+    shapes = {
+        name: list(protected.shape(name))
+        for name in protected
+        if name not in victim or protected.shape(name) != victim.shape(name)
+    }
+    answers, inference = _answering(bench, running, timed=bool(shapes) and "defense" in step.settings)
     return Locked(
         digest=protected.digest(),
         changed=[
             *(name for name in victim if name not in protected or not torch.equal(victim[name], protected[name])),
             *(name for name in protected if name not in victim),
         ],
-        shapes={
-            name: list(protected.shape(name))
-            for name in protected
-            if name not in victim or protected.shape(name) != victim.shape(name)
-        },
+        shapes=shapes,
         planted=list(plants),
         uncovered=_uncovered(bench, plants),
         tied_cost=tied_costs(protected, scenario.base),
         change=metrics.change(victim, running, scenario) if "defense" in step.settings and not fresh else None,
-        answers=metrics.answers(scenario, running.module()),
+        answers=answers,
         stored={}
         if fresh
         else metrics.stored(scenario.tasks[scenario.victim], protected, bench.split, opened=made.opened),
         dtype=str(victim.dtype(next(iter(victim)))).removeprefix("torch."),
-        cost=Cost(clock.seconds, memory.megabytes),
+        cost=Cost(clock.seconds, memory.megabytes, steps=made.steps),
+        weights=protected.weights / victim.weights,
+        inference=inference,
     )
 
 
@@ -177,17 +181,28 @@ def _as_it_is(released: Checkpoint) -> Checkpoint:
 
 @dataclass(frozen=True)
 class _Made:
-    """A victim under a lock: what is released, what was planted, and how whoever holds the key runs it."""
+    """A victim under a lock: what is released, what was planted, and how whoever holds the key runs it, after how many steps."""
 
     released: Checkpoint
     plants: Plants = field(default_factory=dict)
     opened: Opening = _as_it_is
+    steps: int = 0
 
 
 def _running(bench: Bench, released: Checkpoint, open_up: Opening) -> Checkpoint:
     """What is released, opened, every tensor computed once."""
     found = open_up(released)
     return released if found is released else bench.kept(found)
+
+
+def _answering(bench: Bench, running: Checkpoint, *, timed: bool) -> tuple[list[int], float]:
+    """Its answers, and the CPU time of a forward pass over the victim's; 1 where that is not measured."""
+    network = running.module()
+    answers = metrics.answers(bench.scenario, network)
+    if not timed:
+        return answers, 1.0
+    inputs = bench.scenario.tasks[bench.scenario.victim].inputs_of("validation")
+    return answers, metrics.slower(network, bench.victim.module(), inputs)
 
 
 def _source(bench: Bench, *, fresh: bool) -> Checkpoint:
@@ -219,7 +234,8 @@ def _protected(step: Step, bench: Bench, source: Checkpoint, task: Task) -> _Mad
         task=task,
         prepared="prepared" in step.inputs,
     )
-    return _Made(protected, opened=lambda released: opened(defenses, released, views))
+    steps = sum(view.meter.steps for view in views)
+    return _Made(protected, opened=lambda released: opened(defenses, released, views), steps=steps)
 
 
 def _opening(step: Step, bench: Bench) -> Opening:

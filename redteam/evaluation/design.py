@@ -190,13 +190,14 @@ class Design:
             self.skipped[tuple(row.items())] = None
 
 
-def build(resolved: Resolved, identities: Mapping[tuple[str, int], str]) -> Design:
+def build(resolved: Resolved, identities: Mapping[tuple[str, int], str], layout: type[Layout] = Layout) -> Design:
     """Lays out a plan.
 
     Args:
         resolved: The plan and its plugins.
         identities: (scenario, seed) → digest of its weights and data. A seed with the digest of an earlier one is left
             out: it is no further retraining.
+        layout: What lays out the steps.
     """
     design = Design(families=resolved.families)
     first: dict[tuple[str, str], int] = {}
@@ -211,5 +212,5 @@ def build(resolved: Resolved, identities: Mapping[tuple[str, int], str]) -> Desi
             for seed in part.seeds:
                 identity = identities[pipeline.text, seed]
                 if not identity or first[pipeline.text, identity] == seed:
-                    design.lay(Layout(design.steps, part, pipeline, seed, identity))
+                    design.lay(layout(design.steps, part, pipeline, seed, identity))
     return design

@@ -48,8 +48,8 @@ def _as_by_default(kind: str) -> Any:
     return Field(default_factory=lambda: tuple(defaults()[kind]), validate_default=True)
 
 
-def _no_defense() -> tuple[str, ...]:
-    """What leaves a victim as it is, and is not meant to protect it."""
+def no_defense() -> tuple[str, ...]:
+    """Names of what leaves a victim as it is, and is not meant to protect it."""
     return DEFENSES.names_where(lambda spec: spec.exact and not spec.protects)
 
 
@@ -71,7 +71,7 @@ class Product(BaseModel):
 
     scenarios: Names = _as_by_default("scenarios")
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    defenses: Names = Field(default_factory=_no_defense, validate_default=True)
+    defenses: Names = Field(default_factory=no_defense, validate_default=True)
     keys: Annotated[int, Field(ge=1)] = 1
     attacks: tuple[str, ...] = ()
     mergers: Names = _as_by_default("mergers")

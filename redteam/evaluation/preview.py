@@ -10,6 +10,7 @@ from typing import Any
 
 from redteam.evaluation.controls.sheet import CHECKS
 from redteam.evaluation.design import Design, build
+from redteam.evaluation.layout import Layout
 from redteam.evaluation.load_scenarios import Where, known_scenarios
 from redteam.evaluation.plan import Plan, find_plan, run_folder
 from redteam.evaluation.resolve import Resolved
@@ -63,9 +64,11 @@ def preview(
     )
 
 
-def laid_out(resolved: Resolved, identities: Mapping[Where, str]) -> tuple[Design, dict[str, Step]]:
+def laid_out(
+    resolved: Resolved, identities: Mapping[Where, str], layout: type[Layout] = Layout
+) -> tuple[Design, dict[str, Step]]:
     """A plan with all steps that could turn out to be needed, and by name those which are whatever is found."""
-    design = build(resolved, identities)
+    design = build(resolved, identities, layout)
     needed = [name for asked in design.asked.values() for pairing in asked.pairings for name in pairing.steps]
     attacks, table = resolved.pipelines("attacks"), Table(design, {})
     needed += [name for asked in design.asked.values() for pairing in asked.pairings for name in table.ground(pairing)]

@@ -87,10 +87,7 @@ def _run(
         design, _ = laid_out(resolved, identities)
         store.clear_work(keep=frozenset(design.steps))
         _announce(store, resolved, identities)
-        estimate = _estimated(resolved, store, identities, design, workers)
-        if pool is not None:
-            pool.resize(estimate.workers)
-        engine = Engine(resolved, design, store, pool=pool, observer=observer, estimate=estimate)
+        engine = engine_of(resolved, design, store, identities, pool=pool, workers=workers, observer=observer)
         engine.run()
         summary = Summary(design, engine.table, engine.places)
         results = _results(resolved, design, engine, summary, command, time.monotonic() - started)
@@ -98,6 +95,27 @@ def _run(
         store.clear_work()
         found.append(results)
     return results
+
+
+def engine_of(
+    resolved: Resolved,
+    design: Design,
+    store: Store,
+    identities: Mapping[tuple[str, int], str],
+    *,
+    pool: Pool | None,
+    workers: int,
+    observer: Observer,
+) -> Engine:
+    """What computes a plan that is laid out, with as many workers as its memory allows.
+
+    Raises:
+        BadInput: If the memory that the plan gives is too little for any computation.
+    """
+    estimate = _estimated(resolved, store, identities, design, workers)
+    if pool is not None:
+        pool.resize(estimate.workers)
+    return Engine(resolved, design, store, pool=pool, observer=observer, estimate=estimate)
 
 
 def _estimated(

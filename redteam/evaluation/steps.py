@@ -149,6 +149,9 @@ class Locked:
         answers: Its answers on the attacker's own inputs.
         stored: Dtype → one result per test item, rounded to that dtype.
         dtype: In which the weights are released.
+        cost: Of putting it on, the optimizer steps that its training took among it.
+        weights: How many there are, over the victim's.
+        inference: The CPU time of a forward pass over the victim's; exactly 1 where no shape differs.
     """
 
     digest: str
@@ -163,6 +166,8 @@ class Locked:
     stored: dict[str, Packed] = field(default_factory=dict)
     dtype: str = ""
     cost: Cost | None = None
+    weights: float = 1.0
+    inference: float = 1.0
 
 
 @dataclass(frozen=True)

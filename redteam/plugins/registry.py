@@ -300,6 +300,8 @@ AUDIT_REPORTS = Registry("redteam.audit_reports", ReportSpec)
 """Writers of audits, by extension, as `REPORTS` are of results; no kind of plugin of their own."""
 SEARCH_REPORTS = Registry("redteam.search_reports", ReportSpec)
 """Writers of what a search found, likewise."""
+DEFENSE_SEARCH_REPORTS = Registry("redteam.defense_search_reports", ReportSpec)
+"""Writers of what a search for a defense found."""
 REGISTRIES: Mapping[str, Registry[Any]] = {
     registry.kind: registry for registry in (SCENARIOS, DEFENSES, ATTACKS, MERGERS, REPORTS)
 }

@@ -16,12 +16,13 @@ from redteam.evaluation.design import Design
 from redteam.evaluation.layout import Layout, withheld
 from redteam.evaluation.load_scenarios import load_scenarios
 from redteam.evaluation.pairings import Pairing
-from redteam.evaluation.resolve import Pipeline, Resolved
+from redteam.evaluation.resolve import Part, Pipeline, Resolved
 from redteam.evaluation.rows import Place
 from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.scoring import Table
+from redteam.evaluation.steps import Step
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.plugins.registry import ATTACKS, MERGERS
 from redteam.tasks import Split
@@ -75,7 +76,7 @@ class Objective:
         (part,) = resolved.parts
         ((where, self.identity),) = load_scenarios(resolved, self.store, pool=None, tell=tell, sizes=False).items()
         self.design = Design()
-        self.layout = _TuningLayout(self.design.steps, part, part.scenarios[0], where[1], self.identity, split=SPLIT)
+        self.layout = TuningLayout(self.design.steps, part, part.scenarios[0], where[1], self.identity)
         self.design.grounds.update((ground.where, ground) for ground in self.layout.grounds())
         (self.defense,), (self.threat,) = part.defenses, part.threats
         mergers = self.layout.mergers(self.threat)
@@ -133,8 +134,13 @@ class Objective:
         return behind(self.design.steps, (*pairing.steps, *self.table.ground(pairing)))
 
 
-class _TuningLayout(Layout):
-    """Lays every lock under the tuning stream of its key."""
+class TuningLayout(Layout):
+    """Scores on the validation data, and lays every lock under the tuning stream of its key."""
+
+    def __init__(
+        self, steps: dict[str, Step], part: Part, scenario: Pipeline, seed: int, identity: str, *, split: Split = SPLIT
+    ) -> None:
+        super().__init__(steps, part, scenario, seed, identity, split=split)
 
     def lock(
         self, label: str, settings: dict[str, Any], how: dict[str, Any], key: int, inputs: dict[str, str] | None = None
@@ -143,6 +149,19 @@ class _TuningLayout(Layout):
         if not stream.startswith(STREAM):  # what goes back to another lock is under that one's stream already
             stream = f"{STREAM} {stream}".strip()
         return super().lock(label, {**settings, "stream": stream}, how, key, inputs)
+
+    def step(
+        self,
+        kind: Any,
+        label: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        how: dict[str, Any] | None = None,
+        makes: bool = False,
+    ) -> str:
+        # Who is given the owner's key holds the one that the lock is under.
+        held = {**settings, "stream": STREAM} if kind == "attack" else settings
+        return super().step(kind, label, held, inputs, how, makes)
 
 
 def _ignore(*_: Any) -> None:

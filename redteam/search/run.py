@@ -27,11 +27,19 @@ from redteam.plugins.reference import parse_chain
 from redteam.plugins.registry import ATTACKS
 from redteam.plugins.shipped import default_merger, defaults
 from redteam.search.objective import SPLIT, STREAM, Objective
-from redteam.search.results import Scored, SearchResults, front, winner
+from redteam.search.results import Scored, SearchResults, Trial, bounded, front, winner
 from redteam.search.space import Space
-from redteam.search.study import Study, default_storage
+from redteam.search.study import Goal, Study, coarse, default_storage
 
 _TIME_LIMIT = 300.0  # of the plan that repeats the winner, unless the search was given more
+_LEAST = 1e-3  # seconds
+
+
+def _values(trial: Trial) -> tuple[float, float] | None:
+    return None if trial.theft is None or trial.seconds is None else (trial.theft, coarse(trial.seconds, _LEAST))
+
+
+_GOAL = Goal(Trial, {"theft": "maximize", "seconds, to a power of two": "minimize"}, _values)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ def search(
     with alone_in(root), Pool(workers) if workers else nullcontext() as pool:
         objective = Objective(resolved, root, pool=pool, tell=observer.preparing)
         study = Study(
+            _GOAL,
             asked.storage or default_storage(out),
             asked.study,
             about=_about(asked, resolved, space, objective),
@@ -126,8 +135,8 @@ def search(
                 proposal = study.ask()
                 if proposal is None:
                     break
-                trial = study.tell(proposal, objective.measure(proposal.pipeline))
-                trials = study.trials
+                trial = study.tell(proposal, vars(objective.measure(proposal.pipeline)))
+                trials = bounded(study.trials)
                 best = winner(trials)
                 leads = f"{best.figures}, {best.pipeline}" if best is not None else ""
                 observer.tried(trial.pipeline, trial.figures, leads, len(trials), asked.trials)
@@ -178,8 +187,10 @@ def _late(started: float, seconds: float | None) -> bool:
     return seconds is not None and time.monotonic() - started >= seconds
 
 
-def _found(asked: Asked, resolved: Resolved, space: Space, study: Study, naive: float, command: str) -> SearchResults:
-    (part,), trials = resolved.parts, study.trials
+def _found(
+    asked: Asked, resolved: Resolved, space: Space, study: Study[Trial], naive: float, command: str
+) -> SearchResults:
+    (part,), trials = resolved.parts, bounded(study.trials)
     best = winner(trials)
     return SearchResults(
         scenario=part.scenarios[0].text,
@@ -197,14 +208,19 @@ def _found(asked: Asked, resolved: Resolved, space: Space, study: Study, naive: 
         front=tuple(trial.number for trial in front(trials)),
         winner=best.number if best else None,
         command=command,
-        environment={
-            "redteam": version("merge-redteam"),
-            "engine": engine_digest(),
-            "python": platform.python_version(),
-            "optuna": version("optuna"),
-            **versions(),
-        },
+        environment=environment(),
     )
+
+
+def environment() -> dict[str, str]:
+    """The versions on which a search depends."""
+    return {
+        "redteam": version("merge-redteam"),
+        "engine": engine_digest(),
+        "python": platform.python_version(),
+        "optuna": version("optuna"),
+        **versions(),
+    }
 
 
 def _kept(found: SearchResults, asked: Asked, out: Path) -> SearchResults:
@@ -218,12 +234,18 @@ def _kept(found: SearchResults, asked: Asked, out: Path) -> SearchResults:
     return found
 
 
-def plan_text(plan: Plan) -> tuple[str, list[str]]:
+def plan_text(
+    plan: Plan, remark: str = "The strongest attacker that `redteam search` found, on the scoring data."
+) -> tuple[str, list[str]]:
     """A plan as TOML, and what of it has to be named on the shell.
 
     A plan names no files outside its folder, so plugins in files are left to the command.
+
+    Args:
+        plan: One product.
+        remark: Its first line.
     """
-    lines, flags = ["# The strongest attacker that `redteam search` found, on the scoring data."], list[str]()
+    lines, flags = [f"# {remark}"], list[str]()
     for kind in ("scenarios", "defenses", "attacks", "mergers"):
         values = getattr(plan, kind)
         if any(reference.file for text in values for reference in parse_chain(text)):

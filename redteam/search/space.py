@@ -1,18 +1,18 @@
-"""What a search may try: pipelines of attacks, in any order, each with settings from where its author says to look."""
+"""What a search may try: plugins in a row, in any order, each with settings from where its author says to look."""
 
 from __future__ import annotations
 
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from redteam.errors import BadInput, UnknownName
-from redteam.plugins.contracts import AttackSpec, Needs
+from redteam.plugins.contracts import AttackSpec, DefenseSpec, Needs
 from redteam.plugins.reference import Reference, chain_text
-from redteam.plugins.registry import ATTACKS, LoadedPlugin
-from redteam.plugins.settings import Setting, settings_of
+from redteam.plugins.registry import ATTACKS, DEFENSES, LoadedPlugin, Registry
+from redteam.plugins.settings import settings_of
+from redteam.search.dials import Dial, dial_of, near_default
 from redteam.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -21,92 +21,53 @@ if TYPE_CHECKING:
 _LENGTH = "length"
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A setting that is tuned.
+class Tells(Protocol):
+    """Says which dial a setting is, given its default; `None` where nothing says in which range to look."""
 
-    Attributes:
-        setting: What it is and where it is looked for.
-        default: Its default value.
-    """
-
-    setting: Setting
-    default: Any
-
-    @property
-    def choices(self) -> tuple[Any, ...]:
-        """The values among which to choose, of a setting without a range."""
-        if self.setting.annotation is bool:
-            return (False, True)
-        return typing.get_args(self.setting.annotation)
-
-    @classmethod
-    def of(cls, setting: Setting, default: Any) -> Parameter | None:
-        """The parameter of a setting; `None` where nothing says in which range to look, or the default is outside."""
-        kind, bounds = setting.annotation, setting.range
-        if kind is bool or typing.get_origin(kind) is Literal:
-            return cls(setting, default)
-        plain = kind in (int, float) and type(default) in (int, float)
-        return cls(setting, default) if plain and bounds is not None and default in bounds else None
-
-    def suggest(self, trial: Trial, name: str) -> Any:
-        """A value, by optuna."""
-        bounds = self.setting.range
-        if bounds is None or self.choices:
-            return trial.suggest_categorical(name, self.choices)
-        if self.setting.annotation is int:
-            return trial.suggest_int(name, int(bounds.low), int(bounds.high), log=bounds.log)
-        drawn = float(f"{trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log):.3g}")
-        return min(max(drawn, bounds.low), bounds.high)  # more digits would only make pipelines hard to read
-
-    def plain(self) -> dict[str, Any]:
-        """As plain values."""
-        bounds = self.setting.range
-        if bounds is None or self.choices:
-            return {"choices": list(self.choices), "default": self.default}
-        return {"low": bounds.low, "high": bounds.high, "log": bounds.log, "default": self.default}
+    def __call__(self, setting: Any, default: Any) -> Dial | None: ...
 
 
 @dataclass(frozen=True)
 class Option:
-    """An attack that a pipeline may hold.
+    """A plugin that a chain may hold.
 
     Attributes:
-        plugin: The attack, with what the user fixed and otherwise its defaults.
-        parameters: What of it is tuned.
+        plugin: The plugin, with what the user fixed and otherwise its defaults.
+        dials: What of it is tuned.
     """
 
-    plugin: LoadedPlugin[AttackSpec]
-    parameters: Mapping[str, Parameter]
+    plugin: LoadedPlugin[Any]
+    dials: Mapping[str, Dial]
 
     @classmethod
-    def of(cls, plugin: LoadedPlugin[AttackSpec]) -> Option:
-        """An attack whose settings are tuned, but for those that were written down."""
+    def of(cls, plugin: LoadedPlugin[Any], tells: Tells = dial_of) -> Option:
+        """A plugin whose settings are tuned, but for those that were written down."""
         free = {
-            name: parameter
+            name: dial
             for name, setting in settings_of(plugin.function).items()
-            if name not in plugin.reference.settings
-            and (parameter := Parameter.of(setting, plugin.settings[name])) is not None
+            if name not in plugin.reference.settings and (dial := tells(setting, plugin.settings[name])) is not None
         }
         return cls(plugin, free)
 
     @property
     def name(self) -> str:
-        """As pipelines and optuna call it."""
+        """As chains and optuna call it."""
         return str(plain) if (plain := self.plugin.reference).settings else plain.name
 
 
 @dataclass(frozen=True)
 class Space:
-    """All pipelines of up to so many attacks.
+    """All chains of up to so many plugins.
 
     Attributes:
-        options: The attacks, those that were made for the defense first, otherwise by name.
-        steps: The most attacks in one pipeline.
+        options: The plugins, in the order in which each of them is tried alone.
+        steps: The most of them in one chain.
+        kind: `"attacks"` or `"defenses"`.
     """
 
     options: tuple[Option, ...]
     steps: int
+    kind: Literal["attacks", "defenses"] = "attacks"
 
     @classmethod
     def of(
@@ -137,62 +98,107 @@ class Space:
         Raises:
             RedteamError: If a name is unknown, an attack that was asked for cannot be in it, or nothing is left.
         """
-        known = set(ATTACKS.names) | {Reference.parse(text).plugin for text in only}
-        for name in without:
-            if name not in known:
-                raise UnknownName.among("attack", name, known)
-        loaded = [ATTACKS.load(text, folder=folder) for text in only or ATTACKS.names]
         left = []
-        for plugin in loaded:
+        for plugin in _named(ATTACKS, only, without, folder):
             reason = _refused(plugin.spec, threat, keyed)
-            if plugin.spec.name in without or (reason and not only):
-                continue
-            if reason:
+            if reason and only:
                 raise BadInput(f"The attack {plugin.name} cannot be searched with: {reason}; leave it out.")
-            left.append(Option.of(plugin))
+            if not reason:
+                left.append(Option.of(plugin))
         if not left:
             raise BadInput("No attack is left to search with; take out fewer, or grant more with --threat.")
         left.sort(key=lambda one: (not set(defenses) & set(one.plugin.spec.targets), one.name))
         return cls(tuple(left), steps)
 
+    @classmethod
+    def of_defenses(
+        cls, *, steps: int, only: Sequence[str] = (), without: Sequence[str] = (), folder: Path | None = None
+    ) -> Space:
+        """Every installed defense that changes a whole model, those that are meant to protect first.
+
+        Their settings are looked for near their defaults, lists of sites and pairs of bounds among them. Where a
+        defense is legal shows when it is put on.
+
+        Args:
+            steps: The most defenses in one chain.
+            only: As of `of`.
+            without: Names of defenses to leave out.
+            folder: Where relative paths of plugin files start.
+
+        Raises:
+            RedteamError: As `of`.
+        """
+        left = []
+        for plugin in _named(DEFENSES, only, without, folder):
+            reason = _no_protection(plugin.spec)
+            if reason and only:
+                raise BadInput(f"The defense {plugin.name} cannot be searched with: {reason}; leave it out.")
+            if not reason:
+                left.append(Option.of(plugin, near_default))
+        if not left:
+            raise BadInput("No defense is left to search with; take out fewer with --without.")
+        left.sort(key=lambda one: (not one.plugin.spec.protects, one.name))
+        return cls(tuple(left), steps, "defenses")
+
     def draw(self, trial: Trial) -> str:
-        """A pipeline, by optuna: settings of an attack exist only where the attack was drawn."""
+        """A chain, by optuna: settings of a plugin exist only where the plugin was drawn."""
         names = [option.name for option in self.options]
         by_name = {option.name: option for option in self.options}
         length = trial.suggest_int(_LENGTH, 1, self.steps)
         links = []
         for place in range(1, length + 1):
             option = by_name[trial.suggest_categorical(f"{place}", names)]
-            values = {
-                key: parameter.suggest(trial, f"{place}/{option.name}/{key}")
-                for key, parameter in option.parameters.items()
-            }
+            values = {key: dial.suggest(trial, f"{place}/{option.name}/{key}") for key, dial in option.dials.items()}
             links.append(_link(option, values))
         return chain_text(tuple(links))
 
     def singles(self) -> Iterator[dict[str, Any]]:
-        """Every attack alone with its defaults, as what optuna is told to try."""
+        """Every plugin alone with its defaults, as what optuna is told to try."""
         for option in self.options:
-            parameters = {f"1/{option.name}/{key}": parameter.default for key, parameter in option.parameters.items()}
-            yield {_LENGTH: 1, "1": option.name, **parameters}
+            dials = (dial.defaults(f"1/{option.name}/{key}") for key, dial in option.dials.items())
+            yield {_LENGTH: 1, "1": option.name, **{key: value for one in dials for key, value in one.items()}}
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, with the digests of the attacks' sources: two that are equal are the same space."""
-        attacks = {
+        """As plain values, with the digests of the plugins' sources: two that are equal are the same space."""
+        plugins = {
             option.name: {
                 "source": option.plugin.source_digest,
-                "settings": {key: parameter.plain() for key, parameter in option.parameters.items()},
+                "settings": {key: dial.plain() for key, dial in option.dials.items()},
             }
             for option in self.options
         }
-        return {"steps": self.steps, "attacks": attacks}
+        return {"steps": self.steps, self.kind: plugins}
 
 
 def _link(option: Option, values: Mapping[str, Any]) -> Reference:
     """Written as short as it can be: what stands at its default is left out."""
     given = option.plugin.reference
-    turned = {key: value for key, value in values.items() if value != option.parameters[key].default}
+    turned = {key: value for key, value in values.items() if value != option.dials[key].default}
     return Reference(given.name, {**given.settings, **turned})
+
+
+def _named(
+    registry: Registry[Any], only: Sequence[str], without: Sequence[str], folder: Path | None
+) -> Iterable[LoadedPlugin[Any]]:
+    """Those that were asked for, or all that are installed, without those that were taken out.
+
+    Raises:
+        RedteamError: If a name is unknown.
+    """
+    known = set(registry.names) | {Reference.parse(text).plugin for text in only}
+    for name in without:
+        if name not in known:
+            raise UnknownName.among(registry.kind, name, known)
+    loaded = [registry.load(text, folder=folder) for text in only or registry.names]
+    return [plugin for plugin in loaded if plugin.spec.name not in without]
+
+
+def _no_protection(spec: DefenseSpec) -> str:
+    if spec.factors:
+        return "it rewrites the factors of an adapter, and runs merge adapters into whole models"
+    if not (spec.protects or spec.keyed or spec.prepares):
+        return "it is there for comparison alone"
+    return ""
 
 
 def _refused(spec: AttackSpec, threat: ThreatModel, keyed: bool) -> str:

@@ -1,8 +1,8 @@
-"""The study behind a search: which pipeline next, and what came of every one, in any storage that optuna has.
+"""The study behind a search: which chain of plugins next, and what came of every one, in any storage that optuna has.
 
 The sampler is the multi-objective tree-structured Parzen estimator. Its parameters may depend on one another, and it
 learns from some ten trials on, where NSGA-II, optuna's default for several objectives, would draw a first generation of
-50 at random. It begins with every attack alone at its defaults, which is what is known without any search.
+50 at random. It begins with every plugin alone at its defaults, which is what is known without any search.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from redteam.errors import BadInput
-from redteam.search.objective import Measured
-from redteam.search.results import Trial, bounded
 from redteam.search.space import Space
 
 if TYPE_CHECKING:
@@ -28,12 +26,41 @@ _LEARNED = 10  # so many repeated proposals in a row are the sampler's, the next
 _PATIENCE = 100  # so many in a row, and there is nothing new
 
 
-@dataclass
-class Proposal:
-    """A pipeline to try.
+class Row(Protocol):
+    """What a study keeps of a trial: a model of pydantic's."""
+
+    @property
+    def number(self) -> int:
+        """Its number in the study."""
+
+    def model_dump(self, *, mode: str, exclude: set[str]) -> dict[str, Any]:
+        """As plain values."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True)
+class Goal(Generic[R]):
+    """What a search is for.
 
     Attributes:
-        pipeline: As `redteam run --attack` takes it.
+        row: The class of its trials, made of a number, a pipeline and what was measured.
+        directions: What is optimised, and whether more or less of it is better.
+        values: What was measured of one; `None` where there are no figures, which the sampler takes as worse than any.
+    """
+
+    row: Callable[..., R]
+    directions: Mapping[str, Literal["maximize", "minimize"]]
+    values: Callable[[R], Sequence[float] | None]
+
+
+@dataclass
+class Proposal:
+    """A chain to try.
+
+    Attributes:
+        pipeline: As `redteam run` takes it.
         handle: By which the study knows it.
     """
 
@@ -41,16 +68,17 @@ class Proposal:
     handle: Any
 
 
-class Study:
+class Study(Generic[R]):
     """Trials in a storage that outlives the process.
 
     Args:
+        goal: What is searched for.
         storage: An optuna storage URL.
         name: The study's name there.
         about: What the search is about, as plain values. A study of something else is refused.
-        space: From which pipelines are drawn.
+        space: From which chains are drawn.
         seed: With what was tried before, it decides what is tried next.
-        wanted: How many trials are asked for; half of them at most are attacks alone.
+        wanted: How many trials are asked for; half of them at most are plugins alone.
         owner: Tells this search's unfinished trials from those of others in the same storage.
 
     Raises:
@@ -58,25 +86,32 @@ class Study:
     """
 
     def __init__(
-        self, storage: str, name: str, *, about: Mapping[str, Any], space: Space, seed: int, wanted: int, owner: str
+        self,
+        goal: Goal[R],
+        storage: str,
+        name: str,
+        *,
+        about: Mapping[str, Any],
+        space: Space,
+        seed: int,
+        wanted: int,
+        owner: str,
     ) -> None:
-        self.space, self.seed, self.owner = space, seed, owner
+        self.goal, self.space, self.seed, self.owner = goal, space, seed, owner
         self.singles = list(space.singles())[: wanted // 2]
         self.exhausted = False
         with _quiet():
-            self._storage, self._study = _opened(storage, name)
+            self._storage, self._study = _opened(storage, name, goal.directions)
             _require_same(self._study, about, name)
             self._drop_interrupted()
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
-        """What has ended, every pipeline once, in order."""
-        return bounded(
-            [
-                Trial(number=trial.number, **trial.user_attrs["result"])
-                for trial in self._study.get_trials(deepcopy=False)
-                if "result" in trial.user_attrs
-            ]
+    def trials(self) -> tuple[R, ...]:
+        """What has ended, every chain once, in order."""
+        return tuple(
+            self.goal.row(number=trial.number, **trial.user_attrs["result"])
+            for trial in self._study.get_trials(deepcopy=False)
+            if "result" in trial.user_attrs
         )
 
     @property
@@ -85,7 +120,7 @@ class Study:
         return sum("again" in trial.user_attrs for trial in self._study.get_trials(deepcopy=False))
 
     def ask(self) -> Proposal | None:
-        """The next pipeline that nobody has tried, `None` if none turns up."""
+        """The next chain that nobody has tried, `None` if none turns up."""
         from optuna.trial import TrialState
 
         with _quiet():
@@ -107,17 +142,18 @@ class Study:
         self.exhausted = True
         return None
 
-    def tell(self, proposal: Proposal, measured: Measured) -> Trial:
-        """Enters what came of a proposal. One without figures has failed, which the sampler takes as worse than any."""
+    def tell(self, proposal: Proposal, measured: Mapping[str, Any]) -> R:
+        """Enters what came of a proposal."""
         from optuna.trial import TrialState
 
-        told = Trial(number=proposal.handle.number, pipeline=proposal.pipeline, **vars(measured))
+        told = self.goal.row(number=proposal.handle.number, pipeline=proposal.pipeline, **measured)
+        values = self.goal.values(told)
         with _quiet():
-            proposal.handle.set_user_attr("result", told.model_dump(exclude={"number"}))
-            if told.theft is None or told.seconds is None:
+            proposal.handle.set_user_attr("result", told.model_dump(mode="json", exclude={"number"}))
+            if values is None:
                 self._study.tell(proposal.handle, state=TrialState.PRUNED)
             else:
-                self._study.tell(proposal.handle, (told.theft, _coarse(told.seconds)))
+                self._study.tell(proposal.handle, tuple(values))
         return told
 
     def close(self) -> None:
@@ -152,15 +188,17 @@ def _interrupted(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.name == "FAIL" and not {"result", "again"} & set(trial.user_attrs)
 
 
-def _opened(storage: str, name: str) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
+def _opened(
+    storage: str, name: str, directions: Mapping[str, Literal["maximize", "minimize"]]
+) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
     import optuna
 
     try:
         opened = optuna.storages.RDBStorage(storage)
         study = optuna.create_study(
-            storage=opened, study_name=name, directions=("maximize", "minimize"), load_if_exists=True
+            storage=opened, study_name=name, directions=list(directions.values()), load_if_exists=True
         )
-        study.set_metric_names(["theft", "seconds, to a power of two"])
+        study.set_metric_names(list(directions))
     except Exception as error:  # each driver has its own, and a URL may hold a password
         scheme = storage.partition("://")[0] + "://…" if "://" in storage else "that was named"
         raise BadInput(
@@ -185,15 +223,16 @@ def _require_same(study: optuna.Study, about: Mapping[str, Any], name: str) -> N
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Mapping) and "attacks" in value:
-        attacks: Sequence[str] = list(value["attacks"])
-        return f"{len(attacks)} attacks, up to {value['steps']} in a row: {', '.join(attacks)}"
+    for kind in ("attacks", "defenses"):
+        if isinstance(value, Mapping) and kind in value:
+            names: Sequence[str] = list(value[kind])
+            return f"{len(names)} {kind}, up to {value['steps']} in a row: {', '.join(names)}"
     return str(value)[:80]
 
 
-def _coarse(seconds: float) -> float:
+def coarse(cost: float, least: float) -> float:
     """To a power of two: less than that is noise of the machine, from which the sampler should learn nothing."""
-    return float(2.0 ** round(math.log2(max(seconds, 1e-3))))
+    return float(2.0 ** round(math.log2(max(cost, least))))
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from redteam.files import write_atomically
+from redteam.search.defenders.results import Defenses
 from redteam.search.results import SearchResults
 
 
-def write(found: SearchResults, path: Path) -> None:
+def write(found: SearchResults | Defenses, path: Path) -> None:
     """Writes it whole or not at all.
 
     Raises:

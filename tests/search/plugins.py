@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pytest
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import Inapplicable
@@ -93,7 +94,13 @@ def sealed(*, seed: int = 0) -> Scenario:
     return replace(made, tasks=tasks)
 
 
-def _toy(seed: int) -> Scenario:
+@scenario("roomy")
+def roomy(*, seed: int = 0) -> Scenario:
+    """The toy scenario with validation data enough to tell a lock that falls from one that holds."""
+    return _toy(seed, validation=500)
+
+
+def _toy(seed: int, validation: int = 100) -> Scenario:
     name = "toy_for_search"
     if name not in sys.modules:
         file = Path(__file__).parent.parent / "evaluation" / "toy.py"
@@ -102,5 +109,8 @@ def _toy(seed: int) -> Scenario:
         assert found.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(found)
         found.loader.exec_module(sys.modules[name])
-    made: Scenario = sys.modules[name].toy(seed=seed)
+    module = sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(module.SIZES, "validation", validation)
+        made: Scenario = module.toy(seed=seed)
     return made

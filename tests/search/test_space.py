@@ -61,11 +61,9 @@ def test_nothing_left() -> None:
         space("idle", without=["idle"])
 
 
-def test_parameters_are_ranges_choices_and_truth_values() -> None:
-    parameters = {
-        option.plugin.spec.name: sorted(option.parameters) for option in space("qk-part", "vo-part", "idle").options
-    }
-    assert parameters == {"qk-part": ["strength"], "vo-part": ["much", "way"], "idle": []}
+def test_dials_are_ranges_choices_and_truth_values() -> None:
+    dials = {option.plugin.spec.name: sorted(option.dials) for option in space("qk-part", "vo-part", "idle").options}
+    assert dials == {"qk-part": ["strength"], "vo-part": ["much", "way"], "idle": []}
 
 
 def test_settings_that_were_written_down_are_not_tuned() -> None:
@@ -77,7 +75,7 @@ def test_settings_that_were_written_down_are_not_tuned() -> None:
         only=[f"{PLUGINS}@vo-part:way=b"],
     )
     (option,) = fixed.options
-    assert list(option.parameters) == ["much"]
+    assert list(option.dials) == ["much"]
     assert "way=b" in fixed.draw(
         optuna.trial.FixedTrial({"length": 1, "1": option.name, f"1/{option.name}/much": True})
     )
