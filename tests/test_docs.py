@@ -32,6 +32,7 @@ from tests.zoo import network
 
 HERE = Path(__file__).parent
 TOY = HERE / "evaluation" / "toy.py"
+ROOMY = Path(__file__).parent / "search" / "plugins.py"
 PAGES = sorted(f"docs/{path.name}" for path in (HERE.parent / "docs").glob("*.md"))
 SLOW = ("check", "search")  # each loads libraries in a process of its own, or tries many things
 IN_ORDER = "docs/shell.md"  # whose commands read what those before them wrote
@@ -314,7 +315,9 @@ def test_shell_examples_run(
     words = shlex.split(line, comments=True)[1:]
     if words[0] == "run" and "--dry-run" not in words:
         words += ["--scenario", f"{TOY}@toy", "--workers", "0"]
-    if words[0] == "search":
+    if "--defend" in words:
+        words += ["--scenario", f"{ROOMY}@roomy", "--workers", "0", "--trials", "2", "--attack", "gauge-fit"]
+    elif words[0] == "search":
         words += ["--scenario", f"{TOY}@toy", "--workers", "0", "--trials", "4"]
     told = shell(*words)
     assert told.code == 0, told.out + told.err

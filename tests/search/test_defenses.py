@@ -10,66 +10,14 @@ import pytest
 
 from redteam.errors import BadInput, UnknownName
 from redteam.evaluation.resolve import Pipeline
-from redteam.evaluation.statistics import Interval
 from redteam.evaluation.steps import Cost, Locked
 from redteam.plugins.registry import DEFENSES
 from redteam.plugins.settings import Range, Setting, settings_of
 from redteam.search.defenders.price import OwnersPrice
-from redteam.search.defenders.results import Defenses, Trial, best, front
+from redteam.search.defenders.results import best, front
 from redteam.search.dials import Choice, Ends, Number, near_default
 from redteam.search.space import Space
-
-
-def trial(number: int, theft: float, fidelity: float, price: float, **rest: Any) -> Trial:
-    return Trial(
-        **{
-            "number": number,
-            "pipeline": f"d:x={number}",
-            "status": "ok",
-            "verdict": "INCONCLUSIVE",
-            "theft": Interval(theft - 0.1, theft - 0.2, theft, 1, "test items"),
-            "attack": "fit",
-            "fidelity": Interval(fidelity, fidelity, fidelity, 1, "test items"),
-            "price": OwnersPrice(seconds=price),
-            **rest,
-        }
-    )
-
-
-NAIVE = trial(-1, 1.0, 1.0, 0.0, pipeline="none")
-UNPROVEN = Trial(number=90, pipeline="e", status="unproven", reason="INVALID: no attack undid <its> plants")
-FAILED = Trial(number=91, pipeline="f", status="error", reason="lock f: not legal here")
-
-
-def found(*trials: Trial, fidelity: float = 0.95, imitation: float | None = 0.54, **rest: Any) -> Defenses:
-    line = None if imitation is None else Interval(imitation, imitation - 0.1, imitation + 0.1, 1, "test items")
-    dials = {
-        "x": {"low": 0.1, "high": 2.0, "log": True, "default": 1},
-        "ends": {"ends": [{"low": 0.1, "high": 1.0, "log": True, "default": 0.5}] * 2, "default": [0.5, 0.5]},
-        "y": {"choices": [True, False], "default": True},
-    }
-    return Defenses(
-        **{
-            "scenario": "digits",
-            "seed": 0,
-            "merger": "task-arithmetic",
-            "threat": "weights-only",
-            "attacks": ("gauntlet-1",),
-            "split": "validation",
-            "wanted": 20,
-            "fidelity": fidelity,
-            "imitation": line,
-            "naive": NAIVE,
-            "space": {"steps": 2, "defenses": {"d": {"source": "0", "settings": dials}, "e": {"settings": {}}}},
-            "trials": trials,
-            "repeated": 1,
-            "exhausted": False,
-            "front": tuple(one.number for one in front(trials, NAIVE)),
-            "seeds": (1, 2),
-            "environment": {"redteam": "1"},
-            **rest,
-        }
-    )
+from tests.search.made import FAILED, NAIVE, UNPROVEN, found, trial
 
 
 def test_all_installed_defenses_of_whole_models_that_are_more_than_a_comparison() -> None:
