@@ -136,15 +136,21 @@ def dial_of(setting: Setting, default: Any) -> Dial | None:
     return Number(bounds, default, kind is int) if plain and bounds is not None and default in bounds else None
 
 
-def near_default(setting: Setting, default: Any) -> Dial | None:
+def near_default(setting: Setting, default: Any, *, exact: bool = False) -> Dial | None:
     """Likewise, for numbers near their defaults, pairs of ends and lists of a few words as well.
 
     What is legal for training goes far beyond what is worth waiting for, and beyond what leaves a model its skill.
+
+    Args:
+        setting: The setting.
+        default: Its default.
+        exact: Whether the plugin keeps the function: where it does so, its defaults know, and nothing is added to a
+            list.
     """
     found = dial_of(setting, default)
     if isinstance(found, Number):
         return found.nearer()
-    return found or _ends(setting, default) or _parts(setting, default)
+    return found or _ends(setting, default) or _parts(setting, default, exact)
 
 
 def _ends(setting: Setting, default: Any) -> Dial | None:
@@ -157,13 +163,15 @@ def _ends(setting: Setting, default: Any) -> Dial | None:
     return Ends((first, second))
 
 
-def _parts(setting: Setting, default: Any) -> Dial | None:
+def _parts(setting: Setting, default: Any, exact: bool) -> Dial | None:
     """Every part of a short list, none left out; of kinds of sites those that are commonly locked."""
     arguments = typing.get_args(setting.annotation)
     if typing.get_origin(setting.annotation) is not tuple or arguments[1:] != (...,) or not default:
         return None
     words: Sequence[Any] = typing.get_args(arguments[0]) if typing.get_origin(arguments[0]) is Literal else ()
-    if set(KINDS) <= set(words):
+    if exact:
+        words = [word for word in words if word in default]
+    elif set(KINDS) <= set(words):
         words = KINDS
     if not words or len(words) > _FEW or not set(default) <= set(words):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -134,7 +135,7 @@ class Space:
             if reason and only:
                 raise BadInput(f"The defense {plugin.name} cannot be searched with: {reason}; leave it out.")
             if not reason:
-                left.append(Option.of(plugin, near_default))
+                left.append(Option.of(plugin, partial(near_default, exact=plugin.spec.exact)))
         if not left:
             raise BadInput("No defense is left to search with; take out fewer with --without.")
         left.sort(key=lambda one: (not one.plugin.spec.protects, one.name))

@@ -215,7 +215,7 @@ def test_a_whole_search_on_the_toy(shell: Callable[..., Any], tmp_path: Path) ->
     """A lock that falls is told from noise that leaves nothing to protect, and the key's holder has the right key."""
     attacks = ("--attack", "graft", "--attack", "gauge-fit", "--attack", "norm-restore")
     chosen = ("--defense", "mergelock", "--defense", "gaussian-noise:unit=weights,share=1.0,sites=[qk,vo,mlp]")
-    words = ("--scenario", ROOMY, *attacks, *chosen, "--trials", "3", "--steps", "1", "--workers", "0")
+    words = ("--scenario", ROOMY, *attacks, *chosen, "--trials", "4", "--steps", "1", "--workers", "0")
     told = shell("search", "--defend", *words, "--out", str(tmp_path))
     assert told.code == 0, told.out + told.err
     found = Defenses.model_validate_json((tmp_path / "search.json").read_text())
@@ -225,6 +225,7 @@ def test_a_whole_search_on_the_toy(shell: Callable[..., Any], tmp_path: Path) ->
     assert (lock.verdict, lock.attack) == ("BROKEN", "gauge-fit")
     assert lock.theft is not None
     assert lock.theft.high > 0.9
+    assert not lock.spared, "who was named runs, whatever was stolen"
     assert lock.fidelity is not None
     assert lock.fidelity.mean == pytest.approx(1.0, abs=0.01)
     assert lock.price is not None

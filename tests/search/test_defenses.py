@@ -88,6 +88,8 @@ def test_ends_and_parts_of_lists_are_tuned() -> None:
     assert ("qk", "vo") in sites.values
     assert ("qk", "vo", "mlp") in sites.values
     assert () not in sites.values
+    kept = near_default(settings_of(DEFENSES.load("scaling").function)["sites"], ("qk", "vo"), exact=True)
+    assert kept == Choice((("qk",), ("vo",), ("qk", "vo")), ("qk", "vo")), "where else it is exact, nobody says"
     assert near_default(Setting("x", tuple[float, ...], (1.0,), None), (1.0,)) is None
 
 

@@ -63,6 +63,14 @@ class Trial(_Model):
         return round(self.theft.high, 2), round(min(1.0, self.fidelity.mean), 3), coarse(self.price.total, LEAST)
 
     @property
+    def short(self) -> str:
+        """What is optimised, in a few words; empty where there is nothing."""
+        if self.values is None:
+            return ""
+        theft, fidelity, price = self.values
+        return f"theft up to {theft:.2f}, fidelity {fidelity:.3f}, price {price:.2g}"
+
+    @property
     def figures(self) -> str:
         """What came of it, in words."""
         if self.status != "ok" or self.theft is None or self.fidelity is None:

@@ -161,7 +161,7 @@ def search(
                 trial = study.tell(proposal, {**vars(tried), "seconds": round(time.monotonic() - begun, 1)})
                 trials = study.trials
                 leads = best(trials, asked.fidelity)
-                told = f"{leads.pipeline}: {leads.figures}" if leads is not None else ""
+                told = leads.short if leads is not None else ""
                 observer.tried(trial.pipeline, trial.figures, told, len(trials), asked.trials)
         except KeyboardInterrupt:
             if study.trials:

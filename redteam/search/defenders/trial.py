@@ -143,7 +143,8 @@ class Trials:
             return _without(found, f"{verdict.verdict}: {verdict.reason}"), verdict
         if subject.missing and verdict.verdict == "INCONCLUSIVE":
             return _without(found, f"not everything ran: {'; '.join(subject.missing)}"), verdict
-        stopped = any(figure.spared for figure in summary.figures)
+        (place,) = engine.places
+        stopped = any(member not in place.run for case in asked.cases if case.gauntlet for member in case.members)
         return _with(found, verdict=verdict.verdict, theft=theft, attack=verdict.attack, spared=stopped), verdict
 
     def _put_on(self, resolved: Resolved, design: Design, asked: Asked) -> Tried:
@@ -154,7 +155,8 @@ class Trials:
         steps = [*naive.steps, *table.ground(naive)]
         scheduler.add(behind(design.steps, steps))
         scheduler.run()
-        status, reason = table.status(naive)
+        lock = scheduler.outcomes[naive.steps.lock]
+        status, reason = (lock.status, lock.reason) if lock.status != "ok" else table.status(naive)
         if status != "ok":
             return Tried(status, reason.rstrip("."))
         locks = self._locks(design, table, naive)
