@@ -23,7 +23,7 @@ _LARGEST = 0.5  # of the shorter side: the highest rank that counts as low
 Spectra = Mapping[str, Tensor]
 
 
-@attack("low-rank-strip", needs=Needs.ANCHOR)
+@attack("low-rank-strip", needs=Needs.ANCHOR, targets=("loro",))
 def low_rank_strip(
     view: AttackerView,
     *,

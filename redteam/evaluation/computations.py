@@ -104,7 +104,7 @@ def _lock(step: Step, bench: Bench) -> Locked:
     source = _source(bench, fresh=fresh)
     with metrics.Memory() as memory, metrics.Clock() as clock:
         made = _protected(step, bench, source, scenario.tasks[scenario.victim])
-    protected, plants = made.released, made.plants
+    protected = made.released
     running = _running(bench, protected, made.opened)
     bench.store.put_artefact(step.name, protected)
     shapes = {
@@ -120,8 +120,8 @@ def _lock(step: Step, bench: Bench) -> Locked:
             *(name for name in protected if name not in victim),
         ],
         shapes=shapes,
-        planted=list(plants),
-        uncovered=_uncovered(bench, plants),
+        planted=list(made.plants),
+        uncovered=_uncovered(bench, made.plants),
         tied_cost=tied_costs(protected, scenario.base),
         change=metrics.change(victim, running, scenario) if "defense" in step.settings and not fresh else None,
         answers=answers,
@@ -181,7 +181,7 @@ def _as_it_is(released: Checkpoint) -> Checkpoint:
 
 @dataclass(frozen=True)
 class _Made:
-    """A victim under a lock: what is released, what was planted, and how whoever holds the key runs it, after how many steps."""
+    """A victim under a lock: what is released, what was planted, how the key's holder runs it, and optimizer steps."""
 
     released: Checkpoint
     plants: Plants = field(default_factory=dict)
