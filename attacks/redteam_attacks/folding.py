@@ -14,7 +14,7 @@ from redteam.anatomy import Site
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.balancing import factored
-from redteam.symmetry.reshaping import Maps, reshaped, stacked, unstacked
+from redteam.symmetry.reshaping import Maps, reshaped, stacked, unstacked, with_activation
 from redteam.symmetry.shifts import SiteMaps, settled
 from redteam_attacks.redundancy import without_redundancy
 
@@ -30,6 +30,7 @@ def fold_neurons(checkpoint: Checkpoint, neurons: int, *, tolerance: float) -> C
     Raises:
         BadInput: If too many neurons are left, or as `redteam.symmetry.reshaping.reshaped`.
     """
+    checkpoint = with_activation(checkpoint)
 
     def change(site: Site, maps: Maps) -> Maps:
         parts = settled(site, SiteMaps.read(site, checkpoint))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ENDING = "A lock against merging may have been taken off the weights."
 _NOT_PROVEN = "Not proven: the network was not run, so whether it still computes the same is not known."
 _LITTLE = 0.5  # of the distance to the base: what stays of it where a lock comes off is what training moved
+_AS_ROUNDING = 3.0  # of what storing the result costs: the same numbers were rounded twice and then added up
 
 
 def attack(
@@ -77,11 +78,11 @@ def attack(
     what = f"The attack {chain.text}"
     like: Merged | None = None
     anchor: Checkpoint | None
+    reshapes = chain.any(lambda spec: spec.changes_architecture)
     if of_adapters.rewrites_factors(lock if lock and Needs.CODE in chain.needs else chain):
         protected, anchor, like = of_adapters.open_adapter(model, base, what, dequantise=shared.read_as(dequantise))
     else:
-        widened = chain.any(lambda spec: spec.changes_architecture)
-        protected, anchor = opening.open_model(model, base, shapes=not widened, dequantise=shared.read_as(dequantise))
+        protected, anchor = opening.open_model(model, base, shapes=not reshapes, dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, protected, model)
     spelling, layout = protected.spelling, shared.laid_out_like(model, base)
     if of_tokenizers.renumbers(lock) and Needs.CODE in chain.needs:
@@ -96,7 +97,7 @@ def attack(
         if like is not None and recovered.has_factors:
             of_adapters.refuse_options({"--certify": certify, "--load": check}, what)
             rewritten = of_adapters.require_rewritten(protected, recovered, what)
-        proof = _proven(protected, recovered) if kept and not unproven else ""
+        proof = _proven(protected, recovered, reshapes=reshapes) if kept and not unproven else ""
         if like is not None and anchor is not None and rewritten is not None:
             told = of_adapters.write(
                 recovered,
@@ -192,8 +193,10 @@ def _keeps_function(chain: Pipeline, lock: Pipeline | None) -> bool:
     )
 
 
-def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:
+def _proven(protected: Checkpoint, recovered: Checkpoint, *, reshapes: bool) -> str:
     """The sentence on an attack that must keep the outputs, or why nothing can be said.
+
+    Where shapes are restored, what cancels goes, and in a release that was rounded it did so but for rounding.
 
     Raises:
         BadInput: If the outputs changed.
@@ -209,6 +212,13 @@ def _proven(protected: Checkpoint, recovered: Checkpoint) -> str:
             proof = prove(locked, found, eps=False)  # a factor that norms take out is seen by their eps
     except (BadInput, NotACheckpoint) as error:
         return f"Not proven: {error}"
+    if proof.outputs_moved and reshapes:
+        rounding = prove(found, recovered.stored_as(protected).cast(torch.float64, "cpu")).change
+        if proof.change <= _AS_ROUNDING * rounding:
+            return (
+                f"Proven up to rounding: in float64 the outputs change by {proof.change:.1e} of their size, and by "
+                f"{rounding:.1e} when the result is stored as the model was."
+            )
     if proof.outputs_moved:
         raise BadInput(
             f"{proof} The description of this model type does not fit it (docs/architectures.md), or the attack is "

@@ -28,7 +28,7 @@ from redteam.anatomy import Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.symmetry.gauges import MonomialGauge
-from redteam.symmetry.reshaping import Maps, described, part_of, reshaped, stacked, unstacked
+from redteam.symmetry.reshaping import Maps, described, part_of, reshaped, stacked, unstacked, with_activation
 from redteam.symmetry.scalings import PositiveScaling, Scaling
 
 ODD = {"relu", "leaky_relu", "silu", "swish", "hardswish", "quick_gelu", "gelu", "gelu_python", "gelu_accurate"}
@@ -61,6 +61,7 @@ class Wider(ABC):
             BadInput: If the architecture is not known, fuses the tensors concerned, has MLPs of several widths, or none
                 of this form.
         """
+        checkpoint = self._known(checkpoint)
         site = _first(checkpoint)
         wider = site.width + self.extra(site, site.width)
         return reshaped(
@@ -73,6 +74,7 @@ class Wider(ABC):
         Raises:
             BadInput: If no width before gives the width that the MLPs have.
         """
+        checkpoint = self._known(checkpoint)
         site = _first(checkpoint)
         before = next((n for n in range(1, site.width) if n + self.extra(site, n) == site.width), 0)
         if not before:
@@ -85,6 +87,9 @@ class Wider(ABC):
             return self._narrowed(replace(site, width=before), stacks)
 
         return reshaped(checkpoint, ("mlp",), lambda site, maps: self._changed(site, maps, narrowed), neurons=before)
+
+    def _known(self, checkpoint: Checkpoint) -> Checkpoint:
+        return checkpoint
 
     def _changed(self, site: Site, maps: Maps, change: Callable[[Site, Stacks], Stacks]) -> Maps:
         return unstacked(site, maps, change(site, stacked(site, maps)))
@@ -145,6 +150,9 @@ class Cliques(Wider):
     """
 
     form: Form = "clique"
+
+    def _known(self, checkpoint: Checkpoint) -> Checkpoint:
+        return checkpoint if self.form == "clique" else with_activation(checkpoint)
 
     def extra(self, site: Site, neurons: int) -> int:
         """As in `Wider`."""

@@ -192,6 +192,16 @@ def part_of(config: Mapping[str, Any], architecture: Architecture) -> Mapping[st
     return config
 
 
+def with_activation(checkpoint: Checkpoint) -> Checkpoint:
+    """One whose config names the activation that transformers takes where it is left out, so that sites know it."""
+    architecture = described(checkpoint)
+    if any(part_of(checkpoint.config, architecture).get(key) for key in architecture.activation):
+        return checkpoint
+    known = part_of(completed(checkpoint.config), architecture)
+    found = {key: known[key] for key in architecture.activation if known.get(key)}
+    return Checkpoint.of(dict(checkpoint), _resized(checkpoint.config, architecture, found)) if found else checkpoint
+
+
 def _resized(config: Mapping[str, Any], architecture: Architecture, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """The config with other sizes, in that part of it which is about the stack."""
 

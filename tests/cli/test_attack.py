@@ -80,6 +80,26 @@ def test_shapes_alone_are_restored(shell: Shell, here: Path) -> None:
     assert "nearer" not in told.out, "shapes are no distance"
 
 
+@pytest.mark.parametrize("form", ["clique", "dependent"])
+def test_what_cancels_but_for_rounding_is_taken_out(shell: Shell, here: Path, form: str) -> None:
+    """Of a release in bfloat16, and nothing more than rounding is: a wrong output is still refused."""
+    Checkpoint.open("victim").to(torch.bfloat16).save(Path("short"))
+    assert shell("protect", f"split-neurons:form={form}", "short", "--key", "key", "--out", "wide").code == 0
+    told = shell("attack", "shape-restore+gauge-fit", "wide", "--base", "base", "--out", "restored")
+    assert told.code == 0, told.err
+    found = re.search(r"Proven up to rounding: .* change by (\S+) of their size, and by (\S+) when", told.out)
+    assert found is not None
+    assert 1e-8 < float(found[1]) < 3 * float(found[2]) < 0.1
+    assert away("restored", "victim") < 0.5 * away("base", "victim")
+    rough = ("attack", "shape-restore:tolerance=0.1", "torn", "--base", "base", "--out", "torn-back")
+    wide = Checkpoint.open("wide")
+    name = next(name for name in wide if name.endswith("layer.0.output.dense.weight"))
+    wide.replace({name: wide[name] * (1 + 0.02 * torch.linspace(-1, 1, wide.shape(name)[1]))}).save(Path("torn"))
+    told = shell(*rough)
+    assert told.code == 2
+    assert "changes what this network computes" in told.err
+
+
 @pytest.mark.parametrize("defense", KEYED)
 def test_the_keys_holder_gets_the_model_back(shell: Shell, here: Path, defense: str) -> None:
     given = ("--base", "base") if "noise" in defense else ()

@@ -238,6 +238,16 @@ def test_neurons_that_see_one_another_are_left_alone():
     assert protect(Checkpoint.of(dict(base), {**base.config, "activation_sparsity_pattern": [0.0, 0.0]}), split_neurons)
 
 
+def test_an_activation_that_the_config_leaves_out_is_transformers_own():
+    base = network("vit").checkpoint
+    silent = Checkpoint.of(dict(base), {key: value for key, value in base.config.items() if key != "hidden_act"})
+    assert anatomy_of(silent).sites(("mlp",))[0].activation == ""
+    locked = protect(silent, split_neurons, form="dependent")
+    assert network("vit").change(locked) <= 1e-10
+    hidden = Checkpoint.of(dict(locked), {key: value for key, value in locked.config.items() if key != "hidden_act"})
+    assert distance(fit_all(restored(hidden, silent), silent, ("mlp",)), silent) <= 1e-10
+
+
 def test_every_setting_of_one_width_follows():
     """Where experts and the dense MLPs are as wide, both settings say so, wherever in the config they stand."""
     base = network("llama").checkpoint
