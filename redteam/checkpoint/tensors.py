@@ -13,9 +13,10 @@ import torch
 from redteam.checkpoint.factors import Factors
 
 NUMBERS = "tokenizer.numbers"
-"""Name of a tensor, int64 [2, m], which is no weight and in no file: the numbers of m tokens by the base's tokenizer,
-and by the one that goes with the checkpoint. Tokens that are not in it have one number by both. It is there while a
-checkpoint is at work whose tokenizer was renumbered, so that its network can be run on the base's numbers."""
+"""Name of a tensor, int64 [2, m], which is no weight, and in no folder that is for publication: the numbers of m tokens
+by the base's tokenizer, and by the one that goes with the checkpoint; those that are not in it have one number by both.
+It is there while a checkpoint is at work whose tokenizer was renumbered, so that its network can be run on the base's
+numbers."""
 
 
 class Tensors(Mapping[str, torch.Tensor]):

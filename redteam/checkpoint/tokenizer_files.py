@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json
+from redteam.checkpoint.safetensors_io import LARGEST_INDEX, read_json, shown
 from redteam.errors import NotACheckpoint
 
 TOKENIZER = "tokenizer.json"
@@ -51,13 +51,13 @@ def renumber_tokenizer(folder: Path, moved: Mapping[int, int]) -> tuple[str, ...
         written.
 
     Raises:
-        NotACheckpoint: If there is no tokenizer that can be read.
+        NotACheckpoint: If there is no tokenizer that can be read, or a file gives a token no number.
     """
     held = read_json(folder / TOKENIZER, largest=LARGEST_INDEX)
     model = dict(held["model"])
     vocabulary = model["vocab"]
     if isinstance(vocabulary, Mapping):
-        model["vocab"] = _by_number(vocabulary, moved)
+        model["vocab"] = _by_number(vocabulary, moved, folder / TOKENIZER)
     else:
         rows = list(vocabulary)
         for before, after in moved.items():
@@ -66,7 +66,8 @@ def renumber_tokenizer(folder: Path, moved: Mapping[int, int]) -> tuple[str, ...
     _write(folder / TOKENIZER, {**held, "model": model}, indent=2)
     for name in _TABLES:
         if (folder / name).is_file():
-            _write(folder / name, _by_number(read_json(folder / name, largest=LARGEST_INDEX), moved), indent=None)
+            held_there = read_json(folder / name, largest=LARGEST_INDEX)
+            _write(folder / name, _by_number(held_there, moved, folder / name), indent=None)
     for name in _LINES:
         if (folder / name).is_file():
             lines = (folder / name).read_bytes().split(b"\n")
@@ -113,7 +114,12 @@ def _named(part: Any) -> Iterator[int]:
         yield part
 
 
-def _by_number(vocabulary: Mapping[str, int], moved: Mapping[int, int]) -> dict[str, int]:
+def _by_number(vocabulary: Mapping[str, Any], moved: Mapping[int, int], path: Path) -> dict[str, int]:
+    for token, number in vocabulary.items():
+        if type(number) is not int:
+            raise NotACheckpoint(
+                f"{path.name} gives {shown(token)} the number {shown(number)}; expected whole numbers, so restore it."
+            )
     found = {token: moved.get(number, number) for token, number in vocabulary.items()}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 

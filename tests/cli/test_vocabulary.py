@@ -12,6 +12,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.tokenizer_files import movable_tokens, numbered_tokens, renumber_tokenizer
+from redteam.errors import NotACheckpoint
 from tests.tokenizers_of_three_kinds import KINDS, SENTENCE, folder, tokenizer
 
 Shell = Callable[..., Any]
@@ -158,3 +159,13 @@ def test_a_renumbered_tokenizer_gives_the_same_tokens_under_the_new_numbers(kind
         assert before.decode(one.ids) == after.decode(other.ids)
     assert after.get_vocab_size() == before.get_vocab_size()
     assert after.token_to_id("zzz") == before.token_to_id("zzz")
+
+
+def test_a_vocabulary_without_numbers_is_refused(tmp_path: Path) -> None:
+    tokenizer("bpe").save(str(tmp_path / "tokenizer.json"))
+    held = json.loads((tmp_path / "tokenizer.json").read_text())
+    free = sorted(movable_tokens(tmp_path).values())
+    held["model"]["vocab"]["odd"] = "seven"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(held))
+    with pytest.raises(NotACheckpoint, match=r"tokenizer\.json gives 'odd' the number 'seven'"):
+        renumber_tokenizer(tmp_path, dict(zip(free[:2], free[1::-1], strict=True)))
