@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -17,15 +17,15 @@ from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
 from redteam.threat import QUERIES
-from redteam.training import Budget, Loss, endless, train
+from redteam.training import Budget, endless, train
 from redteam.views import AttackerView
+from redteam_attacks.answering import answers, divergence, imitating, same_basis, unlabelled
 from redteam_attacks.training import Epsilon, Rate, Size, Steps
 
 if TYPE_CHECKING:
     from torch import nn
 
 _PAPER = "Hinton, Vinyals and Dean, arXiv:1503.02531; hidden states as in TinyBERT, arXiv:1909.10351"
-_SAME_BASIS = 0.5  # of the base's embeddings: fine-tuning moves them by hundredths, another basis by √2
 _ALL = 2**31
 _ANSWERS = 2**28  # numbers in all answers that are kept: 1 GB
 
@@ -79,7 +79,7 @@ def distillation(
         Inapplicable: If the network gives no logits, or other ones than the base under the victim's head.
     """
     given = view.inputs()
-    batches = endless(_unlabelled(given), batch, view.generator("batches"))
+    batches = endless(unlabelled(given), batch, view.generator("batches"))
     return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
 
 
@@ -124,7 +124,7 @@ def distill_own(
     if not view.companions:
         raise Inapplicable("There is no task of the attacker's own to take inputs from; give companions.")
     pools = [
-        endless(_unlabelled(next(view.own_batches(task, _ALL))[0]), batch, view.generator(f"batches of {task}"))
+        endless(unlabelled(next(view.own_batches(task, _ALL))[0]), batch, view.generator(f"batches of {task}"))
         for task in view.companions
     ]
     batches = chain.from_iterable(zip(*pools, strict=True))
@@ -177,7 +177,7 @@ def imitation(
         logits = student(**inputs).logits
         if logits.ndim == 3:
             wanted = wanted[:, : logits.shape[1]]  # asked with more padding than this batch has
-        return _divergence(logits, wanted, inputs, temperature)
+        return divergence(logits, wanted, inputs, temperature)
 
     return train(
         start,
@@ -223,13 +223,13 @@ def _taught(
     start, first = _student(view), next(batches)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
         novice, teacher = (network.module(torch.float32) for network in (start, view.protected))
-        ours, theirs = (_answers(network, first[0], features > 0) for network in (novice, teacher))
+        ours, theirs = (answers(network, first[0], features > 0) for network in (novice, teacher))
     if ours[0].shape != theirs[0].shape:
         raise Inapplicable(
             f"The protected model's logits have shape {tuple(theirs[0].shape)} and those of the base under its head "
             f"{tuple(ours[0].shape)}; expected the same."
         )
-    weight = features if _same_basis(ours[1], theirs[1]) else 0.0
+    weight = features if same_basis(ours[1], theirs[1]) else 0.0
 
     def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
         return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
@@ -248,62 +248,6 @@ def _taught(
     )
 
 
-def imitating(teacher: nn.Module, temperature: float, features: float) -> Loss:
-    """T² KL(teacher ‖ student) of the logits, a mean over samples or tokens, and the hidden states' error.
-
-    Args:
-        teacher: Whose answers are learned; no gradient reaches it.
-        temperature: T.
-        features: Weight of the mean over hidden states of ‖student − teacher‖² ÷ ‖teacher − its mean‖².
-    """
-
-    def loss(student: nn.Module, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            wanted, there = _answers(teacher, batch[0], features > 0)
-        logits, here = _answers(student, batch[0], features > 0)
-        total = _divergence(logits, wanted, batch[0], temperature)
-        if features and here:
-            total = total + features * torch.stack([_error(a, b) for a, b in zip(here, there, strict=True)]).mean()
-        return total
-
-    return loss
-
-
-def _divergence(logits: Tensor, wanted: Tensor, inputs: Mapping[str, Tensor], temperature: float) -> Tensor:
-    """T² KL(wanted ‖ logits), a mean over rows."""
-    soft, hard = (torch.log_softmax(_rows(x, inputs) / temperature, -1) for x in (logits, wanted))
-    return temperature**2 * torch.nn.functional.kl_div(soft, hard, reduction="batchmean", log_target=True)
-
-
-def _rows(logits: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    """[rows, classes]: a row for each sample, or for each token that is not padding."""
-    mask = inputs.get("attention_mask")
-    return logits.flatten(0, -2) if mask is None or logits.ndim == 2 else logits[mask != 0]
-
-
-def _error(here: Tensor, there: Tensor) -> Tensor:
-    """The squared error as a share of what varies from sample to sample."""
-    varies = (there - there.mean(0, keepdim=True)).square().sum()
-    return (here - there).square().sum() / varies.clamp_min(torch.finfo(there.dtype).tiny)
-
-
-def _answers(network: nn.Module, inputs: Mapping[str, Tensor], hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Logits, and hidden states where they are asked for and the network has them."""
-    extra = {"output_hidden_states": True} if hidden and hasattr(network, "save_pretrained") else {}
-    output: Any = network(**inputs, **extra)
-    logits = getattr(output, "logits", None)
-    if logits is None:
-        raise Inapplicable("The network gives no logits to learn from; expected a classifier or a language model.")
-    return logits, tuple(getattr(output, "hidden_states", None) or ())
-
-
-def _same_basis(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
-    """Whether what the blocks read first, the embeddings, lies where the base has it."""
-    if not ours or [x.shape for x in ours] != [x.shape for x in theirs]:
-        return False
-    return bool((theirs[0] - ours[0]).norm() < _SAME_BASIS * ours[0].norm())
-
-
 def _student(view: AttackerView) -> Checkpoint:
     """The base under the victim's head, in the shapes of the attacker's own experts: a lock may have changed others."""
     protected, anchor = view.protected, view.anchor
@@ -317,8 +261,3 @@ def _student(view: AttackerView) -> Checkpoint:
     told = {key: protected.config[key] for key in HEAD_ENTRIES if key in protected.config}
     kept = {key: value for key, value in pattern.config.items() if key not in HEAD_ENTRIES}
     return Checkpoint.of(body | head, {**kept, **told})
-
-
-def _unlabelled(inputs: Mapping[str, Tensor]) -> Batch:
-    """In the form of a batch; the labels say nothing."""
-    return dict(inputs), torch.zeros(len(next(iter(inputs.values()))), dtype=torch.int64)

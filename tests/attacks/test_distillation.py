@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from redteam_attacks.distillation import imitating
+from redteam_attacks.answering import imitating
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from redteam_attacks.answering import imitating
 from redteam_attacks.coefficient_search import _Merge
-from redteam_attacks.distillation import imitating
 
 from redteam.checkpoint import Checkpoint
 from redteam.key import Key

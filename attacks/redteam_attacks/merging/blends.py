@@ -7,13 +7,13 @@ from itertools import count
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.modules import parameter_names
 from redteam.errors import Inapplicable
 from redteam.memory import require
 from redteam.views import MergerView
+from redteam_attacks.standing_in import standing_in
 
 _BESIDE = 3  # models in memory beside the parts: the sum, its gradient, and what is being built
 
@@ -68,9 +68,7 @@ class Blend:
     def on(self, task: str, summed: Mapping[str, Tensor], read: Callable[[nn.Module], Tensor]) -> Tensor:
         """What is read from the network of a task while sums stand for its parameters."""
         network, shared = self._networks[task]
-        there = {f"network.{place}": summed[place] for place in shared}
-        found: Tensor = functional_call(_Read(network), there, (read,))
-        return found
+        return standing_in(network, {place: summed[place] for place in shared}, read)
 
     def _emptied(self, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[str, ...]]:
         """A network, whose own copy of what the parts share is let go of, and the parameters that they share."""
@@ -106,14 +104,3 @@ def _stacked(parts: Sequence[Checkpoint], places: Collection[str], dtype: torch.
         for place, stack in stacks.items():
             stack[number] = held[place]
     return stacks
-
-
-class _Read(nn.Module):
-    """A network of which something is read, so that whatever reads it sees the weights that stand in for its own."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, read: Callable[[nn.Module], Tensor]) -> Tensor:
-        return read(self.network)
