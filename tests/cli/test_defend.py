@@ -236,6 +236,21 @@ def test_a_whole_search_on_the_toy(shell: Callable[..., Any], tmp_path: Path) ->
     assert "nothing left to protect" in noise.reason
 
 
+@pytest.mark.slow
+def test_what_no_attack_is_for_does_not_hold(tmp_path: Path) -> None:
+    """Wider heads stop every fit here by their shapes alone, and a fit that restores them ends that."""
+    thefts = {}
+    for attack in ("gauge-fit", "shape-restore+gauge-fit"):
+        what = asked(scenario=ROOMY, attacks=("graft", attack))
+        tried = Trials(what.trial, tmp_path, pool=None, workers=0).measure("padded-heads")
+        thefts[attack] = (tried.status, tried.reason, tried.theft)
+    assert thefts["gauge-fit"] == ("unproven", "no attack that was shown to work applies to it", None)
+    status, reason, theft = thefts["shape-restore+gauge-fit"]
+    assert (status, reason) == ("ok", "")
+    assert theft is not None
+    assert theft.high > 0.9
+
+
 def test_the_keys_holder_has_the_key_that_is_tuned_under(tmp_path: Path) -> None:
     """With another key nothing that holds would count: the ceiling would not be reached."""
     resolved, store = Resolved.of(asked().trial("mergelock"), Path()), Store(tmp_path)

@@ -18,7 +18,7 @@ from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.preview import laid_out
 from redteam.evaluation.resolve import Resolved
-from redteam.evaluation.results import WITHOUT_FIGURE, Verdict
+from redteam.evaluation.results import FALLEN, WITHOUT_FIGURE, Figure, Verdict
 from redteam.evaluation.run import engine_of
 from redteam.evaluation.runner.pool import Pool
 from redteam.evaluation.runner.scheduler import Scheduler, behind
@@ -28,6 +28,7 @@ from redteam.evaluation.statistics import Interval, combine
 from redteam.evaluation.steps import Cost, Locked
 from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.evaluation.verdict import Evidence
 from redteam.events import Observer
 from redteam.search.defenders.price import OwnersPrice
 from redteam.search.objective import TuningLayout
@@ -144,6 +145,9 @@ class Trials:
         if subject.missing and verdict.verdict == "INCONCLUSIVE":
             return _without(found, f"not everything ran: {'; '.join(subject.missing)}"), verdict
         (place,) = engine.places
+        evidence = place.evidence(engine.table, place.sheet.rows(engine.table))
+        if verdict.verdict not in FALLEN and not any(_tells(evidence, figure) for figure in evidence.figures):
+            return _without(found, "no attack that was shown to work applies to it"), verdict
         stopped = any(member not in place.run for case in asked.cases if case.gauntlet for member in case.members)
         return _with(found, verdict=verdict.verdict, theft=theft, attack=verdict.attack, spared=stopped), verdict
 
@@ -190,6 +194,16 @@ class Trials:
 
     def _scheduler(self, resolved: Resolved) -> Scheduler:
         return Scheduler(self.store, pool=self.pool, time_limit=resolved.plan.time_limit, settled=_ignore)
+
+
+def _tells(evidence: Evidence, figure: Figure) -> bool:
+    """Whether it is an attack that ran here, and that undoes at least in part what it claims to undo.
+
+    A verdict is content with attacks that would work elsewhere, and says that none made for the defense counts; here
+    nobody reads that, and what no attack is for would win.
+    """
+    ran = figure.choice == "attack" and figure.role == "recovery" and bool(figure.per_seed)
+    return ran and figure.attack not in evidence.excluded and evidence.undoes(figure.attack) != "nothing"
 
 
 def _without(found: Tried, reason: str) -> Tried:
