@@ -1,4 +1,4 @@
-"""What fits find of sealed weights: `python benchmarks/unseal.py`, about a minute; `--digits` adds trained ones.
+"""What fits find of sealed weights: `python benchmarks/unseal.py`, some minutes; `--digits` adds trained ones.
 
 First ArrowCloak's rows, matched by cosines before and after its mask is projected out, with the victim's base and with
 another that was initialised independently as the reference. Then every form that `unseal` knows: whether it is told,
@@ -84,7 +84,7 @@ SEALS: dict[str, Callable[[Layer], Tensor]] = {
 
 
 def drawn() -> Iterator[Layer]:
-    """Layers of normal weights, in three sizes."""
+    """Normal weights of every size; the victim's is a random task vector of `LENGTH` away."""
     for rows, columns in SIZES:
         draws = np.random.default_rng(0)
         base, change, other = (torch.from_numpy(draws.standard_normal((rows, columns))) for _ in range(3))
@@ -118,12 +118,12 @@ def rows_matched(layers: list[Layer], size: float, reference: str) -> tuple[floa
 
 
 def found_of(layer: Layer, sealed: Tensor, base: Tensor) -> Found:
-    """What the fit finds of one tensor."""
+    """What `unseal` makes of one matrix, with one of the two bases."""
     return form_of(sealed[None], base[None], np.random.default_rng(0), drift=0.5, rounding=1e-7)
 
 
 def tell(title: str, layers: list[Layer]) -> None:
-    """Prints what is matched of ArrowCloak's rows, and every form told or left."""
+    """Prints both parts for some layers."""
     print(f"\n{title}\n  ArrowCloak: rows matched by cosines; with the first direction projected out; by the whole fit")
     for reference in ("base", "other"):
         for size in (1, 3, 10, 30, 100):
@@ -145,7 +145,7 @@ def tell(title: str, layers: list[Layer]) -> None:
 
 
 def main() -> None:
-    """Prints the figures of drawn layers and, if asked, of trained ones."""
+    """Drawn weights, and trained ones where they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--digits", action="store_true", help="trained weights, of the scenario digits")
     parser.add_argument("--small", action="store_true", help="without the layer of 768")

@@ -10,12 +10,16 @@ from torch import Tensor
 from redteam.symmetry.one_sided import Unsealed, unit
 from redteam.symmetry.solvers import assign, require_finite
 
-_STARTS = tuple((share, width) for share in (1.0, 0.85, 0.7) for width in (0.2, 1.0))
-"""Of the cosine that chance allows, what counts as alike; and η, tried one after the other."""
+Groups = list[tuple[Tensor, Tensor]]
+"""Sealed and base rows of each."""
 
-_AGREES = 0.5  # a correlation: that of a wrong order is nearer to 0, of the right one nearer to 1
+_STARTS = tuple((share, width) for share in (1.0, 1.4, 0.85, 2.0, 0.7) for width in (0.2, 1.0))
+"""Of the cosine that chance allows, what counts as alike, since trained rows are alike by themselves; and η."""
+
 _MATCHES = 15
 _LINKS = 64  # base rows in one sealed row, at most
+_LEVELS = 20  # of links, each half as strong as the one before the last
+_NOTHING = 1e-12  # of a row's energy
 _TURNS = 3
 _EXPLAINED = 0.5  # of a row, until which its strongest link counts however faint
 
@@ -88,17 +92,17 @@ def _one(sealed: Tensor, base: Tensor) -> Tensor:
 
 
 def _columns(sealed: Tensor, base: Tensor) -> Tensor:
-    """Where each of the base's columns is, int64 [in]: the first start that agrees, else the one that agrees most."""
+    """Where each of the base's columns is, int64 [in]: what two starts find alike, else what agrees most."""
     plain = unit(base)
     there, order, most = plain.mT @ plain, torch.arange(base.shape[1], device=base.device), -1.0
     for share, width in _STARTS:
         here = _orthonormal(sealed, share * _chance(sealed))
         found = matched(here, there, width=width)
+        if torch.equal(found, order):
+            break
         agrees = _agreement(here[found][:, found], there)
         if agrees > most:
             order, most = found, agrees
-        if most > _AGREES:
-            break
     return order
 
 
@@ -118,14 +122,39 @@ def _orthonormal(sealed: Tensor, least: float) -> Tensor:
 
 
 def _unmixed(sealed: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-    """B [out, out] and the weight without it."""
+    """B [out, out] and the weight without it.
+
+    Of several groupings the one is kept that leaves least to the number that it leaves free: links let in from the
+    strongest down, and links added until every row is explained.
+    """
+    shares = _links(sealed, base)
+    groupings = [_groups(shares > 2.0 ** (-step / 2)) for step in range(_LEVELS)]
+    mixing, weight, least = torch.zeros_like(base @ base.mT), sealed, float("inf")
+    known: list[list[int]] = []
+    for groups in (*groupings, _grown(sealed, base)):
+        rows = [each.tolist() for group in groups for each in group]
+        if rows == known:
+            continue
+        known = rows
+        found, undone, free = _within(sealed, base, groups)
+        left = float((undone - base).square().sum()) / (base.numel() - free)
+        if left < least:
+            mixing, weight, least = found, undone, left
+    return mixing, weight
+
+
+def _grown(sealed: Tensor, base: Tensor) -> Groups:
+    """Groups that grow by each row's strongest link to what is left of it, until rows are explained and none lacks."""
     count = len(base)
-    mixing, weight, linked = base.new_zeros(count, count), sealed.clone(), torch.zeros(count, count).bool()
-    rest, groups, open_ = sealed, list[tuple[Tensor, Tensor]](), torch.ones(count).bool()
+    mixing, linked = base.new_zeros(count, count), torch.zeros(count, count).bool()
+    rest, groups, open_ = sealed, Groups(), torch.ones(count).bool()
     for _ in range(min(_LINKS, count)):
         most, row = (unit(rest) @ unit(base).mT).abs().cpu().masked_fill(linked, 0.0).max(1)
-        unexplained = (rest.square().sum(1) > _EXPLAINED * sealed.square().sum(1)).cpu()
-        more = open_ & ((most > _chance(base)) | unexplained | ~_in_balance(groups, count))
+        more = (most > _chance(base)) | (rest.square().sum(1) > _EXPLAINED * sealed.square().sum(1)).cpu()
+        lacking = torch.ones(count, dtype=torch.bool)
+        for here, there in groups:
+            lacking[here] = len(here) != len(there)
+        more = open_ & (more | lacking)
         if not bool(more.any()):
             break
         linked[more.nonzero()[:, 0], row[more]] = True
@@ -137,18 +166,58 @@ def _unmixed(sealed: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
             else:
                 mixing[here[:, None], there] = torch.linalg.lstsq(base[there].mT, sealed[here].mT).solution.mT
         rest = sealed - mixing @ base
+    return groups
+
+
+def _within(sealed: Tensor, base: Tensor, groups: Groups) -> tuple[Tensor, Tensor, int]:
+    """B by least squares in each group, the weight without it, and how many numbers were free.
+
+    Half as many rows as columns would explain anything: such groups stay, and so do those that lack a row.
+    """
+    mixing, weight, free = base.new_zeros(len(base), len(base)), sealed.clone(), 0
     for here, there in groups:
         if len(here) == len(there) <= base.shape[1] // 2:
-            weight[there] = torch.linalg.lstsq(mixing[here[:, None], there], sealed[here]).solution
-    return mixing, weight
+            part = torch.linalg.lstsq(base[there].mT, sealed[here].mT).solution.mT
+            mixing[here[:, None], there] = part
+            weight[there] = torch.linalg.lstsq(part, sealed[here]).solution
+            free += len(here) ** 2
+    return mixing, weight, free
 
 
-def _in_balance(groups: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
-    """Whether a sealed row's group has as many base rows, bool [out]."""
-    balanced = torch.zeros(count, dtype=torch.bool)
-    for here, there in groups:
-        balanced[here] = len(here) == len(there)
-    return balanced
+def _links(sealed: Tensor, base: Tensor) -> Tensor:
+    """How much of each sealed row is made of each base row, as shares of its length, [out, out].
+
+    Orthogonal matching pursuit: the base row most alike to what is left joins those that are fitted, as long as there
+    is one that is more alike than chance allows, or half of the row is not explained.
+    """
+    gram, cross = base @ base.mT, sealed @ base.mT
+    sizes, size = base.norm(dim=1).clamp(min=1e-300), sealed.norm(dim=1).clamp(min=1e-300)
+    taken = torch.zeros(len(base), 0, dtype=torch.int64, device=base.device)
+    rows, shares = torch.arange(len(base), device=base.device), torch.zeros_like(gram)
+    coefficients, left = cross[:, :0], sealed.square().sum(1)
+    rest = cross
+    for _ in range(min(_LINKS, len(base), base.shape[1] // 2)):
+        alike = (rest / sizes).abs() / left.clamp(min=1e-300).sqrt()[:, None]
+        most, row = alike.scatter(1, taken, 0.0).max(1)
+        more = (most > _chance(base)) | (left > _EXPLAINED * size[rows].square())
+        more &= left > _NOTHING * size[rows].square()
+        if not bool(more.all()):
+            done = ~more
+            shares[rows[done, None], taken[done]] = (
+                coefficients[done].abs() * sizes[taken[done]] / size[rows[done], None]
+            )
+            rows, taken, row = rows[more], taken[more], row[more]
+            if not len(rows):
+                return shares
+        taken = torch.cat([taken, row[:, None]], 1)
+        inner = gram[taken[:, :, None], taken[:, None, :]]
+        inner.diagonal(dim1=1, dim2=2).add_((_NOTHING * sizes.square().mean()).clamp(min=1e-200))
+        wanted = cross[rows].gather(1, taken)
+        coefficients = torch.linalg.solve(inner, wanted)
+        rest = cross[rows] - (coefficients[:, None, :] @ gram[taken])[:, 0]
+        left = (size[rows].square() - (coefficients * wanted).sum(1)).clamp(min=0.0)
+    shares[rows[:, None], taken] = coefficients.abs() * sizes[taken] / size[rows, None]
+    return shares
 
 
 def _chance(stack: Tensor) -> float:
@@ -156,7 +225,7 @@ def _chance(stack: Tensor) -> float:
     return math.sqrt(2 * math.log(max(2, len(stack) ** 2)) / stack.shape[1])
 
 
-def _groups(linked: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _groups(linked: Tensor) -> Groups:
     """Sealed and base rows that are linked, directly or by way of others; without rows that have no link."""
     count = len(linked)
     both = torch.zeros(2 * count, 2 * count, dtype=torch.bool)
