@@ -13,7 +13,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.errors import ThreatModelViolation
 from redteam.key import Key
 from redteam.plugins.registry import MERGERS
-from redteam.symmetry.reshaping import Split
+from redteam.symmetry.neurons import Split
 from redteam.testing import toy_scenario
 from redteam.views import MergerView
 

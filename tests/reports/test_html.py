@@ -258,6 +258,7 @@ def test_the_page_knows_no_plugin_by_name() -> None:
     common = {
         "none",
         "base",
+        "balance",
         "permutation",
         "rotation",
         "scaling",

@@ -12,7 +12,8 @@ from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.plugins.contracts import defense
 from redteam.plugins.settings import Range
 from redteam.symmetry import GeneralLinear, Group, Orthogonal, Permutation, Scaling
-from redteam.symmetry.reshaping import Pad, Split
+from redteam.symmetry.neurons import Split
+from redteam.symmetry.reshaping import Pad
 from redteam.tasks import Batch
 from redteam.training import Budget, train
 from redteam.views import DefenderView
