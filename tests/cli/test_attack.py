@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from redteam.checkpoint import Checkpoint
+from redteam.key import Key, write_key
 from redteam.testing import toy_scenario
 
 Shell = Callable[..., Any]
@@ -84,6 +85,7 @@ def test_shapes_alone_are_restored(shell: Shell, here: Path) -> None:
 def test_what_cancels_but_for_rounding_is_taken_out(shell: Shell, here: Path, form: str) -> None:
     """Of a release in bfloat16, and nothing more than rounding is: a wrong output is still refused."""
     Checkpoint.open("victim").to(torch.bfloat16).save(Path("short"))
+    write_key("key", Key.derive(seed=0, index=0, name=form))  # how much a tear shows hangs on the groups' sizes
     assert shell("protect", f"split-neurons:form={form}", "short", "--key", "key", "--out", "wide").code == 0
     told = shell("attack", "shape-restore+gauge-fit", "wide", "--base", "base", "--out", "restored")
     assert told.code == 0, told.err
@@ -94,10 +96,11 @@ def test_what_cancels_but_for_rounding_is_taken_out(shell: Shell, here: Path, fo
     rough = ("attack", "shape-restore:tolerance=0.1", "torn", "--base", "base", "--out", "torn-back")
     wide = Checkpoint.open("wide")
     name = next(name for name in wide if name.endswith("layer.0.output.dense.weight"))
-    wide.replace({name: wide[name] * (1 + 0.02 * torch.linspace(-1, 1, wide.shape(name)[1]))}).save(Path("torn"))
+    wide.replace({name: wide[name] * (1 + 0.1 * torch.linspace(-1, 1, wide.shape(name)[1]))}).save(Path("torn"))
     told = shell(*rough)
     assert told.code == 2
-    assert "changes what this network computes" in told.err
+    refused = "changes what this network computes", "surplus neurons at"  # by the outputs, or already by the weights
+    assert any(words in told.err for words in refused), told.err
 
 
 @pytest.mark.parametrize("defense", KEYED)

@@ -12,12 +12,14 @@ from redteam.testing import checks_for
 
 ALWAYS = ("runs", "needs", "layout", "finite", "inputs", "global state", "deterministic", "errors", "elsewhere")
 LONG = {
+    "activation-procrustes",
     "balance",
     "balance-companions",
     "collusion",
     "companion-anchor",
     "distill-own",
     "head-matching",
+    "imitation",
     "invariant-space",
     "learned-linear",
     "mergeguard",
