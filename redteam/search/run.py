@@ -110,10 +110,9 @@ def search(
     Raises:
         RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
     """
-    started = time.monotonic()
+    deadline = None if asked.seconds is None else time.monotonic() + asked.seconds
     resolved = Resolved.of(asked.plan(), Path())
-    for family, victims in resolved.families.items():
-        raise BadInput(f"A search takes one victim, and {family} has several in turn; name one: victim={min(victims)}.")
+    require_one_victim(resolved)
     space = _space(asked, resolved)
     root = out / "tuning"
     Store(root)
@@ -131,10 +130,7 @@ def search(
         )
         try:
             observer.searching(space, objective.naive, len(study.trials), asked.trials)
-            while len(study.trials) < asked.trials and not _late(started, asked.seconds):
-                proposal = study.ask()
-                if proposal is None:
-                    break
+            for proposal in study.proposals(deadline):
                 trial = study.tell(proposal, vars(objective.measure(proposal.pipeline)))
                 trials = bounded(study.trials)
                 best = winner(trials)
@@ -152,6 +148,12 @@ def search(
         found = found.model_copy(update={"scored": _scored(results, found.best.pipeline)})
         write_atomically(out / "search.json", found.model_dump_json(indent=1, by_alias=True) + "\n")
     return found
+
+
+def require_one_victim(resolved: Resolved) -> None:
+    """Raises BadInput if a plan takes several victims in turn."""
+    for family, victims in resolved.families.items():
+        raise BadInput(f"A search takes one victim, and {family} has several in turn; name one: victim={min(victims)}.")
 
 
 def _space(asked: Asked, resolved: Resolved) -> Space:
@@ -181,10 +183,6 @@ def _about(asked: Asked, resolved: Resolved, space: Space, objective: Objective)
         "key": STREAM,
     }
     return dict(json.loads(json.dumps(about)))
-
-
-def _late(started: float, seconds: float | None) -> bool:
-    return seconds is not None and time.monotonic() - started >= seconds
 
 
 def _found(

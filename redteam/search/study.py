@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ class Study(Generic[R]):
         wanted: int,
         owner: str,
     ) -> None:
-        self.goal, self.space, self.seed, self.owner = goal, space, seed, owner
+        self.goal, self.space, self.seed, self.wanted, self.owner = goal, space, seed, wanted, owner
         self.singles = list(space.singles())[: wanted // 2]
         self.exhausted = False
         with _quiet():
@@ -141,6 +142,18 @@ class Study(Generic[R]):
                 self._study.tell(handle, state=TrialState.FAIL)
         self.exhausted = True
         return None
+
+    def proposals(self, deadline: float | None) -> Iterator[Proposal]:
+        """What to try next, one after the other, until there are as many trials as are wanted or nothing new turns up.
+
+        Args:
+            deadline: The `time.monotonic()` from which on no trial is begun; `None` for never.
+        """
+        while len(self.trials) < self.wanted and (deadline is None or time.monotonic() < deadline):
+            proposal = self.ask()
+            if proposal is None:
+                return
+            yield proposal
 
     def tell(self, proposal: Proposal, measured: Mapping[str, Any]) -> R:
         """Enters what came of a proposal."""

@@ -12,7 +12,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import BadInput
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.plan import Plan, no_defense
 from redteam.evaluation.resolve import Resolved
@@ -25,7 +24,7 @@ from redteam.plugins.shipped import default_merger, defaults
 from redteam.search.defenders.results import Defenses, Trial, best, front
 from redteam.search.defenders.trial import Trials
 from redteam.search.objective import SPLIT, STREAM
-from redteam.search.run import environment, plan_text
+from redteam.search.run import environment, plan_text, require_one_victim
 from redteam.search.space import Space
 from redteam.search.study import Goal, Study, default_storage
 
@@ -124,11 +123,10 @@ def search(
     Raises:
         RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
     """
-    started = time.monotonic()
+    deadline = None if asked.seconds is None else time.monotonic() + asked.seconds
     space = Space.of_defenses(steps=asked.steps, only=asked.defenses, without=asked.without)
     resolved = Resolved.of(asked.trial(None), Path())
-    for family, victims in resolved.families.items():
-        raise BadInput(f"A search takes one victim, and {family} has several in turn; name one: victim={min(victims)}.")
+    require_one_victim(resolved)
     root = out / "tuning"
     Store(root)
     with alone_in(root), Pool(workers) if workers else nullcontext() as pool:
@@ -152,10 +150,7 @@ def search(
         try:
             line = tries.imitation.mean if tries.imitation is not None else None
             observer.defending(space, line, len(study.trials), asked.trials)
-            while len(study.trials) < asked.trials and not _late(started, asked.seconds):
-                proposal = study.ask()
-                if proposal is None:
-                    break
+            for proposal in study.proposals(deadline):
                 begun = time.monotonic()
                 tried = tries.measure(proposal.pipeline)
                 trial = study.tell(proposal, {**vars(tried), "seconds": round(time.monotonic() - begun, 1)})
@@ -191,10 +186,6 @@ def _about(asked: AskedDefenses, resolved: Resolved, space: Space, tries: Trials
         "key": STREAM,
     }
     return dict(json.loads(json.dumps(about)))
-
-
-def _late(started: float, seconds: float | None) -> bool:
-    return seconds is not None and time.monotonic() - started >= seconds
 
 
 def _found(
