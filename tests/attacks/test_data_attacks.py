@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from redteam.key import Key
 from redteam.plugins.registry import ATTACKS
 from redteam.symmetry import GeneralLinear, Permutation, sample_gauges
 from redteam.tasks import Scenario
-from redteam.testing import toy_scenario
 from redteam.testing.surroundings import other_random_states, watched
 from redteam.threat import OWNER, ThreatModel, threat_model
 from redteam.views import AttackerView
@@ -66,14 +64,6 @@ def loss(scenario: Scenario, checkpoint: Checkpoint) -> float:
 
 def path_loss(scenario: Scenario, end: Checkpoint) -> float:
     return sum(loss(scenario, between(scenario, end, share)) for share in (0.25, 0.5, 0.75, 1.0)) / 4
-
-
-@pytest.fixture(scope="module", params=["vit", "bert"])
-def scenario(request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield toy_scenario(request.param)
-    torch.set_num_threads(threads)
 
 
 class TestTraining:

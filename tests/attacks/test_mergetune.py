@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,14 +38,6 @@ def attacked(text: str, scenario: Scenario, protected: Checkpoint, threat: str =
     )
     returned: Checkpoint = attack(view)
     return Checkpoint.of(dict(returned.items()), returned.config)
-
-
-@pytest.fixture(scope="module", params=["vit", "bert"])
-def scenario(request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield toy_scenario(request.param)
-    torch.set_num_threads(threads)
 
 
 def released(

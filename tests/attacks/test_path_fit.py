@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,19 +15,10 @@ from redteam.key import Key
 from redteam.plugins.registry import ATTACKS
 from redteam.symmetry import Orthogonal, Permutation, sample_gauges
 from redteam.tasks import Scenario
-from redteam.testing import toy_scenario
 from redteam.threat import OWNER
 from redteam.views import AttackerView
 
 KEY = Key.derive(seed=0, index=0, name="path fit")
-
-
-@pytest.fixture(scope="module", params=["vit", "bert"])
-def scenario(request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield toy_scenario(request.param)
-    torch.set_num_threads(threads)
 
 
 def attacked(text: str, scenario: Scenario, protected: Checkpoint, **rest: Any) -> Checkpoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,19 +15,10 @@ from redteam.errors import BadInput, Inapplicable
 from redteam.key import Key
 from redteam.plugins.registry import ATTACKS
 from redteam.tasks import Batch, Classification, Scenario
-from redteam.testing import toy_scenario
 from redteam.threat import threat_model
 from redteam.views import AttackerView
 
 KEY = Key.derive(seed=0, index=0, name="rescaling")
-
-
-@pytest.fixture(scope="module", params=["vit", "bert"])
-def scenario(request: pytest.FixtureRequest) -> Iterator[Scenario]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield toy_scenario(request.param)
-    torch.set_num_threads(threads)
 
 
 def view(text: str, scenario: Scenario, protected: Checkpoint, alone: bool = False) -> tuple[Any, AttackerView]:
