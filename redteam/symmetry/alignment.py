@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from redteam.anatomy import Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
@@ -15,8 +15,11 @@ from redteam.symmetry.canonicals import canonical, canonical_side
 from redteam.symmetry.head_matching import Heads, matched, paired_features
 from redteam.symmetry.norm_scales import Scales
 from redteam.symmetry.screening import sampled
+from redteam.symmetry.solvers import assign, procrustes
+from redteam.symmetry.stream_tokens import Alike, least_deviations, unturned
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
+_ROUNDS = 4  # then a stream's fit moves by less than half precision rounds
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
 
 
@@ -65,28 +68,50 @@ class Comparison:
     def _attention(self) -> Mapping[tuple[int, str], Site]:
         return {(site.layer, site.part): site for site in anatomy_of(self.protected).sites(("heads",))}
 
+    def unturned(self, site: Site) -> bool:
+        """Whether a stream's own tokens are enough to tell a rotation, and show none."""
+        if "orthogonal" not in site.legal or not _tells(site, self.protected, self.anchor):
+            return False
+        own = [side for side in shared_sides(site, self.protected, self.anchor) if not side.shared]
+        return unturned(lambda: self._tokens(site, own))
+
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
         """Stacks of the width of the stream alone whose product is that of all that is compared.
 
         Where dimensions can only change places, their cosines are compared, and it takes evidence to move one: a small
         embedding says little, and a wrong order here spoils every fit that follows.
         """
-        cross = torch.zeros((), dtype=torch.float64)
-        sizes: list[Any] = [0.0, 0.0]
-        for side in shared_sides(site, self.protected, self.anchor):
-            if side.shared and not self.again:
-                continue
+        common = shared_sides(site, self.protected, self.anchor)
+        sides = [side for side in common if self.again or not side.shared]
+        turned = "orthogonal" in site.legal
+
+        def closest(alike: Alike) -> Tensor:
+            if turned:
+                return procrustes(alike.cross[None])[0]
+            shown = _staying(alike.cosines())
+            order = assign(shown.abs()[None])[0]
+            return torch.zeros_like(shown).scatter_(1, order[:, None], shown.gather(1, order[:, None]).sign())
+
+        alike = least_deviations(
+            lambda: self._tokens(site, sides), closest, rounds=1 if self.again else _ROUNDS, fitted=self.again
+        )
+        cross = alike.cross if turned else _staying(alike.cosines())
+        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
+        return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
+
+    def _tokens(self, site: Site, sides: Iterable[Side]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Side by side the protected model's stack and the anchor's, [width, tokens]."""
+        for side in sides:
             if "orthogonal" in site.legal or side.unit != 1:
                 here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
             else:
                 here, there = (sampled(side, x, count=_TOKENS * site.width) for x in (self.protected, self.anchor))
-            cross = cross.to(there.device) + there @ here.mT
-            sizes = [a + b.square().sum(1) for a, b in zip(sizes, (there, here), strict=True)]
-        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
-        if "orthogonal" not in site.legal:
-            cross = cross / sizes[0].sqrt()[:, None].clamp(min=1e-300) / sizes[1].sqrt().clamp(min=1e-300)
-            cross = cross + _STAYS * eye * cross.diagonal().sign()
-        return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
+            yield here, there
+
+
+def _staying(cosines: Tensor) -> Tensor:
+    """Cosines in which a dimension's own counts for more."""
+    return cosines + torch.diag(_STAYS * cosines.diagonal().sign())
 
 
 def shared_sides(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
@@ -104,10 +129,13 @@ def is_unambiguous(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bo
 
     Then, where these can only change places, nothing is gained by a second fit.
     """
-    if site.kind != "residual" or "orthogonal" in site.legal:
-        return False
+    return site.kind == "residual" and "orthogonal" not in site.legal and _tells(site, checkpoint, anchor)
+
+
+def _tells(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
+    """Whether a stream has several times as many tokens to itself as dimensions."""
     own = [side.linear.weight for side in shared_sides(site, checkpoint, anchor) if not side.shared]
-    return max(math.prod(checkpoint.shape(name)) for name in own) >= _TOKENS * site.width**2
+    return max((math.prod(checkpoint.shape(name)) for name in own), default=0) >= _TOKENS * site.width**2
 
 
 def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:

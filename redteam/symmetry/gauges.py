@@ -13,6 +13,8 @@ from torch import Tensor
 from redteam.anatomy import Layout, smallest, supergroups
 from redteam.errors import BadInput
 
+_ROUNDING = 1e-13  # no more than this from orthogonal, a matrix is its own inverse's transpose
+
 
 @dataclass(frozen=True, eq=False)
 class MatrixGauge:
@@ -41,9 +43,14 @@ class MatrixGauge:
     @cached_property
     def groups(self) -> frozenset[str]:
         """The groups it belongs to; whether the matrices are orthogonal is looked at, and nothing finer."""
+        return supergroups("orthogonal" if self._bent < 1e-9 else "general-linear")
+
+    @cached_property
+    def _bent(self) -> float:
+        """How far the matrices are from orthogonal ones: `max|G Gᵀ − I|`."""
         eye = torch.eye(self.width, dtype=self.matrix.dtype, device=self.matrix.device)
-        orthogonal = bool(((self.matrix @ self.matrix.mT - eye).abs() < 1e-9).all())
-        return supergroups("orthogonal" if orthogonal else "general-linear")
+        matrix = self.matrix.detach()
+        return float((matrix @ matrix.mT - eye).abs().max())
 
     @property
     def group(self) -> str:
@@ -56,6 +63,8 @@ class MatrixGauge:
 
     def right(self, stack: Tensor) -> Tensor:
         """`G⁻ᵀ stack`, for a stack [B, n, c]."""
+        if not self.matrix.requires_grad and self._bent < _ROUNDING:
+            return self.left(stack)
         moved: Tensor = torch.linalg.solve(self.matrix.mT.to(stack.device), stack)
         return moved
 
