@@ -187,12 +187,21 @@ def fit_gauges(
 def _fitted(
     protected: Checkpoint, anchor: Checkpoint, sites: tuple[Site, ...], group: Group | None, again: bool
 ) -> Checkpoint:
-    """One kind of sites fitted. Kinds follow one another: where heads were reordered, the next kind finds them so."""
+    """One kind of sites fitted. Kinds follow one another: where heads were reordered, the next kind finds them so.
+
+    A gauge is kept, unlike what it rewrites: what spans all layers reads everything below it once more.
+    """
     compare = Comparison(*in_common(protected, anchor), again=again)
+    kept: dict[str, Gauge] = {}
 
     def gauge(site: Site) -> Gauge:
+        if site.label not in kept:
+            kept[site.label] = fitted(site)
+        return kept[site.label]
+
+    def fitted(site: Site) -> Gauge:
         if site.members:  # neurons, so that each gauge is one of rows
-            return MonomialGauge.of_each([gauge(one) for one in site.members])  # type: ignore[misc]
+            return MonomialGauge.of_each([fitted(one) for one in site.members])  # type: ignore[misc]
         if group is not None:
             return at(group, site).fit(*compare(site))
         return _quickly(site, compare) or largest_legal_group(site).fit(*compare(site))

@@ -1,11 +1,13 @@
+import collections
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
-from redteam.anatomy import anatomy_of
+from redteam.anatomy import ORDER, anatomy_of
 from redteam.checkpoint import Checkpoint
+from redteam.checkpoint.lazy import Transformed
 from redteam.errors import BadInput, IllegalGauge
 from redteam.key import Key
 from redteam.symmetry import (
@@ -14,11 +16,14 @@ from redteam.symmetry import (
     Orthogonal,
     Permutation,
     fit_gauges,
+    fitting,
     random_shifts,
     restore,
     sample_gauges,
     tied_cost,
 )
+from redteam.symmetry.fit_all import fit_all
+from tests.zoo import network
 
 KEY = Key.derive(seed=0, index=0, name="test")
 OTHER = Key.derive(seed=0, index=1, name="test")
@@ -212,3 +217,21 @@ def test_illegal_groups_are_refused_at_once(vit):
     ):
         with pytest.raises(IllegalGauge, match="mlp/0"):
             ask()
+
+
+def test_no_gauge_is_fitted_twice(monkeypatch):
+    base = network("llama").checkpoint
+    looks = collections.Counter()
+
+    def counted(site, compare):
+        looks[site.label, compare.again] += 1
+        return look(site, compare)
+
+    look = fitting._quickly
+    monkeypatch.setattr(fitting, "_quickly", counted)
+    monkeypatch.setattr(Transformed, "KEPT", 0)  # as in a network of many layers
+    monkeypatch.setattr(Transformed, "BYTES", 0)
+    back = fit_all(sample_gauges(base, ("residual", "vo"), Permutation(), KEY.generator), base, ORDER)
+    for name in (*base, *base):
+        assert torch.isfinite(back[name]).all()
+    assert set(looks.values()) == {1}
