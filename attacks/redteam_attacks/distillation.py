@@ -13,13 +13,13 @@ from torch import Tensor
 from redteam.checkpoint import Checkpoint, own_tensors
 from redteam.checkpoint.known import HEAD_ENTRIES
 from redteam.errors import Inapplicable
+from redteam.imitation import answers, divergence, imitating, same_basis, unlabelled
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
 from redteam.threat import QUERIES
 from redteam.training import Budget, endless, train
 from redteam.views import AttackerView
-from redteam_attacks.answering import answers, divergence, imitating, same_basis, unlabelled
 from redteam_attacks.training import Epsilon, Rate, Size, Steps
 
 if TYPE_CHECKING:

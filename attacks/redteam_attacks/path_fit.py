@@ -15,6 +15,7 @@ from redteam.anatomy import ORDER, Site, Sites, anatomy_of
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.modules import plain_parameters
 from redteam.errors import Inapplicable
+from redteam.imitation import answers, imitating, same_basis, unlabelled
 from redteam.memory import require
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
@@ -24,7 +25,6 @@ from redteam.symmetry.fitting import apart, looked_up, moved
 from redteam.tasks import Batch
 from redteam.training import Loss, endless
 from redteam.views import AttackerView
-from redteam_attacks.answering import answers, imitating, same_basis, unlabelled
 from redteam_attacks.standing_in import standing_in
 from redteam_attacks.training import Size, Steps
 

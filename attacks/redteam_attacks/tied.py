@@ -56,6 +56,7 @@ LOCKS = (
     "permutation",
     "scaling",
     "general-linear",
+    "rebasin",
     "planar",
     "signed-permutation",
     "null-shift",

@@ -8,7 +8,7 @@ from typing import Annotated
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
-from redteam.training import AT_A_TIME, Budget, Penalty, Points, at_the_weights, by_length, train
+from redteam.training import AT_A_TIME, Budget, Loss, Penalty, Points, at_the_weights, by_length, train
 from redteam.views import DefenderView
 
 Steps = Annotated[int, Range(1, 100_000, log=True)]
@@ -22,6 +22,8 @@ def trained(
     view: DefenderView,
     budget: Budget,
     *,
+    start: Checkpoint | None = None,
+    loss: Loss | None = None,
     points: Points = at_the_weights,
     penalty: Penalty | None = None,
     penalised: Iterable[str] | None = None,
@@ -34,17 +36,19 @@ def trained(
     Args:
         view: The victim, the base and training data.
         budget: What training may spend.
+        start: What is trained on; the victim by default.
+        loss: What is minimised; the victim's training loss by default.
         points: As of `redteam.training.train`.
         penalty: Likewise.
         penalised: Likewise.
     """
     fixed = view.seeded(0)
     return train(
-        view.victim,
+        view.victim if start is None else start,
         view.base,
         budget,
         batches=_endless(fixed, budget.batch),
-        loss=view.loss,
+        loss=view.loss if loss is None else loss,
         generator=fixed.generator("points"),
         points=points,
         penalty=penalty,

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from redteam_attacks.answering import imitating
 
 from redteam.anatomy import anatomy_of
 from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
 from redteam.errors import Inapplicable
+from redteam.imitation import imitating
 from redteam.key import Key
 from redteam.plugins.registry import ATTACKS
 from redteam.symmetry import GeneralLinear, Orthogonal, Permutation, sample_gauges

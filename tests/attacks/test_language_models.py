@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from redteam_attacks.answering import imitating
 from redteam_attacks.coefficient_search import _Merge
 
 from redteam.checkpoint import Checkpoint
+from redteam.imitation import imitating
 from redteam.key import Key
 from redteam.plugins.contracts import Needs
 from redteam.plugins.registry import ATTACKS

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from redteam_attacks.answering import imitating
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.errors import Inapplicable
+from redteam.imitation import imitating
 from redteam.key import Key
 from redteam.plugins.registry import ATTACKS
 from redteam.symmetry import Orthogonal, Permutation, sample_gauges

@@ -1,4 +1,4 @@
-"""What networks answer, and how far two of them are apart: for attacks that learn to answer as another does."""
+"""What networks answer, and how far two of them are apart: for whatever learns to answer as another network does."""
 
 from __future__ import annotations
 
