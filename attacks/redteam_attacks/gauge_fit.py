@@ -12,7 +12,7 @@ from redteam_attacks.tied import CLAIMS, LOCKS
     "gauge-fit",
     breaks=CLAIMS,
     needs=Needs.ANCHOR,
-    targets=LOCKS,
+    targets=(*LOCKS, "rebasin"),
     keeps_function=True,
 )
 def gauge_fit(view: AttackerView, *, sites: Sites = ORDER) -> Checkpoint:

@@ -56,7 +56,6 @@ LOCKS = (
     "permutation",
     "scaling",
     "general-linear",
-    "rebasin",
     "planar",
     "signed-permutation",
     "null-shift",

@@ -82,7 +82,7 @@ def rebasin(
             continue
         for lock in view.locks[before:]:
             base = lock.put_on(base)
-        mist = Mist(names, base, noise, lambda name, turn=turn: view.generator(f"noise {turn}/{name}"))
+        mist = Mist(names, base, noise, _streams(view, turn))
         view.locks.append(mist)
         if teacher is None:
             with torch.random.fork_rng(devices=[]):  # transformers may initialise before it loads
@@ -128,6 +128,10 @@ class Mist:
             return (weight + share * spread * drawn.to(weight.device)).to(checkpoint.dtype(name))
 
         return checkpoint.replace(Checkpoint.computed(checkpoint.outline(self.names), moved))
+
+
+def _streams(view: DefenderView, turn: int) -> Callable[[str], np.random.Generator]:
+    return lambda name: view.generator(f"noise {turn}/{name}")
 
 
 def _noisy(victim: Checkpoint, base: Checkpoint) -> tuple[str, ...]:
