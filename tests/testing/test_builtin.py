@@ -26,6 +26,7 @@ LONG = {
     "mergetune",
     "neulig",
     "optimal-transport",
+    "rebasin",
     "regmean-regression",
     "seed-regeneration",
     "trap2",
