@@ -42,7 +42,8 @@ class UnknownName(BadInput):
             known: Every name on offer.
         """
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        far, near = 0.5, 0.8  # beside a slip of the keys, what is merely like it would only confuse
+        close = difflib.get_close_matches(name, known, 2, near) or difflib.get_close_matches(name, known, 2, far)
         hint = (
             f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known) or 'none'}."
         )
