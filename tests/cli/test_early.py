@@ -27,7 +27,7 @@ PLAN = 'scenarios = ["digits"]\ndefenses = ["{defense}"]\n{more}\n'
         ("run --defense none+mergelok", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
         ("run --attack hungarion", "There is no attack called 'hungarion'; did you mean 'hungarian'?"),
         ("run --attack gauntlet-2", "There is no attack called 'gauntlet-2'"),
-        ("run --merger tie", "There is no merger called 'tie'; did you mean 'ties' or 'smile'?"),
+        ("run --merger tie", "There is no merger called 'tie'; did you mean 'ties'?"),
         ("run --defense permutation:site=[qk]", "permutation has no setting 'site'; did you mean 'sites'?"),
         ("run --attack none.py@mine", "Cannot read the plugin file"),
         ("run --scenario none.toml", "There is no scenario"),

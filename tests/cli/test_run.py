@@ -196,7 +196,7 @@ class TestDryRun:
 
 
 NAMES = {
-    "attack": ("gauge-fitt", "There is no attack called 'gauge-fitt'; did you mean 'gauge-fit' or 'path-fit'?"),
+    "attack": ("gauge-fitt", "There is no attack called 'gauge-fitt'; did you mean 'gauge-fit'?"),
     "defense": ("merglock", "did you mean 'mergelock'?"),
     "merger": ("task-arith", "did you mean 'task-arithmetic'?"),
     "scenario": ("digit", "did you mean 'digits'?"),
