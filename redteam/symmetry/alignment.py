@@ -69,11 +69,17 @@ class Comparison:
         return {(site.layer, site.part): site for site in anatomy_of(self.protected).sites(("heads",))}
 
     def unturned(self, site: Site) -> bool:
-        """Whether a stream's own tokens are enough to tell a rotation, and show none."""
+        """Whether a stream's own tokens are enough to tell a rotation, and neither they nor other sites' show one.
+
+        Other sites are looked at where they are fitted already: a first fit has left own tokens with nothing to show,
+        though it knows nothing of directions that these do not reach, and little of those that they hardly reach.
+        """
         if "orthogonal" not in site.legal or not _tells(site, self.protected, self.anchor):
             return False
-        own = [side for side in shared_sides(site, self.protected, self.anchor) if not side.shared]
-        return unturned(lambda: self._tokens(site, own))
+        common = shared_sides(site, self.protected, self.anchor)
+        own = [side for side in common if not side.shared]
+        shown = (own, common) if self.again else (own,)
+        return all(unturned(lambda sides=sides: self._tokens(site, sides)) for sides in shown)  # type: ignore[misc]
 
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
         """Stacks of the width of the stream alone whose product is that of all that is compared.

@@ -9,6 +9,7 @@ from redteam.checkpoint import Checkpoint
 from redteam.key import Key
 from redteam.symmetry import MatrixGauge, Orthogonal, Permutation, fit_gauges, sample_gauges
 from redteam.symmetry.alignment import Comparison
+from redteam.symmetry.fit_all import fit_all
 from redteam.symmetry.fitting import moved
 from redteam.symmetry.stream_tokens import least_deviations
 
@@ -36,7 +37,7 @@ def fine_tuned(config, *, head=0.0, noise=0.02):
         if tensor.ndim == 2
     }
     (name,) = (name for name in base if name in ("lm_head.weight", "embed_out.weight"))
-    common = torch.from_numpy(np.outer(draws.standard_normal(WORDS), draws.standard_normal(WIDTH)))
+    common = torch.from_numpy(np.outer(draws.standard_normal(len(base[name])), draws.standard_normal(WIDTH)))
     victim[name] = victim[name] + head * base[name].std() * common
     return base, base.replace(victim)
 
@@ -78,6 +79,34 @@ def test_words_that_were_not_trained_decide():
     back = fit_gauges(sample_gauges(victim, ("residual",), Orthogonal(), KEY.generator), base, ("residual",), None)
     for name in layers(base):
         assert apart(back, victim, name) < 0.001  # least squares lose it altogether
+
+
+def test_other_sites_show_what_embeddings_do_not_reach():
+    base, victim = fine_tuned(TURNED)
+    reached = torch.arange(WIDTH) < WIDTH // 2
+    base, victim = (
+        x.replace({name: x[name] * reached for name in ("model.embed_tokens.weight", "lm_head.weight")})
+        for x in (base, victim)
+    )
+    (stream,) = anatomy_of(victim).sites(("residual",))
+    beyond = torch.eye(WIDTH, dtype=torch.float64)
+    beyond[WIDTH // 2 :, WIDTH // 2 :] = Orthogonal().sample(1, WIDTH // 2, KEY.generator("beyond")).matrix[0]
+    hidden = moved(victim, (stream,), lambda _: MatrixGauge(beyond[None]))
+    assert Comparison(hidden, base).unturned(stream)
+    for locked in (hidden, sample_gauges(victim, ("residual",), Orthogonal(), KEY.generator)):
+        back = fit_all(locked, base, ("residual",))
+        for name in layers(base):
+            assert apart(back, victim, name) < 0.01  # over 1 where embeddings decide alone
+    for name in layers(base):
+        assert apart(fit_all(victim, base, ("residual",)), victim, name) < 1e-12
+
+
+def test_a_second_fit_is_closer_than_one_by_few_words():
+    base, victim = fine_tuned(TURNED | {"vocab_size": 4 * WIDTH, "num_hidden_layers": 4}, noise=0.1)
+    locked = sample_gauges(victim, ("residual",), Orthogonal(), KEY.generator)
+    once, twice = fit_gauges(locked, base, ("residual",), None), fit_all(locked, base, ("residual",))
+    for name in layers(base):
+        assert apart(twice, victim, name) < apart(once, victim, name) / 2
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.001, 0.005, 0.02, 0.1])
