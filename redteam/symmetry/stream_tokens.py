@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MET = 1e-6  # of a token's length: as close counts as met
+_MET = 0.01  # of a token's length: closer ones count alike, so that no single one that nobody trained decides
+_ROUNDING = 1e-12
 _PART = 8192  # tokens at a time
 
 Pairs = Callable[[], Iterable[Sequence[Tensor]]]
@@ -82,7 +83,7 @@ def unturned(pairs: Pairs) -> bool:
     sizes, trace = alike.sizes0.sum() + alike.sizes.sum(), alike.cross.trace()
     gained = 2 * (torch.linalg.svdvals(alike.cross).sum() - trace)
     share = (len(alike.cross) - 1) / (2 * alike.tokens)
-    return bool(gained <= 2 * share * (sizes - 2 * trace) + _MET**2 * sizes)
+    return bool(gained <= 2 * share * (sizes - 2 * trace) + _ROUNDING * sizes)
 
 
 def _lengths(x: Tensor, x0: Tensor) -> Tensor:
