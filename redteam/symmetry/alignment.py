@@ -12,10 +12,10 @@ from torch import Tensor
 from redteam.anatomy import Side, Site, Stacks, anatomy_of
 from redteam.checkpoint import Checkpoint
 from redteam.symmetry.canonicals import canonical, canonical_side
+from redteam.symmetry.groups import largest_legal_group
 from redteam.symmetry.head_matching import Heads, matched, paired_features
 from redteam.symmetry.norm_scales import Scales
 from redteam.symmetry.screening import sampled
-from redteam.symmetry.solvers import assign, procrustes
 from redteam.symmetry.stream_tokens import Alike, least_deviations, unturned
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
@@ -77,8 +77,7 @@ class Comparison:
         if "orthogonal" not in site.legal or not _tells(site, self.protected, self.anchor):
             return False
         common = shared_sides(site, self.protected, self.anchor)
-        own = [side for side in common if not side.shared]
-        shown = (own, common) if self.again else (own,)
+        shown = (_own(common), common) if self.again else (_own(common),)
         return all(unturned(lambda sides=sides: self._tokens(site, sides)) for sides in shown)  # type: ignore[misc]
 
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
@@ -88,22 +87,20 @@ class Comparison:
         embedding says little, and a wrong order here spoils every fit that follows.
         """
         common = shared_sides(site, self.protected, self.anchor)
-        sides = [side for side in common if self.again or not side.shared]
+        sides, group = common if self.again else _own(common), largest_legal_group(site)
         turned = "orthogonal" in site.legal
 
-        def closest(alike: Alike) -> Tensor:
-            if turned:
-                return procrustes(alike.cross[None])[0]
-            shown = _staying(alike.cosines())
-            order = assign(shown.abs()[None])[0]
-            return torch.zeros_like(shown).scatter_(1, order[:, None], shown.gather(1, order[:, None]).sign())
+        def stacks(alike: Alike) -> tuple[Stacks, Stacks]:
+            cross = alike.cross if turned else _staying(alike.cosines())
+            eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
+            return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
 
-        alike = least_deviations(
-            lambda: self._tokens(site, sides), closest, rounds=1 if self.again else _ROUNDS, fitted=self.again
-        )
-        cross = alike.cross if turned else _staying(alike.cosines())
-        eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device)
-        return Stacks(eye[None], eye[None, :, :0]), Stacks(cross[None], eye[None, :, :0])
+        def closest(alike: Alike) -> Tensor:
+            moving, target = stacks(alike)
+            return group.fit(moving, target).left(moving.left)[0]
+
+        rounds = 1 if self.again else _ROUNDS
+        return stacks(least_deviations(lambda: self._tokens(site, sides), closest, rounds=rounds, fitted=self.again))
 
     def _tokens(self, site: Site, sides: Iterable[Side]) -> Iterator[tuple[Tensor, Tensor]]:
         """Side by side the protected model's stack and the anchor's, [width, tokens]."""
@@ -140,8 +137,13 @@ def is_unambiguous(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bo
 
 def _tells(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
     """Whether a stream has several times as many tokens to itself as dimensions."""
-    own = [side.linear.weight for side in shared_sides(site, checkpoint, anchor) if not side.shared]
+    own = [side.linear.weight for side in _own(shared_sides(site, checkpoint, anchor))]
     return max((math.prod(checkpoint.shape(name)) for name in own), default=0) >= _TOKENS * site.width**2
+
+
+def _own(sides: Iterable[Side]) -> tuple[Side, ...]:
+    """Those that no other site moves."""
+    return tuple(side for side in sides if not side.shared)
 
 
 def distance(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> float:

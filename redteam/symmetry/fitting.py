@@ -212,10 +212,9 @@ def _fitted(
 def _quickly(site: Site, compare: Comparison) -> MonomialGauge | None:
     """The gauge that a look at samples shows, with fitted factors; None where only the whole fit will do."""
     both, largest = (compare.protected, compare.anchor), largest_legal_group(site)
-    if site.kind == "residual" and site.heads == 1:
-        return MonomialGauge.still(1, site.width) if compare.unturned(site) else None
-    if site.kind == "norm-scale":
-        return MonomialGauge.still(site.heads, site.width) if compare.scales.unscaled(site) else None
+    if site.kind in ("residual", "norm-scale"):
+        still = compare.unturned(site) if site.kind == "residual" else compare.scales.unscaled(site)
+        return MonomialGauge.still(site.heads, site.width) if still else None
     if isinstance(largest, Scaling | PlaneScaling):
         return MonomialGauge.still(site.heads, site.width) if of_its_size(site, *both) else None
     if not isinstance(largest, Permutation | PositiveMonomial | Monomial):

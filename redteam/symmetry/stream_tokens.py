@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _MET = 0.01  # of a token's length: closer ones count alike, so that no single one that nobody trained decides
-_ROUNDING = 1e-12
+_ROUNDING = 1e-12  # of what is summed
 _PART = 8192  # tokens at a time
 
 Pairs = Callable[[], Iterable[Sequence[Tensor]]]
