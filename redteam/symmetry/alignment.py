@@ -15,12 +15,13 @@ from redteam.symmetry.canonicals import canonical, canonical_side
 from redteam.symmetry.groups import largest_legal_group
 from redteam.symmetry.head_matching import Heads, matched, paired_features
 from redteam.symmetry.norm_scales import Scales
-from redteam.symmetry.screening import sampled
+from redteam.symmetry.screening import SAMPLE, can_be_sampled, sampled
 from redteam.symmetry.stream_tokens import Alike, least_deviations, unturned
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
 _ROUNDS = 4  # then a stream's fit moves by less than half precision rounds
 _TOKENS = 4  # rows of an embedding to a dimension of the stream: enough to tell dimensions apart
+_GLANCE = 32  # columns of all other sites' maps together to a dimension: enough to see whether a stream is turned
 
 
 class Comparison:
@@ -77,8 +78,10 @@ class Comparison:
         if "orthogonal" not in site.legal or not _tells(site, self.protected, self.anchor):
             return False
         common = shared_sides(site, self.protected, self.anchor)
-        shown = (_own(common), common) if self.again else (_own(common),)
-        return all(unturned(lambda sides=sides: self._tokens(site, sides)) for sides in shown)  # type: ignore[misc]
+        if not unturned(lambda: self._tokens(site, _own(common))):
+            return False
+        of_each = max(SAMPLE, _GLANCE * site.width // len(common))
+        return not self.again or unturned(lambda: self._tokens(site, common, at_most=of_each))
 
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
         """Stacks of the width of the stream alone whose product is that of all that is compared.
@@ -102,13 +105,16 @@ class Comparison:
         rounds = 1 if self.again else _ROUNDS
         return stacks(least_deviations(lambda: self._tokens(site, sides), closest, rounds=rounds, fitted=self.again))
 
-    def _tokens(self, site: Site, sides: Iterable[Side]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Side by side the protected model's stack and the anchor's, [width, tokens]."""
+    def _tokens(
+        self, site: Site, sides: Iterable[Side], *, at_most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Side by side the protected model's stack and the anchor's, [width, tokens]; or some tokens of each."""
+        at_most = at_most if "orthogonal" in site.legal else _TOKENS * site.width
         for side in sides:
-            if "orthogonal" in site.legal or side.unit != 1:
+            if at_most is None or not can_be_sampled(side):
                 here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
             else:
-                here, there = (sampled(side, x, count=_TOKENS * site.width) for x in (self.protected, self.anchor))
+                here, there = (sampled(side, x, count=at_most) for x in (self.protected, self.anchor))
             yield here, there
 
 

@@ -115,8 +115,13 @@ def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: 
     return weight - weight.mean(1, keepdim=True) if folded and linear.reads_centred else weight
 
 
+def can_be_sampled(side: Side) -> bool:
+    """Whether some columns of its stack can be read without the rest."""
+    return side.unit == 1 and side.share == 1 and not isinstance(side.linear, Gathered)
+
+
 def _unsuited(side: Side) -> bool:
-    return side.shared or side.unit != 1 or side.share != 1 or isinstance(side.linear, Gathered)
+    return side.shared or not can_be_sampled(side)
 
 
 def _beside(sides: tuple[Side, ...], checkpoint: Checkpoint, site: Site) -> Tensor:
