@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from redteam.checkpoint.products import product
+
 _STEPS = 4  # matrices to a fit: where there is a neuron to find two do, and where there is none no number would
 _SAME = 8  # steps with one matrix at most: making it costs as much as five or six of them
 _SLOWS = 0.3  # of what the last step gained: while the next gains less than that, the matrix still serves
@@ -107,7 +109,8 @@ def _descended(
             some = left[going]
             gradient = (error[:, some] * slope[:, some]).T @ x / len(x)
             gradient += ridge * (weights[some] - start[some])
-            tried = weights[some] - torch.cholesky_solve(gradient.float()[..., None], factor[going])[..., 0].double()
+            step = torch.cholesky_solve(gradient.float()[..., None], factor)[..., 0].double()
+            tried = weights[some] - step
             new_error, new_slope = _missed(activation, x, tried, h[:, some], kept[:, some])
             new_cost = _cost(new_error, tried - start[some], ridge)
             gained = torch.where(failed[going] == 0, cost[some] - new_cost, -torch.inf).nan_to_num(nan=-torch.inf)
@@ -118,9 +121,9 @@ def _descended(
             weights[moved], cost[moved] = tried[better], new_cost[better]
             error[:, moved], slope[:, moved] = new_error[:, better], new_slope[:, better]
             goes = better & ~settled[going] & (gained < _SLOWS * last)
-            going, last = going[goes], gained[goes]
-            if not len(going):
+            if not goes.any():
                 break
+            going, last, factor = going[goes], gained[goes], factor[goes]
         left = left[~settled]
         if not len(left):
             break
@@ -154,7 +157,7 @@ def _normal(x: Tensor, curved: Tensor) -> Tensor:
     small, weighed = x.float(), curved.float() / len(x)
     normal = small.new_empty(len(curved), x.shape[1], x.shape[1])
     for i in range(x.shape[1]):
-        normal[:, i, i:] = normal[:, i:, i] = weighed @ (small[:, i:] * small[:, i, None])
+        normal[:, i, i:] = normal[:, i:, i] = product(weighed, small.T[i:] * small.T[i])
     return normal
 
 
