@@ -129,6 +129,7 @@ class _Way:
 
     Attributes:
         victim: In float64.
+        anchor: Where the line begins.
         network: Its network, float32.
         base: Parameter of it → where the base has it; the victim's own where it lacks it.
         charts: The sites whose gauges can be learned, and how.
@@ -136,6 +137,7 @@ class _Way:
     """
 
     victim: Checkpoint
+    anchor: Checkpoint
     network: nn.Module
     base: Mapping[str, Tensor]
     charts: tuple[tuple[Site, Chart], ...]
@@ -155,7 +157,7 @@ class _Way:
             network = exact.module(torch.float32).requires_grad_(False)
             other = exact.replace({name: base[name] for name in shared_tensors(exact, base)}).module(torch.float32)
         there = {name: one.detach() for name, one in other.named_parameters()}
-        return cls(exact, network, there, tuple(found), {name: places[name] for name in sorted(names)})
+        return cls(exact, base, network, there, tuple(found), {name: places[name] for name in sorted(names)})
 
     def moved(self, coordinates: Sequence[Tensor]) -> Checkpoint:
         """The victim under the gauges at some coordinates, one `[heads, width]` for each chart; lazy."""
@@ -171,8 +173,9 @@ class _Way:
         return {place: moved[name] for name, place in self.places.items()}
 
     def length(self, expert: Checkpoint) -> float:
-        """‖θ − θ₀‖ of an expert over what gauges of the victim move."""
-        apart = (expert[name].double() - self.base[place] for name, place in self.places.items() if name in expert)
+        """‖θ − θ₀‖ of an expert over what gauges of the victim move and the base has."""
+        common = shared_tensors(expert, self.anchor)
+        apart = (expert[name].double() - self.base[self.places[name]] for name in common if name in self.places)
         return math.sqrt(sum(float(one.square().sum()) for one in apart))
 
     def loss(self, loss: Loss, batch: Batch, end: Mapping[str, Tensor], share: float) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.checkpoint import Checkpoint, own_tensors, shared_tensors
 from redteam.errors import Inapplicable
 from redteam.imitation import imitating
 from redteam.key import Key
@@ -76,6 +76,23 @@ def test_a_victim_as_near_as_companions_is_left_to_the_closed_forms(scenario: Sc
     protected = locked(scenario)
     closed, found = (attacked(text, scenario, protected) for text in ("gauge-fit", "path-fit:steps=5,rate=1.0"))
     assert all(torch.equal(found[name], closed[name]) for name in closed)
+
+
+def test_heads_of_companions_are_no_matter_for_it(scenario: Scenario) -> None:
+    protected = locked(scenario)
+    companions = {task: scenario.experts[task] for task in scenario.companions}
+    others = {
+        task: Checkpoint.of(
+            {**one, **{n: 9 * torch.cat([one[n], one[n]]) for n in own_tensors(one, scenario.base)}}, one.config
+        )
+        for task, one in companions.items()
+    }
+    alike, other = (
+        attacked("path-fit:closed=false,steps=2,rate=0.03", scenario, protected, _companions=given)
+        for given in (companions, others)
+    )
+    assert any(not torch.equal(alike[name], protected[name]) for name in alike)
+    assert all(torch.equal(alike[name], other[name]) for name in alike)
 
 
 def test_it_needs_inputs(scenario: Scenario) -> None:
