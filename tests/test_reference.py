@@ -41,7 +41,7 @@ def test_it_is_of_the_plan_that_ships(kept: Results) -> None:
     from redteam.evaluation.plan import Plan, find_plan
 
     assert Plan.of(kept.plan) == find_plan(str(kept.plan["name"]))[0]
-    assert len(kept.plan["seeds"]) == 5
+    assert len(kept.plan["seeds"]) == (1 if kept.plan["name"] == "mergers-docstrings" else 5)
     assert kept.coverage is not None
     assert kept.coverage.errors == kept.coverage.timeouts == 0
     assert kept.gauntlets == {name: Gauntlet.read(name).members for name in kept.gauntlets}

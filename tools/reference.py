@@ -1,6 +1,6 @@
 """Takes finished runs over: their reports to reports/reference, and what the documents say of them.
 
-python tools/reference.py runs/paper runs/tables runs/published runs/mergers
+python tools/reference.py runs/paper runs/tables runs/published runs/mergers runs/mergers-docstrings
 python tools/reference.py                           # draws what is kept anew
 
 Of each run it keeps the results without single cells (`NAME.json.gz`: every figure seed by seed, every control, all
@@ -32,7 +32,7 @@ HOME = ROOT / "reports" / "reference"
 TOLD = {"paper": "README.md", "tables": "README.md", "mergers": "docs/mergers.md"}
 """What a page is called → the document that speaks of it."""
 ENDING = ".json.gz"
-PAGES = {"paper": ("paper",), "tables": ("tables", "published"), "mergers": ("mergers",)}
+PAGES = {"paper": ("paper",), "tables": ("tables", "published"), "mergers": ("mergers", "mergers-docstrings")}
 """What a page is called → the plans whose runs are side by side on it, that of the page's name first."""
 NAMES = tuple(name for names in PAGES.values() for name in names)
 HERO = "mergelock"  # the defense whose verdicts the README shows under every threat model
@@ -127,10 +127,11 @@ def picture(kept: Results) -> str:
 
 
 def drawn(page: str, home: Path = HOME) -> str:
-    """What its document says of a page: of its first run, and where the others disagree with it."""
+    """What its document says of a page: of its first run (of mergers each), and where the others disagree with it."""
     first, whole = read(page, home), page_of(page, home)
     tell = {"paper": _under_every_threat, "tables": _every_defense, "mergers": _every_merger}[page]
-    lines = [*tell(first)]
+    others = [name for name in PAGES[page][1:] if page == "mergers" and is_kept(name, home)]
+    lines = [line for run in (first, *(read(name, home) for name in others)) for line in tell(run)]
     if whole.runs:
         lines.append(leaderboard.differing(whole))
     return "\n\n".join(line for line in lines if line)
