@@ -41,11 +41,19 @@ def random_inputs(checkpoint: Checkpoint, seed: int = 0, *, text: bool = False) 
         text: Whether to leave out all but texts, which then have no placeholders.
 
     Raises:
-        BadInput: If the config says neither how large a vocabulary is nor how large an image.
+        BadInput: If the config says neither how large a vocabulary is nor how large an image, or says so in no numbers.
     """
-    draws = np.random.default_rng(seed)
-    config = completed(checkpoint.config)
-    if checkpoint.architecture == "open_clip":
+    draws, config = np.random.default_rng(seed), completed(checkpoint.config)
+    try:
+        return _made_up(draws, config, checkpoint.architecture, text)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise BadInput(
+            f"No inputs can be made up from the sizes that the config gives ({error}); correct its config.json."
+        ) from error
+
+
+def _made_up(draws: np.random.Generator, config: Mapping[str, Any], architecture: str, text: bool) -> dict[str, Tensor]:
+    if architecture == "open_clip":
         model = _part(config, "model_cfg") or config
         vision, words = _part(model, "vision_cfg"), _part(model, "text_cfg")
         size = vision.get("image_size") or 224

@@ -26,7 +26,7 @@ PLAN = 'scenarios = ["digits"]\ndefenses = ["{defense}"]\n{more}\n'
         ("run --defense mergelok", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
         ("run --defense none+mergelok", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
         ("run --attack hungarion", "There is no attack called 'hungarion'; did you mean 'hungarian'?"),
-        ("run --attack gauntlet-2", "There is no attack called 'gauntlet-2'"),
+        ("run --attack gauntlet-9", "There is no attack called 'gauntlet-9'"),
         ("run --merger tie", "There is no merger called 'tie'; did you mean 'ties'?"),
         ("run --defense permutation:site=[qk]", "permutation has no setting 'site'; did you mean 'sites'?"),
         ("run --attack none.py@mine", "Cannot read the plugin file"),

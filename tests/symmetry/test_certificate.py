@@ -217,3 +217,9 @@ def test_a_legal_lock_is_certified_on_every_architecture(name):
     assert found.change < 1e-10
     assert found.conditions
     assert not any(math.isnan(condition) for condition in found.conditions.values())
+
+
+@pytest.mark.parametrize("size", [[None], "many", {"rows": 3}, float("nan")])
+def test_sizes_that_are_no_numbers_are_named_in_a_sentence(size):
+    with pytest.raises(BadInput, match=r"No inputs can be made up from the sizes that the config gives"):
+        random_inputs(Checkpoint.of({}, {"model_type": "bert", "vocab_size": size}))
