@@ -128,10 +128,10 @@ def picture(kept: Results) -> str:
 
 def drawn(page: str, home: Path = HOME) -> str:
     """What its document says of a page: of its first run (of mergers each), and where the others disagree with it."""
-    first, whole = read(page, home), page_of(page, home)
+    whole = page_of(page, home)
+    told = [name for name in PAGES[page] if is_kept(name, home)] if page == "mergers" else [page]
     tell = {"paper": _under_every_threat, "tables": _every_defense, "mergers": _every_merger}[page]
-    others = [name for name in PAGES[page][1:] if page == "mergers" and is_kept(name, home)]
-    lines = [line for run in (first, *(read(name, home) for name in others)) for line in tell(run)]
+    lines = [line for name in told for line in tell(read(name, home))]
     if whole.runs:
         lines.append(leaderboard.differing(whole))
     return "\n\n".join(line for line in lines if line)

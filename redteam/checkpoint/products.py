@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _WORTH = 2**21  # multiplications in a product; with fewer, what a call costs tells more
+_BOTH = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()  # else there is nothing to choose
 
 
 def with_fast_products(network: nn.Module) -> nn.Module:
     """The same network, in which linear maps are computed by the faster library, up to rounding as before."""
-    if torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available():
-        for module in network.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = FastLinear
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = FastLinear
     return network
 
 
@@ -61,9 +61,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether these are plain numbers of the kind, enough of them, and nothing but gradients is taken of them."""
+    """Whether there is a choice, these are enough plain numbers of the kind, and nothing but gradients is taken."""
     return (
-        x.dtype is weight.dtype is torch.float32
+        _BOTH
+        and x.dtype is weight.dtype is torch.float32
         and x.device.type == weight.device.type == "cpu"
         and type(x) is Tensor
         and type(weight) in (nn.Parameter, Tensor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -78,10 +78,10 @@ class Comparison:
         if "orthogonal" not in site.legal or not _tells(site, self.protected, self.anchor):
             return False
         common = shared_sides(site, self.protected, self.anchor)
-        if not unturned(lambda: self._tokens(site, _own(common))):
+        if not unturned(partial(self._tokens, _own(common))):
             return False
         of_each = max(SAMPLE, _GLANCE * site.width // len(common))
-        return not self.again or unturned(lambda: self._tokens(site, common, at_most=of_each))
+        return not self.again or unturned(partial(self._tokens, common, at_most=of_each))
 
     def _streams(self, site: Site) -> tuple[Stacks, Stacks]:
         """Stacks of the width of the stream alone whose product is that of all that is compared.
@@ -102,14 +102,12 @@ class Comparison:
             moving, target = stacks(alike)
             return group.fit(moving, target).left(moving.left)[0]
 
-        rounds = 1 if self.again else _ROUNDS
-        return stacks(least_deviations(lambda: self._tokens(site, sides), closest, rounds=rounds, fitted=self.again))
+        rounds, at_most = 1 if self.again else _ROUNDS, None if turned else _TOKENS * site.width
+        pairs = partial(self._tokens, sides, at_most=at_most)
+        return stacks(least_deviations(pairs, closest, rounds=rounds, fitted=self.again))
 
-    def _tokens(
-        self, site: Site, sides: Iterable[Side], *, at_most: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _tokens(self, sides: Iterable[Side], *, at_most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Side by side the protected model's stack and the anchor's, [width, tokens]; or some tokens of each."""
-        at_most = at_most if "orthogonal" in site.legal else _TOKENS * site.width
         for side in sides:
             if at_most is None or not can_be_sampled(side):
                 here, there = (canonical_side(side, x, 1)[0] for x in (self.protected, self.anchor))
