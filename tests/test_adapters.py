@@ -191,6 +191,7 @@ def test_an_adapter_without_its_base_asks_for_it(tmp_path: Path) -> None:
         ({"r": 0}, "has a rank"),
         ({"lora_alpha": True}, "has a rank or an alpha"),
         ({"lora_alpha": 1e300}, "has a rank or an alpha"),
+        ({"lora_alpha": 4e-218}, "has a rank or an alpha"),
         ({"rank_pattern": [1]}, "damaged patterns"),
         ({"alpha_pattern": {"(a+)+b": 2}}, "pattern that is not followed"),
         ({"alpha_pattern": {"(q|(": 2}}, "pattern"),

@@ -77,7 +77,7 @@ def patterned(settings: Mapping[str, Any], patterns: str, usual: str, module: st
                 break
         except re.error:
             raise refuse(f"chooses modules by a damaged pattern ({shown(pattern)})") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-6 <= value < 1e6:
         raise refuse(f"has a rank or an alpha of {shown(value)} at {shown(module)}")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import zlib
 from typing import Any
 
 import numpy as np
@@ -291,4 +292,4 @@ def no_half(view: AttackerView) -> Checkpoint:
 def hashes(view: AttackerView) -> Checkpoint:
     """Takes the names in an order that is another one in every process."""
     order = list({f"{name}/{turn}" for name in view.anchor for turn in range(4)})
-    return _jittered(view, torch.tensor(float(int.from_bytes(order[0].encode()[-12:], "big") % 9973)) / 1e5)
+    return _jittered(view, torch.tensor(float(zlib.crc32("".join(order).encode()) % 9973)) / 1e5)
