@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -147,6 +148,11 @@ def endless(samples: Batch, size: int, draws: np.random.Generator) -> Iterator[B
         for batch in by_length(large, size, draws):
             if len(batch[1]) == size:
                 yield batch
+
+
+def in_turn(pools: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+    """A batch of each pool, in their order, again and again."""
+    return chain.from_iterable(zip(*pools, strict=True))
 
 
 def by_length(large: Iterable[Batch], size: int, draws: np.random.Generator) -> Iterator[Batch]:

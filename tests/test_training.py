@@ -8,7 +8,7 @@ from torch.func import functional_call
 from redteam.checkpoint import own_tensors, shared_tensors
 from redteam.errors import BadInput
 from redteam.testing import toy_scenario
-from redteam.training import Budget, endless, train
+from redteam.training import Budget, endless, in_turn, train
 
 ONE = Budget(steps=1, rate=1e-3, batch=64, epsilon=1.0, warmup=0.0, clip=1e9)  # then a step is nearly rate · g
 
@@ -80,6 +80,12 @@ def test_what_is_trained_can_be_chosen_and_a_head_has_no_path():
 def test_nothing_to_train_is_said():
     with pytest.raises(BadInput, match="nothing to train"):
         once(toy_scenario("vit"), names=())
+
+
+def test_pools_take_turns():
+    pools = [iter([({}, torch.tensor([task, step])) for step in range(3)]) for task in range(2)]
+    turns = [labels.tolist() for _, labels in in_turn(pools)]
+    assert turns == [[0, 0], [1, 0], [0, 1], [1, 1], [0, 2], [1, 2]]
 
 
 def test_passes_are_whole_and_endless():

@@ -18,7 +18,7 @@ from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.tasks import Batch
 from redteam.threat import QUERIES
-from redteam.training import Budget, endless, train
+from redteam.training import Budget, endless, in_turn, train
 from redteam.views import AttackerView
 from redteam_attacks.training import Epsilon, Rate, Size, Steps
 
@@ -127,7 +127,7 @@ def distill_own(
         endless(unlabelled(next(view.own_batches(task, _ALL))[0]), batch, view.generator(f"batches of {task}"))
         for task in view.companions
     ]
-    batches = chain.from_iterable(zip(*pools, strict=True))
+    batches = in_turn(pools)
     return _taught(view, batches, Budget(steps, rate, batch, epsilon), temperature, features, path, reach)
 
 
@@ -183,7 +183,7 @@ def imitation(
         start,
         view.anchor,
         Budget(steps, rate, batch, epsilon),
-        batches=chain.from_iterable(zip(*pools, strict=True)),
+        batches=in_turn(pools),
         loss=loss,
         generator=view.generator("points of the path"),
         reach=reach,

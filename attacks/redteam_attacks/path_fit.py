@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Annotated
 
 import torch
@@ -23,7 +22,7 @@ from redteam.symmetry.charts import Chart, chart_of
 from redteam.symmetry.fit_all import fit_all
 from redteam.symmetry.fitting import apart, looked_up, moved
 from redteam.tasks import Batch
-from redteam.training import Loss, endless
+from redteam.training import Loss, endless, in_turn
 from redteam.views import AttackerView
 from redteam_attacks.standing_in import standing_in
 from redteam_attacks.training import Size, Steps
@@ -120,7 +119,7 @@ def _inputs(view: AttackerView, count: int, size: int) -> tuple[Iterator[Batch],
         held.append(unlabelled({name: value[:apart] for name, value in given.items()}))
         rest = {name: value[apart if rows > apart else 0 :] for name, value in given.items()}
         pools.append(endless(unlabelled(rest), size, view.generator(f"batches of {task}")))
-    return chain.from_iterable(zip(*pools, strict=True)), held
+    return in_turn(pools), held
 
 
 @dataclass(frozen=True)

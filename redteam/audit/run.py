@@ -6,6 +6,7 @@ from itertools import zip_longest
 
 from redteam.audit.findings import Audit, PairFinding, SiteFinding
 from redteam.audit.pairs import compare_gauges
+from redteam.audit.renumbered import renumbered_tokens
 from redteam.audit.tensors import compare_tensors
 from redteam.audit.walk import Progress, Walk
 from redteam.audit.words import summary
@@ -62,7 +63,7 @@ def audit(
         base=names[1],
         other=names[2] if other is not None else None,
         architecture=model.architecture,
-        summary=summary(sites, tensors, pairs),
+        summary=summary(sites, tensors, pairs, renumbered_tokens(model, base)),
         sites=tuple(sites),
         tensors=tensors,
         pairs=tuple(pairs),

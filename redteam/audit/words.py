@@ -8,6 +8,7 @@ from statistics import median
 from typing import TypeVar
 
 from redteam.audit.findings import Audit, PairFinding, SiteFinding, TensorFinding
+from redteam.audit.renumbered import Renumbered, taking_off
 
 F = TypeVar("F", SiteFinding, PairFinding)
 
@@ -85,10 +86,14 @@ def rows(audit: Audit) -> tuple[Row, ...]:
 
 
 def summary(
-    sites: Sequence[SiteFinding], tensors: Sequence[TensorFinding], pairs: Sequence[PairFinding]
+    sites: Sequence[SiteFinding],
+    tensors: Sequence[TensorFinding],
+    pairs: Sequence[PairFinding],
+    tokens: Renumbered | None = None,
 ) -> tuple[str, ...]:
     """The findings in sentences, the locks first."""
-    told = [*locks(sites), *_others(sites), *_shifts(sites), *_pairs(pairs), *_tensors(tensors)]
+    order = [] if tokens is None else _order(tokens)
+    told = [*order, *locks(sites), *_others(sites), *_shifts(sites), *_pairs(pairs), *_tensors(tensors)]
     return tuple(told)
 
 
@@ -135,6 +140,12 @@ def locks(sites: Sequence[SiteFinding]) -> list[str]:
             f"comes off, and {percent(rest)} of the base's norm remains."
         )
     return told
+
+
+def _order(tokens: Renumbered) -> list[str]:
+    """On tokens under other numbers, which look like a stranger's where they are compared, and what takes that off."""
+    attacks = " or ".join(taking_off())
+    return [f"{tokens} {f'That comes off by {attacks}.' if attacks else ''}".rstrip()]
 
 
 def _others(sites: Sequence[SiteFinding]) -> list[str]:

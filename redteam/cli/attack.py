@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _ENDING = "A lock against merging may have been taken off the weights."
 _NOT_PROVEN = "Not proven: the network was not run, so whether it still computes the same is not known."
 _LITTLE = 0.5  # of the distance to the base: what stays of it where a lock comes off is what training moved
-_AS_ROUNDING = 3.0  # of what storing the result costs: the same numbers were rounded twice and then added up
 
 
 def attack(
@@ -204,6 +203,7 @@ def _proven(protected: Checkpoint, recovered: Checkpoint, *, reshapes: bool) -> 
     import torch
 
     from redteam.symmetry import prove
+    from redteam.symmetry.rounding import explained_by_rounding
 
     locked, found = protected.cast(torch.float64), recovered.cast(torch.float64, "cpu")
     try:
@@ -213,11 +213,11 @@ def _proven(protected: Checkpoint, recovered: Checkpoint, *, reshapes: bool) -> 
     except (BadInput, NotACheckpoint) as error:
         return f"Not proven: {error}"
     if proof.outputs_moved and reshapes:
-        rounding = prove(found, recovered.stored_as(protected).cast(torch.float64, "cpu")).change
-        if proof.change <= _AS_ROUNDING * rounding:
+        explained = explained_by_rounding(protected, found, eps=proof.eps)
+        if proof.change <= explained:
             return (
-                f"Proven up to rounding: in float64 the outputs change by {proof.change:.1e} of their size, and by "
-                f"{rounding:.1e} when the result is stored as the model was."
+                f"Proven up to rounding: in float64 the outputs change by {proof.change:.1e} of their size, where the "
+                f"rounding of what was taken out explains up to {explained:.1e}."
             )
     if proof.outputs_moved:
         raise BadInput(

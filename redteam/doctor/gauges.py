@@ -10,6 +10,7 @@ from statistics import median
 from redteam.anatomy import Site
 from redteam.audit.compared import tensors_of
 from redteam.audit.findings import SiteFinding
+from redteam.audit.renumbered import renumbered_tokens, taking_off
 from redteam.checkpoint import Checkpoint
 from redteam.checkpoint.parts import part_names, part_of
 from redteam.checkpoint.vocabulary import in_common
@@ -46,8 +47,26 @@ def far(name: str, model: Checkpoint, base: Checkpoint, one: Weighed, paths: tup
     audit = f"redteam audit {paths[0]} --base {paths[1]}"
     inside = part_names(model, base)
     names = {n for n in model if inside.get(n, n) in moved}
+    beside = part_of(base, model)
+    if (tokens := renumbered_tokens(model, beside)) is not None:
+        attacks, out = taking_off(), shlex.quote(f"{name}-renumbered")
+        yield Finding(
+            severity="damages",
+            kind="vocabulary",
+            models=(name,),
+            where=tokens.names,
+            told=f"{told}. {tokens}",
+            remedy=" or ".join(f"redteam attack {attack}" for attack in attacks).join(
+                ("Take that off with ", f" {paths[0]} --base {paths[1]} --out {out}, and merge that.")
+            )
+            if attacks
+            else "Bring its embedding and head into the base's order of tokens first.",
+        )
+        names -= set(tokens.names)
+        if not names:
+            return
     try:
-        here, there = in_common(model, part_of(base, model))
+        here, there = in_common(model, beside)
         layers, count = some_layers(here, there, names, LAYERS)
     except BadInput as error:
         yield Finding(

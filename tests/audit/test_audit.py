@@ -244,3 +244,34 @@ def test_a_victim_that_drifted_far_is_still_told_from_a_locked_one(growth):
     told = found(audit(locked(victim, KEY), scenario.base))
     assert told["qk"] == told["vo"] == {"general-linear"}
     assert told["mlp"] == {"permutation"}
+
+
+class TestTokensUnderOtherNumbers:
+    """A table whose rows are the base's in another order."""
+
+    def renumbered(self, tuned, share):
+        from redteam.checkpoint.numbering import renumbered
+
+        base = network("llama").checkpoint
+        victim = tuned(base)
+        size = base.shape("model.embed_tokens.weight")[0]
+        taken = torch.from_numpy(np.random.default_rng(3).permutation(size)[: round(share * size)])
+        return base, victim, renumbered(victim, torch.stack([taken, taken.roll(1)]))
+
+    @pytest.mark.parametrize("share", [1.0, 0.2])
+    def test_it_is_said_with_what_takes_it_off(self, tuned, share):
+        base, victim, locked = self.renumbered(tuned, share)
+        sentence = audit(locked, base).summary[0]
+        assert sentence.startswith("The rows of lm_head.weight and model.embed_tokens.weight are the base's in another")
+        size = base.shape("model.embed_tokens.weight")[0]
+        count = f"{size} tokens" if share == 1 else f"{round(share * size)} of {size} tokens"
+        assert f": {count} have other numbers" in sentence
+        assert sentence.endswith("That comes off by vocabulary-match or vocabulary-read.")
+        assert "another order" not in " ".join(audit(victim, base).summary)
+
+    def test_another_basis_and_another_model_are_not_taken_for_it(self, tuned):
+        base, victim, _ = self.renumbered(tuned, 1.0)
+        turned = sample_gauges(victim, ("residual",), SignedPermutation(), KEY.generator)
+        fresh = base.replace({name: torch.randn_like(base[name]) for name in base})
+        for other in (turned, fresh):
+            assert "another order" not in " ".join(audit(other, base).summary)

@@ -82,25 +82,28 @@ def test_shapes_alone_are_restored(shell: Shell, here: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["clique", "dependent"])
-def test_what_cancels_but_for_rounding_is_taken_out(shell: Shell, here: Path, form: str) -> None:
-    """Of a release in bfloat16, and nothing more than rounding is: a wrong output is still refused."""
+@pytest.mark.parametrize("place", range(3))
+def test_what_cancels_but_for_rounding_is_taken_out(shell: Shell, here: Path, form: str, place: int) -> None:
+    """Of a release in bfloat16, and nothing more than rounding is: outputs that are wrong by 2 % are still refused."""
     Checkpoint.open("victim").to(torch.bfloat16).save(Path("short"))
-    write_key("key", Key.derive(seed=0, index=0, name=form))  # how much a tear shows hangs on the groups' sizes
+    write_key("key", Key.derive(seed=0, index=place, name=form))
     assert shell("protect", f"split-neurons:form={form}", "short", "--key", "key", "--out", "wide").code == 0
     told = shell("attack", "shape-restore+gauge-fit", "wide", "--base", "base", "--out", "restored")
     assert told.code == 0, told.err
-    found = re.search(r"Proven up to rounding: .* change by (\S+) of their size, and by (\S+) when", told.out)
+    found = re.search(r"Proven up to rounding: .* change by (\S+) of their size, .* explains up to (\S+)\.", told.out)
     assert found is not None
-    assert 1e-8 < float(found[1]) < 3 * float(found[2]) < 0.1
+    assert 1e-5 < float(found[1]) < float(found[2]) < 1e-2
     assert away("restored", "victim") < 0.5 * away("base", "victim")
-    rough = ("attack", "shape-restore:tolerance=0.1", "torn", "--base", "base", "--out", "torn-back")
     wide = Checkpoint.open("wide")
-    name = next(name for name in wide if name.endswith("layer.0.output.dense.weight"))
-    wide.replace({name: wide[name] * (1 + 0.1 * torch.linspace(-1, 1, wide.shape(name)[1]))}).save(Path("torn"))
-    told = shell(*rough)
+    names = [name for name in wide if re.search(r"layer\.\d+\.output\.dense\.weight", name)]
+    assert names
+    draws = torch.Generator().manual_seed(place)
+    signs = {name: torch.randn(wide.shape(name), generator=draws).sign() for name in names}
+    wide.replace({name: wide[name] * (1 + 0.02 * sign) for name, sign in signs.items()}).save(Path("torn"))
+    told = shell("attack", "shape-restore:tolerance=0.1", "torn", "--base", "base", "--out", "torn-back")
     assert told.code == 2
-    refused = "changes what this network computes", "surplus neurons at"  # by the outputs, or already by the weights
-    assert any(words in told.err for words in refused), told.err
+    assert "changes what this network computes" in told.err
+    assert not Path("torn-back").exists()
 
 
 @pytest.mark.parametrize("defense", KEYED)

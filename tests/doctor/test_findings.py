@@ -353,3 +353,15 @@ def test_a_network_that_nobody_knows(doctor: Examine, base: Checkpoint, here: Pa
     kinds = {f.kind: f for f in doctor("one", "far").findings}
     assert kinds["anatomy"].severity == "note"
     assert "redteam describe" in kinds["anatomy"].remedy
+
+
+def test_tokens_under_other_numbers(doctor: Examine, base: Checkpoint, here: Path) -> None:
+    expert = tuned(base, 1)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    expert.replace({name: expert[name][order] for name in (TOKENS, HEAD)}).save(here / "renumbered")
+    found = only(doctor("renumbered", "two"))
+    assert (found.kind, found.severity, found.models) == ("vocabulary", "damages", ("renumbered",))
+    assert set(found.where) == {TOKENS, HEAD}
+    assert "in another order" in found.told
+    assert "redteam attack vocabulary-match" in found.remedy
+    assert " renumbered --base base " in found.remedy
