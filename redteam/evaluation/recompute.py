@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import tempfile
@@ -13,8 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redteam.errors import BadInput
+from redteam.evaluation.bench import scenario_reference
 from redteam.evaluation.design import Design
-from redteam.evaluation.load_scenarios import Where, known_scenarios
+from redteam.evaluation.load_scenarios import Loaded, Where, known_scenarios, loaded
 from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.preview import laid_out
@@ -99,11 +102,18 @@ class Again:
         return list(found)
 
     def summed(self, results: Results, *, pool: Pool | None, workers: int, observer: Observer) -> list[Disagreement]:
-        """Every row of the results that is not what the records come to; steps that failed are computed once more."""
+        """Every row of the results that is not what the records come to; steps that failed are computed once more.
+
+        Raises:
+            BadInput: If there are such steps, and their scenario is not to be had here.
+        """
         engine = engine_of(
             self.resolved, self.design, self.store, self.identities, pool=pool, workers=workers, observer=observer
         )
         engine.run()
+        anew = [name for name in engine.scheduler.steps if name not in self.held]
+        for reason in self.missing_scenarios(anew, pool).values():
+            raise BadInput(f"of steps that failed, which are tried once more: {reason}")
         summary = Summary(self.design, engine.table, engine.places)
         found: list[Disagreement] = []
         for table, keys in TABLES.items():
@@ -112,16 +122,40 @@ class Again:
             found += _compared(table, mine, theirs)
         return found
 
+    def drawn(self, count: int, *, seed: int) -> list[str]:
+        """Names of some steps of which there is a record, at random."""
+        names = sorted(self.held)
+        return random.Random(seed).sample(names, min(count, len(names)))
+
+    def missing_scenarios(self, names: Iterable[str], pool: Pool | None) -> dict[str, str]:
+        """Name of a step → why its scenario is not to be had here as the run had it; those of the others are."""
+        references = {name: scenario_reference(self._step(name).how["scenario"], self._seed(name)) for name in names}
+        answers: dict[str, Loaded | str] = {}
+        for reference in dict.fromkeys(references.values()):
+            if pool is None:
+                answers[reference] = loaded(reference, sizes=False)
+            else:
+                pool.start(reference, loaded, reference, False, seconds=math.inf)
+        while pool is not None and pool.jobs:
+            answers |= {e.job: e.value if e.how == "done" else "its process died" for e in pool.wait()}
+        found: dict[str, str] = {}
+        for name, reference in references.items():
+            answer = answers[reference]
+            if isinstance(answer, str):
+                found[name] = f"the scenario {reference} cannot be loaded here ({answer.rstrip('.')})"
+            elif answer.digest != self._step(name).settings["scenario"]:
+                found[name] = f"the scenario {reference} gives other models or data here than in the run"
+        return found
+
     def sampled(
-        self, count: int, *, seed: int, pool: Pool | None, observer: Observer
-    ) -> tuple[list[str], list[Disagreement]]:
-        """Computes some steps anew, drawn at random, from records and checkpoints before them.
+        self, drawn: Iterable[str], *, pool: Pool | None, observer: Observer
+    ) -> tuple[list[Disagreement], list[str]]:
+        """Computes steps anew, from the records and checkpoints before them.
 
         Returns:
-            What was computed, and where it came out otherwise.
+            Where one came out otherwise, and why one could not be computed.
         """
-        names = sorted(self.held)
-        drawn = random.Random(seed).sample(names, min(count, len(names)))
+        drawn = list(drawn)
         before = {name: _timeless(plain(self._step(name).kind, self._record(name))) for name in drawn}
         for name in drawn:
             (self.store.root / "cells" / f"{name}.json").unlink()
@@ -132,21 +166,27 @@ class Again:
 
         def settled(step: Step, outcome: Outcome) -> None:
             ended[step.name] = outcome
-            observer.settled(step.label, outcome.status, outcome.reason, len(ended), len(scheduler.steps))
+            observer.settled(step.label, outcome.status, outcome.reason, len(ended), todo)
 
         scheduler = Scheduler(self.store, pool=pool, time_limit=self.resolved.plan.time_limit, settled=settled)
         todo = scheduler.add(behind(self.design.steps, drawn))
-        observer.planned(len(scheduler.steps), len(scheduler.steps), len(scheduler.steps) - todo, "")
+        observer.planned(todo, todo, 0, "")
         scheduler.run()
         found: list[Disagreement] = []
+        failed: list[str] = []
         for name in drawn:
             step, outcome = self._step(name), scheduler.outcomes[name]
             what = f"the record of {step.label}"
-            if outcome.status != "ok":
-                found.append(Disagreement(what=what, field="status", stored="ok", found=said(outcome.reason)))
-            else:
+            if outcome.status == "ok":
                 found += _differences(what, before[name], _timeless(plain(step.kind, outcome.record)))
-        return [self._step(name).label for name in drawn], found
+            elif outcome.status == "error":
+                found.append(Disagreement(what=what, field="status", stored="ok", found=f"error ({outcome.reason})"))
+            else:
+                failed.append(f"{step.label}: {outcome.reason}")
+        return found, failed
+
+    def _seed(self, name: str) -> int:
+        return int(self._step(name).settings["seed"])
 
     def _step(self, name: str) -> Step:
         return self.design.steps[name]

@@ -71,11 +71,11 @@ def verify(
     Raises:
         BadInput: If there are no results.
     """
-    results = Results.read(path)
+    results, root = Results.read(path), path.parent if path.name == "results.json" else path
     checks = [_rows(results), _engine(results)]
-    if path.is_dir():
-        checks.append(_plan(results, path))
-    checks += _recomputed(results, path, checks[1], sample, seed, workers, observer or Observer())
+    if root.is_dir():
+        checks.append(_plan(results, root))
+    checks += _recomputed(results, root, checks[1], sample, seed, workers, observer or Observer())
     return Verification(run=str(path), checks=tuple(checks))
 
 
@@ -146,16 +146,16 @@ def _announced(results: Results, plan: Any, digest: Any, scenarios: dict[str, An
 
 
 def _recomputed(
-    results: Results, path: Path, engine: Check, sample: int, seed: int, workers: int, observer: Observer
+    results: Results, root: Path, engine: Check, sample: int, seed: int, workers: int, observer: Observer
 ) -> Iterator[Check]:
-    if not (path / "cells").is_dir():
+    if not (root / "cells").is_dir():
         yield _unchecked("records", "there are no records of single steps, as a run's folder has them in cells/")
         return
     if engine.state != "agrees":
         yield _unchecked("records", "records have their names from the engine that computes them, which is another")
         return
     try:
-        with Again.of(results, path) as again:
+        with Again.of(results, root) as again:
             if unseen := [f"{name} seed {seed}" for (name, seed), found in again.identities.items() if not found]:
                 told = f"the source of {', '.join(unseen[:3])} or its data are not what the run had"
                 yield _unchecked("records", f"{told}, or its folder was tidied up")
@@ -168,7 +168,18 @@ def _recomputed(
                 found = again.summed(results, pool=pool, workers=workers, observer=observer)
                 yield _check("records", f"every row summed anew from {len(again.held)} records", found)
                 if sample:
-                    drawn, found = again.sampled(sample, seed=seed, pool=pool, observer=observer)
-                    yield _check("sample", f"{len(drawn)} of {len(again.held)} steps computed anew", found)
+                    yield _sampled(again, again.drawn(sample, seed=seed), pool, observer)
     except RedteamError as error:
-        yield _unchecked("records", f"the plan cannot be laid out here ({str(error).rstrip('.')})")
+        yield _unchecked("records", f"they cannot be summed here ({str(error).rstrip('.')})")
+
+
+def _sampled(again: Again, drawn: list[str], pool: Pool | None, observer: Observer) -> Check:
+    missing = again.missing_scenarios(drawn, pool)
+    there = [name for name in drawn if name not in missing]
+    found, failed = again.sampled(there, pool=pool, observer=observer) if there else ([], [])
+    failed = [*dict.fromkeys(missing.values()), *failed]
+    done = len(there) - (len(failed) - len(set(missing.values())))
+    told = f"{done} of {len(again.held)} steps computed anew"
+    if failed:
+        told += f"; {len(drawn) - done} could not be: {failed[0].rstrip('.')}"
+    return _unchecked("sample", told) if not done else _check("sample", told, found)

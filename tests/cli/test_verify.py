@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from redteam.evaluation import recompute
 from redteam.evaluation import verify as verifying
+from redteam.evaluation.load_scenarios import Loaded
 from redteam.evaluation.verify import Verification
 from tests.evaluation.conftest import Toys
 
@@ -131,6 +133,24 @@ def test_another_engine_is_said_and_nothing_is_computed(
     assert told.code == 0
     assert "(here ffffffffffff), so that nothing can be computed anew here" in told.out
     assert "not checked: engine, records." in told.out
+
+
+def test_a_scenario_that_is_not_to_be_had_here_shows_nothing_wrong(
+    shell: Shell, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for answer, sentence in (
+        ("the cable is out.", "cannot be loaded here (the cable is out)"),
+        (Loaded("0" * 64, None), "gives other models or data here than in the run"),
+    ):
+        monkeypatch.setattr(recompute, "loaded", lambda *_, answer=answer, **__: answer)
+        told = shell("verify", str(finished), "--workers", "0")
+        assert told.code == 0, told.out
+        assert sentence in told.out
+        monkeypatch.setattr(recompute.Again, "summed", lambda *_, **__: [])
+        told = shell("verify", str(finished), "--workers", "0")
+        assert told.code == 0, told.out
+        assert "not checked  sample    0 of " in told.out
+        monkeypatch.undo()
 
 
 def test_of_a_kept_file_rows_are_checked(shell: Shell) -> None:
