@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,16 +80,8 @@ def diff(
 
 
 def _is_run(path: Path) -> bool:
-    """Whether a path is a run's; all else is a model's, and said so when it is opened.
-
-    Raises:
-        BadInput: If nothing is there, with what lies near and is called alike.
-    """
-    if not path.exists():
-        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = [str(path.parent / name) for name in difflib.get_close_matches(path.name, beside, 2)]
-        hint = f"did you mean {' or '.join(close)}?" if close else "name a run or a model on disk."
-        raise BadInput(f"There is nothing at {path}; {hint}")
+    """Whether a path is a run's; all else is a model's, and said so when it is opened."""
+    opening.require_there(path, "a run or a model on disk")
     if path.is_dir():
         return (path / "results.json").exists()
     return path.suffix in (".json", ".gz")

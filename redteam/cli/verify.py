@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli.checkpoint_options import at_home
+from redteam.cli.opening import require_there
 
 if TYPE_CHECKING:
     from redteam.evaluation.verify import Verification
@@ -32,6 +33,7 @@ def verify(
     anew, where engine, plugins and scenarios are those of the run; else it says so. Nothing is written to DIR. Exit
     codes: 0 nothing disagrees, 1 something does, 2 there are no results.
     """
+    require_there(run, "the folder of a finished run")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from redteam.cli.progress import Progress
     from redteam.cli.run import cores

@@ -39,7 +39,10 @@ def _relation(found: ModelDiff, why: str) -> str:
         config = "; their configs differ in what the weights mean" if found.settings else ""
         return f"{a} and {b} hold the same weights{rounded}{config}."
     if found.relation == "apart":
-        return f"{a} and {b} have too few tensors of one name and shape to be compared: they are different networks."
+        return (
+            f"{a} and {b} have too few tensors of one name and shape to be compared: they are different networks, or a "
+            "lock has reshaped one of them."
+        )
     if found.relation == "regauged":
         but = (
             f", but their configs differ in what weights compute ({_entries(found)})"

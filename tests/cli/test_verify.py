@@ -161,7 +161,12 @@ def test_of_a_kept_file_rows_are_checked(shell: Shell) -> None:
 
 def test_refusals_are_one_sentence(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "cut.json.gz").write_bytes(KEPT.read_bytes()[:1000])
-    for path, sentence in (("nowhere", "name the folder of a finished run"), ("cut.json.gz", "no whole gzip file")):
+    refused = {
+        "nowhere": "name the folder of a finished run",
+        "cut.json": "did you mean",
+        "cut.json.gz": "no whole gzip file",
+    }
+    for path, sentence in refused.items():
         told = shell("verify", str(tmp_path / path))
         assert (told.code, told.out) == (2, "")
         assert sentence in told.err
