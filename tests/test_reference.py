@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from redteam.evaluation.gauntlet import Gauntlet
+from redteam.evaluation.rederive import disagreements, judged_alike
 from redteam.evaluation.results import Results
-from redteam.evaluation.thresholds import THRESHOLDS
-from redteam.evaluation.verdict import Evidence, decide
 from redteam.plugins.files import module_from
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,12 +27,8 @@ def kept(request: pytest.FixtureRequest) -> Results:
 
 def test_every_verdict_follows_from_the_rows(kept: Results) -> None:
     assert kept.verdicts
-    assert {key: value for key, value in kept.thresholds.items() if key != "digest"} == asdict(THRESHOLDS)
-    for verdict in kept.verdicts:
-        again = decide(Evidence.of(kept, verdict.place), THRESHOLDS)
-        assert (again.word, again.reason, again.flags) == (verdict.verdict, verdict.reason, verdict.flags), (
-            verdict.place
-        )
+    assert judged_alike(kept)
+    assert list(map(str, disagreements(kept))) == []
 
 
 def test_it_is_of_the_plan_that_ships(kept: Results) -> None:

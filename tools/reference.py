@@ -98,7 +98,7 @@ def is_kept(name: str, home: Path = HOME) -> bool:
 
 def read(name: str, home: Path = HOME) -> Results:
     """The results of a run that is kept."""
-    return Results.model_validate_json(gzip.decompress((home / f"{name}{ENDING}").read_bytes()))
+    return Results.read(home / f"{name}{ENDING}")
 
 
 def page_of(page: str, home: Path = HOME) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,8 @@ import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
-from redteam.cli.outputs import Pages, writers
-from redteam.errors import BadInput, UnwritableOutput
+from redteam.cli.outputs import Pages, require_apart, writers
+from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
@@ -47,7 +46,7 @@ def audit(
 
     asked = writers(report or (), AUDIT_REPORTS)
     others = [] if other is None else [other]
-    _require_apart([path for path, _ in asked], [model, base, *others])
+    require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = opening.open_alike(base, model, *others, dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, opened[0], model)
     anchor = part_of(anchor, opened[0])
@@ -64,19 +63,6 @@ def audit(
     _tell(found)
     for path, _ in asked:
         typer.echo(f"Written: {path}")
-
-
-def _require_apart(reports: list[Path], sources: list[Path]) -> None:
-    """Refuses a report in a folder that is read, where it might take the place of a config.
-
-    Raises:
-        UnwritableOutput: In this case.
-    """
-    for path in reports:
-        for source in sources:
-            place, home = Path(os.path.realpath(path)), Path(os.path.realpath(source))
-            if place == home or (home.is_dir() and place.parent == home):
-                raise UnwritableOutput(f"{path} lies in {source}, which is read; name a file elsewhere.")
 
 
 def _tell(found: Audit) -> None:

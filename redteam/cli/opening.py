@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -20,6 +21,25 @@ if TYPE_CHECKING:
 
 PROTECTED, ATTACKED = "Protected against merging", "Attacked"
 """Titles of the sections that commands add to a model's card."""
+
+
+def require_there(path: Path, what: str) -> None:
+    """Refuses a path at which there is nothing, before anything large is imported.
+
+    Args:
+        path: Where to look.
+        what: What to name, as in `"the folder of a finished run"`.
+
+    Raises:
+        BadInput: With what lies there and is called alike.
+    """
+    if path.exists():
+        return
+    beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = [str(path.parent / name) for name in difflib.get_close_matches(path.name, beside, 2)]
+    raise BadInput(
+        f"There is nothing at {path}; " + (f"did you mean {' or '.join(close)}?" if close else f"name {what}.")
+    )
 
 
 def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None) -> tuple[Checkpoint, ...]:

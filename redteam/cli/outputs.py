@@ -77,6 +77,19 @@ def writers(paths: Iterable[Path], registry: Registry[ReportSpec] | None = None)
     return found
 
 
+def require_apart(reports: list[Path], sources: list[Path]) -> None:
+    """Refuses a report in a folder that is read, where it might take the place of a config.
+
+    Raises:
+        UnwritableOutput: In this case.
+    """
+    for path in reports:
+        for source in sources:
+            place, home = Path(os.path.realpath(path)), Path(os.path.realpath(source))
+            if place == home or (home.is_dir() and place.parent == home):
+                raise UnwritableOutput(f"{path} lies in {source}, which is read; name a file elsewhere.")
+
+
 def check_gate(expressions: Sequence[str] | None) -> None:
     """Reads what `--fail-on` says, before anything is computed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redteam.evaluation.aggregate import chosen, of_seeds
 from redteam.evaluation.results import FALLEN, WITHOUT_FIGURE, OverVictims, Verdict
@@ -36,8 +36,8 @@ def over_victims(
         subjects: Victim → what the verdict rests on.
         counting: Victim → the pairings that count there.
     """
-    word, reason, left_out = decide(verdicts, subjects)
-    judged = [victim for victim in verdicts if victim not in left_out]
+    fields = follows(verdicts, subjects)
+    judged = [victim for victim in verdicts if victim not in fields["left_out"]]
     measured = [victim for victim in judged if verdicts[victim].verdict not in WITHOUT_FIGURE]
     pairings = [pairing for victim in measured for pairing in counting[victim]]
     picked = of_seeds(pairings, table.worst)
@@ -47,20 +47,29 @@ def over_victims(
     by = Counter(by_scenario[pairing.place.scenario] for pairing, _ in picked)
     return OverVictims(
         **vars(place),
-        verdict=word,
-        reason=reason,
-        victims={victim: verdict.scenario for victim, verdict in verdicts.items()},
-        fallen=tuple(victim for victim in judged if verdicts[victim].verdict in FALLEN),
-        left_out=left_out,
+        **fields,
         theft=worst.theft if worst else None,
         counted=worst.counted if worst else None,
         attack=worst.attack if worst else "",
         merger=worst.merger if worst else "",
         by=dict(by.most_common()),
         protection=naive.theft.rest if naive is not None and naive.theft is not None else None,
-        fidelity=_lowest(verdicts[victim].fidelity for victim in judged),
-        gated=any(verdict.gated for verdict in verdicts.values()),
     )
+
+
+def follows(verdicts: Mapping[str, Verdict], subjects: Mapping[str, Subject]) -> dict[str, Any]:
+    """The fields of such a row that follow from the rows on each victim alone: all but what is stolen."""
+    word, reason, left_out = decide(verdicts, subjects)
+    judged = [victim for victim in verdicts if victim not in left_out]
+    return {
+        "verdict": word,
+        "reason": reason,
+        "victims": {victim: verdict.scenario for victim, verdict in verdicts.items()},
+        "fallen": tuple(victim for victim in judged if verdicts[victim].verdict in FALLEN),
+        "left_out": left_out,
+        "fidelity": _lowest(verdicts[victim].fidelity for victim in judged),
+        "gated": any(verdict.gated for verdict in verdicts.values()),
+    }
 
 
 def decide(verdicts: Mapping[str, Verdict], subjects: Mapping[str, Subject]) -> tuple[Word, str, tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FALLEN",
     "FELL_BEFORE",
+    "RESULTS_FILES",
     "WITHOUT_FIGURE",
     "Adversary",
     "Beside",
@@ -68,6 +71,8 @@ FALLEN = ("BROKEN", "INEFFECTIVE")
 """Words that say of a defense that it does not protect."""
 WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
 """Words that say of the figures that they cannot be trusted."""
+RESULTS_FILES = (".json", ".gz")
+"""Endings of files that results are read from, beside folders."""
 
 
 class Span(Model):
@@ -324,19 +329,25 @@ class Results(Model):
         return frame(self, table)
 
     @classmethod
-    def read(cls, folder: Path) -> Results:
-        """Reads `results.json` of a finished run.
+    def read(cls, path: Path) -> Results:
+        """Reads the results of a finished run.
+
+        Args:
+            path: The run's folder, or a file that was written by `write`, compressed (.gz) or not.
 
         Raises:
             BadInput: If there is none, or it was written by a version that we cannot read.
         """
-        path = folder / "results.json"
+        file = path / "results.json" if path.is_dir() or path.suffix not in RESULTS_FILES else path
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            held = file.read_bytes()
+            return cls.model_validate_json(gzip.decompress(held) if file.suffix == ".gz" else held)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise BadInput(f"{file} is no whole gzip file; fetch or write it again.") from None
         except OSError as error:
-            raise BadInput(f"{path} cannot be read ({error.strerror}); name the folder of a finished run.") from None
+            raise BadInput(f"{file} cannot be read ({error.strerror}); name the folder of a finished run.") from None
         except ValueError:
-            raise BadInput(f"{path} holds no results that this version reads; run the plan again.") from None
+            raise BadInput(f"{file} holds no results that this version reads; run the plan again.") from None
 
     @classmethod
     def published_schema(cls) -> dict[str, Any]:

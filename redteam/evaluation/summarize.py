@@ -19,10 +19,10 @@ from redteam.evaluation.pairings import Pairing
 from redteam.evaluation.poor_mergers import sentences
 from redteam.evaluation.price import Spent, price
 from redteam.evaluation.progress import Progress
+from redteam.evaluation.rederive import follows
 from redteam.evaluation.scoring import Table
 from redteam.evaluation.statistics import Vector
 from redteam.evaluation.steps import Cost
-from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.evaluation.verdict import Evidence, about, decide, excluded
 
 
@@ -110,34 +110,9 @@ def verdict(table: Table, place: Progress, evidence: Evidence) -> r.Verdict:
     decision, subject = decide(evidence), evidence.subject
     if decision.wanted:
         raise RuntimeError(f"{decision.word} of {subject.place} rests on controls that were not computed")
-    worst, naive, seen = (evidence.chosen(choice) for choice in ("worst", "naive", "seen"))
-    breakers = [f for f in evidence.candidates if any(seed.sure >= THRESHOLDS.stolen for seed in f.per_seed)]
-    judged = worst or naive
     imitated, beyond = line(table, list(place.run), excluded=evidence.excluded, left_out=subject.left_out)
-    return r.Verdict(
-        **vars(subject.place),
-        verdict=decision.word,
-        reason=decision.reason,
-        flags=decision.flags,
-        attack=judged.attack if judged else "",
-        merger=judged.merger if judged else "",
-        theft=judged.theft if judged else None,
-        counted=judged.counted if judged else None,
-        advantage=judged.advantage if judged else None,
-        protection=naive.theft.rest if naive is not None and naive.theft is not None else None,
-        imitation=imitated,
-        beyond=beyond,
-        fidelity=subject.fidelity,
-        by=judged.by if judged else {},
-        fallen=decision.fallen,
-        seen=r.Choice(attack=seen.attack, merger=seen.merger, theft=seen.theft) if seen and seen.theft else None,
-        broke_first=min(breakers, key=lambda f: f.seconds or 0.0).attack if breakers else "",
-        cost={unit: getattr(judged, unit) for unit in ("seconds", "labels", "steps", "megabytes")} if judged else {},
-        price=_price(table, place, evidence),
-        keys=subject.keys,
-        rests_on=decision.rests_on,
-        gated=subject.protects,
-    )
+    fields = follows(evidence, decision)
+    return r.Verdict(**fields, imitation=imitated, beyond=beyond, price=_price(table, place, evidence))
 
 
 def provisional(table: Table, place: Progress) -> r.Verdict:

@@ -298,6 +298,8 @@ SCENARIOS = Registry("redteam.scenarios", ScenarioSpec, readers="redteam.scenari
 REPORTS = Registry("redteam.reports", ReportSpec)
 AUDIT_REPORTS = Registry("redteam.audit_reports", ReportSpec)
 """Writers of audits, by extension, as `REPORTS` are of results; no kind of plugin of their own."""
+DIFF_REPORTS = Registry("redteam.diff_reports", ReportSpec)
+"""And of what `redteam diff` found."""
 SEARCH_REPORTS = Registry("redteam.search_reports", ReportSpec)
 """Writers of what a search found, likewise."""
 DEFENSE_SEARCH_REPORTS = Registry("redteam.defense_search_reports", ReportSpec)
