@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from redteam.archive import RESULTS, read_archive
 from redteam.errors import BadInput
 from redteam.evaluation.rows import (
     FELL_BEFORE,
@@ -327,12 +328,16 @@ class Results(Model):
     def read(cls, folder: Path) -> Results:
         """Reads `results.json` of a finished run.
 
+        Args:
+            folder: The run's folder, or an archive of `redteam submit`.
+
         Raises:
             BadInput: If there is none, or it was written by a version that we cannot read.
         """
-        path = folder / "results.json"
+        path = folder / RESULTS
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            content = read_archive(folder)[RESULTS] if folder.is_file() else path.read_bytes()
+            return cls.model_validate_json(content)
         except OSError as error:
             raise BadInput(f"{path} cannot be read ({error.strerror}); name the folder of a finished run.") from None
         except ValueError:

@@ -40,7 +40,9 @@ from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
 from redteam.files import write_atomically
 from redteam.memory import size
+from redteam.plugins.files import sources_of
 from redteam.plugins.shipped import DEFAULT_PLAN
+from redteam.plugins.source import digest_over
 
 
 def run(
@@ -142,6 +144,10 @@ def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, i
         "thresholds": asdict(THRESHOLDS),
         "thresholds_digest": THRESHOLDS.digest(),
         "scenarios": {f"{name} seed {seed}": digest for (name, seed), digest in identities.items()},
+        "files": {
+            written: {"at": str(file), "digest": digest_over(sources_of(file))}
+            for written, file in resolved.files.items()
+        },
     }
     write_atomically(store.root / "plan.json", json.dumps(announced, indent=1) + "\n")
 
