@@ -27,6 +27,7 @@ from redteam.evaluation.engine import Engine
 from redteam.evaluation.estimate import Estimate
 from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.footprint import Budget
+from redteam.evaluation.gate import gate
 from redteam.evaluation.limitations import limitations, unfitting
 from redteam.evaluation.load_scenarios import footprints, load_scenarios
 from redteam.evaluation.plan import Plan, find_plan, run_folder
@@ -93,6 +94,9 @@ def _run(
         engine.run()
         summary = Summary(design, engine.table, engine.places)
         results = _results(resolved, design, engine, summary, command, time.monotonic() - started)
+        if resolved.plan.fail_on:
+            answer = gate(results.told, resolved.plan.fail_on, results.figures)
+            results = results.model_copy(update={"gate": answer})
         results.write(store.root / "results.json")
         store.clear_work()
         found.append(results)
