@@ -25,8 +25,8 @@ _MARK, _NEW, _OLD = "writing", "new", "old"
 _MAGIC = b"A folder is being written here by redteam; it may be removed once nobody holds a lock on this file.\n"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file, of text or of bytes, whole or not at all.
 
     Raises:
         UnwritableOutput: If it cannot be written.
@@ -35,8 +35,8 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
         os.chmod(work, 0o644)
         os.replace(work, path)
     except OSError as error:

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("redteam.cli.report:report", "Write reports on a finished run: HTML, Markdown, JUnit, CSV, JSON."),
     "diff": ("redteam.cli.diff:diff", "Say what differs between two runs, or between two models."),
     "verify": ("redteam.cli.verify:verify", "Say whether the results of a run follow from what they rest on."),
+    "submit": ("redteam.cli.submit:submit", "Pack a finished run into one archive, for a leaderboard or a colleague."),
     "search": ("redteam.cli.search:search", "Look for the strongest attacker of a defense within a budget."),
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
     "doctor": ("redteam.cli.doctor:doctor", "Say why a merge of models will fail, before it is made."),

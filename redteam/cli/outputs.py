@@ -26,7 +26,7 @@ Files = Annotated[
         "-o",
         "--report",
         metavar="FILE",
-        help="Also write a report here: .html, .md, .json, .junit.xml or .csv; may be repeated.",
+        help="Also write a report here: .html, .md, .leaderboard.md, .json, .junit.xml or .csv; may be repeated.",
     ),
 ]
 Pages = Annotated[

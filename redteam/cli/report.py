@@ -15,7 +15,9 @@ def report(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DIR...", help="The folder of a finished run; of several for one report on all.", show_default=False
+            metavar="DIR...",
+            help="The folder of a finished run, or its archive; of several for one report on all.",
+            show_default=False,
         ),
     ] = None,
     files: Files = None,

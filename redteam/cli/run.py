@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
+from redteam.cli.outputs import FailOn, Files, Verbose, tell, writers
 from redteam.cli.progress import Progress
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import say
@@ -58,7 +58,7 @@ def run(
 
     Options replace what the plan says. The same command again computes only what is
     missing. Theft figures are lower bounds: a stronger attack can only raise them. Exit codes: 0 held or nothing asked,
-    1 the gate of --fail-on failed, 2 something could not be evaluated.
+    1 the gate (--fail-on, or the plan's) failed, 2 something could not be evaluated.
     """
     started = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and numpy read it when they load: the work is in the workers
@@ -78,6 +78,8 @@ def run(
         "controls": controls and controls.value,
     }
     changed = {key: value for key, value in given.items() if value is not None}
+    if fail_on:
+        found = found.changed({"fail_on": fail_on}, origin="The command line")
     if changed:
         # What was written on the shell is read from where the user stands, what the plan says from where it lies.
         here = {
@@ -86,7 +88,6 @@ def run(
         }
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
-    check_gate(fail_on)
     say(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate
@@ -105,9 +106,6 @@ def run(
             workers=cores() if workers is None else workers,
         )
     home = run_folder(found, out)
-    if fail_on:
-        results = gated(results, fail_on)
-        results.write(home / "results.json")
     page = home / "report.html"
     reports = [*writers((home / "report.md", page)), *asked]
     for path, writer in reports:

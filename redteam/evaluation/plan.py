@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from redteam.errors import BadPlan
+from redteam.evaluation.gate import Condition
 from redteam.evaluation.gauntlet import Kind, is_gauntlet
 from redteam.memory import size
 from redteam.plugins.reference import chain_text, parse_chain
@@ -31,6 +32,7 @@ _EXPECTED = {
     "time_limit": "a number of seconds above 0",
     "controls": "'needed' or 'all'",
     "memory": "a size such as '4GB' or '512MB'",
+    "fail_on": "a list of conditions, such as 'verdict!=HOLDS-SO-FAR'",
     "also": "tables [[also]] of further products",
 }
 """Entry → what may stand there, in words."""
@@ -101,12 +103,14 @@ class Plan(Product):
         time_limit: Seconds after which a step is ended; by default 300, or 30 times what scoring base and experts took.
         memory: What all processes together may take, such as `"4GB"`; by default whatever they need.
         controls: `"needed"`: a control is computed when a verdict rests on it; `"all"`: every one that there is.
+        fail_on: Conditions of the gate (`redteam.evaluation.gate`), under any of which the run leaves with 1.
         also: Further products, for curves and sweeps; what one of them leaves out is as in the plan itself.
     """
 
     name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     time_limit: Annotated[float, Field(gt=0)] | None = None
     memory: str | None = None
+    fail_on: tuple[str, ...] = ()
     controls: Literal["needed", "all"] = "needed"
     also: tuple[Product, ...] = ()
 
@@ -116,6 +120,11 @@ class Plan(Product):
         if value is not None:
             size(value)
         return value
+
+    @field_validator("fail_on", mode="after")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(Condition.parse(text).text for text in value)
 
     @model_validator(mode="before")
     @classmethod

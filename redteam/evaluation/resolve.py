@@ -250,6 +250,14 @@ class Resolved:
         return {chain.text: chain for part in self.parts for chain in part.all_of(kind)}
 
     @property
+    def files(self) -> dict[str, Path]:
+        """Files that the plan names, as it names them → where they are."""
+        kinds = ("scenarios", "defenses", "attacks", "mergers")
+        chains = [chain for part in self.parts for kind in kinds for chain in part.all_of(kind)]
+        links = (link for chain in chains for link in chain.links if link.reference.file)
+        return {link.reference.file: Path(link.origin) for link in links}
+
+    @property
     def gauntlets(self) -> dict[str, Ensemble]:
         """Name → gauntlet of attacks."""
         return {gauntlet.text: gauntlet for part in self.parts for gauntlet in part.gauntlets}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from redteam.archive import RESULTS, read_archive
 from redteam.errors import BadInput
 from redteam.evaluation.rows import (
     FELL_BEFORE,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = [
     "FALLEN",
     "FELL_BEFORE",
-    "RESULTS_FILES",
     "WITHOUT_FIGURE",
     "Adversary",
     "Beside",
@@ -71,8 +71,6 @@ FALLEN = ("BROKEN", "INEFFECTIVE")
 """Words that say of a defense that it does not protect."""
 WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
 """Words that say of the figures that they cannot be trusted."""
-RESULTS_FILES = (".json", ".gz")
-"""Endings of files that results are read from, beside folders."""
 
 
 class Span(Model):
@@ -333,17 +331,15 @@ class Results(Model):
         """Reads the results of a finished run.
 
         Args:
-            path: The run's folder, or a file that was written by `write`, compressed (.gz) or not.
+            path: The run's folder, a file that was written by `write`, compressed (.json.gz) or not, or an archive of
+                `redteam submit`.
 
         Raises:
             BadInput: If there is none, or it was written by a version that we cannot read.
         """
-        file = path / "results.json" if path.is_dir() or path.suffix not in RESULTS_FILES else path
+        file = path if path.is_file() or path.suffix in (".json", ".gz") else path / RESULTS
         try:
-            held = file.read_bytes()
-            return cls.model_validate_json(gzip.decompress(held) if file.suffix == ".gz" else held)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise BadInput(f"{file} is no whole gzip file; fetch or write it again.") from None
+            return cls.model_validate_json(_content(file))
         except OSError as error:
             raise BadInput(f"{file} cannot be read ({error.strerror}); name the folder of a finished run.") from None
         except ValueError:
@@ -405,3 +401,15 @@ class Results(Model):
         if self.unevaluated:
             return 2
         return 1 if self.gate is not None and self.gate.outcome == "failed" else 0
+
+
+def _content(file: Path) -> bytes:
+    """What `results.json` says, which may be compressed or lie in an archive."""
+    if file.name.endswith(".json"):
+        return file.read_bytes()
+    if not file.name.endswith(".json.gz"):
+        return read_archive(file)[RESULTS]
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise BadInput(f"{file} is no whole gzip file; fetch or write it again.") from None

@@ -27,6 +27,7 @@ from redteam.evaluation.engine import Engine
 from redteam.evaluation.estimate import Estimate
 from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.footprint import Budget
+from redteam.evaluation.gate import gate
 from redteam.evaluation.limitations import limitations, unfitting
 from redteam.evaluation.load_scenarios import footprints, load_scenarios
 from redteam.evaluation.plan import Plan, find_plan, run_folder
@@ -40,7 +41,9 @@ from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
 from redteam.files import write_atomically
 from redteam.memory import size
+from redteam.plugins.files import sources_of
 from redteam.plugins.shipped import DEFAULT_PLAN
+from redteam.plugins.source import digest_over
 
 
 def run(
@@ -91,6 +94,9 @@ def _run(
         engine.run()
         summary = Summary(design, engine.table, engine.places)
         results = _results(resolved, design, engine, summary, command, time.monotonic() - started)
+        if resolved.plan.fail_on:
+            answer = gate(results.told, resolved.plan.fail_on, results.figures)
+            results = results.model_copy(update={"gate": answer})
         results.write(store.root / "results.json")
         store.clear_work()
         found.append(results)
@@ -142,6 +148,10 @@ def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, i
         "thresholds": asdict(THRESHOLDS),
         "thresholds_digest": THRESHOLDS.digest(),
         "scenarios": {f"{name} seed {seed}": digest for (name, seed), digest in identities.items()},
+        "files": {
+            written: {"at": str(file), "digest": digest_over(sources_of(file))}
+            for written, file in resolved.files.items()
+        },
     }
     write_atomically(store.root / "plan.json", json.dumps(announced, indent=1) + "\n")
 

@@ -128,6 +128,25 @@ def read_plugin_file(file: Path, shown: str) -> bytes:
     return content
 
 
+def sources_of(file: Path) -> dict[str, bytes]:
+    """A file that a plan names and, where it is Python, the modules beside it that it imports, however indirectly.
+
+    Args:
+        file: A plugin's file, or one that a plugin reads.
+
+    Returns:
+        Path below the file's folder, with slashes → content.
+
+    Raises:
+        OSError: If one of them cannot be read.
+    """
+    content = file.read_bytes()
+    if file.suffix != ".py":
+        return {file.name: content}
+    parts = _gathered(file, file.stem.replace(".", "_"), content)
+    return {one.file.relative_to(file.parent).as_posix(): one.source for one in parts.values() if one.file.is_file()}
+
+
 def module_from(file: Path, *, shown: str = "") -> ModuleType:
     """The module of a Python file; see `import_file`."""
     return import_file(file, shown=shown).module

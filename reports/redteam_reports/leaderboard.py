@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from redteam import answer
 from redteam.disagreement import disagreements
 from redteam.evaluation.results import WITHOUT_FIGURE, OverVictims, Results, Subject, Verdict
+from redteam.files import write_atomically
 from redteam_reports import wording
 
 Ranked = list[tuple[int | None, Verdict]]
+
+
+def write(results: Results, path: Path) -> None:
+    """Writes the leaderboard as Markdown.
+
+    Raises:
+        UnwritableOutput: If the file cannot be written.
+    """
+    write_atomically(path, markdown(results))
 
 
 @dataclass(frozen=True)

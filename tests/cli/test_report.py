@@ -124,7 +124,10 @@ def test_the_schema_is_printed(redteam: Invoke) -> None:
 REFUSED = {
     "nowhere": (["report", "nowhere"], "cannot be read (No such file or directory); name the folder of a finished run"),
     "bad gate": (["report", "{run}", "--fail-on", "theft"], "Cannot read the gate 'theft'"),
-    "bad extension": (["report", "{run}", "-o", "r.pdf"], "must end in one of .csv, .html, .json, .junit.xml, .md."),
+    "bad extension": (
+        ["report", "{run}", "-o", "r.pdf"],
+        "must end in one of .csv, .html, .json, .junit.xml, .leaderboard.md, .md.",
+    ),
     "bad place": (["report", "{run}", "-o", "/proc/none/r.html"], "/proc/none/r.html cannot be written"),
 }
 

@@ -106,6 +106,16 @@ class TestRun:
         grown = {int(line.rsplit(" ", 3)[1]) for line in lines if " further computations (" in line}
         assert set(totals) <= {first, *grown}, "the total never grows without a line that says why"
 
+    def test_the_plan_has_a_gate_and_the_shell_replaces_it(self, ran: tuple[Path, Told]) -> None:
+        home, _ = ran
+        planned(home / "gated", fail_on=["verdict==BROKEN"])
+        shutil.copytree(home / "out", home / "gated/out")
+        words = ("run", "gated/plan.toml", "--out", "gated/out", "--workers", "0")
+        for more, asked in (((), "verdict==BROKEN"), (("--fail-on", "theft>=0.9"), "theft>=0.9")):
+            told = redteam(*words, *more, where=home)
+            assert f"The gate {asked} " in told.out
+            assert json.loads((home / "gated/out/results.json").read_text())["gate"]["expression"] == asked
+
     def test_reports_are_written_where_asked(self, ran: tuple[Path, Told]) -> None:
         home, _ = ran
         assert (home / "new" / "r.md").read_text() == (home / "out" / "report.md").read_text()
@@ -267,7 +277,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", ["r.pdf", "r", ".md", "r.xml", ".junit.xml", "r.md.txt"])
     def test_reports_of_unknown_kinds(self, refused: Callable[..., str], tmp_path: Path, name: str) -> None:
-        assert "must end in one of .csv, .html, .json, .junit.xml, .md" in refused("-o", name, "--out", "out")
+        assert "must end in one of .csv, .html, .json, .junit.xml, .leaderboard.md, .md" in refused(
+            "-o", name, "--out", "out"
+        )
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize("text", ["theft", "theft>=half", "thief>=0.5", "theft=>0.5"])

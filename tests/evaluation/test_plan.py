@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from redteam.errors import BadPlan, RedteamError, UnknownName
+from redteam.errors import BadInput, BadPlan, RedteamError, UnknownName
 from redteam.evaluation.plan import Plan
 
 
@@ -34,6 +34,7 @@ def test_references_are_canonical_and_named_once() -> None:
         ({"time_limit": -1}, "time_limit must be a number of seconds above 0, not -1"),
         ({"memory": "4 apples"}, "memory must be a size such as '4GB' or '512MB', not '4 apples'"),
         ({"memory": "0GB"}, "memory must be a size"),
+        ({"fail_on": "theft>=0.5"}, "fail_on must be a list of conditions, such as 'verdict!=HOLDS-SO-FAR'"),
         ({"memory": 4}, "memory must be a size such as '4GB' or '512MB', not 4"),
         ({"name": "../outside"}, "name must be letters"),
     ],
@@ -41,6 +42,12 @@ def test_references_are_canonical_and_named_once() -> None:
 def test_what_is_wrong_is_named(given: dict, told: str) -> None:
     with pytest.raises(BadPlan, match=told):
         Plan.of(given)
+
+
+def test_its_gate_is_read_at_once() -> None:
+    assert Plan.of({"fail_on": [" theft>=0.5 "]}).fail_on == ("theft>=0.5",)
+    with pytest.raises(BadInput, match="The gate theft>=2 can never fail"):
+        Plan.of({"fail_on": ["theft>=2"]})
 
 
 def test_an_unknown_threat_model_gets_a_suggestion() -> None:

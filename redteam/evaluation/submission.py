@@ -1,0 +1,100 @@
+"""A finished run as what its author sends in: results, plan, digests and the files that the plan names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from redteam.archive import FILES, PLAN, RESULTS
+from redteam.errors import BadInput
+from redteam.evaluation.results import Results
+from redteam.plugins.files import sources_of
+from redteam.plugins.reference import Reference, chain_text, parse_chain
+from redteam.plugins.source import digest_over
+
+_ABSOLUTE = re.compile(r"(?<![\w.~-])(?:~|[A-Za-z]:)?[/\\][^\s'\"=]*?([^\s/\\'\"=]+)(?=[\s'\"=]|$)")
+"""A path from the root or the home folder in a command, of which the last name is told."""
+_KINDS = ("scenarios", "defenses", "attacks", "mergers")
+
+
+def members_of(run: Path) -> dict[str, bytes]:
+    """What an archive of a run holds but for its manifest: no path of this machine, no key, no weights.
+
+    Files that the plan names become `files/N/…`, and the plan and the command name them so.
+
+    Args:
+        run: The folder of a finished run.
+
+    Raises:
+        BadInput: If the folder holds no finished run, or a file that the plan names is gone or was edited since.
+    """
+    results, announced = Results.read(run), _announced(run)
+    if announced.get("plan") != results.plan:
+        raise BadInput(f"{run} holds results of another plan than the one begun last; run that plan to its end first.")
+    named: dict[str, dict[str, str]] = announced.get("files", {})
+    members: dict[str, bytes] = {}
+    folders: dict[Path, str] = {}
+    places: dict[str, str] = {}
+    for written, about in named.items():
+        file = Path(about["at"])
+        folder = folders.setdefault(file.parent, f"{FILES}/{len(folders)}")
+        for name, content in _unchanged(file, about["digest"], run).items():
+            members[f"{folder}/{name}"] = content
+        places[written] = f"{folder}/{file.name}"
+    plan = _placed(results.plan, places)
+    moved = results.model_copy(update={"plan": plan, "command": _ABSOLUTE.sub(r"\1", results.command)})
+    digests = {places[written]: about["digest"] for written, about in named.items()}
+    told = {**announced, "plan": plan, "files": {file: {"digest": digests[file]} for file in sorted(digests)}}
+    members[PLAN] = _json(told)
+    members[RESULTS] = (moved.model_dump_json(indent=1, by_alias=True) + "\n").encode()
+    return members
+
+
+def _announced(run: Path) -> dict[str, Any]:
+    path = run / PLAN
+    try:
+        held = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); name the folder of a finished run.") from None
+    except ValueError:
+        held = None
+    if not isinstance(held, dict) or "files" not in held:
+        raise BadInput(f"{path} is not of this version; run the plan again, which computes only what is missing.")
+    return held
+
+
+def _unchanged(file: Path, expected: str, run: Path) -> dict[str, bytes]:
+    try:
+        found = sources_of(file)
+    except OSError as error:
+        raise BadInput(f"{file}, which the plan of {run} names, cannot be read ({error.strerror}).") from None
+    if digest_over(found) != expected:
+        raise BadInput(f"{file}, or what it imports from its folder, was edited after the run; run the plan again.")
+    return found
+
+
+def _placed(plan: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """The plan with its files where an archive has them."""
+    moved = {
+        kind: [_moved(text, places) for text in value] if kind in _KINDS else value for kind, value in plan.items()
+    }
+    if "also" in plan:
+        moved["also"] = [_placed(one, places) for one in plan["also"]]
+    return moved
+
+
+def _moved(text: str, places: Mapping[str, str]) -> str:
+    chain = [
+        Reference(places.get(link.file, link.file) + ("" if link.is_data else f"@{link.plugin}"), link.settings)
+        if link.file
+        else link
+        for link in parse_chain(text)
+    ]
+    return chain_text(tuple(chain))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
