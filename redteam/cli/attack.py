@@ -60,9 +60,10 @@ def attack(
     """
     from redteam.plugins.registry import ATTACKS, DEFENSES
 
-    ATTACKS.require_all(attack)  # a slip in a name is said before torch is imported
+    ATTACKS.require_all(attack)  # a slip in a name or a path is said before torch is imported
     if defense is not None:
         DEFENSES.require_all(defense)
+    shared.require_usable(device, out, force, [model, base], key)
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import read_key
@@ -72,7 +73,6 @@ def attack(
     lock = None if defense is None else Pipeline.load(DEFENSES, defense, Path())
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
-    shared.require_usable(device, out, force, [model, base, key])
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
     what = f"The attack {chain.text}"

@@ -40,14 +40,18 @@ def audit(
     Needs the base and no data, and reads layer by layer. A lock that moves the weights by less than training did is
     not told from training.
     """
+    from redteam.files import require_model
+    from redteam.plugins.registry import AUDIT_REPORTS
+
+    others = [] if other is None else [other]
+    for path in (base, model, *others):  # a slip in a path is said before torch is imported
+        require_model(path)
+    asked = writers(report or (), AUDIT_REPORTS)
+    _require_apart([path for path, _ in asked], [model, base, *others])
     from redteam.audit import audit as look
     from redteam.checkpoint import shared_tensors
     from redteam.checkpoint.parts import part_of
-    from redteam.plugins.registry import AUDIT_REPORTS
 
-    asked = writers(report or (), AUDIT_REPORTS)
-    others = [] if other is None else [other]
-    _require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = opening.open_alike(base, model, *others, dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, opened[0], model)
     anchor = part_of(anchor, opened[0])

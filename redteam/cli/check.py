@@ -37,8 +37,12 @@ def check(
     WRONG. Exit code 1 if something is wrong, 2 if it could not be looked at.
     """
     from redteam.plugins.reference import Reference
+    from redteam.plugins.registry import REGISTRIES, kinds_of
 
-    if (reference := Reference.parse(name)).is_data or _looks_at_files(reference):
+    reference = Reference.parse(name)
+    for kind in kinds_of(reference.name) if not reference.file else ("scenario",):
+        REGISTRIES[kind].require(reference)  # a slip in a name is said before torch is imported
+    if reference.is_data or _looks_at_files(reference):
         _fit(reference)
     typer.echo(f"Loading {name} and what it is tried on.")
     from redteam.testing import Clock, checks_for, plugins, prepare

@@ -90,9 +90,12 @@ _ON_THE_CPU = "leave --device out to compute on the CPU."
 
 def read_as(dequantise: bool, dtype: str | None = None) -> torch.dtype | None:
     """In what quantised weights are read: bfloat16 or the dtype that is asked for; `None` where they are refused."""
+    if not dequantise:
+        return None
     import torch
 
-    return getattr(torch, dtype or "bfloat16") if dequantise else None
+    found: torch.dtype = getattr(torch, dtype or "bfloat16")
+    return found
 
 
 @contextmanager
@@ -137,7 +140,9 @@ def read_ahead(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 
 
 def require_device(device: str) -> None:
-    """Raises BadInput where torch cannot use the device."""
+    """Raises BadInput where torch, which takes seconds to import, cannot use the device."""
+    if device == Device.cpu:
+        return
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -148,24 +153,29 @@ def require_device(device: str) -> None:
         raise BadInput(f"The device {str(device)!r} cannot be used here; {_ON_THE_CPU}") from None
 
 
-def require_usable(device: str, out: Path, force: bool, sources: Iterable[Path | None]) -> None:
+def require_usable(device: str, out: Path, force: bool, models: Iterable[Path | None], key: Path | None = None) -> None:
     """Refuses, before anything is computed, what computing or `redteam.checkpoint.save.write` would fail on.
 
     Args:
         device: Where to compute.
         out: The folder to write.
         force: Whether it may be replaced.
-        sources: What is read.
+        models: What is read.
+        key: The key, where one is read.
 
     Raises:
         BadInput: If torch cannot use the device.
+        NotACheckpoint: If there is nothing where a model should be.
         UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
     """
-    from redteam.files import apart, vacant
+    from redteam.files import apart, require_model, vacant
 
-    require_device(device)
+    given = [model for model in models if model is not None]
+    for model in given:
+        require_model(model)
     vacant(out, force)
-    apart(out, [source for source in sources if source is not None])
+    apart(out, given if key is None else [*given, key])
+    require_device(device)
 
 
 class Layout(TypedDict):

@@ -57,6 +57,10 @@ def diagnosed(
     Raises:
         BadInput: If nothing is there, or the base cannot be read.
     """
+    from redteam.files import require_model
+
+    for path in (base, *models.values()):  # a slip in a path is said before torch is imported
+        require_model(path)
     from redteam.doctor import examine
     from redteam.doctor.tokens import tokens
 
@@ -72,8 +76,6 @@ def diagnosed(
         try:
             held[name] = opening.opened(path, anchor, dequantise=dequantise)
         except BadInput as error:
-            if not path.expanduser().exists():
-                raise
             found.append(_refused(name, error))
             continue
         found += tokens(name, path, base)

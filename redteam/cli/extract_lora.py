@@ -26,6 +26,7 @@ def extract_lora(
     biases, tables of tokens, outputs and convolutions are left out, and it is said how much that is. PEFT loads the
     folder, and every command here takes it in place of a model.
     """
+    shared.require_usable(device, out, force, [model, base])
     from redteam.anatomy.alike import finite, require_related, require_same_settings
     from redteam.checkpoint import own_tensors
     from redteam.checkpoint.extract import Extraction
@@ -33,7 +34,6 @@ def extract_lora(
     from redteam.checkpoint.parts import part_of
     from redteam.doctor.headers import some
 
-    shared.require_usable(device, out, force, [model, base])
     origin, found = opening.open_alike(base, model, dequantise=shared.read_as(dequantise))
     who = f"The model {model}"
     origin = part_of(origin, found)

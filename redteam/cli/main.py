@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from redteam.errors import RedteamError
+from redteam.errors import RedteamError, UnknownName
 from redteam.memory import is_shortage
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -69,6 +69,11 @@ class _Group(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _Lazy(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise UnknownName.among("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:

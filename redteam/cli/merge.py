@@ -15,6 +15,7 @@ from redteam.cli import opening
 from redteam.cli.achieved import Achieved
 from redteam.cli.doctor import diagnosed, tell
 from redteam.errors import BadInput, RedteamError, UnknownName
+from redteam.files import require_model
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,12 @@ def merge(
     """
     from redteam.plugins.registry import MERGERS
 
-    MERGERS.require_all(merger)  # a slip in a name is said before torch is imported
+    MERGERS.require_all(merger)  # a slip in a name or a path is said before torch is imported
+    experts = opening.by_name(expert)
+    for path in (base, *experts.values()):
+        require_model(path)
+    if out is not None and not check:
+        shared.require_usable(device, out, force, [base, *experts.values()])
     from redteam.checkpoint import own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.checkpoint.naming import is_remnant
@@ -74,7 +80,6 @@ def merge(
             f"The merger {plugin.spec.name} takes data of every expert's task, and redteam merge is given checkpoints "
             "alone; name it in redteam run, under a threat model that grants them, such as --threat data-rich."
         )
-    experts = opening.by_name(expert)
     _require_names(plugin.settings, list(experts))
     if check:
         shared.require_device(device)
@@ -87,7 +92,6 @@ def merge(
         raise BadInput(
             "A merge is written to a folder, so add --out DIR." if out is None else "--json goes with --check alone."
         )
-    shared.require_usable(device, out, force, [base, *experts.values()])
     origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, origin, base)
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}

@@ -86,7 +86,8 @@ def protect(
     """
     from redteam.plugins.registry import DEFENSES
 
-    DEFENSES.require_all(defense)  # a slip in a name is said before torch is imported
+    DEFENSES.require_all(defense)  # a slip in a name or a path is said before torch is imported
+    shared.require_usable(device, out, force, [model, base])
     import torch
 
     from redteam.checkpoint.loading import require_agreement, require_loads
@@ -96,7 +97,6 @@ def protect(
 
     chain = Pipeline.load(DEFENSES, defense, Path())
     _require_alone(chain)
-    shared.require_usable(device, out, force, [model, base])
     if of_adapters.rewrites_factors(chain):
         _protect_adapter(
             chain,

@@ -87,11 +87,11 @@ def run(
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
     check_gate(fail_on)
+    asked = writers(report or ())
     say(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate
 
-    asked = writers(report or ())
     if dry_run:
         _show(preview(found, out=out, folder=folder))
         return

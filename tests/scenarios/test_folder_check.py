@@ -173,7 +173,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "an entry": (
         lambda p: (p / "mine.toml").write_text("victm = 3\n" + (p / "mine.toml").read_text()),
         2,
-        "did you mean 'victim'?",
+        "did you mean 'victim' or 'victims'?",
     ),
 }
 
