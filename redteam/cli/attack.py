@@ -10,6 +10,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
+from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ def attack(
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Try to take a lock off a checkpoint, or an adapter, from its weights and the base's.
 
@@ -64,6 +68,7 @@ def attack(
     if defense is not None:
         DEFENSES.require_all(defense)
     shared.require_usable(device, out, force, [model, base], key)
+    said = Said(as_json)
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import read_key
@@ -112,10 +117,12 @@ def attack(
                 ending=_ENDING,
             )
             for line in (*told, proof or _NOT_PROVEN):
-                typer.echo(line)
+                said(line)
             if secret is not None and not key_told:
-                typer.echo("Nothing here tells whether the key was the right one: under any other the product stays.")
-            typer.echo(f"{chain.text} is done; the adapter is in {out}.")
+                said("Nothing here tells whether the key was the right one: under any other the product stays.")
+            said(f"{chain.text} is done; the adapter is in {out}.")
+            said.facts |= rows
+            said.end(out)
             return
         made, tokens, numbered = of_tokenizers.told(protected, recovered, layout)
         with shared.read_ahead(made.stored_as(protected)) as ready:
@@ -133,21 +140,23 @@ def attack(
                 check=lambda: None if like else _require_effect(chain, achieved, what),
                 ending=_ENDING,
             )
+    said.facts |= {**rows, **numbered}
     for line in of_tokenizers.sentences(numbered):
-        typer.echo(line)
+        said(line)
     outputs = "" if kept else "; its outputs may have changed"
-    shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
+    shared.tell(said, written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
     if kept:
-        typer.echo(proof or _NOT_PROVEN)
+        said(proof or _NOT_PROVEN)
     if certify:
-        typer.echo(_certified(protected, recovered, out))
+        said(_certified(protected, recovered, out))
     if achieved.distances is None and secret is not None and not key_told:
-        typer.echo("Nothing here tells whether the key was the right one; --base would.")
+        said("Nothing here tells whether the key was the right one; --base would.")
     elif like is None and achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
-        typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+        said("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
     require_agreement(out, layout["like"])
     if check:
-        typer.echo(require_loads(out, layout["like"]))
+        said(require_loads(out, layout["like"]))
+    said.end(out)
 
 
 def _recovered(

@@ -11,6 +11,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import Pages, writers
+from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput, UnwritableOutput
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def audit(
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     report: Pages = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say which lock is on a model, at which sites, of which group, and how much of it comes off.
 
@@ -65,6 +69,9 @@ def audit(
         found = look(opened[0], anchor, *opened[1:], device=device, names=names, progress=shown.advanced)
     for path, writer in asked:
         writer(found, path)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+        return
     _tell(found)
     for path, _ in asked:
         typer.echo(f"Written: {path}")

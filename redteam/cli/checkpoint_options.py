@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redteam.checkpoint.save import Written
     from redteam.checkpoint.spelling import Spelling
     from redteam.cli.achieved import Achieved
+    from redteam.cli.printing import Said
     from redteam.key import Key
 
 
@@ -248,18 +249,19 @@ def section(title: str, rows: Mapping[str, str], ending: str = "") -> str:
     return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
 
 
-def tell(written: Written, achieved: Achieved, sentence: str) -> None:
+def tell(said: Said, written: Written, achieved: Achieved, sentence: str) -> None:
     """Says which files beside the weights were not copied, and what was done."""
+    said.facts |= achieved.rows()
     for line in achieved.sentences():
-        typer.echo(line)
+        said(line)
     if written.left_out:
-        typer.echo(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
+        said(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
     if written.uncoded:
-        typer.echo(
+        said(
             f"auto_map was taken out of {', '.join(written.uncoded)}: it names code, which is never copied nor run. "
             "Where transformers doesn't know the network, whoever publishes it puts both back."
         )
-    typer.echo(sentence)
+    said(sentence)
 
 
 def key_at(path: Path, out: Path) -> tuple[Key, bool]:

@@ -10,6 +10,7 @@ import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
+from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput, NotACheckpoint, Quantised
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from redteam.doctor import Diagnosis, Finding
     from redteam.doctor.findings import Kind
 
-Json = Annotated[bool, typer.Option("--json", help="Print what was found as JSON, and nothing else.")]
 _WORDS = {"stops": "STOPS", "damages": "DAMAGES", "note": "note"}
 _TOLD = 4  # places that a line names
 
@@ -32,6 +32,8 @@ def doctor(
     json: Json = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say why a merge of these models over this base will fail: what stops it, what damages it, what is worth knowing.
 

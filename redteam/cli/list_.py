@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli.printing import Json, print_json
 from redteam.errors import UnknownName
 from redteam.plugins.registry import REGISTRIES, Listed
 from redteam.plugins.shipped import KINDS, shipped
@@ -24,12 +24,12 @@ def list_(
         str | None,
         typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report, plan, gauntlet or threat."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List plugins, plans, gauntlets and threat models: kind, name, package and one line about each."""
     found = listed(kind)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+        print_json([asdict(one) for one in found])
     elif sys.stdout.isatty():
         _print_table(found)
     else:

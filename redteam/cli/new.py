@@ -15,7 +15,7 @@ import typer
 from redteam.errors import BadInput, UnknownName, UnwritableOutput
 from redteam.plugins.reference import DATA, Reference
 from redteam.plugins.registry import SCENARIOS
-from redteam.terminal import say
+from redteam.terminal import mention
 
 _KINDS = ("attack", "defense", "merger", "scenario")
 """Each is an option of `redteam run`, and has a template."""
@@ -90,7 +90,7 @@ def _propose(folder: Path, out: Path | None, victim: str | None) -> None:
     reader = SCENARIOS.reader(DATA)
     if reader is None or reader.spec.propose is None:
         raise BadInput(f"No scenario that is installed writes {DATA} files; install one that does.")
-    say(f"Looking into {folder}")
+    mention(f"Looking into {folder}")
     text = reader.spec.propose(folder, file, victim)
     try:
         with file.open("x", encoding="utf-8") as opened:

@@ -43,9 +43,6 @@ FailOn = Annotated[
         help="Leave with 1 where a verdict is so, as in 'verdict!=HOLDS-SO-FAR' or 'theft.high>=0.5'; may be repeated.",
     ),
 ]
-Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Also print flags, controls and counts, and each verdict's reason.")
-]
 _PLAIN, _WIDEST = 80, 120  # columns that the answer takes where there is no terminal, and at most
 Written = tuple[Path, Callable[[Any, Path], None]]
 
@@ -98,13 +95,17 @@ def gated(results: Results, expressions: Sequence[str] | None) -> Results:
     return results.model_copy(update={"gate": gate(results.told, expressions, results.figures)})
 
 
-def tell(results: Results, *, verbose: bool) -> None:
+def tell(results: Results, *, verbose: bool, as_json: bool = False) -> None:
     """Prints the answer, and what the gate says.
 
     Args:
         results: What to speak of.
         verbose: Whether flags, controls and counts follow.
+        as_json: Whether what `results.json` holds is printed in place of all that.
     """
+    if as_json:
+        typer.echo(results.as_json())
+        return
     from redteam.cli.answer import answer
     from redteam.evaluation.gate import told
 

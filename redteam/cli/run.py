@@ -6,16 +6,18 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
+from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
+from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.plugins.shipped import DEFAULT_PLAN
-from redteam.terminal import say
+from redteam.terminal import mention
 
 
 class Controls(StrEnum):
@@ -48,7 +50,9 @@ def run(
     ] = None,
     report: Files = None,
     fail_on: FailOn = None,
-    verbose: Verbose = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Details = False,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log to mlflow: MLFLOW_TRACKING_URI, or OUT/mlflow.db.")
     ] = False,
@@ -88,12 +92,16 @@ def run(
         found = found.changed(here, origin="The command line")
     check_gate(fail_on)
     asked = writers(report or ())
-    say(f"Reading the plan {plan}, torch and the plugins")
+    mention(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate
 
     if dry_run:
-        _show(preview(found, out=out, folder=folder))
+        foreseen = preview(found, out=out, folder=folder)
+        if as_json:
+            print_json(asdict(foreseen))
+        else:
+            _show(foreseen)
         return
     with Progress() as progress:
         results = evaluate(
@@ -116,8 +124,9 @@ def run(
         from redteam.tracking import export_mlflow
 
         export_mlflow(results, mlflow_uri, folder=home)
-    tell(results, verbose=verbose)
-    typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
+    tell(results, verbose=verbose, as_json=as_json)
+    if not as_json:
+        typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli.outputs import Pages, writers
+from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput
 from redteam.plugins.shipped import default_merger, defaults
 
@@ -65,6 +66,9 @@ def search(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what is found [default: runs/search-DEFENSE].")] = None,
     report: Pages = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Look for the strongest attacker of a defense, or with --defend for a defense that no attack breaks.
 
@@ -98,7 +102,7 @@ def search(
 
         chosen = {"defenses": tuple(absolute(text) for text in named), **_given(fidelity=fidelity, seeds=seeds)}
         home = out or Path("runs") / "search-defend"
-        search_defenses({**shared, **chosen}, home, report or (), processes, command())
+        search_defenses({**shared, **chosen}, home, report or (), processes, command(), as_json=as_json)
         return
     for flag, value in (("--fidelity", fidelity), ("--seeds", seeds)):
         if value is not None:
@@ -109,7 +113,12 @@ def search(
             "one that holds with --defend."
         )
     home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', named[0]).strip('-')}"
-    _search_attackers({**shared, "defense": absolute(named[0])}, home, report or (), processes, command(), started)
+    found = _search_attackers({**shared, "defense": absolute(named[0])}, home, report or (), processes, command())
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+    else:
+        _tell(found, home, time.perf_counter() - started)
+    raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -118,8 +127,8 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _search_attackers(
-    asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str, started: float
-) -> None:
+    asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str
+) -> SearchResults:
     from redteam.cli.progress import Progress
     from redteam.plugins.registry import SEARCH_REPORTS
     from redteam.search.run import Asked
@@ -137,8 +146,7 @@ def _search_attackers(
         )
     for path, writer in written:
         writer(found, path)
-    _tell(found, home, time.perf_counter() - started)
-    raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
+    return found
 
 
 def _tell(found: SearchResults, home: Path, seconds: float) -> None:

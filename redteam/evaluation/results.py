@@ -350,7 +350,11 @@ class Results(Model):
         Raises:
             UnwritableOutput: If it cannot be written.
         """
-        write_atomically(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
+        write_atomically(path, self.as_json() + "\n")
+
+    def as_json(self) -> str:
+        """What that file holds."""
+        return self.model_dump_json(indent=1, by_alias=True)
 
     @property
     def told(self) -> tuple[Verdict, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_one_that_fails_is_one(redteam: Invoke) -> None:
     assert "re-keyable" in failed
     assert "two keys gave the same weights" in failed
     assert "1 failed" in out
+
+
+def test_as_json_every_check_has_its_outcome(redteam: Invoke) -> None:
+    code, out, err = redteam("check", str(Reference(f"{FILE}@ignores-key")), "--json")
+    assert (code, err) == (1, "")
+    found = json.loads(out)
+    (tried,) = found["plugins"]
+    assert tried["kind"] == "defense"
+    assert [one["check"] for one in tried["checks"] if one["status"] == "failed"] == ["re-keyable"]
+    assert found["remarks"] == []
 
 
 def test_every_plugin_of_the_name(redteam: Invoke) -> None:
