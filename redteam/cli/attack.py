@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import of_adapters, of_tokenizers, opening
+from redteam.cli import completion, of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
 from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, NotACheckpoint
@@ -29,7 +29,7 @@ _AS_ROUNDING = 3.0  # of what storing the result costs: the same numbers were ro
 
 
 def attack(
-    attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN)],
+    attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN, autocompletion=completion.ATTACK)],
     model: shared.Model,
     out: shared.Out,
     base: Annotated[
@@ -39,7 +39,11 @@ def attack(
         Path | None, typer.Option(metavar="FILE", help="For the key's holder: the key.", callback=shared.at_home)
     ] = None,
     defense: Annotated[
-        str | None, typer.Option(help="For the key's holder: the defense as it was put on, settings and all.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.DEFENSE,
+            help="For the key's holder: the defense as it was put on, settings and all.",
+        ),
     ] = None,
     device: shared.OnDevice = shared.Device.cpu,
     certify: Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from redteam.cli import completion
 from redteam.cli.printing import Json, Quiet, print_json
 from redteam.terminal import mention
 
@@ -22,7 +23,12 @@ _SHORT = {"passed": "passed", "failed": "FAILED", "not applicable": "n/a", "not 
 
 def check(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A plugin, path/to/file.py@name, or a scenario's file.toml.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=completion.WITH_CONTRACT,
+            help="A plugin, path/to/file.py@name, or a scenario's file.toml.",
+        ),
     ],
     time_limit: Annotated[
         float,

@@ -9,20 +9,23 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli import completion
+from redteam.cli.completion import ALL_KINDS, THREAT
 from redteam.cli.printing import Json, print_json
 from redteam.errors import UnknownName
 from redteam.plugins.registry import REGISTRIES, Listed
-from redteam.plugins.shipped import KINDS, shipped
+from redteam.plugins.shipped import shipped
 from redteam.threat import THREAT_MODELS
-
-THREAT = "threat"
-"""The kind of threat models, which are no plugins: they belong to the rules by which verdicts are given."""
 
 
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report, plan, gauntlet or threat."),
+        typer.Argument(
+            metavar="[KIND]",
+            autocompletion=completion.words(*ALL_KINDS),
+            help="scenario, defense, attack, merger, report, plan, gauntlet or threat.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +46,7 @@ def listed(kind: str | None = None) -> tuple[Listed, ...]:
     Raises:
         UnknownName: If there is no such kind.
     """
-    kinds: tuple[str, ...] = (*REGISTRIES, *KINDS, THREAT)
+    kinds = ALL_KINDS
     if kind is not None:
         wanted = kind.lower()
         wanted = wanted if wanted in kinds else wanted.removesuffix("s")

@@ -56,7 +56,7 @@ class _Lazy(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         module, _, attribute = self.target.partition(":")
-        app = _typer()
+        app = _typer(add_completion=False)
         app.command(self.name)(getattr(importlib.import_module(module), attribute))
         return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
 
@@ -149,7 +149,7 @@ def _root(
 
 
 def _typer(**options: Any) -> typer.Typer:
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
 
 def _of_the_shell(error: Exception) -> bool:

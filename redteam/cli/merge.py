@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import opening
+from redteam.cli import completion, opening
 from redteam.cli.achieved import Achieved
 from redteam.cli.doctor import diagnosed, tell
 from redteam.cli.printing import Json, Quiet, Said, Verbose
@@ -30,7 +30,12 @@ _EQUAL = "The merge by {} equals the base: it"
 
 
 def merge(
-    merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in name:setting=value or path/to/file.py@name.")],
+    merger: Annotated[
+        str,
+        typer.Argument(
+            metavar="MERGER", autocompletion=completion.MERGER, help="As in name:setting=value or path/to/file.py@name."
+        ),
+    ],
     base: Annotated[
         Path, typer.Option(help="The public model; its folder says how the merge is laid out.", callback=shared.at_home)
     ],

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli import completion
 from redteam.errors import BadInput, UnknownName, UnwritableOutput
 from redteam.plugins.reference import DATA, Reference
 from redteam.plugins.registry import SCENARIOS
@@ -25,7 +26,12 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, merger or scenario.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", autocompletion=completion.words(*_KINDS), help="attack, defense, merger or scenario."
+        ),
+    ],
     name: Annotated[
         str,
         typer.Argument(

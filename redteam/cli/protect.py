@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import of_adapters, of_tokenizers, opening
+from redteam.cli import completion, of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
 from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, NotACheckpoint
@@ -47,7 +47,7 @@ class Dtype(StrEnum):
 
 
 def protect(
-    defense: Annotated[str, typer.Argument(metavar="DEFENSE", help=shared.CHAIN)],
+    defense: Annotated[str, typer.Argument(metavar="DEFENSE", help=shared.CHAIN, autocompletion=completion.DEFENSE)],
     model: shared.Model,
     out: shared.Out,
     key: Annotated[

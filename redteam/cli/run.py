@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from redteam.cli import completion
 from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
@@ -28,12 +29,26 @@ class Controls(StrEnum):
 
 
 def run(
-    plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="A plan that ships, or a TOML file.")] = DEFAULT_PLAN,
-    scenario: Annotated[list[str] | None, typer.Option(help="A scenario; may be repeated.")] = None,
-    defense: Annotated[list[str] | None, typer.Option(help="A defense, a+b for a chain; may be repeated.")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="An attack, a+b for a chain; may be repeated.")] = None,
-    merger: Annotated[list[str] | None, typer.Option(help="A merger; may be repeated.")] = None,
-    threat: Annotated[list[str] | None, typer.Option(help="A threat model; may be repeated.")] = None,
+    plan: Annotated[
+        str, typer.Argument(metavar="[PLAN]", help="A plan that ships, or a TOML file.", autocompletion=completion.PLAN)
+    ] = DEFAULT_PLAN,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="A scenario; may be repeated.", autocompletion=completion.SCENARIO)
+    ] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="A defense, a+b for a chain; may be repeated.", autocompletion=completion.DEFENSE),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="An attack, a+b for a chain; may be repeated.", autocompletion=completion.ATTACK_OR_GAUNTLET),
+    ] = None,
+    merger: Annotated[
+        list[str] | None, typer.Option(help="A merger; may be repeated.", autocompletion=completion.MERGER_OR_GAUNTLET)
+    ] = None,
+    threat: Annotated[
+        list[str] | None, typer.Option(help="A threat model; may be repeated.", autocompletion=completion.THREAT_MODEL)
+    ] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="Keys to try each keyed defense under.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redteam.cli import completion
 from redteam.cli.outputs import Pages, writers
 from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
 def search(
     defense: Annotated[
         list[str] | None,
-        typer.Option(help="The defense to break, a+b for a chain; with --defend one to choose from; then repeat."),
+        typer.Option(
+            autocompletion=completion.DEFENSE,
+            help="The defense to break, a+b for a chain; with --defend one to choose from; then repeat.",
+        ),
     ] = None,
     defend: Annotated[bool, typer.Option("--defend", help="Look for a defense that no attack breaks.")] = False,
-    scenario: Annotated[str, typer.Option(help="The scenario.")] = defaults()["scenarios"][0],
+    scenario: Annotated[str, typer.Option(help="The scenario.", autocompletion=completion.SCENARIO)] = defaults()[
+        "scenarios"
+    ][0],
     seed: Annotated[int, typer.Option(min=0, help="Which retraining of base and experts.")] = 0,
-    merger: Annotated[str, typer.Option(help="The merger.")] = default_merger(),
-    threat: Annotated[str, typer.Option(help="The threat model.")] = "weights-only",
+    merger: Annotated[str, typer.Option(help="The merger.", autocompletion=completion.MERGER)] = default_merger(),
+    threat: Annotated[
+        str, typer.Option(help="The threat model.", autocompletion=completion.THREAT_MODEL)
+    ] = "weights-only",
     trials: Annotated[int, typer.Option(min=1, help="How many chains to try.")] = 40,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further trial after so long.")] = None,
     steps: Annotated[
@@ -39,8 +47,9 @@ def search(
     attack: Annotated[
         list[str] | None,
         typer.Option(
+            autocompletion=completion.ATTACK,
             help="Choose from these attacks alone; settings given are not tuned; with --defend what every defense "
-            "faces; repeat."
+            "faces; repeat.",
         ),
     ] = None,
     fidelity: Annotated[

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from redteam.cli import completion
 from redteam.cli.printing import Json, print_json
 from redteam.errors import UnknownName
 from redteam.plugins.contracts import (
@@ -35,7 +36,9 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A plugin, plan, gauntlet or threat model, path/to/file.py@name, or a scenario's file."
+            metavar="NAME",
+            autocompletion=completion.ANYTHING,
+            help="A plugin, plan, gauntlet or threat model, path/to/file.py@name, or a scenario's file.",
         ),
     ],
     why: Annotated[
