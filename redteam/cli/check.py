@@ -114,7 +114,7 @@ def _fit(reference: Reference, *, as_json: bool) -> NoReturn:
         counts[remark.state] += 1
         remarks.append(asdict(remark))
         if not as_json:
-            typer.echo(f"{remark.state:<5}  {remark.about:<12}  {remark.told}")
+            typer.echo(remark.line)
     if as_json:
         print_json({"plugins": [], "remarks": remarks})
         raise typer.Exit(1 if counts["WRONG"] else 0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
-from redteam.cli.printing import Json, Quiet, Verbose
+from redteam.cli.printing import Json, Quiet, Verbose, print_json
 from redteam.errors import BadInput, NotACheckpoint, Quantised
 
 if TYPE_CHECKING:
@@ -26,9 +27,15 @@ _TOLD = 4  # places that a line names
 
 def doctor(
     base: Annotated[
-        Path, typer.Argument(metavar="BASE", help="The public model of the merge.", callback=shared.at_home)
-    ],
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="What is to be merged: PATH or NAME=PATH.")],
+        Path | None,
+        typer.Argument(
+            metavar="[BASE]", help="The public model of the merge.", callback=shared.at_home, show_default=False
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL…]", help="What is to be merged: PATH or NAME=PATH.", show_default=False),
+    ] = None,
     json: Json = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
@@ -37,12 +44,35 @@ def doctor(
 ) -> None:
     """Say why a merge of these models over this base will fail: what stops it, what damages it, what is worth knowing.
 
+    Without models it looks at the installation instead: versions, devices, threads, caches, disk, plugins and extras,
+    with exit code 1 where something of it would make runs fail.
+
     Needs no data and writes nothing. Exit code 1 if something stops or damages the merge, 0 if nothing does, 2 if it
     could not be looked at. With --check, redteam merge says the same of a merge, and what its merger refuses.
     """
+    if base is None:
+        _look_at_installation(as_json=json)
+    if not models:
+        raise typer.BadParameter("name what is to be merged over this base.", param_hint="MODEL")
     found = diagnosed(base, opening.by_name(models), architecture, dequantise=shared.read_as(dequantise))
     tell(found, json=json)
     raise typer.Exit(1 if found.fails else 0)
+
+
+def _look_at_installation(*, as_json: bool) -> NoReturn:
+    """Says what there is, and leaves."""
+    from redteam.installation import packages, remarks
+
+    found = list(remarks())
+    wrong = sum(remark.state == "WRONG" for remark in found)
+    if as_json:
+        print_json({"packages": packages(), "remarks": [asdict(remark) for remark in found]})
+    else:
+        for remark in found:
+            typer.echo(remark.line)
+        what = "One thing would" if wrong == 1 else f"{wrong} things would"
+        typer.echo(f"{what} make runs fail; mend that first." if wrong else "Nothing here would make a run fail.")
+    raise typer.Exit(1 if wrong else 0)
 
 
 def diagnosed(

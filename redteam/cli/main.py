@@ -33,7 +33,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("redteam.cli.report:report", "Write reports on a finished run: HTML, Markdown, JUnit, CSV, JSON."),
     "search": ("redteam.cli.search:search", "Look for the strongest attacker of a defense within a budget."),
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
-    "doctor": ("redteam.cli.doctor:doctor", "Say why a merge of models will fail, before it is made."),
+    "doctor": (
+        "redteam.cli.doctor:doctor",
+        "Say why a merge of models will fail, or what is wrong with this installation.",
+    ),
     "describe": ("redteam.cli.describe:describe", "Find out where a new model type has its heads, neurons and norms."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
     "show": ("redteam.cli.show:show", "Show one plugin, plan or scenario: what it does and needs, or what is in it."),

@@ -13,18 +13,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from redteam.caching import cache_root
 from redteam.errors import BadInput, UnwritableOutput
 
+__all__ = ["cache_root", "read", "save", "whole", "write"]
+
 _ABANDONED = 24 * 3600.0  # seconds after which an unfinished folder belongs to nobody
-
-
-def cache_root() -> Path:
-    """`$REDTEAM_CACHE`, or the platform's folder for caches."""
-    if chosen := os.environ.get("REDTEAM_CACHE"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("redteam"))
 
 
 @contextmanager
