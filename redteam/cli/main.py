@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Say why a merge of models will fail, or what is wrong with this installation.",
     ),
     "describe": ("redteam.cli.describe:describe", "Find out where a new model type has its heads, neurons and norms."),
+    "cache": ("redteam.cli.cache:cache", "Say what scenarios keep on this machine, and remove what is not needed."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
     "show": ("redteam.cli.show:show", "Show one plugin, plan or scenario: what it does and needs, or what is in it."),
     "check": ("redteam.cli.check:check", "Hold a plugin to its contract, or say whether a scenario's file is fit."),
