@@ -1,7 +1,7 @@
 """The user's cache: what scenarios train and prepare, in folders `ROOT/SCENARIO/ENTRY`.
 
-Beside an entry lies `.ENTRY.made`, which says by which engine it was made. An entry is found again by its name, which
-holds a digest of all that went into it: what is removed is made anew when it is needed.
+A note `ROOT/.made/SCENARIO/ENTRY.json` says by which engine an entry was made. An entry is found again by its name,
+which holds a digest of all that went into it: what is removed is made anew when it is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from redteam.plugins.registry import SCENARIOS
 ABANDONED = 24 * 3600.0
 """Seconds after which an unfinished folder belongs to nobody."""
 UNFINISHED = ".unfinished"
-_MADE = ".made"
+_NOTES = ".made"
 _ENTRY = re.compile(r"(?:[\w.-]*-)?[0-9a-f]{16,64}")
 _SEED = re.compile(r"seed(\d+)-")
 
@@ -67,7 +67,7 @@ def this_engine() -> str:
 
 
 def note_engine(entry: Path) -> None:
-    """Keeps beside a new entry which engine made it."""
+    """Keeps which engine made a new entry."""
     with suppress(UnwritableOutput):  # the entry is there, and serves without
         write_atomically(_note(entry), json.dumps({"engine": this_engine()}))
 
@@ -75,7 +75,7 @@ def note_engine(entry: Path) -> None:
 def entries() -> tuple[Entry, ...]:
     """What the cache holds, by scenario and name.
 
-    What is named unlike an entry of an installed scenario, and has no note beside it, is not one, nor is a link: a
+    What is named unlike an entry of an installed scenario, and has no note, is not one, nor is a link: a
     cache that was set to somebody's home holds more than entries, and the rest is never touched.
     """
     root = cache_root()
@@ -135,7 +135,7 @@ def _engine(path: Path) -> str:
 
 
 def _note(entry: Path) -> Path:
-    return entry.with_name(f".{entry.name}{_MADE}")
+    return entry.parent.parent / _NOTES / entry.parent.name / f"{entry.name}.json"
 
 
 def _is_entry(path: Path) -> bool:
