@@ -40,6 +40,7 @@ _HOME = {
     "attack": "redteam.plugins.contracts",
     "defense": "redteam.plugins.contracts",
     "merger": "redteam.plugins.contracts",
+    "report": "redteam.plugins.contracts",
     "run": "redteam.evaluation.run",
     "scenario": "redteam.plugins.contracts",
 }
@@ -63,6 +64,7 @@ __all__ = [
     "attack",
     "defense",
     "merger",
+    "report",
     "run",
     "scenario",
 ]

@@ -63,6 +63,11 @@ def packed(members: Mapping[str, bytes]) -> bytes:
     return made.getvalue()
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a path is an archive's and no folder's or results file's, by its name."""
+    return path.is_file() and not path.name.endswith((".json", ".json.gz"))
+
+
 def read_archive(archive: Path) -> dict[str, bytes]:
     """The members of an archive, the manifest among them, once all of it was checked.
 

@@ -18,7 +18,22 @@ RedteamError                     exit code 2
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+
+def hint(name: str, known: Collection[str], otherwise: str) -> str:
+    """The end of a sentence on a name that there is not: the closest names, or where none is close all there are.
+
+    Args:
+        name: What the user wrote.
+        known: Every name on offer, in the order in which they are listed.
+        otherwise: What stands before such a list, for example `"known:"`.
+    """
+    far, near = 0.5, 0.8  # beside a slip of the keys, what is merely like it would only confuse
+    close = difflib.get_close_matches(name, known, 2, near) or difflib.get_close_matches(name, known, 2, far)
+    if close:
+        return f"did you mean {' or '.join(repr(one) for one in close)}?"
+    return f"{otherwise} {', '.join(known) or 'none'}."
 
 
 class RedteamError(Exception):
@@ -41,13 +56,7 @@ class UnknownName(BadInput):
             name: What the user wrote.
             known: Every name on offer.
         """
-        known = sorted(known)
-        far, near = 0.5, 0.8  # beside a slip of the keys, what is merely like it would only confuse
-        close = difflib.get_close_matches(name, known, 2, near) or difflib.get_close_matches(name, known, 2, far)
-        hint = (
-            f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(known) or 'none'}."
-        )
-        return cls(f"There is no {kind} called {name!r}; {hint}")
+        return cls(f"There is no {kind} called {name!r}; {hint(name, sorted(known), 'known:')}")
 
 
 class BadSetting(BadInput):

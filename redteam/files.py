@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from redteam.errors import UnwritableOutput
+from redteam.errors import NotACheckpoint, UnwritableOutput
 
 if sys.platform != "win32":
     import fcntl
@@ -108,6 +108,17 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def require_model(path: Path) -> None:
+    """Refuses a path at which no model can be, since there is no such file or folder.
+
+    Raises:
+        NotACheckpoint: In this case.
+    """
+    if not path.is_file() and not path.is_dir():
+        what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+        raise NotACheckpoint(f"{path} {what}; expected a folder with model.safetensors, or a safetensors file.")
 
 
 def apart(out: Path, sources: Iterable[Path]) -> None:

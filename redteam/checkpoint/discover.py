@@ -12,6 +12,7 @@ from typing import Any
 
 from redteam.checkpoint.safetensors_io import LARGEST_CONFIG, LARGEST_INDEX, read_json, shown
 from redteam.errors import NotACheckpoint
+from redteam.files import require_model
 
 OPEN_CLIP = "open_clip"
 """The `model_type` that a checkpoint of open_clip gets, whose own config has none."""
@@ -82,11 +83,9 @@ def find(path: Path) -> Found:
     Raises:
         NotACheckpoint: If there are no weights, an index leads elsewhere, or a link leaves the folder.
     """
+    require_model(path)
     if path.is_file():
         return _file(path)
-    if not path.is_dir():
-        what = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
-        raise NotACheckpoint(f"{path} {what}; expected a folder with model.safetensors, or a safetensors file.")
     for stem in _STEMS:
         index, single = path / f"{stem}.safetensors.index.json", path / f"{stem}.safetensors"
         if _there(index) and _there(single):

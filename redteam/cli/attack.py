@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import of_adapters, of_tokenizers, opening
+from redteam.cli import completion, of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
+from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _LITTLE = 0.5  # of the distance to the base: what stays of it where a lock come
 
 
 def attack(
-    attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN)],
+    attack: Annotated[str, typer.Argument(metavar="ATTACK", help=shared.CHAIN, autocompletion=completion.ATTACK)],
     model: shared.Model,
     out: shared.Out,
     base: Annotated[
@@ -37,7 +38,11 @@ def attack(
         Path | None, typer.Option(metavar="FILE", help="For the key's holder: the key.", callback=shared.at_home)
     ] = None,
     defense: Annotated[
-        str | None, typer.Option(help="For the key's holder: the defense as it was put on, settings and all.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.DEFENSE,
+            help="For the key's holder: the defense as it was put on, settings and all.",
+        ),
     ] = None,
     device: shared.OnDevice = shared.Device.cpu,
     certify: Annotated[
@@ -50,6 +55,9 @@ def attack(
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Try to take a lock off a checkpoint, or an adapter, from its weights and the base's.
 
@@ -59,9 +67,11 @@ def attack(
     """
     from redteam.plugins.registry import ATTACKS, DEFENSES
 
-    ATTACKS.require_all(attack)  # a slip in a name is said before torch is imported
+    ATTACKS.require_all(attack)  # a slip in a name or a path is said before torch is imported
     if defense is not None:
         DEFENSES.require_all(defense)
+    shared.require_usable(device, out, force, [model, base], key)
+    said = Said(as_json)
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.resolve import Pipeline
     from redteam.key import read_key
@@ -71,7 +81,6 @@ def attack(
     lock = None if defense is None else Pipeline.load(DEFENSES, defense, Path())
     held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
     _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
-    shared.require_usable(device, out, force, [model, base, key])
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
     what = f"The attack {chain.text}"
@@ -111,10 +120,12 @@ def attack(
                 ending=_ENDING,
             )
             for line in (*told, proof or _NOT_PROVEN):
-                typer.echo(line)
+                said(line)
             if secret is not None and not key_told:
-                typer.echo("Nothing here tells whether the key was the right one: under any other the product stays.")
-            typer.echo(f"{chain.text} is done; the adapter is in {out}.")
+                said("Nothing here tells whether the key was the right one: under any other the product stays.")
+            said(f"{chain.text} is done; the adapter is in {out}.")
+            said.facts |= rows
+            said.end(out)
             return
         made, tokens, numbered = of_tokenizers.told(protected, recovered, layout)
         with shared.read_ahead(made.stored_as(protected)) as ready:
@@ -132,21 +143,23 @@ def attack(
                 check=lambda: None if like else _require_effect(chain, achieved, what),
                 ending=_ENDING,
             )
+    said.facts |= {**rows, **numbered}
     for line in of_tokenizers.sentences(numbered):
-        typer.echo(line)
+        said(line)
     outputs = "" if kept else "; its outputs may have changed"
-    shared.tell(written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
+    shared.tell(said, written, achieved, f"{chain.text} is done; the model is in {out}{outputs}.")
     if kept:
-        typer.echo(proof or _NOT_PROVEN)
+        said(proof or _NOT_PROVEN)
     if certify:
-        typer.echo(_certified(protected, recovered, out))
+        said(_certified(protected, recovered, out))
     if achieved.distances is None and secret is not None and not key_told:
-        typer.echo("Nothing here tells whether the key was the right one; --base would.")
+        said("Nothing here tells whether the key was the right one; --base would.")
     elif like is None and achieved.distances is not None and achieved.distances[1] > _LITTLE * achieved.distances[0]:
-        typer.echo("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
+        said("It is hardly nearer to the base than before: there was no lock, or none that this undoes.")
     require_agreement(out, layout["like"])
     if check:
-        typer.echo(require_loads(out, layout["like"]))
+        said(require_loads(out, layout["like"]))
+    said.end(out)
 
 
 def _recovered(

@@ -10,6 +10,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import Pages, require_apart, writers
+from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -33,20 +34,27 @@ def audit(
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     report: Pages = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say which lock is on a model, at which sites, of which group, and how much of it comes off.
 
     Needs the base and no data, and reads layer by layer. A lock that moves the weights by less than training did is
     not told from training.
     """
+    from redteam.files import require_model
+    from redteam.plugins.registry import AUDIT_REPORTS
+
+    others = [] if other is None else [other]
+    for path in (base, model, *others):  # a slip in a path is said before torch is imported
+        require_model(path)
+    asked = writers(report or (), AUDIT_REPORTS)
+    require_apart([path for path, _ in asked], [model, base, *others])
     from redteam.audit import audit as look
     from redteam.checkpoint import shared_tensors
     from redteam.checkpoint.parts import part_of
-    from redteam.plugins.registry import AUDIT_REPORTS
 
-    asked = writers(report or (), AUDIT_REPORTS)
-    others = [] if other is None else [other]
-    require_apart([path for path, _ in asked], [model, base, *others])
     anchor, *opened = opening.open_alike(base, model, *others, dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, opened[0], model)
     anchor = part_of(anchor, opened[0])
@@ -60,6 +68,9 @@ def audit(
         found = look(opened[0], anchor, *opened[1:], device=device, names=names, progress=shown.advanced)
     for path, writer in asked:
         writer(found, path)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+        return
     _tell(found)
     for path, _ in asked:
         typer.echo(f"Written: {path}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from redteam.checkpoint.save import Written
     from redteam.checkpoint.spelling import Spelling
     from redteam.cli.achieved import Achieved
+    from redteam.cli.printing import Said
     from redteam.key import Key
 
 
@@ -90,9 +91,12 @@ _ON_THE_CPU = "leave --device out to compute on the CPU."
 
 def read_as(dequantise: bool, dtype: str | None = None) -> torch.dtype | None:
     """In what quantised weights are read: bfloat16 or the dtype that is asked for; `None` where they are refused."""
+    if not dequantise:
+        return None
     import torch
 
-    return getattr(torch, dtype or "bfloat16") if dequantise else None
+    found: torch.dtype = getattr(torch, dtype or "bfloat16")
+    return found
 
 
 @contextmanager
@@ -137,7 +141,9 @@ def read_ahead(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 
 
 def require_device(device: str) -> None:
-    """Raises BadInput where torch cannot use the device."""
+    """Raises BadInput where torch, which takes seconds to import, cannot use the device."""
+    if device == Device.cpu:
+        return
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -148,24 +154,29 @@ def require_device(device: str) -> None:
         raise BadInput(f"The device {str(device)!r} cannot be used here; {_ON_THE_CPU}") from None
 
 
-def require_usable(device: str, out: Path, force: bool, sources: Iterable[Path | None]) -> None:
+def require_usable(device: str, out: Path, force: bool, models: Iterable[Path | None], key: Path | None = None) -> None:
     """Refuses, before anything is computed, what computing or `redteam.checkpoint.save.write` would fail on.
 
     Args:
         device: Where to compute.
         out: The folder to write.
         force: Whether it may be replaced.
-        sources: What is read.
+        models: What is read.
+        key: The key, where one is read.
 
     Raises:
         BadInput: If torch cannot use the device.
+        NotACheckpoint: If there is nothing where a model should be.
         UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
     """
-    from redteam.files import apart, vacant
+    from redteam.files import apart, require_model, vacant
 
-    require_device(device)
+    given = [model for model in models if model is not None]
+    for model in given:
+        require_model(model)
     vacant(out, force)
-    apart(out, [source for source in sources if source is not None])
+    apart(out, given if key is None else [*given, key])
+    require_device(device)
 
 
 class Layout(TypedDict):
@@ -238,18 +249,19 @@ def section(title: str, rows: Mapping[str, str], ending: str = "") -> str:
     return "\n".join([f"## {title}", "", "| | |", "|---|---|", *table, *end]) + "\n"
 
 
-def tell(written: Written, achieved: Achieved, sentence: str) -> None:
+def tell(said: Said, written: Written, achieved: Achieved, sentence: str) -> None:
     """Says which files beside the weights were not copied, and what was done."""
+    said.facts |= achieved.rows()
     for line in achieved.sentences():
-        typer.echo(line)
+        said(line)
     if written.left_out:
-        typer.echo(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
+        said(f"Not copied, since they are no part of such a checkpoint: {', '.join(written.left_out)}.")
     if written.uncoded:
-        typer.echo(
+        said(
             f"auto_map was taken out of {', '.join(written.uncoded)}: it names code, which is never copied nor run. "
             "Where transformers doesn't know the network, whoever publishes it puts both back."
         )
-    typer.echo(sentence)
+    said(sentence)
 
 
 def key_at(path: Path, out: Path) -> tuple[Key, bool]:

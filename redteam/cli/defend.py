@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from redteam.search.defenders.results import Defenses
 
 
-def search_defenses(asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str) -> None:
+def search_defenses(
+    asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str, *, as_json: bool = False
+) -> None:
     """Searches, writes what was found, also where it is interrupted, and tells of it.
 
     Args:
@@ -24,6 +26,7 @@ def search_defenses(asked: dict[str, Any], home: Path, report: Sequence[Path], p
         report: Further files to write.
         processes: How many compute.
         command: The command that repeats the search.
+        as_json: Whether what was found is printed as JSON.
 
     Raises:
         typer.Exit: With 2 if nothing could be judged.
@@ -38,7 +41,10 @@ def search_defenses(asked: dict[str, Any], home: Path, report: Sequence[Path], p
     def keep(found: Defenses) -> None:
         for path, writer in written:
             writer(found, path)
-        _tell(found, home, time.perf_counter() - started)
+        if as_json:
+            typer.echo(found.model_dump_json(indent=1, by_alias=True))
+        else:
+            _tell(found, home, time.perf_counter() - started)
 
     with Progress() as progress:
         found = search(AskedDefenses(**asked), home, observer=progress, keep=keep, workers=processes, command=command)

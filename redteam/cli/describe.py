@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
+from redteam.cli.printing import Json, Quiet, print_json
 from redteam.errors import BadInput, UnwritableOutput
 from redteam.files import write_atomically
-from redteam.terminal import say
+from redteam.terminal import mention
 
 if TYPE_CHECKING:
     from redteam.describe.describing import Description
@@ -26,6 +27,8 @@ def describe(
         Path | None, typer.Option(metavar="FILE", help="Write the description here, as JSON.", callback=shared.at_home)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE where it exists.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Find out where a new model type has its heads, neurons and norms.
 
@@ -42,9 +45,12 @@ def describe(
         raise UnwritableOutput(f"{out} exists; give --force to replace it.")
     config = _config(model)
     with shared.working():
-        found = look(config, say)
+        found = look(config, mention)
     if out is not None:
         write_atomically(out, json.dumps(found.as_data(), indent=1) + "\n")
+    if as_json:
+        print_json(found.as_data())
+        return
     _tell(found)
     if out is not None:
         typer.echo(f"Written: {out}")

@@ -10,6 +10,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import require_apart, writers
+from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from redteam.diff.findings import OnlyIn
 
 _SHOWN = 12  # rows that the terminal gets of each list; pages and JSON have all
-_A = "A run (its folder, or a results file, .gz too) or a model (a folder, a safetensors file, an adapter with --base)."
+_A = (
+    "A run (its folder, a results file, an archive of redteam submit) "
+    "or a model (a folder, a safetensors file, an adapter with --base)."
+)
 
 
 def diff(
@@ -32,7 +36,6 @@ def diff(
             callback=shared.at_home,
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, and nothing else.")] = False,
     report: Annotated[
         list[Path] | None,
         typer.Option(
@@ -45,6 +48,9 @@ def diff(
     ] = None,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say what differs between two runs, or between two models.
 
@@ -69,7 +75,7 @@ def diff(
         found = _models(a, b, base, architecture, dequantise)
     for path, writer in asked:
         writer(found, path)
-    if json:
+    if as_json:
         typer.echo(found.model_dump_json(indent=1, by_alias=True))
     else:
         for line in _told_runs(found) if found.kind == "runs" else _told_models(found):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
+from redteam.cli.printing import Json, Quiet, Verbose, print_json
 from redteam.errors import BadInput, NotACheckpoint, Quantised
 
 if TYPE_CHECKING:
@@ -19,28 +21,58 @@ if TYPE_CHECKING:
     from redteam.doctor import Diagnosis, Finding
     from redteam.doctor.findings import Kind
 
-Json = Annotated[bool, typer.Option("--json", help="Print what was found as JSON, and nothing else.")]
 _WORDS = {"stops": "STOPS", "damages": "DAMAGES", "note": "note"}
 _TOLD = 4  # places that a line names
 
 
 def doctor(
     base: Annotated[
-        Path, typer.Argument(metavar="BASE", help="The public model of the merge.", callback=shared.at_home)
-    ],
-    models: Annotated[list[str], typer.Argument(metavar="MODEL…", help="What is to be merged: PATH or NAME=PATH.")],
+        Path | None,
+        typer.Argument(
+            metavar="[BASE]", help="The public model of the merge.", callback=shared.at_home, show_default=False
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL…]", help="What is to be merged: PATH or NAME=PATH.", show_default=False),
+    ] = None,
     json: Json = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say why a merge of these models over this base will fail: what stops it, what damages it, what is worth knowing.
+
+    Without models it looks at the installation instead: versions, devices, threads, caches, disk, plugins and extras,
+    with exit code 1 where something of it would make runs fail.
 
     Needs no data and writes nothing. Exit code 1 if something stops or damages the merge, 0 if nothing does, 2 if it
     could not be looked at. With --check, redteam merge says the same of a merge, and what its merger refuses.
     """
+    if base is None:
+        _look_at_installation(as_json=json)
+    if not models:
+        raise typer.BadParameter("name what is to be merged over this base.", param_hint="MODEL")
     found = diagnosed(base, opening.by_name(models), architecture, dequantise=shared.read_as(dequantise))
     tell(found, json=json)
     raise typer.Exit(1 if found.fails else 0)
+
+
+def _look_at_installation(*, as_json: bool) -> NoReturn:
+    """Says what there is, and leaves."""
+    from redteam.installation import packages, remarks
+
+    found = list(remarks())
+    wrong = sum(remark.state == "WRONG" for remark in found)
+    if as_json:
+        print_json({"packages": packages(), "remarks": [asdict(remark) for remark in found]})
+    else:
+        for remark in found:
+            typer.echo(remark.line)
+        what = "One thing would" if wrong == 1 else f"{wrong} things would"
+        typer.echo(f"{what} make runs fail; mend that first." if wrong else "Nothing here would make a run fail.")
+    raise typer.Exit(1 if wrong else 0)
 
 
 def diagnosed(
@@ -57,6 +89,10 @@ def diagnosed(
     Raises:
         BadInput: If nothing is there, or the base cannot be read.
     """
+    from redteam.files import require_model
+
+    for path in (base, *models.values()):  # a slip in a path is said before torch is imported
+        require_model(path)
     from redteam.doctor import examine
     from redteam.doctor.tokens import tokens
 
@@ -72,8 +108,6 @@ def diagnosed(
         try:
             held[name] = opening.opened(path, anchor, dequantise=dequantise)
         except BadInput as error:
-            if not path.expanduser().exists():
-                raise
             found.append(_refused(name, error))
             continue
         found += tokens(name, path, base)

@@ -9,6 +9,7 @@ import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
+from redteam.cli.printing import Json, Quiet, Said, Verbose
 
 
 def extract_lora(
@@ -19,6 +20,9 @@ def extract_lora(
     device: shared.OnDevice = shared.Device.cpu,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Turn a fine-tuned model into a low-rank adapter of its base, as mergekit-extract-lora does: a tensor at a time.
 
@@ -26,6 +30,8 @@ def extract_lora(
     biases, tables of tokens, outputs and convolutions are left out, and it is said how much that is. PEFT loads the
     folder, and every command here takes it in place of a model.
     """
+    shared.require_usable(device, out, force, [model, base])
+    said = Said(as_json)
     from redteam.anatomy.alike import finite, require_related, require_same_settings
     from redteam.checkpoint import own_tensors
     from redteam.checkpoint.extract import Extraction
@@ -33,7 +39,6 @@ def extract_lora(
     from redteam.checkpoint.parts import part_of
     from redteam.doctor.headers import some
 
-    shared.require_usable(device, out, force, [model, base])
     origin, found = opening.open_alike(base, model, dequantise=shared.read_as(dequantise))
     who = f"The model {model}"
     origin = part_of(origin, found)
@@ -44,20 +49,21 @@ def extract_lora(
         extraction = Extraction(finite(found.cast(device=device), start, who), start, rank, progress.advanced)
 
         def card() -> str:
-            rows = {
+            said.facts |= {
                 "made from": opening.named(model),
                 "base": opening.named(base),
                 "rank": str(rank),
                 "kept": f"{extraction.share:.2%} of ‖Δ‖²",
             }
-            table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+            table = "\n".join(f"| {key} | {value} |" for key, value in said.facts.items())
             return f"## Extracted adapter\n\n| | |\n|---|---|\n{table}\n"
 
         extraction.write(out, base=str(base), force=force, card=card)
-    typer.echo(f"It has {len(extraction.layers)} linear layers and keeps {extraction.share:.2%} of ‖Δ‖².")
+    said(f"It has {len(extraction.layers)} linear layers and keeps {extraction.share:.2%} of ‖Δ‖².")
     if left := extraction.left_out:
         lost = sum(extraction.squares[name] for name in left) / sum(extraction.squares.values())
-        typer.echo(f"Left out, {lost:.2%} of ‖Δ‖², since they are no linear layer's weight: {some(left)}.")
+        said(f"Left out, {lost:.2%} of ‖Δ‖², since they are no linear layer's weight: {some(left)}.")
     if own := [name for name in own_tensors(found, origin) if not is_remnant(name, found.shape(name))]:
-        typer.echo(f"Left out, since the base lacks them in this shape: {some(own)}.")
-    typer.echo(f"The adapter is in {out}.")
+        said(f"Left out, since the base lacks them in this shape: {some(own)}.")
+    said(f"The adapter is in {out}.")
+    said.end(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,26 +9,30 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli import completion
+from redteam.cli.completion import ALL_KINDS, THREAT
+from redteam.cli.printing import Json, print_json
 from redteam.errors import UnknownName
 from redteam.plugins.registry import REGISTRIES, Listed
-from redteam.plugins.shipped import KINDS, shipped
+from redteam.plugins.shipped import shipped
 from redteam.threat import THREAT_MODELS
-
-THREAT = "threat"
-"""The kind of threat models, which are no plugins: they belong to the rules by which verdicts are given."""
 
 
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND]", help="scenario, defense, attack, merger, report, plan, gauntlet or threat."),
+        typer.Argument(
+            metavar="[KIND]",
+            autocompletion=completion.words(*ALL_KINDS),
+            help="scenario, defense, attack, merger, report, plan, gauntlet or threat.",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List plugins, plans, gauntlets and threat models: kind, name, package and one line about each."""
     found = listed(kind)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
+        print_json([asdict(one) for one in found])
     elif sys.stdout.isatty():
         _print_table(found)
     else:
@@ -43,7 +46,7 @@ def listed(kind: str | None = None) -> tuple[Listed, ...]:
     Raises:
         UnknownName: If there is no such kind.
     """
-    kinds: tuple[str, ...] = (*REGISTRIES, *KINDS, THREAT)
+    kinds = ALL_KINDS
     if kind is not None:
         wanted = kind.lower()
         wanted = wanted if wanted in kinds else wanted.removesuffix("s")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from redteam.errors import RedteamError
+from redteam.errors import RedteamError, UnknownName
 from redteam.memory import is_shortage
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -36,8 +36,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "submit": ("redteam.cli.submit:submit", "Pack a finished run into one archive, for a leaderboard or a colleague."),
     "search": ("redteam.cli.search:search", "Look for the strongest attacker of a defense within a budget."),
     "audit": ("redteam.cli.audit:audit", "Say which lock is on a model, at which sites, and how much of it comes off."),
-    "doctor": ("redteam.cli.doctor:doctor", "Say why a merge of models will fail, before it is made."),
+    "doctor": (
+        "redteam.cli.doctor:doctor",
+        "Say why a merge of models will fail, or what is wrong with this installation.",
+    ),
     "describe": ("redteam.cli.describe:describe", "Find out where a new model type has its heads, neurons and norms."),
+    "cache": ("redteam.cli.cache:cache", "Say what scenarios keep on this machine, and remove what is not needed."),
     "list": ("redteam.cli.list_:list_", "List the plugins and plans that are installed."),
     "show": ("redteam.cli.show:show", "Show one plugin, plan or scenario: what it does and needs, or what is in it."),
     "check": ("redteam.cli.check:check", "Hold a plugin to its contract, or say whether a scenario's file is fit."),
@@ -59,7 +63,7 @@ class _Lazy(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         module, _, attribute = self.target.partition(":")
-        app = _typer()
+        app = _typer(add_completion=False)
         app.command(self.name)(getattr(importlib.import_module(module), attribute))
         return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
 
@@ -72,6 +76,11 @@ class _Group(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _Lazy(cmd_name, *COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise UnknownName.among("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -147,7 +156,7 @@ def _root(
 
 
 def _typer(**options: Any) -> typer.Typer:
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **options)
+    return typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, **options)
 
 
 def _of_the_shell(error: Exception) -> bool:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import opening
+from redteam.cli import completion, opening
 from redteam.cli.achieved import Achieved
 from redteam.cli.doctor import diagnosed, tell
+from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, RedteamError, UnknownName
+from redteam.files import require_model
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +30,12 @@ _EQUAL = "The merge by {} equals the base: it"
 
 
 def merge(
-    merger: Annotated[str, typer.Argument(metavar="MERGER", help="As in name:setting=value or path/to/file.py@name.")],
+    merger: Annotated[
+        str,
+        typer.Argument(
+            metavar="MERGER", autocompletion=completion.MERGER, help="As in name:setting=value or path/to/file.py@name."
+        ),
+    ],
     base: Annotated[
         Path, typer.Option(help="The public model; its folder says how the merge is laid out.", callback=shared.at_home)
     ],
@@ -44,11 +51,13 @@ def merge(
         bool,
         typer.Option("--check", help="Write nothing: say what stops or damages this merge, as redteam doctor."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="With --check: print what was found as JSON.")] = False,
     load: shared.Load = False,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Merge experts as a free-rider would: a tensor at a time, summed in float64 and rounded once.
 
@@ -59,7 +68,12 @@ def merge(
     """
     from redteam.plugins.registry import MERGERS
 
-    MERGERS.require_all(merger)  # a slip in a name is said before torch is imported
+    MERGERS.require_all(merger)  # a slip in a name or a path is said before torch is imported
+    experts, said = opening.by_name(expert), Said(as_json)
+    for path in (base, *experts.values()):
+        require_model(path)
+    if out is not None and not check:
+        shared.require_usable(device, out, force, [base, *experts.values()])
     from redteam.checkpoint import own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.checkpoint.naming import is_remnant
@@ -74,20 +88,16 @@ def merge(
             f"The merger {plugin.spec.name} takes data of every expert's task, and redteam merge is given checkpoints "
             "alone; name it in redteam run, under a threat model that grants them, such as --threat data-rich."
         )
-    experts = opening.by_name(expert)
     _require_names(plugin.settings, list(experts))
     if check:
         shared.require_device(device)
         found = _looked_at(plugin, base, experts, device, architecture, dequantise=shared.read_as(dequantise))
-        tell(found, json=json)
+        tell(found, json=as_json)
         if out is not None:
             typer.echo(f"Nothing was written to {out}: --check only looks; leave it out to merge.", err=True)
         raise typer.Exit(1 if found.fails else 0)
-    if out is None or json:
-        raise BadInput(
-            "A merge is written to a folder, so add --out DIR." if out is None else "--json goes with --check alone."
-        )
-    shared.require_usable(device, out, force, [base, *experts.values()])
+    if out is None:
+        raise BadInput("A merge is written to a folder, so add --out DIR.")
     origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, origin, base)
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
@@ -112,26 +122,28 @@ def merge(
                     check=partial(achieved.require_rewritten, _EQUAL.format(plugin.spec.name)),
                 )
     held = {name for one in opened.values() for name in shared_tensors(one, origin)}
-    typer.echo(f"{counted} of the {len(held)} tensors that the base shares with an expert were merged.")
+    said(f"{counted} of the {len(held)} tensors that the base shares with an expert were merged.")
     if whole := sorted(name for name in held if not origin.dtype(name).is_floating_point):
-        typer.echo(f"Copied from the base, since they are whole numbers: {some(whole)}.")
+        said(f"Copied from the base, since they are whole numbers: {some(whole)}.")
     for name, rows in longer.items():
         if rows:
-            typer.echo(f"Of {name}, {some_rows(rows)} were merged: the base has another number of tokens.")
+            said(f"Of {name}, {some_rows(rows)} were merged: the base has another number of tokens.")
     for name, twin in twins.items():
-        typer.echo(f"{name} is what {twin} became, since the base holds the two as one.")
+        said(f"{name} is what {twin} became, since the base holds the two as one.")
     if left := [name for name in origin if name not in held and name not in twins]:
-        typer.echo(f"Taken from the base, since no expert has them in its shape: {some(left)}.")
+        said(f"Taken from the base, since no expert has them in its shape: {some(left)}.")
     for name, one in opened.items():
         own = [tensor for tensor in own_tensors(one, origin) if not is_remnant(tensor, one.shape(tensor))]
         if own := [tensor for tensor in own if not is_a_copy(tensor, one, origin)]:
-            typer.echo(f"Not merged of {name}, since the base lacks them in this shape: {some(own)}.")
+            said(f"Not merged of {name}, since the base lacks them in this shape: {some(own)}.")
     each = ", a folder for the task of each" if plugin.spec.whole else ""
-    shared.tell(written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}{each}.")
+    said.facts |= table
+    shared.tell(said, written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}{each}.")
     for task in merged:
         require_agreement(out / task, base)
         if load:
-            typer.echo(require_loads(out / task, base))
+            said(require_loads(out / task, base))
+    said.end(out)
 
 
 def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkpoint]:

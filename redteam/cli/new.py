@@ -12,24 +12,35 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli import completion
 from redteam.errors import BadInput, UnknownName, UnwritableOutput
 from redteam.plugins.reference import DATA, Reference
-from redteam.plugins.registry import SCENARIOS
-from redteam.terminal import say
+from redteam.plugins.registry import CONTRACTED, SCENARIOS
+from redteam.plugins.shipped import DEFAULT_PLAN
+from redteam.terminal import mention
 
-_KINDS = ("attack", "defense", "merger", "scenario")
-"""Each is an option of `redteam run`, and has a template."""
+_KINDS = (*CONTRACTED, "report")
+"""Each has a template."""
 
 _FILE = f"mine{DATA}"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="attack, defense, merger or scenario.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            autocompletion=completion.words(*_KINDS),
+            help="attack, defense, merger, scenario or report.",
+        ),
+    ],
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Lower-case words joined by hyphens; of a scenario also a folder of models and data."
+            metavar="NAME",
+            help="Lower-case words joined by hyphens; of a scenario also a folder of models and data, "
+            "of a report the ending of its files.",
         ),
     ],
     out: Annotated[
@@ -54,10 +65,12 @@ def new(
         raise BadInput(f"--victim is for a folder of models, and {name!r} is none.")
     out = out or Path()
     stem = _stem(name)
+    if kind == "report" and "-" in name:
+        raise BadInput(f"A report is called by the ending of its files, such as txt, not {name!r}.")
     values = {"name": name, "stem": stem, "Class": stem.title().replace("_", ""), "Kind": kind.title(), "kind": kind}
     files = {
         out / f"{stem}.py": _template(kind).substitute(values),
-        out / f"test_{stem}.py": _template("test").substitute(values),
+        out / f"test_{stem}.py": _template("test_report" if kind == "report" else "test").substitute(values),
     }
     for file in files:
         if file.exists():
@@ -72,9 +85,13 @@ def new(
     plugin, test = files
     written = shlex.quote(str(Reference(f"{plugin}@{name}")))
     typer.echo(f"Wrote {plugin} and {test}. Next:")
-    typer.echo(f"  redteam check {written}")
+    if kind != "report":
+        typer.echo(f"  redteam check {written}")
     typer.echo(f"  pytest {shlex.quote(str(test))}")
-    typer.echo(f"  redteam run --{kind} {written}")
+    if kind == "report":
+        typer.echo(f"  redteam report {Path('runs') / DEFAULT_PLAN} -o {written}=report.{name}")
+    else:
+        typer.echo(f"  redteam run --{kind} {written}")
 
 
 def _propose(folder: Path, out: Path | None, victim: str | None) -> None:
@@ -90,7 +107,7 @@ def _propose(folder: Path, out: Path | None, victim: str | None) -> None:
     reader = SCENARIOS.reader(DATA)
     if reader is None or reader.spec.propose is None:
         raise BadInput(f"No scenario that is installed writes {DATA} files; install one that does.")
-    say(f"Looking into {folder}")
+    mention(f"Looking into {folder}")
     text = reader.spec.propose(folder, file, victim)
     try:
         with file.open("x", encoding="utf-8") as opened:

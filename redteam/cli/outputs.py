@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -26,7 +27,8 @@ Files = Annotated[
         "-o",
         "--report",
         metavar="FILE",
-        help="Also write a report here: .html, .md, .leaderboard.md, .json, .junit.xml or .csv; may be repeated.",
+        help="Also write a report here: .html, .md, .leaderboard.md, .json, .junit.xml or .csv, or by a writer in a file, as "
+        "in path/to/file.py@name=FILE; may be repeated.",
     ),
 ]
 Pages = Annotated[
@@ -43,17 +45,16 @@ FailOn = Annotated[
         help="Leave with 1 where a verdict is so, as in 'verdict!=HOLDS-SO-FAR' or 'theft.high>=0.5'; may be repeated.",
     ),
 ]
-Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Also print flags, controls and counts, and each verdict's reason.")
-]
+_NAMED = re.compile(r"(.+\.py@[A-Za-z][\w-]*)=(.+)")
 _PLAIN, _WIDEST = 80, 120  # columns that the answer takes where there is no terminal, and at most
 Written = tuple[Path, Callable[[Any, Path], None]]
 
 
 def writers(paths: Iterable[Path], registry: Registry[ReportSpec] | None = None) -> list[Written]:
-    """For every file the writer of its extension, before anything is computed.
+    """For every file the writer of its extension, or the one that is named, before anything is computed.
 
-    The longest registered extension that the name ends in counts, so that `x.junit.xml` has a writer of its own.
+    `mine.py@txt=page.txt` names a writer in a file, whatever the file is called that it is to write. Otherwise the
+    longest registered extension that the name ends in counts, so that `x.junit.xml` has a writer of its own.
 
     Args:
         paths: The files.
@@ -63,11 +64,17 @@ def writers(paths: Iterable[Path], registry: Registry[ReportSpec] | None = None)
         BadInput: If no writer is registered for it.
         UnwritableOutput: If nothing can be written there.
     """
+    from redteam.plugins.reference import Reference
     from redteam.plugins.registry import REPORTS
 
     known_writers = REPORTS if registry is None else registry
     found = []
     for path in paths:
+        if named := _NAMED.fullmatch(str(path)):
+            file = Path(named[2])
+            _check_writable(file)
+            found.append((file, known_writers.load(Reference.parse(named[1])).function))
+            continue
         extensions = [name for name in known_writers.names if path.name.removesuffix(f".{name}") not in ("", path.name)]
         if not extensions:
             known = ", ".join(f".{name}" for name in known_writers.names)
@@ -111,13 +118,17 @@ def gated(results: Results, expressions: Sequence[str] | None) -> Results:
     return results.model_copy(update={"gate": gate(results.told, expressions, results.figures)})
 
 
-def tell(results: Results, *, verbose: bool) -> None:
+def tell(results: Results, *, verbose: bool, as_json: bool = False) -> None:
     """Prints the answer, and what the gate says.
 
     Args:
         results: What to speak of.
         verbose: Whether flags, controls and counts follow.
+        as_json: Whether what `results.json` holds is printed in place of all that.
     """
+    if as_json:
+        typer.echo(results.as_json())
+        return
     from redteam.cli.answer import answer
     from redteam.evaluation.gate import told
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from redteam.events import reporting_to
-from redteam.terminal import Lines, say
+from redteam.terminal import Lines, Loudness, loudness, mention
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,12 +32,15 @@ class Progress(Lines):
 
     Args:
         console: Where bars are drawn; standard error by default. There are none where that is no terminal, and none in
-            a worker, whose bars would overwrite each other.
+            a worker, whose bars would overwrite each other, nor with --quiet.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self._bars = _Bars(console) if console is not None or _on_terminal() else None
+        shown = loudness()
+        self._every = shown == Loudness.verbose
+        drawn = shown > Loudness.quiet and (console is not None or _on_terminal())
+        self._bars = _Bars(console) if drawn else None
         self._failures: Counter[str] = Counter()
         self._context = ExitStack()
 
@@ -75,11 +78,12 @@ class Progress(Lines):
         first = not self._failures[reason]
         self._failures[reason] += status != "ok"
         outcome = label if status == "ok" else f"{label}: {status}, {reason if first else 'as above'}"
+        if self._bars is None or self._every:
+            self._say(f"[{done}/{total}] {outcome}")
         if self._bars is None:
-            say(f"[{done}/{total}] {outcome}")
             return
         self._bars.show("steps", done, total, label)
-        if status in _LOST and first:
+        if status in _LOST and first and not self._every:
             self._say(outcome)
 
     def decided(self, verdict: Verdict) -> None:
@@ -108,9 +112,9 @@ class Progress(Lines):
 
     def tried(self, pipeline: str, outcome: str, best: str, done: int, total: int) -> None:
         leads = f"best {best}" if best else "nothing so far"
-        if self._bars is None:
-            say(f"[{done}/{total}] {pipeline}: {outcome} ({leads})")
-        else:
+        if self._bars is None or self._every:
+            self._say(f"[{done}/{total}] {pipeline}: {outcome} ({leads})")
+        if self._bars is not None:
             self._bars.show("trials", done, total, leads)
 
     def scoring(self, pipeline: str) -> None:
@@ -119,16 +123,20 @@ class Progress(Lines):
         self._say(f"Scoring {pipeline} on the scoring data, with the controls that belong to it")
 
     def advanced(self, done: int, total: int, what: str) -> None:
-        if self._bars is None:
+        if self._every:
+            self._say(f"[{done}/{total}] {what}")
+        elif self._bars is None:
             super().advanced(done, total, what)
-        elif done < total:
+        if self._bars is None:
+            return
+        if done < total:
             self._bars.show("work", done, total, what)
         else:
             self._bars.remove("work")
 
     def _say(self, text: str) -> None:
         if self._bars is None:
-            say(text)
+            mention(text)
         else:
             self._bars.print(text)
 

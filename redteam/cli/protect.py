@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import checkpoint_options as shared
-from redteam.cli import of_adapters, of_tokenizers, opening
+from redteam.cli import completion, of_adapters, of_tokenizers, opening
 from redteam.cli.achieved import Achieved
+from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, NotACheckpoint
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Dtype(StrEnum):
 
 
 def protect(
-    defense: Annotated[str, typer.Argument(metavar="DEFENSE", help=shared.CHAIN)],
+    defense: Annotated[str, typer.Argument(metavar="DEFENSE", help=shared.CHAIN, autocompletion=completion.DEFENSE)],
     model: shared.Model,
     out: shared.Out,
     key: Annotated[
@@ -76,6 +77,9 @@ def protect(
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Put a defense on a checkpoint, or on an adapter, and write what may be published.
 
@@ -86,7 +90,9 @@ def protect(
     """
     from redteam.plugins.registry import DEFENSES
 
-    DEFENSES.require_all(defense)  # a slip in a name is said before torch is imported
+    DEFENSES.require_all(defense)  # a slip in a name or a path is said before torch is imported
+    shared.require_usable(device, out, force, [model, base])
+    said = Said(as_json)
     import torch
 
     from redteam.checkpoint.loading import require_agreement, require_loads
@@ -96,7 +102,6 @@ def protect(
 
     chain = Pipeline.load(DEFENSES, defense, Path())
     _require_alone(chain)
-    shared.require_usable(device, out, force, [model, base])
     if of_adapters.rewrites_factors(chain):
         _protect_adapter(
             chain,
@@ -112,7 +117,9 @@ def protect(
             unproven=unproven,
             check=check,
             dequantise=dequantise,
+            said=said,
         )
+        said.end(out)
         return
     victim, given = opening.open_model(model, base, dequantise=shared.read_as(dequantise, dtype))
     opening.tell_description(architecture, victim, model)
@@ -139,6 +146,7 @@ def protect(
         told = _certified(victim, protected, stored, scenario, strict=strict) if certify or strict else ()
         made, tokens, numbered = of_tokenizers.told(victim, protected, layout)
         achieved = Achieved(made.stored_as(stored), stored, given)
+        rows = {**_rows(chain, sites, adapted, stored, proof, secret), **numbered}
         with shared.keep(secret, key, out) if new and key is not None else nullcontext():
             written = shared.save(
                 achieved,
@@ -148,28 +156,30 @@ def protect(
                 force=force,
                 progress=progress,
                 title=opening.PROTECTED,
-                rows={**_rows(chain, sites, adapted, stored, proof, secret), **numbered},
+                rows=rows,
                 tokens=tokens,
                 check=lambda: _require_effect(chain, achieved),
                 ending="The weights were rewritten so that the model works alone and merging it with others fails.",
             )
+    said.facts |= rows
     for line in (
         *told,
         *(f"{kind}: {what}" for kind, what in sites),
         *(f"Adapted: {one}" for one in adapted),
         *of_tokenizers.sentences(numbered),
     ):
-        typer.echo(line)
+        said(line)
     if proof:
-        typer.echo(proof)
+        said(proof)
     elif _exact(chain):
-        typer.echo("Not proven: the network was not run, so whether it still computes the same is not known.")
+        said("Not proven: the network was not run, so whether it still computes the same is not known.")
     if key is not None and _keyed(chain):
-        typer.echo(_told_of_key(key, new))
-    shared.tell(written, achieved, f"{chain.text} is on; the model is in {out}.")
+        said(_told_of_key(key, new))
+    shared.tell(said, written, achieved, f"{chain.text} is on; the model is in {out}.")
     require_agreement(out, layout["like"])
     if check:
-        typer.echo(require_loads(out, layout["like"]))
+        said(require_loads(out, layout["like"]))
+    said.end(out)
 
 
 def _protect_adapter(
@@ -187,6 +197,7 @@ def _protect_adapter(
     unproven: bool,
     check: bool,
     dequantise: bool,
+    said: Said,
 ) -> None:
     """As `protect`, where the defense rewrites an adapter's factors; what is written is an adapter."""
     import torch
@@ -222,11 +233,12 @@ def _protect_adapter(
                 rows=rows,
                 ending="The factors were rewritten so that their product stays and combining them with others' fails.",
             )
+    said.facts |= rows
     for line in (*told, proof or "Not proven: the network was not run."):
-        typer.echo(line)
+        said(line)
     if key is not None and _keyed(chain):
-        typer.echo(_told_of_key(key, new))
-    typer.echo(f"{chain.text} is on; the adapter is in {out}.")
+        said(_told_of_key(key, new))
+    said(f"{chain.text} is on; the adapter is in {out}.")
 
 
 def where(victim: Checkpoint, views: Sequence[DefenderView]) -> list[tuple[str, str]]:

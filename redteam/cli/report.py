@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, Verbose, check_gate, gated, tell, writers
+from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
+from redteam.cli.printing import Details, Json
 
 
 def report(
@@ -22,7 +23,8 @@ def report(
     ] = None,
     files: Files = None,
     fail_on: FailOn = None,
-    verbose: Verbose = False,
+    as_json: Json = False,
+    verbose: Details = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of results.json, and leave.")] = False,
 ) -> None:
     """Write reports on a finished run, or print its verdicts; on several runs, side by side.
@@ -42,7 +44,8 @@ def report(
     found = writers(files or ())
     for path, writer in found:
         writer(results, path)
-        typer.echo(f"report: {path}")
-    if not found:
-        tell(results, verbose=verbose)
+        if not as_json:
+            typer.echo(f"report: {path}")
+    if as_json or not found:
+        tell(results, verbose=verbose, as_json=as_json)
     raise typer.Exit(results.exit_code)

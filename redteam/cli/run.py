@@ -6,16 +6,19 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, Verbose, tell, writers
+from redteam.cli import completion
+from redteam.cli.outputs import FailOn, Files, tell, writers
+from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.plugins.shipped import DEFAULT_PLAN
-from redteam.terminal import say
+from redteam.terminal import mention
 
 
 class Controls(StrEnum):
@@ -26,12 +29,26 @@ class Controls(StrEnum):
 
 
 def run(
-    plan: Annotated[str, typer.Argument(metavar="[PLAN]", help="A plan that ships, or a TOML file.")] = DEFAULT_PLAN,
-    scenario: Annotated[list[str] | None, typer.Option(help="A scenario; may be repeated.")] = None,
-    defense: Annotated[list[str] | None, typer.Option(help="A defense, a+b for a chain; may be repeated.")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="An attack, a+b for a chain; may be repeated.")] = None,
-    merger: Annotated[list[str] | None, typer.Option(help="A merger; may be repeated.")] = None,
-    threat: Annotated[list[str] | None, typer.Option(help="A threat model; may be repeated.")] = None,
+    plan: Annotated[
+        str, typer.Argument(metavar="[PLAN]", help="A plan that ships, or a TOML file.", autocompletion=completion.PLAN)
+    ] = DEFAULT_PLAN,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="A scenario; may be repeated.", autocompletion=completion.SCENARIO)
+    ] = None,
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="A defense, a+b for a chain; may be repeated.", autocompletion=completion.DEFENSE),
+    ] = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(help="An attack, a+b for a chain; may be repeated.", autocompletion=completion.ATTACK_OR_GAUNTLET),
+    ] = None,
+    merger: Annotated[
+        list[str] | None, typer.Option(help="A merger; may be repeated.", autocompletion=completion.MERGER_OR_GAUNTLET)
+    ] = None,
+    threat: Annotated[
+        list[str] | None, typer.Option(help="A threat model; may be repeated.", autocompletion=completion.THREAT_MODEL)
+    ] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="Keys to try each keyed defense under.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
@@ -48,7 +65,9 @@ def run(
     ] = None,
     report: Files = None,
     fail_on: FailOn = None,
-    verbose: Verbose = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Details = False,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log to mlflow: MLFLOW_TRACKING_URI, or OUT/mlflow.db.")
     ] = False,
@@ -88,13 +107,17 @@ def run(
         }
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
-    say(f"Reading the plan {plan}, torch and the plugins")
+    asked = writers(report or ())
+    mention(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate
 
-    asked = writers(report or ())
     if dry_run:
-        _show(preview(found, out=out, folder=folder))
+        foreseen = preview(found, out=out, folder=folder)
+        if as_json:
+            print_json(asdict(foreseen))
+        else:
+            _show(foreseen)
         return
     with Progress() as progress:
         results = evaluate(
@@ -114,8 +137,9 @@ def run(
         from redteam.tracking import export_mlflow
 
         export_mlflow(results, mlflow_uri, folder=home)
-    tell(results, verbose=verbose)
-    typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
+    tell(results, verbose=verbose, as_json=as_json)
+    if not as_json:
+        typer.echo(f"\n{time.perf_counter() - started:.0f} s; report: {page}")
     raise typer.Exit(results.exit_code)
 
 

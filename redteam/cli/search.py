@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redteam.cli import completion
 from redteam.cli.outputs import Pages, writers
+from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput
 from redteam.plugins.shipped import default_merger, defaults
 
@@ -21,13 +23,20 @@ if TYPE_CHECKING:
 def search(
     defense: Annotated[
         list[str] | None,
-        typer.Option(help="The defense to break, a+b for a chain; with --defend one to choose from; then repeat."),
+        typer.Option(
+            autocompletion=completion.DEFENSE,
+            help="The defense to break, a+b for a chain; with --defend one to choose from; then repeat.",
+        ),
     ] = None,
     defend: Annotated[bool, typer.Option("--defend", help="Look for a defense that no attack breaks.")] = False,
-    scenario: Annotated[str, typer.Option(help="The scenario.")] = defaults()["scenarios"][0],
+    scenario: Annotated[str, typer.Option(help="The scenario.", autocompletion=completion.SCENARIO)] = defaults()[
+        "scenarios"
+    ][0],
     seed: Annotated[int, typer.Option(min=0, help="Which retraining of base and experts.")] = 0,
-    merger: Annotated[str, typer.Option(help="The merger.")] = default_merger(),
-    threat: Annotated[str, typer.Option(help="The threat model.")] = "weights-only",
+    merger: Annotated[str, typer.Option(help="The merger.", autocompletion=completion.MERGER)] = default_merger(),
+    threat: Annotated[
+        str, typer.Option(help="The threat model.", autocompletion=completion.THREAT_MODEL)
+    ] = "weights-only",
     trials: Annotated[int, typer.Option(min=1, help="How many chains to try.")] = 40,
     seconds: Annotated[float | None, typer.Option(min=0, help="Begin no further trial after so long.")] = None,
     steps: Annotated[
@@ -38,8 +47,9 @@ def search(
     attack: Annotated[
         list[str] | None,
         typer.Option(
+            autocompletion=completion.ATTACK,
             help="Choose from these attacks alone; settings given are not tuned; with --defend what every defense "
-            "faces; repeat."
+            "faces; repeat.",
         ),
     ] = None,
     fidelity: Annotated[
@@ -65,6 +75,9 @@ def search(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for what is found [default: runs/search-DEFENSE].")] = None,
     report: Pages = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Look for the strongest attacker of a defense, or with --defend for a defense that no attack breaks.
 
@@ -98,7 +111,7 @@ def search(
 
         chosen = {"defenses": tuple(absolute(text) for text in named), **_given(fidelity=fidelity, seeds=seeds)}
         home = out or Path("runs") / "search-defend"
-        search_defenses({**shared, **chosen}, home, report or (), processes, command())
+        search_defenses({**shared, **chosen}, home, report or (), processes, command(), as_json=as_json)
         return
     for flag, value in (("--fidelity", fidelity), ("--seeds", seeds)):
         if value is not None:
@@ -109,7 +122,12 @@ def search(
             "one that holds with --defend."
         )
     home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', named[0]).strip('-')}"
-    _search_attackers({**shared, "defense": absolute(named[0])}, home, report or (), processes, command(), started)
+    found = _search_attackers({**shared, "defense": absolute(named[0])}, home, report or (), processes, command())
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+    else:
+        _tell(found, home, time.perf_counter() - started)
+    raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -118,8 +136,8 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _search_attackers(
-    asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str, started: float
-) -> None:
+    asked: dict[str, Any], home: Path, report: Sequence[Path], processes: int, command: str
+) -> SearchResults:
     from redteam.cli.progress import Progress
     from redteam.plugins.registry import SEARCH_REPORTS
     from redteam.search.run import Asked
@@ -137,8 +155,7 @@ def _search_attackers(
         )
     for path, writer in written:
         writer(found, path)
-    _tell(found, home, time.perf_counter() - started)
-    raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)
+    return found
 
 
 def _tell(found: SearchResults, home: Path, seconds: float) -> None:

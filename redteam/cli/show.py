@@ -6,11 +6,14 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from redteam.cli import completion
+from redteam.cli.printing import Json, print_json
 from redteam.errors import UnknownName
 from redteam.plugins.contracts import (
     AttackSpec,
@@ -33,13 +36,16 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A plugin, plan, gauntlet or threat model, path/to/file.py@name, or a scenario's file."
+            metavar="NAME",
+            autocompletion=completion.ANYTHING,
+            help="A plugin, plan, gauntlet or threat model, path/to/file.py@name, or a scenario's file.",
         ),
     ],
     why: Annotated[
         str | None,
         typer.Option(metavar="DEFENSE", help="NAME is a run's folder: why its verdict on this defense is what it is."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show a plugin, a plan, a gauntlet or a threat model: what it does, claims and needs, and its settings.
 
@@ -51,13 +57,66 @@ def show(
         from redteam.evaluation.results import Results
 
         path = Path(name)
-        typer.echo(reasons(Results.read(path.parent if path.name == "results.json" else path), why))
+        results = Results.read(path.parent if path.name == "results.json" else path)
+        told = reasons(results, why)
+        if as_json:
+            print_json([one.model_dump(mode="json", by_alias=True) for one in results.verdicts if one.defense == why])
+        else:
+            typer.echo(told)
         return
-    typer.echo("\n\n".join(described(name)))
+    shown = found(name)
+    if as_json:
+        print_json([one.as_data() for one in shown])
+    else:
+        typer.echo("\n\n".join(str(one) for one in shown))
 
 
-def described(text: str) -> tuple[str, ...]:
-    """One block of text for each plugin, plan, gauntlet or threat model of that name.
+@dataclass(frozen=True)
+class Shown:
+    """What is said of one plugin, plan, gauntlet or threat model.
+
+    Attributes:
+        kind: `"attack"`, …, `"plan"`, `"gauntlet"` or `"threat"`.
+        name: Its name, or where its file lies.
+        facts: Labels and what they say, in order.
+        text: Its documentation; of a plan or gauntlet what is in it.
+        settings: Its settings, `None` where it can have none.
+    """
+
+    kind: str
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    text: str = ""
+    settings: tuple[Setting, ...] | None = None
+
+    def __str__(self) -> str:
+        width = max([9, *(len(label) for label, _ in self.facts)])
+        lines = [f"{self.kind} {self.name}", *(f"  {label:<{width}} {value}" for label, value in self.facts)]
+        if self.text:
+            lines += ["", *(f"  {line}".rstrip() for line in self.text.splitlines())]
+        if self.settings is not None:
+            lines += ["", "  settings" if self.settings else "  no settings"]
+            lines += [f"    {_setting(setting)}" for setting in self.settings]
+        return "\n".join(lines)
+
+    def as_data(self) -> dict[str, Any]:
+        """The same as plain values."""
+        settings = [
+            {
+                "name": setting.name,
+                "type": setting.type_text,
+                "required": setting.required,
+                "default": None if setting.required or setting.default is None else toml_text(setting.default),
+                "within": None if setting.range is None else [setting.range.low, setting.range.high],
+            }
+            for setting in self.settings or ()
+        ]
+        facts = dict(self.facts)
+        return {"kind": self.kind, "name": self.name, "facts": facts, "text": self.text, "settings": settings}
+
+
+def found(text: str) -> tuple[Shown, ...]:
+    """Each plugin, plan, gauntlet or threat model of that name.
 
     Raises:
         UnknownName: If there is none.
@@ -84,35 +143,26 @@ def described(text: str) -> tuple[str, ...]:
     return tuple(blocks)
 
 
-def _plugin(registry: Registry[Any], reference: Reference) -> str:
-    found = registry.find(reference)
-    lines = [f"{registry.kind} {reference.name}", f"  package   {found.origin}"]
-    lines += [f"  {label:<9} {value}" for label, value in _claims(found.spec)]
-    if isinstance(found.spec, ScenarioSpec) and not any(one.required for one in settings_of(found.function).values()):
-        lines += _about(found.spec, bind(found.function, {}))
-    documentation = inspect.getdoc(found.function) or inspect.getdoc(sys.modules[found.function.__module__]) or ""
-    if documentation:
-        lines += ["", *(f"  {line}".rstrip() for line in documentation.splitlines())]
-    if not isinstance(found.spec, ReportSpec):
-        settings = settings_of(found.function)
-        lines += ["", "  settings" if settings else "  no settings"]
-        lines += [f"    {_setting(setting)}" for setting in settings.values()]
-    return "\n".join(lines)
+def _plugin(registry: Registry[Any], reference: Reference) -> Shown:
+    plugin = registry.find(reference)
+    facts = [("package", plugin.origin), *_claims(plugin.spec)]
+    writes = isinstance(plugin.spec, ReportSpec)
+    settings = None if writes else tuple(settings_of(plugin.function).values())
+    if isinstance(plugin.spec, ScenarioSpec) and not any(one.required for one in settings or ()):
+        facts += _about(plugin.spec, bind(plugin.function, {}))
+    text = inspect.getdoc(plugin.function) or inspect.getdoc(sys.modules[plugin.function.__module__]) or ""
+    return Shown(registry.kind, reference.name, tuple(facts), text, settings)
 
 
-def _data(reference: Reference) -> str:
+def _data(reference: Reference) -> Shown:
     """A file that a scenario reads."""
     plugin = SCENARIOS.load(reference)
-    lines = [f"scenario {reference.name}", f"  reader    {plugin.spec.name}"]
-    return "\n".join([*lines, *_about(plugin.spec, plugin.settings)])
+    facts = (("reader", plugin.spec.name), *_about(plugin.spec, plugin.settings))
+    return Shown("scenario", reference.name, facts)
 
 
-def _about(spec: ScenarioSpec, settings: Mapping[str, Any]) -> list[str]:
-    if spec.about is None:
-        return []
-    said = list(spec.about(**settings))
-    width = max([9, *(len(label) for label, _ in said)])
-    return [f"  {label:<{width}} {value}" for label, value in said]
+def _about(spec: ScenarioSpec, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [] if spec.about is None else list(spec.about(**settings))
 
 
 def _claims(spec: Spec) -> Iterator[tuple[str, str]]:
@@ -152,36 +202,18 @@ def _setting(setting: Setting) -> str:
     return f"{setting.name}: {setting.type_text}, {default}{where}"
 
 
-def _threat(text: str) -> str:
+def _threat(text: str) -> Shown:
     model = threat_model(text)
     grants = ", ".join(str(need.name).lower() for need in model.grants)
     settings = settings_of(THREAT_MODELS[Reference.parse(text).name])
-    return "\n".join(
-        [
-            f"threat {model.name}",
-            f"  grants    {grants}",
-            "",
-            *(f"  {line}" for line in textwrap.wrap(model.words, 78)),
-            "",
-            "  settings" if settings else "  no settings",
-            *(f"    {_setting(setting)}" for setting in settings.values()),
-        ]
-    )
+    return Shown("threat", model.name, (("grants", grants),), textwrap.fill(model.words, 78), tuple(settings.values()))
 
 
 def _value(value: object) -> str:
     return "none" if value is None else toml_text(value)
 
 
-def _file(one: Listed) -> str:
+def _file(one: Listed) -> Shown:
     file = shipped_file(one.kind, one.name)
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return "\n".join(
-        [
-            f"{one.kind} {one.name}",
-            f"  package   {one.package}",
-            f"  file      {file}",
-            "",
-            *(f"  {x}".rstrip() for x in lines),
-        ]
-    )
+    facts = (("package", one.package), ("file", str(file)))
+    return Shown(one.kind, one.name, facts, file.read_text(encoding="utf-8"))

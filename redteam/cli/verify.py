@@ -10,6 +10,7 @@ import typer
 
 from redteam.cli.checkpoint_options import at_home
 from redteam.cli.opening import require_there
+from redteam.cli.printing import Json, Quiet, Verbose
 
 if TYPE_CHECKING:
     from redteam.evaluation.verify import Verification
@@ -20,12 +21,18 @@ _SHOWN = 8  # disagreements of one check that the terminal gets; JSON has all
 def verify(
     run: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="The folder of a finished run, or a results file.", callback=at_home),
+        typer.Argument(
+            metavar="DIR",
+            help="The folder of a finished run, a results file, or an archive of redteam submit.",
+            callback=at_home,
+        ),
     ],
     sample: Annotated[int, typer.Option(min=0, help="Steps to compute anew, drawn at random.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 computes in this one.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, and nothing else.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say whether the results of a run follow from what they rest on, and what does not agree.
 
@@ -41,7 +48,7 @@ def verify(
 
     with Progress() as progress:
         found = check(run, sample=sample, seed=seed, workers=cores() if workers is None else workers, observer=progress)
-    if json:
+    if as_json:
         typer.echo(found.model_dump_json(indent=1, by_alias=True))
     else:
         _tell(found)

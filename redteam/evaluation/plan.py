@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from redteam.errors import BadPlan
+from redteam.errors import BadPlan, hint
 from redteam.evaluation.gate import Condition
 from redteam.evaluation.gauntlet import Kind, is_gauntlet
 from redteam.memory import size
@@ -158,19 +158,30 @@ class Plan(Product):
         Raises:
             BadPlan: With the first thing that is wrong with it.
         """
+        cls._require_entries(given, origin)
         try:
+            # Which defense stands by default is known once all are imported: what else is wrong is said before.
+            cls(**{"defenses": ("none",), **given})
             return cls(**given)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the plan"
-            if first["type"] == "extra_forbidden":
-                raise BadPlan(
-                    f"{origin} has an entry {where!r} that means nothing; known: {', '.join(cls.model_fields)}."
-                ) from None
             expected = next(_EXPECTED[part] for part in reversed(first["loc"]) if part in _EXPECTED)
             raise BadPlan(
                 f"{origin} cannot be used: {where} must be {expected}, not {shown(first['input'])}."
             ) from None
+
+    @classmethod
+    def _require_entries(cls, given: Mapping[str, Any], origin: str) -> None:
+        products = given.get("also")
+        tables = enumerate(products if isinstance(products, (list, tuple)) else ())
+        also = [(f"also.{at}.", Product, one) for at, one in tables if isinstance(one, Mapping)]
+        all_of_it: list[tuple[str, type[BaseModel], Mapping[str, Any]]] = [("", cls, given), *also]
+        for where, model, entries in all_of_it:
+            for key in entries:
+                if key not in model.model_fields:
+                    known = hint(key, list(model.model_fields), "known:")
+                    raise BadPlan(f"{origin} has an entry {where + key!r} that means nothing; {known}")
 
     @classmethod
     def read(cls, path: Path) -> Plan:

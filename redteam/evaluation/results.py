@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from redteam.archive import RESULTS, read_archive
+from redteam.archive import RESULTS, is_archive, read_archive
 from redteam.errors import BadInput
 from redteam.evaluation.rows import (
     FELL_BEFORE,
@@ -357,7 +357,11 @@ class Results(Model):
         Raises:
             UnwritableOutput: If it cannot be written.
         """
-        write_atomically(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
+        write_atomically(path, self.as_json() + "\n")
+
+    def as_json(self) -> str:
+        """What that file holds."""
+        return self.model_dump_json(indent=1, by_alias=True)
 
     @property
     def told(self) -> tuple[Verdict, ...]:
@@ -405,10 +409,10 @@ class Results(Model):
 
 def _content(file: Path) -> bytes:
     """What `results.json` says, which may be compressed or lie in an archive."""
-    if file.name.endswith(".json"):
-        return file.read_bytes()
-    if not file.name.endswith(".json.gz"):
+    if is_archive(file):
         return read_archive(file)[RESULTS]
+    if file.suffix != ".gz":
+        return file.read_bytes()
     try:
         return gzip.decompress(file.read_bytes())
     except (EOFError, zlib.error, gzip.BadGzipFile):

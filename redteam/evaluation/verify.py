@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from redteam.archive import PLAN, is_archive, read_archive
 from redteam.errors import RedteamError
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.recompute import Again
@@ -62,7 +63,7 @@ def verify(
     """Verifies the results of a run; nothing is written to its folder.
 
     Args:
-        path: The run's folder, or a results file, of which only rows can be checked.
+        path: The run's folder, an archive, of which rows and plan can be checked, or a results file, only its rows.
         sample: How many steps to compute anew; 0 for none.
         seed: Of the draw.
         workers: Processes; 0 computes in this one, without time limits.
@@ -73,7 +74,7 @@ def verify(
     """
     results, root = Results.read(path), path.parent if path.name == "results.json" else path
     checks = [_rows(results), _engine(results)]
-    if root.is_dir():
+    if root.is_dir() or is_archive(root):
         checks.append(_plan(results, root))
     checks += _recomputed(results, root, checks[1], sample, seed, workers, observer or Observer())
     return Verification(run=str(path), checks=tuple(checks))
@@ -115,7 +116,7 @@ def _engine(results: Results) -> Check:
 def _plan(results: Results, root: Path) -> Check:
     """What was written down before any attack ran, against what the results say."""
     try:
-        announced = json.loads((root / "plan.json").read_text(encoding="utf-8"))
+        announced = json.loads(read_archive(root)[PLAN] if is_archive(root) else (root / PLAN).read_bytes())
         plan, digest, scenarios = (announced[key] for key in ("plan", "thresholds_digest", "scenarios"))
         scenarios = dict(scenarios)
     except OSError:

@@ -216,7 +216,7 @@ class ScenarioSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSpec(Spec):
-    """A writer of results; its name is the file extension. Plain functions, so this one is derived, never declared."""
+    """A writer of results; its name is the file extension. Of a function without a decorator it is derived."""
 
     kind: ClassVar[str] = "report"
 
@@ -331,6 +331,11 @@ def scenario(
     return _carry(
         ScenarioSpec(name=name, state=state, check=check, about=about, propose=propose, victims=victims, paper=paper)
     )
+
+
+def report(name: str) -> Callable[[F], F]:
+    """Declares `fn(results: Results, path: Path) -> None` a writer of reports, by the extension of its files."""
+    return _carry(ReportSpec(name=name))
 
 
 def spec_of(function: object) -> Spec | None:

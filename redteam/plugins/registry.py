@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -307,3 +307,18 @@ DEFENSE_SEARCH_REPORTS = Registry("redteam.defense_search_reports", ReportSpec)
 REGISTRIES: Mapping[str, Registry[Any]] = {
     registry.kind: registry for registry in (SCENARIOS, DEFENSES, ATTACKS, MERGERS, REPORTS)
 }
+CONTRACTED = ("attack", "defense", "merger", "scenario")
+"""The kinds of plugins that have a contract to be held to."""
+
+
+def kinds_of(name: str, kinds: Sequence[str] = CONTRACTED) -> tuple[str, ...]:
+    """In which of some kinds a name is registered: the same can be that of an attack and of a defense.
+
+    Raises:
+        UnknownName: If it is in none.
+    """
+    found = tuple(kind for kind in kinds if name in REGISTRIES[kind])
+    if not found:
+        known = {one for kind in kinds for one in REGISTRIES[kind]}
+        raise UnknownName.among(f"{', '.join(kinds[:-1])} or {kinds[-1]}", name, known)
+    return found

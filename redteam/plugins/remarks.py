@@ -19,3 +19,8 @@ class Remark:
     state: Literal["ok", "note", "WRONG"]
     about: str
     told: str
+
+    @property
+    def line(self) -> str:
+        """As it is printed."""
+        return f"{self.state:<5}  {self.about:<12}  {self.told}"

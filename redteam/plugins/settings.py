@@ -6,7 +6,6 @@ imported only there, so that listing plugins stays quick.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from redteam.errors import BadSetting, PluginFault, UnknownName
+from redteam.errors import BadSetting, PluginFault, UnknownName, hint
 from redteam.plugins.contracts import spec_of
 
 REQUIRED = inspect.Parameter.empty
@@ -178,10 +177,7 @@ def _setting(name: str, hint: Any, default: Any) -> Setting:
 
 def unknown_setting(owner: str, key: str, settings: Collection[str]) -> UnknownName:
     """The sentence on a setting that a plugin does not have, with those that it has."""
-    close = difflib.get_close_matches(key, settings, n=1, cutoff=0.5)
-    if close:
-        return UnknownName(f"{owner} has no setting {key!r}; did you mean {close[0]!r}?")
-    return UnknownName(f"{owner} has no setting {key!r}; it has {', '.join(settings) or 'none'}.")
+    return UnknownName(f"{owner} has no setting {key!r}; {hint(key, settings, 'it has')}")
 
 
 def _validated(owner: str, setting: Setting, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from redteam.testing.clock import Clock
 from redteam.testing.contracts import AttackContract, DefenseContract, MergerContract, ScenarioContract
 from redteam.testing.outcome import Check, Outcome
+from redteam.testing.results import toy_results
 from redteam.testing.suite import checks_for, plugins, prepare
 from redteam.testing.toys import toy_architectures, toy_scenario
 
@@ -18,5 +19,6 @@ __all__ = [
     "plugins",
     "prepare",
     "toy_architectures",
+    "toy_results",
     "toy_scenario",
 ]

@@ -12,7 +12,7 @@ from redteam.errors import BadInput, UnknownName
 from redteam.plugins.contracts import spec_of
 from redteam.plugins.files import module_from
 from redteam.plugins.reference import Reference
-from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS, LoadedPlugin, Registry
+from redteam.plugins.registry import CONTRACTED, REGISTRIES, LoadedPlugin, Registry, kinds_of
 from redteam.plugins.settings import bind
 from redteam.testing import elsewhere
 from redteam.testing.attacks import AttackSubject
@@ -22,7 +22,7 @@ from redteam.testing.mergers import MergerSubject
 from redteam.testing.outcome import Check
 from redteam.testing.scenarios import ScenarioSubject
 
-KINDS: dict[str, Registry[Any]] = {registry.kind: registry for registry in (ATTACKS, DEFENSES, MERGERS, SCENARIOS)}
+KINDS: dict[str, Registry[Any]] = {kind: REGISTRIES[kind] for kind in CONTRACTED}
 """The kinds of plugins that have a contract."""
 
 _SUBJECTS: dict[str, type[Tried[Any]]] = {
@@ -97,18 +97,14 @@ def subject_of(plugin: LoadedPlugin[Any]) -> Tried[Any]:
 
 
 def _kinds(reference: Reference) -> tuple[str, ...]:
-    if reference.file:
-        specs = [spec for value in vars(module_from(Path(reference.file))).values() if (spec := spec_of(value))]
-        found = [spec.kind for spec in specs if spec.name == reference.plugin]
-        known = {spec.name for spec in specs if spec.kind in KINDS}
-        where = f"{_either()} in {reference.file}"
-    else:
-        found = [kind for kind, registry in KINDS.items() if reference.name in registry]
-        known = {name for registry in KINDS.values() for name in registry}
-        where = _either()
+    if not reference.file:
+        return kinds_of(reference.name)
+    specs = [spec for value in vars(module_from(Path(reference.file))).values() if (spec := spec_of(value))]
+    found = [spec.kind for spec in specs if spec.name == reference.plugin]
+    known = {spec.name for spec in specs if spec.kind in KINDS}
     kinds = tuple(kind for kind in dict.fromkeys(found) if kind in KINDS)
     if not kinds:
-        raise UnknownName.among(where, reference.plugin, known)
+        raise UnknownName.among(f"{_either()} in {reference.file}", reference.plugin, known)
     return kinds
 
 

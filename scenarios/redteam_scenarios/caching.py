@@ -13,18 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from redteam.caching import ABANDONED, UNFINISHED, cache_root, note_engine
 from redteam.errors import BadInput, UnwritableOutput
 
-_ABANDONED = 24 * 3600.0  # seconds after which an unfinished folder belongs to nobody
-
-
-def cache_root() -> Path:
-    """`$REDTEAM_CACHE`, or the platform's folder for caches."""
-    if chosen := os.environ.get("REDTEAM_CACHE"):
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("redteam"))
+__all__ = ["cache_root", "read", "save", "whole", "write"]
 
 
 @contextmanager
@@ -37,16 +29,18 @@ def whole(folder: Path) -> Iterator[Path]:
     work = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        for other in folder.parent.glob(".*.unfinished"):
-            if time.time() - other.stat().st_mtime > _ABANDONED:
+        for other in folder.parent.glob(f".*{UNFINISHED}"):
+            if time.time() - other.stat().st_mtime > ABANDONED:
                 shutil.rmtree(other, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".unfinished", dir=folder.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=UNFINISHED, dir=folder.parent))
         yield work
         try:
             os.replace(work, folder)
         except OSError:
             if not folder.is_dir():  # another process was first
                 raise
+        else:
+            note_engine(folder)
     except OSError as error:
         raise UnwritableOutput(
             f"The cache {folder.parent} cannot be written ({error.strerror or error}); "

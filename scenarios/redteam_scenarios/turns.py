@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from redteam.errors import BadSetting
+from redteam.errors import BadSetting, hint
 
 if TYPE_CHECKING:
     from redteam.tasks import Scenario
@@ -46,9 +45,8 @@ def required(victim: str, tasks: Collection[str], scenario: str) -> str:
             f"{scenario} with each task as the victim in turn is several scenarios; ask for one of them: "
             f"victim={next(iter(tasks))}."
         )
-    near = get_close_matches(victim, tasks, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(tasks)}, or {EACH} of them in turn."
-    raise BadSetting(f"{scenario} has no task {victim!r} that could be the victim; {hint}")
+    near = hint(victim, [*tasks, EACH], "it has")
+    raise BadSetting(f"{scenario} has no task {victim!r} that could be the victim; {near}")
 
 
 def with_victim(scenario: Scenario, victim: str) -> Scenario:

@@ -1,52 +1,113 @@
-"""A slip in a name or a file is told before torch is imported, which takes seconds."""
+"""A slip in a name or a path is told before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
 SCRIPT = """
-import sys
+import contextlib, io, json, sys
 from redteam.cli.main import main
-try:
-    main(sys.argv[1:])
-finally:
-    assert "torch" not in sys.modules
+told = []
+for words in json.load(sys.stdin):
+    slow = "torch" in sys.modules
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()) as out:
+            main(words)
+    except SystemExit as left:
+        told.append([left.code, said.getvalue(), out.getvalue(), "torch" in sys.modules and not slow])
+json.dump(told, sys.stdout)
 """
 PLAN = 'scenarios = ["digits"]\ndefenses = ["{defense}"]\n{more}\n'
+NO_MODEL = "expected a folder with model.safetensors, or a safetensors file."
+OUT = "--out written"
+SLIPS = {
+    "run --scenario digit": "There is no scenario called 'digit'; did you mean 'digits'?",
+    "run --defense mergelok": "There is no defense called 'mergelok'; did you mean 'mergelock'",
+    "run --defense none+mergelok": "There is no defense called 'mergelok'; did you mean 'mergelock'",
+    "run --attack hungarion": "There is no attack called 'hungarion'; did you mean 'hungarian'?",
+    "run --attack gauntlet-9": "There is no attack called 'gauntlet-9'",
+    "run --merger tie": "There is no merger called 'tie'; did you mean 'ties'?",
+    "run --defense permutation:site=[qk]": "permutation has no setting 'site'; did you mean 'sites'?",
+    "run --attack none.py@mine": "Cannot read the plugin file",
+    "run --scenario none.toml": "There is no scenario",
+    "run --scenario broken.toml": "has an entry 'victm' that means nothing; did you mean 'victim'",
+    "run nope": "There is no plan called 'nope'",
+    "run slip.toml": "There is no defense called 'mergelok'; did you mean 'mergelock'",
+    "run wrong.toml": "keys must be a whole number from 1 on, not 'two'.",
+    "search --defense mergelok": "There is no defense called 'mergelok'; did you mean 'mergelock'",
+    "run entry.toml": "has an entry 'attack' that means nothing; did you mean 'attacks'?",
+    "run alone.toml": "keys must be a whole number from 1 on, not 'two'.",
+    "run further.toml": "has an entry 'also.1.seed' that means nothing; did you mean 'seeds'?",
+    "run --threat weight-only": "There is no threat model called 'weight-only'; did you mean 'weights-only'?",
+    "run --threat few-shot:sample=3": "few-shot has no setting 'sample'; did you mean 'samples'?",
+    "run -o page.htm": "No report can be written to page.htm; the file's name must end in one of",
+    "run --fail-on verdict==BROKN": "did you mean BROKEN?",
+    "rum": "There is no command called 'rum'; did you mean 'run'",
+    "list atacks": "There is no kind of plugin called 'atacks'; did you mean 'attack'?",
+    "show guage-fit": "did you mean 'gauge-fit'?",
+    "check guage-fit": "There is no attack, defense, merger or scenario called 'guage-fit'; did you mean 'gauge-fit'?",
+    "check gauge-fit:site=[qk]": "gauge-fit has no setting 'site'; did you mean 'sites'?",
+    "check none.py@mine": "Cannot read the plugin file",
+    "report nowhere": "nowhere/results.json cannot be read",
+    "report nowhere -o page.html": "nowhere/results.json cannot be read",
+    "show nowhere --why none": "nowhere/results.json cannot be read",
+    f"protect rotatoin nowhere {OUT}": "There is no defense called 'rotatoin'; did you mean 'rotation'?",
+    f"protect rotation nowhere {OUT}": NO_MODEL,
+    f"attack gauge-fit nowhere --base . {OUT}": NO_MODEL,
+    f"attack gauge-fit . --base nowhere {OUT}": NO_MODEL,
+    f"merge ties --base . --expert nowhere {OUT}": NO_MODEL,
+    "merge ties --base nowhere --expert . --check": NO_MODEL,
+    f"extract-lora nowhere --base . {OUT}": NO_MODEL,
+    "audit . --base nowhere": NO_MODEL,
+    "audit . --base . --other nowhere": NO_MODEL,
+    "doctor . nowhere": NO_MODEL,
+}
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("run --scenario digit", "There is no scenario called 'digit'; did you mean 'digits'?"),
-        ("run --defense mergelok", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
-        ("run --defense none+mergelok", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
-        ("run --attack hungarion", "There is no attack called 'hungarion'; did you mean 'hungarian'?"),
-        ("run --attack gauntlet-9", "There is no attack called 'gauntlet-9'"),
-        ("run --merger tie", "There is no merger called 'tie'; did you mean 'ties'?"),
-        ("run --defense permutation:site=[qk]", "permutation has no setting 'site'; did you mean 'sites'?"),
-        ("run --attack none.py@mine", "Cannot read the plugin file"),
-        ("run --scenario none.toml", "There is no scenario"),
-        ("run --scenario broken.toml", "has an entry 'victm' that means nothing; did you mean 'victim'?"),
-        ("run nope", "There is no plan called 'nope'"),
-        ("run slip.toml", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
-        ("run wrong.toml", "keys must be a whole number from 1 on, not 'two'."),
-        ("search --defense mergelok", "There is no defense called 'mergelok'; did you mean 'mergelock'"),
-    ],
-)
-def test_a_slip_is_told_at_once(tmp_path: Path, words: str, sentence: str) -> None:
-    (tmp_path / "broken.toml").write_text('base = "base"\nvictm = "mine"\n', encoding="utf-8")
-    (tmp_path / "slip.toml").write_text(PLAN.format(defense="mergelok", more=""), encoding="utf-8")
-    (tmp_path / "wrong.toml").write_text(PLAN.format(defense="none", more='keys = "two"'), encoding="utf-8")
+@dataclass(frozen=True)
+class Told:
+    """What a command said."""
+
+    code: int
+    error: str
+    out: str
+    slow: bool
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """All of them, one after the other in one process."""
+    place = tmp_path_factory.mktemp("slips")
+    plans = {
+        "slip": PLAN.format(defense="mergelok", more=""),
+        "wrong": PLAN.format(defense="none", more='keys = "two"'),
+        "entry": 'attack = ["gauge-fit"]',
+        "alone": 'keys = "two"',
+        "further": "[[also]]\nkeys = 2\n[[also]]\nseed = 3",
+        "broken": 'base = "base"\nvictm = "mine"\n',
+    }
+    for name, text in plans.items():
+        (place / f"{name}.toml").write_text(text, encoding="utf-8")
+    words = json.dumps([slip.split() for slip in SLIPS])
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *words.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT], cwd=place, input=words, capture_output=True, text=True, check=True
     )
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("Error: ")
-    assert sentence in ran.stderr
-    assert ran.stderr.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert not (place / "runs").exists()
+    assert not (place / "written").exists()
+    return {slip: Told(*one) for slip, one in zip(SLIPS, json.loads(ran.stdout), strict=True)}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_told_at_once(told: dict[str, Told], slip: str) -> None:
+    found = told[slip]
+    assert found.code == 2
+    assert found.error.startswith("Error: ")
+    assert SLIPS[slip] in found.error
+    assert found.error.count("\n") == 1
+    assert not found.out
+    assert not found.slow, f"{slip} imports torch"

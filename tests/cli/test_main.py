@@ -60,7 +60,7 @@ def test_version(redteam: Invoke) -> None:
     assert out.startswith("redteam ")
 
 
-@pytest.mark.parametrize("arguments", [["lst"], ["list", "--jsn"], ["show"], ["list", "a", "b"]])
+@pytest.mark.parametrize("arguments", [["list", "--jsn"], ["show"], ["list", "a", "b"]])
 def test_misuse_is_two(redteam: Invoke, arguments: list[str]) -> None:
     code, out, err = redteam(*arguments)
     assert (code, out) == (2, "")

@@ -9,7 +9,7 @@ import pytest
 
 from redteam.cli import main as cli
 from redteam.plugins.source import first_line
-from redteam.testing import checks_for
+from redteam.testing import checks_for, toy_results
 
 KINDS = ("attack", "defense", "merger", "scenario")
 Invoke = Callable[..., tuple[int, str, str]]
@@ -78,7 +78,8 @@ def test_nothing_is_overwritten(redteam: Invoke, tmp_path: Path) -> None:
         ("attack", "random", "the name of a Python module already"),
         ("attack", "redteam", "the name of a Python module already"),
         ("atack", "mine", "did you mean 'attack'?"),
-        ("report", "mine", "no kind of plugin to write called 'report'"),
+        ("report", "my-own", "called by the ending of its files, such as txt"),
+        ("plan", "mine", "no kind of plugin to write called 'plan'"),
     ],
 )
 def test_a_bad_name_is_one_sentence(redteam: Invoke, tmp_path: Path, kind: str, name: str, sentence: str) -> None:
@@ -94,3 +95,20 @@ def test_a_folder_that_cannot_be_written(redteam: Invoke, tmp_path: Path) -> Non
     code, _, err = redteam("new", "attack", "my-own", "--out", str(tmp_path / "file" / "deep"))
     assert code == 2
     assert "cannot be written" in err
+
+
+def test_a_report_is_used_at_once(redteam: Invoke, pytester: pytest.Pytester, tmp_path: Path) -> None:
+    code, out, _ = redteam("new", "report", "lines", "--out", str(pytester.path))
+    assert code == 0
+    plugin = pytester.path / "lines.py"
+    assert f"  redteam report runs/quick -o {plugin}@lines=report.lines" in out
+    done = pytester.runpytest_inprocess("-p", "no:cacheprovider", "test_lines.py")
+    assert done.parseoutcomes() == {"passed": 1}
+    toy_results().write(tmp_path / "results.json")
+    code, out, err = redteam("report", str(tmp_path), "-o", f"{plugin}@lines={tmp_path}/page.any")
+    assert (code, err) == (2, ""), "some verdicts of the toy say that nothing can be said"
+    assert out.endswith(f"\nreport: {tmp_path}/page.any\n")
+    assert (tmp_path / "page.any").read_text().count("\n") == len(toy_results().verdicts)
+    assert redteam("show", f"{plugin}@lines")[1].startswith(f"report {plugin}@lines\n")
+    code, _, err = redteam("report", str(tmp_path), "-o", f"{plugin}@line={tmp_path}/page.any")
+    assert (code, "did you mean 'lines'?" in err) == (2, True)

@@ -71,6 +71,12 @@ def test_prints_the_verdicts(redteam: Invoke, finished: Path) -> None:
     assert "BROKEN weak under weights-only: it is so." in redteam("report", finished, "-v")[1]
 
 
+def test_prints_what_the_file_holds(redteam: Invoke, finished: Path, tmp_path: Path) -> None:
+    code, out, err = redteam("report", finished, "--json", "-o", tmp_path / "page.md")
+    assert (code, out, err) == (0, (finished / "results.json").read_text(), "")
+    assert (tmp_path / "page.md").is_file()
+
+
 def test_writes_every_format_beside_each_other(redteam: Invoke, finished: Path, tmp_path: Path) -> None:
     names = ["r.html", "r.md", "r.json", "r.junit.xml", "deep/er/r.csv"]
     code, out, _ = redteam("report", finished, *(word for name in names for word in ("-o", tmp_path / name)))

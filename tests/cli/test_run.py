@@ -159,7 +159,17 @@ class TestRun:
         assert f"cells in the results, from {first} computations" in dry.out
         assert f"{last} computations are cached" in dry.out
         assert "Not loaded" not in dry.out
+        plain = json.loads(redteam("run", "plans/plan.toml", "--out", "out", "--dry-run", "--json", where=home).out)
+        assert plain["cached"] == int(last)
+        assert sum(plain["computed"].values()) == int(first)
         assert sorted(path for path in home.rglob("*")) == before
+
+    def test_as_json_the_same_command_prints_what_it_wrote(self, ran: tuple[Path, Told]) -> None:
+        home, told = ran
+        words = ["run", "plans/plan.toml", "--out", "out", "--workers", "0", "--fail-on", "protection<0.5"]
+        again = redteam(*words, "--json", "--quiet", where=home)
+        assert (again.code, again.err) == (told.code, "")
+        assert again.out == (home / "out" / "results.json").read_text()
 
     def test_a_file_that_the_shell_names_is_read_from_where_the_user_stands(self, ran: tuple[Path, Told]) -> None:
         home, _ = ran

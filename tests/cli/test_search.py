@@ -238,6 +238,15 @@ def test_interrupted_it_says_how_to_go_on(
     assert told.err.splitlines()[-1] == "Interrupted; the same command again goes on where it stopped."
 
 
+def test_as_json_it_prints_what_it_wrote(shell: Callable[..., Any], constant: list[str], tmp_path: Path) -> None:
+    words = ("--defense", "mergelock", "--scenario", TOY, "--trials", "3", "--out", str(tmp_path))
+    told = shell("search", *words, "--json", "-q")
+    assert told.code == 2, "nothing was scored here"
+    assert told.err == ""
+    assert len(json.loads(told.out)["trials"]) == 3
+    assert told.out == (tmp_path / "search.json").read_text()
+
+
 def test_a_merger_that_needs_what_is_withheld(shell: Callable[..., Any], tmp_path: Path) -> None:
     words = ("--defense", "mergelock", "--scenario", TOY, "--threat", "no-base", "--workers", "0")
     told = shell("search", *words, "--out", str(tmp_path))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from redteam.cli.show import described
+from redteam.cli.show import found
 from redteam.errors import BadInput, UnknownName
 from redteam.plugins.registry import REGISTRIES
 from redteam.plugins.shipped import shipped
@@ -45,6 +45,11 @@ def lock(view, *, note: str | None = None): ...
 @defense("other", exact=True, keyed=False)
 def other(view): ...
 '''
+
+
+def described(text: str) -> tuple[str, ...]:
+    """What is printed, one block for each."""
+    return tuple(str(one) for one in found(text))
 
 
 def test_what_is_declared_is_shown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -157,3 +158,5 @@ def test_show_reads_a_folder_or_its_file(
     for name in (tmp_path, tmp_path / "results.json"):
         told = shell("show", str(name), "--why", "mergelock")
         assert (told.code, told.out) == (0, why(results(), LOCK) + "\n")
+    (row,) = json.loads(shell("show", str(tmp_path), "--why", "mergelock", "--json").out)
+    assert row == results().verdicts[0].model_dump(mode="json")

@@ -95,7 +95,6 @@ def test_what_stops_it_is_told_without_merging(shell: Shell, here: Path) -> None
         (("doctor", "nope", "one"), "nope"),
         (("doctor", "base", "one", "one"), "other-one=one"),
         (("merge", "linear", "--base", "base", "--expert", "one"), "--out DIR"),
-        (("merge", "linear", "--base", "base", "--expert", "one", "--out", "out", "--json"), "--check"),
         (("merge", "linear", "--base", "base", "--expert", "nope", "--check"), "nope"),
         (("merge", "linea", "--base", "base", "--expert", "one", "--check"), "did you mean 'linear'"),
         (("merge", "linear:weights=[[on,2.0]]", "--base", "base", "--expert", "one", "--check"), "did you mean 'one'"),

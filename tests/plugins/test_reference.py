@@ -140,3 +140,13 @@ def test_what_is_nothing_is_left_out() -> None:
     assert str(Reference("params", {"prune": 0.5, "seed": None})) == "params:prune=0.5"
     with pytest.raises(BadInput, match="cannot hold"):
         str(Reference("params", {"sites": ["qk", None]}))
+
+
+def test_paths_of_windows_are_split_where_the_name_begins() -> None:
+    chain = parse_chain(r"none+C:\x\y.py@name:scale=0.5+D:/z/q.py@other")
+    assert [(link.file, link.plugin) for link in chain] == [
+        ("", "none"),
+        ("C:\\x\\y.py", "name"),
+        ("D:/z/q.py", "other"),
+    ]
+    assert parse_chain(chain_text(chain)) == chain

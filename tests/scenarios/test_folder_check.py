@@ -11,7 +11,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.cli.main import main
-from redteam.cli.show import described
+from redteam.cli.show import found
 from redteam.errors import BadInput
 from redteam.plugins.registry import SCENARIOS
 from redteam.plugins.remarks import Remark
@@ -52,9 +52,9 @@ def said(place: Path, about: str) -> Remark:
     return found
 
 
-def check(place: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def check(place: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as left:
-        main(["check", str(place / "mine.toml")])
+        main(["check", str(place / "mine.toml"), *options])
     told = capsys.readouterr()
     return int(left.value.code or 0), told.out, told.err
 
@@ -71,7 +71,7 @@ def test_every_task_as_the_victim_in_turn_is_looked_at_alike(place: Path) -> Non
     file = place / "mine.toml"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace('victim = "support"', 'victims = "each"'), encoding="utf-8")
-    (told,) = described(str(file))
+    told = str(found(str(file))[0])
     assert "each in turn: support, weather, sport" in told
     assert remarks(place) == before
 
@@ -173,7 +173,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "an entry": (
         lambda p: (p / "mine.toml").write_text("victm = 3\n" + (p / "mine.toml").read_text()),
         2,
-        "did you mean 'victim'?",
+        "did you mean 'victim' or 'victims'?",
     ),
 }
 
@@ -187,6 +187,10 @@ def test_exit_codes(place: Path, what: str, capsys: pytest.CaptureFixture[str]) 
     assert sentence in (out if code == 1 else err)
     if code == 1:
         assert out.splitlines()[-1] == "One thing is wrong; a verdict would say nothing, so mend that before the run."
+        code, out, err = check(place, capsys, "--json", "--quiet")
+        assert (code, err) == (1, "")
+        (wrong,) = [one for one in json.loads(out)["remarks"] if one["state"] == "WRONG"]
+        assert sentence in f"{wrong['state']:<5}  {wrong['about']:<12}  {wrong['told']}"
 
 
 def test_what_is_not_there_is_bad_input(place: Path) -> None:
@@ -201,7 +205,7 @@ def test_show_says_what_is_in_a_file(place: Path, monkeypatch: pytest.MonkeyPatc
     (place / "sport" / "README.md").write_text(card, encoding="utf-8")
     (place / "weather.csv").write_text("text,label\n", encoding="utf-8")
     monkeypatch.setenv("REDTEAM_CACHE", str(place / "cache"))
-    (told,) = described(str(place / "mine.toml"))
+    told = str(found(str(place / "mine.toml"))[0])
     said: dict[str, str] = dict(line.split(maxsplit=1) for line in told.splitlines()[1:])  # type: ignore[misc]
     assert said["base"].startswith("base, BertModel of 0.02")
     assert said["base"].endswith("million weights, licence apache-2.0")

@@ -12,7 +12,7 @@ from redteam_scenarios.digits.recipe import VICTIM as DIGITS
 from redteam_scenarios.docstrings.recipe import TASKS
 from redteam_scenarios.docstrings.recipe import VICTIM as DOCSTRINGS
 
-from redteam.cli.show import described
+from redteam.cli.show import found
 from redteam.errors import BadSetting
 from redteam.evaluation.plan import Plan
 from redteam.evaluation.resolve import Resolved
@@ -66,5 +66,5 @@ def test_growth_is_of_the_usual_victim() -> None:
 
 
 def test_show_says_who_it_is() -> None:
-    (told,) = described("digits")
+    told = str(found("digits")[0])
     assert "the victim; image classification" in next(line for line in told.splitlines() if "  digits " in line)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from redteam.errors import BadInput
+from redteam.errors import BadInput, hint
 from redteam_scenarios.turns import EACH, required
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -159,9 +158,8 @@ class Plan(_Strict):
         if self.victims != EACH and not self.victim:
             raise ValueError(f'no victim; name the task whose expert is to be protected, or write victims = "{EACH}"')
         if self.victim and self.victim not in self.tasks:
-            near = get_close_matches(self.victim, self.tasks, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f": {', '.join(self.tasks)}"
-            raise ValueError(f"the victim {self.victim!r} is none of the tasks{hint}")
+            near = hint(self.victim, self.tasks, "there are").removesuffix(".")
+            raise ValueError(f"the victim {self.victim!r} is none of the tasks; {near}")
         if self.runs and self.tasks[self.victim].model:
             raise ValueError(f"both victims and tasks.{self.victim}.model name the victim; keep one of them")
         for name, task in self.tasks.items():
@@ -264,8 +262,5 @@ _EXPECTED = {
 def _unknown(path: Path, place: tuple[Any, ...]) -> str:
     model, known = (TaskEntry, "a task has") if place[0] == "tasks" else (Plan, "there is")
     names = sorted(set(model.model_fields) - {"home", "file"})
-    near = get_close_matches(str(place[-1]), names, 1)
     where = ".".join(str(part) for part in place)
-    return f"The scenario {path} has an entry {where!r} that means nothing; " + (
-        f"did you mean {near[0]!r}?" if near else f"{known} {', '.join(names)}."
-    )
+    return f"The scenario {path} has an entry {where!r} that means nothing; {hint(str(place[-1]), names, known)}"
