@@ -27,8 +27,8 @@ Files = Annotated[
         "-o",
         "--report",
         metavar="FILE",
-        help="Also write a report here: .html, .md, .leaderboard.md, .json, .junit.xml or .csv, or by a writer in a file, as "
-        "in path/to/file.py@name=FILE; may be repeated.",
+        help="Also write a report here: .html, .md, .leaderboard.md, .json, .junit.xml or .csv, or by a writer in a "
+        "file, as in path/to/file.py@name=FILE; may be repeated.",
     ),
 ]
 Pages = Annotated[
