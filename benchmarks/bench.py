@@ -7,7 +7,6 @@ on all alike. Nothing here fails a build: figures are reported as they are.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -199,11 +198,12 @@ def main() -> None:
     """Prints every line as soon as it is known; `--json` prints one array at the end instead."""
     import torch
 
+    from redteam.cores import cores
+
     lines = []
     as_json = "--json" in sys.argv[1:]
     if not as_json:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        print(f"{platform.machine()}, {cores} cores, torch {torch.__version__}, one thread; median [least, greatest]")
+        print(f"{platform.machine()}, {cores()} cores, torch {torch.__version__}, one thread; median [least, greatest]")
     for part in (fits, encoder, workers, starts):
         for line in part():
             lines.append(asdict(line))

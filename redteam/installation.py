@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from redteam.caching import cache_root, held
+from redteam.cores import cores
 from redteam.memory import free, shown
 from redteam.plugins.registry import REGISTRIES
 from redteam.plugins.remarks import Remark
@@ -81,13 +82,13 @@ def _torch() -> Iterator[Remark]:
         why = " ".join(str(error).split()).rstrip(".")
         yield Remark("WRONG", "torch", f"torch cannot be imported ({why}); install it anew, as pytorch.org says")
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     wanted = os.environ.get("OMP_NUM_THREADS")
     if wanted is not None and not wanted.isdecimal():
         yield Remark("WRONG", "threads", f"OMP_NUM_THREADS is {wanted!r}, which is no number; set it to 1, or unset it")
     else:
         said = f"OMP_NUM_THREADS is {wanted}" if wanted else "OMP_NUM_THREADS is not set, so that runs take 1 a process"
-        yield Remark("ok", "threads", f"{cores} cores for this process; {said}")
+        yield Remark("ok", "threads", f"{count} cores for this process; {said}")
     found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     for index, one in enumerate(found):
         yield Remark("ok", "device", f"cuda:{index}, {one.name}, {shown(one.total_memory)}")

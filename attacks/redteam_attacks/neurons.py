@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from redteam.checkpoint.products import product
+from redteam.cores import cores
 
 _STEPS = 4  # matrices to a fit: where there is a neuron to find two do, and where there is none no number would
 _SAME = 8  # steps with one matrix at most: making it costs as much as five or six of them
 _SLOWS = 0.3  # of what the last step gained: while the next gains less than that, the matrix still serves
 _STRAY = 5.0  # times the median neuron's distance from its start
 _PART = 2**25  # numbers in the normal matrices of the neurons that are fitted at a time
+_THREADS = 4  # such parts at once, at most: each takes half a gigabyte
 _AWAKE = 0.3  # of a neuron's steepest slope: where it is flatter, its output says little of its weights
 _USUAL = 0.25  # the quantile of a neuron's errors that is its usual one, so that most outputs may be no neuron's
 _OUTLYING = 10.0  # times the usual error
@@ -52,8 +55,13 @@ def regressed(
     """
     scale = float(inputs.square().mean())
     size = max(1, _PART // inputs.shape[1] ** 2)
-    parts = zip(outputs.split(size, 1), start.split(size), strict=True)
-    fitted = torch.cat([_part(inputs, h, first, activation, ridge * scale, settled) for h, first in parts])
+
+    def part(h: Tensor, first: Tensor) -> Tensor:
+        return _part(inputs, h, first, activation, ridge * scale, settled)
+
+    # Neurons do not see one another, so that parts of them come out to the same bits on a thread each.
+    with ThreadPoolExecutor(min(_THREADS, cores())) as threads:
+        fitted = torch.cat(list(threads.map(part, outputs.split(size, 1), start.split(size))))
     away = (fitted - start).norm(dim=1, keepdim=True)
     return torch.where(away <= _STRAY * away.median(), fitted, start)
 

@@ -102,7 +102,7 @@ def _nothing(_: str) -> None:
 
 def _fit(reference: Reference, *, as_json: bool) -> NoReturn:
     """Says whether a scenario of models and data is fit for a verdict, and leaves."""
-    from redteam.cli.run import cores
+    from redteam.cores import cores
     from redteam.plugins.registry import SCENARIOS
 
     SCENARIOS.require(reference)  # what is wrong with the file itself is said before torch is imported

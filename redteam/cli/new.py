@@ -70,7 +70,7 @@ def new(
     values = {"name": name, "stem": stem, "Class": stem.title().replace("_", ""), "Kind": kind.title(), "kind": kind}
     files = {
         out / f"{stem}.py": _template(kind).substitute(values),
-        out / f"test_{stem}.py": _template("test_report" if kind == "report" else "test").substitute(values),
+        out / f"test_{stem}.py": _template("report_test" if kind == "report" else "test").substitute(values),
     }
     for file in files:
         if file.exists():

@@ -17,6 +17,7 @@ from redteam.cli import completion
 from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
+from redteam.cores import cores
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
 
@@ -163,8 +164,3 @@ def absolute(text: str) -> str:
 def command() -> str:
     """The command that repeats this one."""
     return shlex.join(["redteam", *sys.argv[1:]])
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

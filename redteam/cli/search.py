@@ -86,7 +86,8 @@ def search(
     repeats those that no other beats. The same command again goes on where it stopped. Exit codes: 0, also where
     nothing strong was found; 2 if nothing could be said.
     """
-    from redteam.cli.run import absolute, command, cores
+    from redteam.cli.run import absolute, command
+    from redteam.cores import cores
     from redteam.evaluation.plan import require_names
 
     started = time.perf_counter()

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from redteam.cli.printing import Json, print_json
+
 
 def submit(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a finished run.", show_default=False)],
@@ -15,6 +17,7 @@ def submit(
         Path | None, typer.Option(metavar="FILE", help="Where the archive goes [default: DIR.redteam.tar.gz].")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the archive if it is there already.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Pack a finished run into one archive: results, plan, digests and the files that the plan names.
 
@@ -35,6 +38,10 @@ def submit(
     if os.path.lexists(path) and not force:
         raise UnwritableOutput(f"{path} exists already; name another file with --out, or replace it with --force.")
     write_atomically(path, made)
-    for name in sorted(members):
-        typer.echo(f"  {len(members[name]):>10,} bytes  {name}")
-    typer.echo(f"archive: {path}, {len(made):,} bytes, digest {digest(read_archive(path))}")
+    sizes, found = {name: len(members[name]) for name in sorted(members)}, digest(read_archive(path))
+    if as_json:
+        print_json({"archive": str(path), "bytes": len(made), "digest": found, "members": sizes})
+        return
+    for name, size in sizes.items():
+        typer.echo(f"  {size:>10,} bytes  {name}")
+    typer.echo(f"archive: {path}, {len(made):,} bytes, digest {found}")

@@ -43,7 +43,7 @@ def verify(
     require_there(run, "the folder of a finished run")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from redteam.cli.progress import Progress
-    from redteam.cli.run import cores
+    from redteam.cores import cores
     from redteam.evaluation.verify import verify as check
 
     with Progress() as progress:

@@ -23,8 +23,9 @@ def scalars(
     With a = ‖l‖², b = ‖r‖², p = ⟨l, l₀⟩, q = ⟨r, r₀⟩ and s = ρ e^{jφ} the cost is, up to a constant,
     `aρ² + b/ρ² − 2 Re e^{−jφ}(ρp + q/ρ)`. So φ is the phase of ρp + q/ρ (a sign for real rows), and what is left is a
     function of log ρ. Rows are first balanced, ρ = (b/a)^¼ eᵗ, which takes the scale of any lock off; then
-    |t| ≤ log(1 + |p| + |q|) at every minimum, so that a grid finds the deepest one and Newton, kept between the grid
-    points beside it, goes on from there. The stationary points are the roots of `a s⁴ − p s³ + q s − b` for real rows.
+    |t| ≤ log(1 + |p| + |q|) at every minimum, so that a grid finds them, and from the two that look deepest Newton goes
+    on, kept between the grid points beside. The stationary points are the roots of `a s⁴ − p s³ + q s − b` for real
+    rows.
     Where the right side is divided by sᵏ, the same holds with ρ = (k b/a)^(1/(2k + 2)) eᵗ, |t| ≤ log(1 + |p| + k |q|).
 
     Args:
@@ -86,7 +87,19 @@ class _Cost(ABC):
         """Where the function is smallest."""
         bound = torch.log1p(self.reach)
         unit = torch.linspace(-1, 1, _GRID, dtype=bound.dtype, device=bound.device)
-        best = unit[self.cost(bound * unit.reshape(-1, *[1] * bound.ndim)).argmin(dim=0)]
+        found = self._refined(bound, unit[self._deepest(bound * unit.reshape(-1, *[1] * bound.ndim))])
+        return found.gather(0, self.cost(found).argmin(dim=0, keepdim=True))[0]
+
+    def _deepest(self, grid: Tensor) -> Tensor:
+        """Index [2, ...] of the two lowest minima on a grid [n, ...]; which is lower shows between its points."""
+        cost = self.cost(grid)
+        walled = torch.nn.functional.pad(cost.movedim(0, -1), (1, 1), value=torch.inf).movedim(-1, 0)
+        least = torch.where((cost <= walled[:-2]) & (cost <= walled[2:]), cost, torch.inf)
+        values, index = least.topk(2, dim=0, largest=False)
+        return torch.where(values.isfinite(), index, index[:1])
+
+    def _refined(self, bound: Tensor, best: Tensor) -> Tensor:
+        """Where the function is smallest beside points of the grid, [2, ...] as they are."""
         spacing = 2 / (_GRID - 1)
         t, low, high = (bound * (best + step * spacing) for step in (0, -1, 1))
         start = t

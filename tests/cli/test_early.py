@@ -66,6 +66,9 @@ SLIPS = {
     "audit . --base nowhere": NO_MODEL,
     "audit . --base . --other nowhere": NO_MODEL,
     "doctor . nowhere": NO_MODEL,
+    "diff nowhere .": "There is nothing at nowhere; name a run or a model on disk.",
+    "verify nowhere": "There is nothing at nowhere; name the folder of a finished run.",
+    "submit nowhere": "nowhere/results.json cannot be read",
 }
 
 

@@ -20,7 +20,7 @@ from redteam.testing import toy_scenario
 Shell = Callable[..., Any]
 SILENT = {"new"}
 """Commands whose result is a file to go on with, not something that was found."""
-UNMOVING = {"list", "show", "report", "new", "cache"}
+UNMOVING = {"list", "show", "report", "submit", "new", "cache"}
 """Commands that take no time, so that there is no progress."""
 
 

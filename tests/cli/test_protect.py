@@ -182,7 +182,7 @@ def test_an_interrupt_leaves_the_key_alone_and_says_so(
     class Interrupting(home.Progress):
         def advanced(self, done: int, total: int, what: str) -> None:
             if done == 7:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)  # in this thread: another one may get a process's signal, and later
 
     monkeypatch.setattr(home, "Progress", Interrupting)
     told = shell("protect", "mergelock", "vit", "--key", "key", "--out", "locked")

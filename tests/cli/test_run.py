@@ -310,6 +310,6 @@ class TestRefusals:
 
 
 def test_all_cores_that_this_process_may_use() -> None:
-    from redteam.cli.run import cores
+    from redteam.cores import cores
 
     assert 1 <= cores() <= (os.cpu_count() or 1)

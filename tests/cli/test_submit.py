@@ -88,6 +88,26 @@ def test_packs_results_plan_and_sources_and_no_path(runs: tuple[Path, Path], tmp
     assert set(plan["files"]) == {"files/0/one.py", "files/0/toy.py"}
     assert plan["scenarios"]["toy seed 0"] == Results.read(runs[0]).grounds[0].digest
     assert f"digest {archive.digest(held)}" in told.out
+    as_json = json.loads(redteam("submit", runs[0], "--out", "again.tar.gz", "--json", where=tmp_path).out)
+    assert as_json == {
+        "archive": "again.tar.gz",
+        "bytes": (tmp_path / "run.redteam.tar.gz").stat().st_size,
+        "digest": archive.digest(held),
+        "members": {name: len(content) for name, content in held.items() if name != archive.MANIFEST},
+    }
+
+
+def test_verify_and_diff_take_archives(runs: tuple[Path, Path], copied: Path, tmp_path: Path) -> None:
+    assert redteam("submit", runs[0], "--out", "x.tar.gz", where=tmp_path).code == 0
+    told = redteam("verify", "x.tar.gz", where=tmp_path)
+    assert (told.code, told.err) == (0, "")
+    assert "agrees       plan" in told.out
+    assert redteam("diff", "x.tar.gz", runs[0], where=tmp_path).code == 0
+    announced = json.loads((copied / "plan.json").read_text())
+    (copied / "plan.json").write_text(json.dumps({**announced, "thresholds_digest": "0" * 64}))
+    assert redteam("submit", copied, "--out", "y.tar.gz", where=tmp_path).code == 0
+    told = redteam("verify", "y.tar.gz", where=tmp_path)
+    assert (told.code, "the limits' digest" in told.out) == (1, True)
 
 
 def test_the_same_run_gives_the_same_bytes(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -102,12 +102,19 @@ def as_csv(text: str, found: Results) -> None:
     assert [row["status"] for row in rows] == [cell.status for cell in found.cells]
 
 
+def board(text: str, found: Results) -> None:
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    for verdict in found.verdicts:
+        assert any(f"`{verdict.defense}`" in row[1] and verdict.verdict in row[2] for row in rows if len(row) > 2)
+
+
 CHECKS: dict[str, Callable[[str, Results], None]] = {
     "html": html,
     "md": markdown,
     "junit.xml": junit,
     "json": as_json,
     "csv": as_csv,
+    "leaderboard.md": board,
 }
 
 
