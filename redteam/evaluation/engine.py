@@ -64,7 +64,7 @@ class Engine:
         self._left: dict[tuple[int, Pairing], set[str]] = {}
         self._ended: list[int] = []
         self._open = [0] * len(self.places)
-        self._cached = 0
+        self.cached = 0  # steps that an earlier run had computed
         self._decided: set[int] = set()
         self._estimated = False
 
@@ -98,9 +98,9 @@ class Engine:
         before = len(self.scheduler.steps)
         todo = self.scheduler.add(behind(self.design.steps, names), priority=priority)
         added = len(self.scheduler.steps) - before
-        self._cached += max(0, added - todo)
+        self.cached += max(0, added - todo)
         if added:
-            self.observer.planned(added, len(self.scheduler.steps), self._cached, why)
+            self.observer.planned(added, len(self.scheduler.steps), self.cached, why)
 
     def _tell_the_cost(self) -> None:
         if not self._estimated and (told := self.estimate.told(self.scheduler.steps, self.scheduler.outcomes)):

@@ -156,13 +156,15 @@ def _plan(plans: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _environment(given: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What they agree on as it is, what they don't side by side, durations summed."""
+    """What they agree on as it is, what they don't side by side, durations summed where all are known."""
     found: dict[str, Any] = {}
     for key in _merged(given):
         values = list(dict.fromkeys(one[key] for one in given if key in one))
         found[key] = values[0] if len(values) == 1 else ", ".join(map(str, values))
     if "duration" in found:
-        found["duration"] = sum(float(one.get("duration", 0.0)) for one in given)
+        del found["duration"]
+        if all("duration" in one for one in given):
+            found["duration"] = sum(float(one["duration"]) for one in given)
     return found
 
 

@@ -171,7 +171,7 @@ def _results(
             "engine": engine_digest(),
             "commit": _commit(),
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "duration": round(duration, 1),
+            **({} if engine.cached else {"duration": round(duration, 1)}),  # of a part of it says nothing of the whole
             "python": platform.python_version(),
             **versions(),
             "system": platform.system(),

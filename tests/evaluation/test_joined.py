@@ -49,6 +49,9 @@ def test_it_says_of_which_runs_it_is_and_in_what_they_differ(honest: Any, texts:
     assert both.environment["torch"] == f"{honest.results.environment['torch']}, 3.0"
     assert both.environment["engine"] == texts.environment["engine"]
     assert both.environment["duration"] == pytest.approx(honest.results.environment["duration"] + 2.5)
+    resumed = {key: value for key, value in newer.environment.items() if key != "duration"}
+    newer = newer.model_copy(update={"environment": resumed})
+    assert "duration" not in joined({"one": honest.results, "other": newer}).environment
     assert both.coverage is not None
     assert both.coverage.planned == honest.results.coverage.planned + texts.coverage.planned  # type: ignore[union-attr]
     assert any(line.startswith("In texts: Scenarios other than toy:drift=0.3") for line in both.untested)

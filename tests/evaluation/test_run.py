@@ -212,6 +212,8 @@ class TestResume:
         first, second, again = twice
         assert again.labels == []
         left_out = {"command": True, "environment": {"duration"}}
+        assert "duration" in first.results.environment
+        assert "duration" not in second.results.environment
         assert second.results.model_dump(exclude=left_out) == first.results.model_dump(exclude=left_out)
 
     def test_wider_computes_what_is_new_and_narrower_shows_what_is_asked(
