@@ -113,14 +113,21 @@ class Space:
 
     @classmethod
     def of_defenses(
-        cls, *, steps: int, only: Sequence[str] = (), without: Sequence[str] = (), folder: Path | None = None
+        cls,
+        threat: ThreatModel,
+        *,
+        steps: int,
+        only: Sequence[str] = (),
+        without: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> Space:
-        """Every installed defense that changes a whole model, those that are meant to protect first.
+        """Every installed defense of whole models that a threat model is about, those that are meant to protect first.
 
         Their settings are looked for near their defaults, lists of sites and pairs of bounds among them. Where a
         defense is legal shows when it is put on.
 
         Args:
+            threat: Whether what is released runs alone; what seals the weights is of no use where it does.
             steps: The most defenses in one chain.
             only: As of `of`.
             without: Names of defenses to leave out.
@@ -131,7 +138,7 @@ class Space:
         """
         left = []
         for plugin in _named(DEFENSES, only, without, folder):
-            reason = _no_protection(plugin.spec)
+            reason = _no_protection(plugin.spec, threat)
             if reason and only:
                 raise BadInput(f"The defense {plugin.name} cannot be searched with: {reason}; leave it out.")
             if not reason:
@@ -194,11 +201,13 @@ def _named(
     return [plugin for plugin in loaded if plugin.spec.name not in without]
 
 
-def _no_protection(spec: DefenseSpec) -> str:
+def _no_protection(spec: DefenseSpec, threat: ThreatModel) -> str:
     if spec.factors:
         return "it rewrites the factors of an adapter, and runs merge adapters into whole models"
     if not (spec.protects or spec.keyed or spec.prepares):
         return "it is there for comparison alone"
+    if spec.sealed and not threat.sealed:
+        return f"what it releases does not run alone, and the threat model {threat.name} is of models that do"
     return ""
 
 

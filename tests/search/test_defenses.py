@@ -17,20 +17,29 @@ from redteam.search.defenders.price import OwnersPrice
 from redteam.search.defenders.results import best, front
 from redteam.search.dials import Choice, Ends, Number, near_default
 from redteam.search.space import Space
+from redteam.threat import threat_model
 from tests.search.made import FAILED, NAIVE, UNPROVEN, found, trial
+
+WEIGHTS = threat_model("weights-only")
 
 
 def test_all_installed_defenses_of_whole_models_that_are_more_than_a_comparison() -> None:
-    names = {option.name for option in Space.of_defenses(steps=2).options}
+    names = {option.name for option in Space.of_defenses(WEIGHTS, steps=2).options}
     for name in DEFENSES.names:
         spec = DEFENSES.load(name).spec
-        assert (name in names) == (not spec.factors and (spec.protects or spec.keyed or spec.prepares)), name
+        of_use = not spec.factors and not spec.sealed and (spec.protects or spec.keyed or spec.prepares)
+        assert (name in names) == of_use, name
     assert {"mergelock", "gaussian-noise", "arf"} <= names
     assert not {"none", "fresh"} & names
 
 
+def test_what_seals_is_searched_under_sealed_alone() -> None:
+    names = {option.name for option in Space.of_defenses(threat_model("sealed"), steps=1).options}
+    assert {"arrowcloak", "mergelock"} <= names
+
+
 def test_what_protects_comes_first() -> None:
-    meant = [option.plugin.spec.protects for option in Space.of_defenses(steps=1).options]
+    meant = [option.plugin.spec.protects for option in Space.of_defenses(WEIGHTS, steps=1).options]
     assert meant == sorted(meant, reverse=True)
 
 
@@ -39,17 +48,18 @@ def test_what_protects_comes_first() -> None:
     [
         ({"only": ("none",)}, BadInput, "for comparison alone"),
         ({"only": ("adapter-gauge",)}, BadInput, "factors of an adapter"),
+        ({"only": ("arrowcloak",)}, BadInput, "does not run alone, and the threat model weights-only"),
         ({"only": ("mergelock",), "without": ("mergelock",)}, BadInput, "No defense is left"),
         ({"without": ("mergelok",)}, UnknownName, "did you mean 'mergelock'"),
     ],
 )
 def test_what_cannot_be_searched_with(asked: dict[str, Any], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
-        Space.of_defenses(steps=2, **asked)
+        Space.of_defenses(WEIGHTS, steps=2, **asked)
 
 
 def test_whatever_is_drawn_can_be_put_into_a_plan() -> None:
-    space = Space.of_defenses(steps=2)
+    space = Space.of_defenses(WEIGHTS, steps=2)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
     chains = {space.draw(study.ask()) for _ in range(200)}
     loaded = [Pipeline.load(DEFENSES, text, Path()) for text in chains]
@@ -59,7 +69,7 @@ def test_whatever_is_drawn_can_be_put_into_a_plan() -> None:
 
 
 def test_every_defense_alone_is_a_point_of_the_space() -> None:
-    space = Space.of_defenses(steps=2)
+    space = Space.of_defenses(WEIGHTS, steps=2)
     for option, params in zip(space.options, space.singles(), strict=True):
         assert space.draw(optuna.trial.FixedTrial(params)) == option.name
 

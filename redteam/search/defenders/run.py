@@ -124,8 +124,9 @@ def search(
         RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
     """
     deadline = None if asked.seconds is None else time.monotonic() + asked.seconds
-    space = Space.of_defenses(steps=asked.steps, only=asked.defenses, without=asked.without)
     resolved = Resolved.of(asked.trial(None), Path())
+    threat = resolved.parts[0].threats[0]
+    space = Space.of_defenses(threat, steps=asked.steps, only=asked.defenses, without=asked.without)
     require_one_victim(resolved)
     root = out / "tuning"
     Store(root)
