@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,9 @@ from redteam.answer import BOUND, named, once, sentence, stolen
 from redteam.disagreement import disagreements
 from redteam.evaluation.results import OverVictims, Results, Verdict
 
+_FIGURES = 56  # columns of the table that all but the names of defense and attack take
+_NAME, _LONGEST = 12, 14  # columns that most names of defenses need, and that they get at most
+_PART = re.compile(r"[^-+:=,_]+[-+:=,_]*|[-+:=,_]+")
 _SENTENCES = 4  # verdicts up to which each has a sentence of its own; more are counted
 
 
@@ -109,9 +113,12 @@ def _table(results: Results, width: int) -> list[str]:
         groups.setdefault(f"{verdict.scenario} under {verdict.threat}", []).append(verdict)
     if not groups:
         return []
+    # The longest part of a name that cannot be broken says how wide the column of defenses is; attacks get the rest.
+    names = max(len(part) for one in (*results.over_victims, *results.verdicts) for part in _PART.findall(one.defense))
+    names = min(max(names, _NAME), _LONGEST)
     table = Table(box=None, pad_edge=False, header_style="", padding=(0, 2, 0, 0))
     table.add_column("verdict", no_wrap=True)
-    table.add_column("defense", overflow="fold")
+    table.add_column("defense", overflow="fold", min_width=names)
     table.add_column("no attack", justify="right", no_wrap=True)
     table.add_column("worst case", no_wrap=True)
     table.add_column("fidelity", justify="right", no_wrap=True)
@@ -123,13 +130,24 @@ def _table(results: Results, width: int) -> list[str]:
             table.add_row(f"\0{len(titles)}")
             titles.append(title)
         for one in sorted(verdicts, key=lambda verdict: not verdict.gated):
-            table.add_row(*_row(one))
+            word, defense, *figures, attack = _row(one)
+            table.add_row(word, broken(defense, names), *figures, broken(attack, width - _FIGURES - names))
     text = io.StringIO()
     Console(file=text, width=width, highlight=False, markup=False, color_system=None).print(table)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     printed = [titles[int(line[1:])] if line.startswith("\0") else line for line in lines]
     head = "Theft, the share of what the victim adds to a merge that an attacker gets:"
     return [*textwrap.wrap(head, width), *printed]
+
+
+def broken(name: str, width: int) -> str:
+    """A name on lines of at most so many characters, broken behind what joins its parts."""
+    lines = [""]
+    for part in _PART.findall(name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _line(results: Results) -> Iterator[str]:

@@ -133,6 +133,14 @@ def test_it_fits_its_width(results: Callable[..., Results]) -> None:
         assert max(map(len, text.splitlines())) <= width
 
 
+def test_names_are_broken_where_their_parts_are_joined(results: Callable[..., Results]) -> None:
+    chain = "mlp-regression+shape-restore+gauge-fit"
+    text = answer(results(NONE, verdict(defense="gaussian-noise:share=1.4", attack=chain)))
+    cells = [line[12:28].split() + line[66:].split() for line in text.split("\n\n")[1].splitlines()[2:]]
+    parts = [part for cell in cells for part in cell]
+    assert {"gaussian-", "noise:share=", "1.4", "regression+", "restore+", "gauge-fit"} <= set(parts)
+
+
 def test_many_verdicts_are_counted(results: Callable[..., Results]) -> None:
     threats = ["weights-only", "no-base", "leaked-key", "data-rich"]
     found = [verdict(threat=threat) for threat in threats] + [verdict("HOLDS-SO-FAR", "strong", 0.1), NONE]
