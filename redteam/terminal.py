@@ -1,7 +1,8 @@
-"""Plain lines on standard error, for whoever reads progress without a terminal."""
+"""Plain lines on standard error, for whoever reads progress without a terminal, and text that no terminal obeys."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,26 @@ from enum import IntEnum
 from redteam.events import Observer
 
 _LINES = 10  # how many lines there are about one piece of steadily progressing work
+
+_OBEYED = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_RAW = re.compile(f"[{_OBEYED}]")
+_ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\([bfr]|u[0-9a-fA-F]{4})")
+
+
+def disarmed(text: str) -> str:
+    """Text without what a terminal would obey: control characters but line breaks and tabs, and turns of direction."""
+    return _RAW.sub("\ufffd", text)
+
+
+def disarmed_json(text: str) -> str:
+    """JSON of strings that are so."""
+
+    def harmless(found: re.Match[str]) -> str:
+        code = found[2]
+        meant = chr(int(code[1:], 16)) if code.startswith("u") else "\r"
+        return f"{found[1]}\\ufffd" if _RAW.match(meant) else found[0]
+
+    return _ESCAPED.sub(harmless, disarmed(text.replace("\r\n", "\n")))
 
 
 class Loudness(IntEnum):

@@ -217,6 +217,19 @@ class TestSteps:
             assert ended.summary == "# report\n", "however the gate went"
 
     @both
+    def test_what_an_earlier_run_left_is_not_told_as_that_of_one_that_cannot_begin(
+        self, ci: Callable[..., Ended], stub: Path, tmp_path: Path
+    ) -> None:
+        (stub / "redteam").write_text("#!/bin/sh\nexit 2\n")
+        for name in ("report.html", "report.md", "report.junit.xml", "results.json", "cells/0.json"):
+            file = tmp_path / "runs/redteam" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("it held")
+        ended = ci(tmp_path, bin_=stub)
+        assert (ended.code, ended.summary) == (2, "")
+        assert [file.name for file in (tmp_path / "runs").rglob("*") if file.is_file()] == ["0.json"]
+
+    @both
     def test_a_lock_that_fails_is_not_judged(self, ci: Callable[..., Ended], stub: Path, tmp_path: Path) -> None:
         ended = ci(tmp_path, bin_=stub, code=2, model="m", defense="mergelock")
         assert ended.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import re
 import shutil
@@ -71,10 +72,11 @@ def writers(paths: Iterable[Path], registry: Registry[ReportSpec] | None = None)
     found = []
     for path in paths:
         if named := _NAMED.fullmatch(str(path)):
-            file = Path(named[2])
+            file = Path(named[2]).expanduser()
             _check_writable(file)
-            found.append((file, known_writers.load(Reference.parse(named[1])).function))
+            found.append((file, _of_a_file(known_writers.load(Reference.parse(named[1])).function, named[1])))
             continue
+        path = path.expanduser()
         extensions = [name for name in known_writers.names if path.name.removesuffix(f".{name}") not in ("", path.name)]
         if not extensions:
             known = ", ".join(f".{name}" for name in known_writers.names)
@@ -82,6 +84,26 @@ def writers(paths: Iterable[Path], registry: Registry[ReportSpec] | None = None)
         _check_writable(path)
         found.append((path, known_writers.load(max(extensions, key=len)).function))
     return found
+
+
+def _of_a_file(write: Callable[[Any, Path], None], name: str) -> Callable[[Any, Path], None]:
+    """A writer in a file, with the folder of what it writes made for it, and its failure told as its own."""
+    from redteam.errors import PluginFault, RedteamError
+    from redteam.plugins.files import located
+
+    def written(results: Any, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(results, path)
+        except RedteamError:
+            raise
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise UnwritableOutput(f"{path} cannot be written by {name} ({why}); name another place.") from error
+        except Exception as error:
+            raise PluginFault(f"The report {name} failed ({located(error, inspect.getfile(write))}).") from error
+
+    return written
 
 
 def require_apart(reports: list[Path], sources: list[Path]) -> None:

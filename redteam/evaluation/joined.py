@@ -9,7 +9,7 @@ from typing import Any
 
 from redteam.errors import BadInput
 from redteam.evaluation.plan import Product
-from redteam.evaluation.results import Coverage, OneRun, Results
+from redteam.evaluation.results import Coverage, Gate, OneRun, Results
 from redteam.evaluation.rows import Beside, Control, Place
 from redteam.evaluation.verdict import Evidence, decide
 
@@ -68,6 +68,7 @@ def joined(runs: Named, *, name: str = "") -> Results:
         untested=tuple(_untested(held)),
         coverage=_coverage(held),
         computed=dict(sum((Counter(r.computed) for r in held), Counter())),
+        gate=_gate([r.gate for r in held if r.gate is not None]),
         runs=tuple(_told(results) for results in held),
     )
     _require_same_verdicts(runs, together)
@@ -152,7 +153,21 @@ def _plan(plans: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
     first, *others = products
     also = [product for k, product in enumerate(others) if product != first and product not in others[:k]]
     called = name or "-and-".join(dict.fromkeys(str(plan["name"]) for plan in plans))
-    return {**plans[0], "name": called, "also": also}
+    asked = dict.fromkeys(condition for plan in plans for condition in plan.get("fail_on", ()))
+    return {**plans[0], "name": called, "also": also, **({"fail_on": list(asked)} if asked else {})}
+
+
+def _gate(gates: Sequence[Gate]) -> Gate | None:
+    """What the gates of runs that had one come to, each of its own run's verdicts."""
+    if not gates:
+        return None
+    outcomes = {one.outcome for one in gates}
+    return Gate(
+        expression=" or ".join(dict.fromkeys(text for one in gates for text in one.expression.split(" or "))),
+        outcome="undefined" if "undefined" in outcomes else "failed" if "failed" in outcomes else "held",
+        failed=tuple(dict.fromkeys(place for one in gates for place in one.failed)),
+        undefined=tuple(dict.fromkeys(place for one in gates for place in one.undefined)),
+    )
 
 
 def _environment(given: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from redteam.evaluation.preview import laid_out
 from redteam.evaluation.rederive import Disagreement, said
 from redteam.evaluation.resolve import Resolved
 from redteam.evaluation.results import Results
-from redteam.evaluation.run import engine_of
+from redteam.evaluation.run import engine_of, results_of
 from redteam.evaluation.runner.scheduler import Scheduler, behind
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.steps import Outcome, Step, plain
@@ -47,6 +47,11 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "by_merger": ("scenario", "defense", "threat", "merger"),
 }
 """Table of `results.json` that is summed from records → what tells its rows apart."""
+FACTS = (
+    "thresholds", "about", "settings", "gauntlets", "merger_gauntlets", "claims", "coverage", "computed", "gate"
+)  # fmt: skip
+"""What else follows from plan and records. Sentences on what was not tested hang on what is installed besides."""
+_FAILED = ("error", "timeout", "skipped")
 _TIMED = ("cost", "seconds", "stored_seconds", "inference", "megabytes")
 """Fields of records that depend on how long things took."""
 
@@ -61,6 +66,7 @@ class Again:
         design: The plan laid out.
         store: The copy.
         held: Names of steps of the design of which there is a record.
+        others: What the folder's other records are of: of other plans, or of plugins as they were.
     """
 
     resolved: Resolved
@@ -68,6 +74,7 @@ class Again:
     design: Design
     store: Store
     held: frozenset[str]
+    others: frozenset[str]
 
     @classmethod
     @contextmanager
@@ -86,26 +93,32 @@ class Again:
             files = {file.stem: file for file in (root / "cells").glob("*.json")}
             _copy((files[name] for name in design.steps if name in files), store.root / "cells")
             held = frozenset(name for name in design.steps if name in files and store.get(name) is not None)
-            yield cls(resolved, identities, design, store, held)
+            others = frozenset(_label(file) for name, file in files.items() if name not in design.steps)
+            yield cls(resolved, identities, design, store, held, others)
 
     def lost(self, results: Results) -> list[str]:
-        """Steps behind cells with a result of which there is no record under the names that they have here."""
+        """Steps behind cells with a result of which there is no record under the names that they have here.
+
+        A cell that the plan does not ask for here is among them where a record speaks of it: its plugin was another one
+        then. Where none does, it is a row without a source, which `summed` finds.
+        """
         pairings = {_cell_of(pairing): pairing for pairing in self._pairings()}
         found: dict[str, None] = {}
         for cell in results.cells:
             if cell.status == "ok":
-                pairing = pairings.get(tuple(getattr(cell, name) for name in TABLES["cells"]))
+                pairing = pairings.get(_told_apart(cell, "cells"))
                 names = () if pairing is None else tuple(pairing.steps)
                 found.update((self.design.steps[name].label, None) for name in names if name not in self.held)
-                if pairing is None:
+                if pairing is None and any(f"{cell.attack} on {cell.defense} " in label for label in self.others):
                     found[f"{cell.attack} on {cell.defense} with {cell.merger}, which the plan does not ask for"] = None
         return list(found)
 
     def summed(self, results: Results, *, pool: Pool | None, workers: int, observer: Observer) -> list[Disagreement]:
-        """Every row of the results that is not what the records come to; steps that failed are computed once more.
+        """Whatever of the results is not what the records come to; steps that failed are computed once more.
 
         Raises:
-            BadInput: If there are such steps, and their scenario is not to be had here.
+            BadInput: If there are such steps, and their scenario is not to be had here, or one comes out here that ran
+                out of time or memory in the run, so that other rows follow.
         """
         engine = engine_of(
             self.resolved, self.design, self.store, self.identities, pool=pool, workers=workers, observer=observer
@@ -115,12 +128,37 @@ class Again:
         for reason in self.missing_scenarios(anew, pool).values():
             raise BadInput(f"of steps that failed, which are tried once more: {reason}")
         summary = Summary(self.design, engine.table, engine.places)
+        again = results_of(self.resolved, engine, summary, command="", duration=0.0)
         found: list[Disagreement] = []
         for table, keys in TABLES.items():
-            mine = _rows(getattr(results, table), keys, results.controls)
-            theirs = _rows(getattr(summary, table), keys, summary.controls)
-            found += _compared(table, mine, theirs)
+            rows = (_rows(getattr(one, table), keys, one.controls) for one in (results, again))
+            found += _compared(table, *rows)
+        mine, theirs = (json.loads(one.model_dump_json(include=set(FACTS))) for one in (results, again))
+        found += _differences("the results", mine, theirs)
+        if found and (came_out := self._came_out(results, again)):
+            raise BadInput(
+                f"{came_out[0]} failed in the run and comes out here, as steps do that ran out of time or memory on a "
+                "busier or smaller machine, and other rows follow from that"
+            )
         return found
+
+    def _came_out(self, results: Results, again: Results) -> list[str]:
+        """Pairings and controls that failed in the run, with no record of how, and come out here."""
+        pairings = {_cell_of(pairing): pairing for pairing in self._pairings()}
+        here = {_told_apart(cell, "cells"): cell.status for cell in again.cells}
+        found = [
+            f"{cell.attack} on {cell.defense}"
+            for cell in results.cells
+            if cell.status in _FAILED
+            and here.get(key := _told_apart(cell, "cells")) == "ok"
+            and not self.held.issuperset(pairings[key].steps)
+        ]
+        passed = {_told_apart(row, "controls")[:-1] for row in again.controls if row.status == "ok"}
+        return found + [
+            f"the control {row.control} of {row.attack}"
+            for row in results.controls
+            if row.status in _FAILED and _told_apart(row, "controls")[:-1] in passed
+        ]
 
     def drawn(self, count: int, *, seed: int) -> list[str]:
         """Names of some steps of which there is a record, at random."""
@@ -200,6 +238,18 @@ class Again:
         for asked in self.design.asked.values():
             cases = chain.from_iterable(case.members for case in asked.cases)
             yield from dict.fromkeys((*asked.pairings, *asked.later, *asked.beside, *cases))
+
+
+def _told_apart(row: Any, table: str) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in TABLES[table])
+
+
+def _label(file: Path) -> str:
+    """What a record says that it is of; nothing where it cannot be read."""
+    try:
+        return str(json.loads(file.read_bytes())["label"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def _copy(files: Iterable[Path], folder: Path) -> None:

@@ -54,7 +54,7 @@ def disagreements(results: Results) -> Iterator[Disagreement]:
         yield from _over_victims(results)
     yield from _means(results)
     yield from _counts(results)
-    if results.gate is not None:
+    if results.gate is not None and not results.runs:  # of several runs each gate spoke of its own
         yield from _gate(results)
 
 

@@ -93,10 +93,7 @@ def _run(
         engine = engine_of(resolved, design, store, identities, pool=pool, workers=workers, observer=observer)
         engine.run()
         summary = Summary(design, engine.table, engine.places)
-        results = _results(resolved, design, engine, summary, command, time.monotonic() - started)
-        if resolved.plan.fail_on:
-            answer = gate(results.told, resolved.plan.fail_on, results.figures)
-            results = results.model_copy(update={"gate": answer})
+        results = results_of(resolved, engine, summary, command=command, duration=time.monotonic() - started)
         results.write(store.root / "results.json")
         store.clear_work()
         found.append(results)
@@ -156,13 +153,12 @@ def _announce(store: Store, resolved: Resolved, identities: Mapping[tuple[str, i
     write_atomically(store.root / "plan.json", json.dumps(announced, indent=1) + "\n")
 
 
-def _results(
-    resolved: Resolved, design: Design, engine: Engine, found: Summary, command: str, duration: float
-) -> Results:
+def results_of(resolved: Resolved, engine: Engine, found: Summary, *, command: str, duration: float) -> Results:
+    """All that `results.json` holds of a plan that was computed to its end, with the answer of the plan's gate."""
     kinds = ("scenarios", "defenses", "attacks", "mergers")
     pipelines = {kind: resolved.pipelines(kind) for kind in kinds}
     raised = {flag for verdict in found.verdicts for flag in verdict.flags}
-    return Results(
+    results = Results(
         schema=2,
         plan=resolved.plan.model_dump(mode="json"),
         command=command,
@@ -212,7 +208,7 @@ def _results(
             if (claims := [link.spec.claim for link in pipeline.links if link.spec.claim])
         },
         untested=(
-            *design.same_seeds,
+            *engine.design.same_seeds,
             *found.left_out,
             *unfitting(engine.unfitting, resolved.plan.memory),
             *limitations(resolved),
@@ -220,6 +216,9 @@ def _results(
         coverage=found.coverage,
         computed=engine.counts,
     )
+    if not resolved.plan.fail_on:
+        return results
+    return results.model_copy(update={"gate": gate(results.told, resolved.plan.fail_on, results.figures)})
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ from redteam.plugins.files import sources_of
 from redteam.plugins.reference import Reference, chain_text, parse_chain
 from redteam.plugins.source import digest_over
 
-_ABSOLUTE = re.compile(r"(?<![\w.~-])(?:~|[A-Za-z]:)?[/\\][^\s'\"=]*?([^\s/\\'\"=]+)(?=[\s'\"=]|$)")
-"""A path from the root or the home folder in a command, of which the last name is told."""
+_TOLD = re.compile(
+    r"(['\"])(?:~|[A-Za-z]:)?[/\\][^'\"]*[/\\]([^/\\'\"]+)\1|(?<![\w./\\~)])(?:~|[A-Za-z]:)?(?:[/\\][^\s'\"/\\]+)+[/\\]([^\s'\"/\\]+)"
+)
+"""A path from the root or the home folder in a sentence, with a folder in it, of which the last name is told."""
+_LEADING = re.compile(r"[^=+,'\"\[\]]*[/\\]")
+"""The folders of a path in a word of a command."""
 _KINDS = ("scenarios", "defenses", "attacks", "mergers")
 
 
@@ -45,12 +50,33 @@ def members_of(run: Path) -> dict[str, bytes]:
             members[f"{folder}/{name}"] = content
         places[written] = f"{folder}/{file.name}"
     plan = _placed(results.plan, places)
-    moved = results.model_copy(update={"plan": plan, "command": _ABSOLUTE.sub(r"\1", results.command)})
+    told = {**_without_folders(results.model_dump(mode="json", by_alias=True)), "command": _placeless(results.command)}
+    moved = Results.model_validate({**told, "plan": plan})
     digests = {places[written]: about["digest"] for written, about in named.items()}
-    told = {**announced, "plan": plan, "files": {file: {"digest": digests[file]} for file in sorted(digests)}}
-    members[PLAN] = _json(told)
+    begun = {**announced, "plan": plan, "files": {file: {"digest": digests[file]} for file in sorted(digests)}}
+    members[PLAN] = _json(begun)
     members[RESULTS] = (moved.model_dump_json(indent=1, by_alias=True) + "\n").encode()
     return members
+
+
+def _placeless(command: str) -> str:
+    """A command whose paths are cut to their last names, and addresses to what they begin with."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    return shlex.join(
+        f"{word.partition('://')[0]}://…" if "://" in word else _LEADING.sub("", word.rstrip("/\\")) for word in words
+    )
+
+
+def _without_folders(value: Any) -> Any:
+    """Values whose sentences, such as that of an error, name files without saying where they lay."""
+    if isinstance(value, str):
+        return _TOLD.sub(lambda found: f"{found[1]}{found[2]}{found[1]}" if found[1] else found[3], value)
+    if isinstance(value, dict):
+        return {key: _without_folders(one) for key, one in value.items()}
+    return [_without_folders(one) for one in value] if isinstance(value, list) else value
 
 
 def _announced(run: Path) -> dict[str, Any]:
@@ -59,7 +85,7 @@ def _announced(run: Path) -> dict[str, Any]:
         held = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); name the folder of a finished run.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         held = None
     if not isinstance(held, dict) or "files" not in held:
         raise BadInput(f"{path} is not of this version; run the plan again, which computes only what is missing.")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from redteam.archive import PLAN, is_archive, read_archive
 from redteam.errors import RedteamError
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.recompute import Again
-from redteam.evaluation.rederive import Disagreement, disagreements, judged_alike
+from redteam.evaluation.rederive import Disagreement, disagreements, judged_alike, said
 from redteam.evaluation.results import Results
 from redteam.evaluation.rows import Model
 from redteam.evaluation.runner.pool import Pool
 from redteam.events import Observer
+from redteam.terminal import disarmed_json
 
 State = Literal["agrees", "disagrees", "not checked"]
 
@@ -116,34 +116,49 @@ def _engine(results: Results) -> Check:
 def _plan(results: Results, root: Path) -> Check:
     """What was written down before any attack ran, against what the results say."""
     try:
-        announced = json.loads(read_archive(root)[PLAN] if is_archive(root) else (root / PLAN).read_bytes())
-        plan, digest, scenarios = (announced[key] for key in ("plan", "thresholds_digest", "scenarios"))
-        scenarios = dict(scenarios)
+        content = read_archive(root)[PLAN] if is_archive(root) else (root / PLAN).read_bytes()
+        announced = _Announced.model_validate_json(disarmed_json(content.decode("utf-8")))
     except OSError:
         return _unchecked("plan", "there is no plan.json, which is written before any attack runs")
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         found = Disagreement(what="plan.json", field="it", stored="there", found="no plan that can be read")
         return _check("plan", "plan.json, written before any attack ran", [found])
     return _check(
         "plan",
         "plan, limits and scenarios, as they were written down before any attack ran",
-        _announced(results, plan, digest, scenarios),
+        _unlike(results, announced),
     )
 
 
-def _announced(results: Results, plan: Any, digest: Any, scenarios: dict[str, Any]) -> Iterator[Disagreement]:
-    def differs(what: str, stored: object, found: object) -> Disagreement:
-        return Disagreement(what="plan.json", field=what, stored=str(stored)[:60], found=str(found)[:60])
+class _Announced(Model):
+    """What `plan.json` says, as far as results say the same."""
 
-    for key in dict.fromkeys((*results.plan, *plan)) if isinstance(plan, dict) else ():
-        if results.plan.get(key) != plan.get(key):
-            yield differs(f"the plan's {key}", results.plan.get(key), plan.get(key))
-    if results.thresholds.get("digest") != digest:
-        yield differs("the limits' digest", results.thresholds.get("digest"), digest)
-    held = {f"{ground.scenario} seed {ground.seed}": ground.digest for ground in results.grounds}
-    for where, found in held.items():
-        if scenarios.get(where) != found:
-            yield differs(f"the digest of {where}", found, scenarios.get(where))
+    plan: dict[str, Any]
+    thresholds: dict[str, Any]
+    thresholds_digest: str
+    scenarios: dict[str, str]
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def _unlike(results: Results, announced: _Announced) -> Iterator[Disagreement]:
+    places = {f"{ground.scenario} seed {ground.seed}": ground.digest for ground in results.grounds}
+    known = {where: announced.scenarios.get(where) for where in places}
+    limits = {**announced.thresholds, "digest": announced.thresholds_digest}
+    # What the plan asks of the gate; plans of older versions say nothing of it.
+    gate, asked = results.gate.expression if results.gate else "", results.plan.get("fail_on")
+    gates = ({}, {}) if asked is None else ({"gate": gate}, {"gate": " or ".join(asked)})
+    compared: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
+        ("the plan's", results.plan, announced.plan),
+        ("the plan's", *gates),
+        ("the limit", results.thresholds, limits),
+        ("the digest of", places, known),
+    )
+    for what, mine, theirs in compared:
+        for key in dict.fromkeys((*mine, *theirs)):
+            if mine.get(key) != theirs.get(key):
+                stored, found = (said(one.get(key))[:60] for one in (mine, theirs))
+                yield Disagreement(what="plan.json", field=f"{what} {key}", stored=stored, found=found)
 
 
 def _recomputed(
@@ -152,11 +167,12 @@ def _recomputed(
     if not (root / "cells").is_dir():
         yield _unchecked("records", "there are no records of single steps, as a run's folder has them in cells/")
         return
-    if engine.state != "agrees":
-        yield _unchecked("records", "records have their names from the engine that computes them, which is another")
-        return
     try:
         with Again.of(results, root) as again:
+            if engine.state != "agrees" and (not again.held or again.lost(results)):
+                told = "records have their names from the engine that computes them, which is another"
+                yield _unchecked("records", told)
+                return
             if unseen := [f"{name} seed {seed}" for (name, seed), found in again.identities.items() if not found]:
                 told = f"the source of {', '.join(unseen[:3])} or its data are not what the run had"
                 yield _unchecked("records", f"{told}, or its folder was tidied up")

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from redteam.cli import main as cli
+from redteam.evaluation.rederive import disagreements
 from redteam.evaluation.results import Gate, Results, Verdict
 from redteam.evaluation.statistics import Interval
+from redteam.plugins.registry import REPORTS
+from redteam.testing import toy_results
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -184,3 +187,62 @@ def test_show_describes_a_report_with_a_dot_in_its_name(redteam: Invoke) -> None
     code, out, _ = redteam("show", "junit.xml")
     assert code == 0
     assert out.startswith("report junit.xml")
+
+
+def test_of_several_runs_the_gate_of_each_counts(redteam: Invoke, finished: Path, tmp_path: Path) -> None:
+    found = Results.read(finished)
+    for name, verdict, gate in (
+        ("weak", found.verdicts[0], Gate(expression="theft>=0.5", outcome="failed", failed=(("toy", "weak", "x"),))),
+        ("strong", found.verdicts[1], Gate(expression="theft>=0.9", outcome="held")),
+        ("free", found.verdicts[0], None),
+    ):
+        plan = {**found.plan, "name": name, "fail_on": [] if gate is None else [gate.expression]}
+        alone = verdict.model_copy(update={"scenario": name})
+        one = found.model_copy(update={"verdicts": (alone,), "gate": gate, "plan": plan})
+        one.write(tmp_path / name / "results.json")
+    code, out, err = redteam("report", tmp_path / "strong", tmp_path / "weak", "--json")
+    assert err == ""
+    both = Results.model_validate_json(out)
+    assert (code, both.plan["fail_on"]) == (1, ["theft>=0.9", "theft>=0.5"])
+    assert both.gate == Gate(expression="theft>=0.9 or theft>=0.5", outcome="failed", failed=(("toy", "weak", "x"),))
+    assert not any("the gate" in one.what for one in disagreements(both))
+    assert redteam("report", tmp_path / "strong", tmp_path / "free")[0] == 0, "what has no gate fails none"
+
+
+WRITER = """
+from pathlib import Path
+from redteam import Results, report
+
+@report("txt")
+def lines(results: Results, path: Path) -> None:
+    if results.plan["name"] == "small":
+        path.write_text("written", encoding="utf-8")
+    else:
+        raise ValueError("a poor\\nline")
+"""
+
+
+def test_a_writer_in_a_file_writes_where_it_is_told_to_and_answers_for_itself(
+    redteam: Invoke, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(WRITER)
+    code, _, err = redteam("report", finished, "-o", "mine.py@txt=~/new folder/a.txt", "-o", "~/b.md")
+    assert not err
+    assert code == 0
+    assert (tmp_path / "home/new folder/a.txt").read_text() == "written"
+    assert (tmp_path / "home/b.md").exists()
+    assert not Path("~").exists()
+    found = Results.read(finished)
+    found.model_copy(update={"plan": {**found.plan, "name": "other"}}).write(finished / "results.json")
+    code, _, err = redteam("report", finished, "-o", "mine.py@txt=a.txt")
+    assert (code, err) == (2, "Error: The report mine.py@txt failed (ValueError: a poor line (line 10)).\n")
+
+
+def test_the_results_to_try_a_writer_on_go_through_every_writer(redteam: Invoke, tmp_path: Path) -> None:
+    toy_results().write(tmp_path / "results.json")
+    files = [tmp_path / f"page.{kind}" for kind in REPORTS.names]
+    _, _, err = redteam("report", tmp_path, *(word for file in files for word in ("-o", file)))
+    assert err == ""
+    assert all(file.stat().st_size for file in files)

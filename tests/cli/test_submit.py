@@ -164,6 +164,24 @@ def test_what_the_page_shows_runs_in_order(
     assert {line.split("`")[1].split("/")[0] for line in shown.text.splitlines() if line.startswith("| `")} == held
 
 
+def test_no_sentence_and_no_command_tells_where_anything_lay(copied: Path, tmp_path: Path) -> None:
+    results = json.loads((copied / "results.json").read_text())
+    results["cells"][0].update(status="error", reason="FileNotFoundError: '/home/me/a client/data.bin' (x.py, line 3)")
+    results["untested"] = ["Nothing of /home/me/client/x.toml; 1/2 and org/model stay."]
+    results["command"] = (
+        "redteam run '/home/me/a client/plan.toml' --defense ~/client/l.py@lock+/home/me/m.py@x:at=0.5 "
+        "--out=../client/run --mlflow-uri http://me:word@client/x"
+    )
+    (copied / "results.json").write_text(json.dumps(results))
+    assert redteam("submit", copied, "--out", "x.tar.gz", where=tmp_path).code == 0
+    told = json.loads(archive.read_archive(tmp_path / "x.tar.gz")["results.json"])
+    assert told["cells"][0]["reason"] == "FileNotFoundError: 'data.bin' (x.py, line 3)"
+    assert told["untested"] == ["Nothing of x.toml; 1/2 and org/model stay."]
+    assert told["command"] == (
+        "redteam run plan.toml --defense l.py@lock+m.py@x:at=0.5 --out=run --mlflow-uri 'http://…'"
+    )
+
+
 def refused(run: Path, where: Path) -> str:
     told = redteam("submit", run, where=where)
     assert told.code == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from redteam.evaluation import recompute
+from redteam.evaluation import recompute, steps
 from redteam.evaluation import verify as verifying
 from redteam.evaluation.load_scenarios import Loaded
 from redteam.evaluation.verify import Verification
@@ -70,6 +70,19 @@ def _everywhere(results: dict[str, Any]) -> None:
             seed["theft"] = seed["counted"] = 0.999
 
 
+def _row_from_nowhere(results: dict[str, Any]) -> None:
+    row = next(row for row in results["cells"] if row["status"] == "ok")
+    results["cells"].append({**row, "attack": "unheard-of"})
+    for count in ("planned", "judged"):
+        results["coverage"][count] += 1
+
+
+def _another_engine(results: dict[str, Any]) -> None:
+    """As if nothing could be computed anew here."""
+    results["environment"]["engine"] = "0" * 64
+    results["cells"][3]["scores"]["theft"] = 0.123
+
+
 RESULTS: dict[str, tuple[Edit, str, str]] = {
     "a word": (lambda r: r["verdicts"][0].update(verdict="HOLDS-SO-FAR"), "rows", "HOLDS-SO-FAR in the results"),
     "a figure of an attack": (
@@ -82,6 +95,16 @@ RESULTS: dict[str, tuple[Edit, str, str]] = {
     "a cell gone": (lambda r: r["cells"].pop(), "rows", "planned is"),
     "what a scenario is": (lambda r: r["grounds"][0].update(digest="0" * 64), "plan", "the digest of toy seed 0"),
     "the plan": (lambda r: r["plan"].update(keys=2), "plan", "the plan's keys"),
+    "a gate": (
+        lambda r: r.update(gate={"expression": "theft>=1", "outcome": "held"}),
+        "plan",
+        "the plan's gate is theft>=1 in the results, and nothing follows",
+    ),
+    "no counts": (lambda r: r.update(coverage=None), "records", "coverage is nothing in the results"),
+    "a claim": (lambda r: r["claims"].update(rotation="safe"), "records", "claims.rotation is safe"),
+    "settings": (lambda r: r["settings"]["attack"].clear(), "records", "settings.attack"),
+    "a row from nowhere": (_row_from_nowhere, "records", "the row is there in the results, and no such row follows"),
+    "an engine, and a figure": (_another_engine, "records", "scores.theft is 0.123"),
 }
 
 
@@ -94,6 +117,51 @@ def test_an_edit_of_the_results_is_found(shell: Shell, copy: Path, what: str) ->
     lines = told.out.splitlines()
     start = next(k for k, line in enumerate(lines) if line.startswith(f"disagrees    {name}"))
     assert any(sentence in line for line in lines[start:])
+
+
+PLANS: dict[str, tuple[Edit, str]] = {
+    "no plan": (lambda p: p.update(plan=None), "no plan that can be read"),
+    "a limit": (
+        lambda p: p["thresholds"].update(stolen=0.9),
+        "the limit stolen is 0.5 in the results, and 0.9 follows",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", PLANS)
+def test_an_edit_of_what_was_announced_is_found(shell: Shell, copy: Path, what: str) -> None:
+    edit, sentence = PLANS[what]
+    edited(copy / "plan.json", edit)
+    shutil.rmtree(copy / "cells")
+    told = shell("verify", str(copy), "--workers", "0")
+    assert told.code == 1
+    assert sentence in told.out
+
+
+def test_a_plan_that_is_nested_without_end_is_no_plan(shell: Shell, copy: Path) -> None:
+    (copy / "plan.json").write_text("[" * 100_000)
+    shutil.rmtree(copy / "cells")
+    told = shell("verify", str(copy), "--workers", "0")
+    assert (told.code, told.err) == (1, "")
+    assert "no plan that can be read" in told.out
+
+
+def test_what_ran_out_of_time_and_comes_out_here_shows_nothing_wrong(shell: Shell, copy: Path) -> None:
+    def slow(results: dict[str, Any]) -> None:
+        row = next(r for r in results["cells"] if (r["attack"], r["defense"]) == ("procrustes", "rotation"))
+        row.update(status="timeout", reason="ended after 1 s", scores={}, tasks={}, cost={})
+        results["coverage"]["judged"] -= 1
+        results["coverage"]["timeouts"] += 1
+
+    edited(copy / "results.json", slow)
+    sentence = "procrustes on rotation failed in the run and comes out here"
+    told = shell("verify", str(copy), "--workers", "0", "--sample", "0")
+    assert (told.code, sentence in told.out) == (1, False), "its record is there"
+    for file in (copy / "cells").glob("*.json"):
+        if json.loads(file.read_text())["label"].startswith("merge with procrustes on rotation"):
+            file.unlink()
+    told = shell("verify", str(copy), "--workers", "0", "--sample", "0")
+    assert (told.code, sentence in told.out) == (0, True), told.out
 
 
 def test_rows_in_another_order_are_the_same_rows(shell: Shell, copy: Path) -> None:
@@ -128,7 +196,8 @@ def test_a_record_that_is_gone_or_cut_is_said_and_shows_nothing_wrong(shell: She
 def test_another_engine_is_said_and_nothing_is_computed(
     shell: Shell, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifying, "engine_digest", lambda: "f" * 64)
+    for module in (verifying, steps):
+        monkeypatch.setattr(module, "engine_digest", lambda: "f" * 64)
     told = shell("verify", str(copy), "--workers", "0")
     assert told.code == 0
     assert "(here ffffffffffff), so that nothing can be computed anew here" in told.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,43 @@ def test_files_compressed_or_not_are_read_and_cut_ones_refused(kept: Results, tm
     (tmp_path / "other.json.gz").write_bytes(gzip.compress(b'{"schema": 1}'))
     with pytest.raises(BadInput, match="no results that this version reads"):
         Results.read(tmp_path / "other.json.gz")
+
+
+UNSOUND: dict[str, Callable[[dict[str, Any]], object]] = {
+    "controls that are not there": lambda r: r.update(controls=[]),
+    "a plan without a name": lambda r: r.update(plan={}),
+    "a plan of odd products": lambda r: r["plan"].update(also=3),
+    "a plan of odd names": lambda r: r["plan"].update(defenses="rotation"),
+    "limits that are no numbers": lambda r: r["thresholds"].update(stolen="x"),
+}
+
+
+@pytest.mark.parametrize("what", UNSOUND)
+def test_what_no_version_writes_is_refused_in_a_sentence(kept: Results, tmp_path: Path, what: str) -> None:
+    values = json.loads(kept.as_json())
+    UNSOUND[what](values)
+    (tmp_path / "odd.json").write_text(json.dumps(values))
+    with pytest.raises(BadInput, match="holds no results that this version reads"):
+        Results.read(tmp_path / "odd.json")
+
+
+def test_what_a_terminal_would_obey_is_taken_out_of_what_is_read(kept: Results, tmp_path: Path) -> None:
+    said = "\x1b]0;title\x07\x1b[2J\rBROKEN \u202e\x9b1A"
+    edited(kept, "verdicts", 0, reason=said + " and \\u001b, ü\n").write(tmp_path / "armed.json")
+    read = Results.read(tmp_path / "armed.json")
+    assert read.verdicts[0].reason == "\ufffd]0;title\ufffd\ufffd[2J\ufffdBROKEN \ufffd\ufffd1A and \\u001b, ü\n"
+    assert read.verdicts[1:] == kept.verdicts[1:]
+
+
+def test_a_bomb_of_a_results_file_is_not_unpacked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redteam.evaluation.results.LARGEST_RESULTS", 1 << 20)
+    (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * (1 << 22)))
+    with pytest.raises(BadInput, match="holds more than results ever take"):
+        Results.read(tmp_path / "bomb.json.gz")
+
+
+def test_a_folder_may_be_called_like_a_file(tmp_path: Path) -> None:
+    published = KEPT.with_name("published.json.gz")
+    (tmp_path / "run.gz").mkdir()
+    (tmp_path / "run.gz" / "results.json").write_bytes(gzip.decompress(published.read_bytes()))
+    assert Results.read(tmp_path / "run.gz") == Results.read(published)

@@ -20,6 +20,7 @@ from redteam.evaluation.runner.pool import Ended, Pool
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.steps import Outcome, Step
 from redteam.memory import Room, limited_to
+from redteam.terminal import disarmed
 
 if TYPE_CHECKING:
     from redteam.evaluation.steps import Record
@@ -208,11 +209,11 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
     except RedteamError as error:
         if isinstance(error, IllegalGauge) and (step.kind == "attack" or "plant" in step.settings):  # no such lock here
             return Outcome("skipped", reason=str(error), inapplicable=True)
-        return Outcome("error", reason=str(error))
+        return Outcome("error", reason=disarmed(str(error)))
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}, line {last.lineno}"
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({where})"
+        reason = f"{type(error).__name__}: {disarmed(' '.join(str(error).split()))[:300]} ({where})"
         return Outcome("error", reason=reason, traceback=traceback.format_exc())
     return Outcome("ok", record)
 
