@@ -3,7 +3,7 @@
 export OMP_NUM_THREADS ?= 1
 BIN := .venv/bin
 
-.PHONY: help demo test lint acceptance bench lock clean
+.PHONY: help demo test lint acceptance bench docs lock clean
 
 help:
 	@echo "make demo        run the plan quick on the scenario digits, into runs/demo"
@@ -11,6 +11,7 @@ help:
 	@echo "make lint        the first three of these"
 	@echo "make acceptance  the slow tests"
 	@echo "make bench       speed and closeness, as ratios against peers"
+	@echo "make docs        the documentation as a site, into site/"
 	@echo "make lock        compile requirements.lock anew from pyproject.toml"
 	@echo "make clean       remove .venv and caches, never results"
 
@@ -35,11 +36,14 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/files.py
 	$(BIN)/python benchmarks/merging.py
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lock: .venv/ready
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/ready: requirements.lock pyproject.toml tools/setup.sh
 	@sh tools/setup.sh
