@@ -36,6 +36,7 @@ ROOMY = Path(__file__).parent / "search" / "plugins.py"
 PAGES = sorted(f"docs/{path.name}" for path in (HERE.parent / "docs").glob("*.md"))
 SLOW = ("check", "search")  # each loads libraries in a process of its own, or tries many things
 IN_ORDER = "docs/shell.md"  # whose commands read what those before them wrote
+BEGUN = "docs/is-this-lock-safe.md"  # and so do those of this one, of which the first is a run
 WALKED = {"docs/own-model.md", "docs/own-open-clip.md", "docs/own-adapters.md"}  # in tests/test_own_model.py
 EXAMPLE = "docs/doctor.md"  # in tests/doctor/test_page.py
 
@@ -241,6 +242,21 @@ def test_the_commands_on_checkpoints_run_one_after_the_other(
         assert told.code == 0, line + told.out + told.err
 
 
+@pytest.mark.slow
+def test_the_tutorial_goes_from_a_name_to_a_verdict_that_follows(
+    page: Callable[[str], Any], shell: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = commands(page(BEGUN))
+    assert [line.split()[1] for line in lines] == ["show", "run", "show", "report", "verify", "run"]
+    for line in lines:
+        words = shlex.split(line)[1:]
+        on_toys = ["--scenario", f"{TOY}@toy", "--workers", "0"] if words[0] == "run" else []
+        told = shell(*words, *on_toys)
+        assert told.code == 0, line + told.out + told.err
+    assert (tmp_path / "lock.html").is_file()
+
+
 def files(page: Any) -> dict[str, str]:
     """The Python blocks that are files: their first line names them."""
     named = ((re.match(r"# (\w+\.py)\n", block), block) for block in page.fenced("python"))
@@ -291,7 +307,7 @@ def test_python_examples_run(
 SHELL = [
     pytest.param(name, line, marks=[pytest.mark.slow] if line.split()[1] in SLOW else [])
     for name in PAGES
-    if name not in {IN_ORDER, EXAMPLE, *WALKED}
+    if name not in {IN_ORDER, BEGUN, EXAMPLE, *WALKED}
     for line in dict.fromkeys(
         re.findall(r"^redteam .*$", (HERE.parent / name).read_text(encoding="utf-8"), re.MULTILINE)
     )
