@@ -155,9 +155,9 @@ class Again:
         ]
         passed = {_told_apart(row, "controls")[:-1] for row in again.controls if row.status == "ok"}
         return found + [
-            f"the control {row.control} of {row.attack}"
+            f"the control {' of '.join(filter(None, (row.control, row.attack)))}"
             for row in results.controls
-            if row.status in _FAILED and _told_apart(row, "controls")[:-1] in passed
+            if row.status in ("error", "timeout") and _told_apart(row, "controls")[:-1] in passed
         ]
 
     def drawn(self, count: int, *, seed: int) -> list[str]:
