@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redteam.diff.findings import OnlyIn
 
 _SHOWN = 12  # rows that the terminal gets of each list; pages and JSON have all
+_WIDE = 60  # characters of a long text
 _A = (
     "A run (its folder, a results file, an archive of redteam submit) "
     "or a model (a folder, a safetensors file, an adapter with --base)."
@@ -152,7 +153,17 @@ def _told_runs(found: RunDiff) -> Iterator[str]:
     for what, entries in (("The plans", found.plan), ("What made them", found.engine)):
         if entries:
             yield f"\n{what} differ:" if what.endswith("s") else f"\n{what} differs:"
-            yield from _some(f"  {one.name}: {one.a[:60] or '–'} / {one.b[:60] or '–'}" for one in entries)
+            yield from _some(f"  {one.name}: {' / '.join(_cut(one.a, one.b))}" for one in entries)
+
+
+def _cut(a: str, b: str) -> tuple[str, str]:
+    """Two texts, of long ones the part where they begin to differ."""
+    if max(len(a), len(b)) <= _WIDE:
+        return a or "–", b or "–"
+    same = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - _WIDE // 3)
+    a, b = (f"{'…' * bool(start)}{one[start : start + _WIDE]}{'…' * (len(one) > start + _WIDE)}" for one in (a, b))
+    return a or "–", b or "–"
 
 
 def _row(one: OnlyIn) -> str:

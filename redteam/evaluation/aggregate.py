@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -211,11 +212,9 @@ def _figure(table: Table, place: r.Place, pairings: Sequence[Pairing], spared: i
         return r.Figure(**vars(place), **named, **counts)
     lowest = first.role in ("ceiling", "anew")
     worst = of_seeds(judged, partial(_extreme, table, min) if lowest else table.worst)
-    seen = [value for p in judged if (value := table.seen(p)) is not None]
     made = _summed(table, place, "attack", worst, judged)
-    return made.model_copy(
-        update={**counts, **_residuals(table, judged), "seen": float(np.mean(seen)) if seen else None, "by": {}}
-    )
+    seen = _mean(table.seen(p) for p in judged)
+    return made.model_copy(update={**counts, **_residuals(table, judged), "seen": seen, "by": {}})
 
 
 def _extreme(
@@ -257,7 +256,7 @@ def _summed(
         assert stolen is not None
         per_seed.append(table.figure_of(pairing, float(stolen[0]), vector, baselines))
     costs = [table.record(p.steps.recovered).cost for p in (spent_by or picked)]
-    spent: dict[str, Any] = {unit: float(np.mean([getattr(cost, unit) for cost in costs])) for unit in UNITS}
+    spent: dict[str, Any] = {unit: _mean(getattr(cost, unit) for cost in costs) for unit in UNITS}
     return r.Figure(
         **vars(place),
         choice=choice,
@@ -274,7 +273,7 @@ def _summed(
         planned=len(picked),
         by=dict(by.most_common()),
         **spent,
-        megabytes=_mean([cost.megabytes for cost in costs]),
+        megabytes=_mean(cost.megabytes for cost in costs),
     )
 
 
@@ -286,11 +285,12 @@ def _residuals(table: Table, pairings: Sequence[Pairing]) -> dict[str, float | N
             seeds.setdefault(pairing.seed, []).append(record.residual)
     several = [values for values in seeds.values() if len(values) > 1]
     return {
-        "residual": float(np.mean([max(values) for values in seeds.values()])) if seeds else None,
+        "residual": _mean(max(values) for values in seeds.values()),
         "key_spread": max(max(values) - min(values) for values in several) if several else None,
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that there are, to the last bit whatever their order: pairings stand in that in which they ended."""
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return math.fsum(known) / len(known) if known else None

@@ -52,6 +52,7 @@ FACTS = (
 )  # fmt: skip
 """What else follows from plan and records. Sentences on what was not tested hang on what is installed besides."""
 _FAILED = ("error", "timeout", "skipped")
+_LAST = 1e-13  # what the order of a sum does to a figure
 _TIMED = ("cost", "seconds", "stored_seconds", "inference", "megabytes")
 """Fields of records that depend on how long things took."""
 
@@ -155,9 +156,9 @@ class Again:
         ]
         passed = {_told_apart(row, "controls")[:-1] for row in again.controls if row.status == "ok"}
         return found + [
-            f"the control {row.control} of {row.attack}"
+            f"the control {' of '.join(filter(None, (row.control, row.attack)))}"
             for row in results.controls
-            if row.status in _FAILED and _told_apart(row, "controls")[:-1] in passed
+            if row.status in ("error", "timeout") and _told_apart(row, "controls")[:-1] in passed
         ]
 
     def drawn(self, count: int, *, seed: int) -> list[str]:
@@ -299,8 +300,14 @@ def _differences(what: str, mine: Any, theirs: Any, field: str = "") -> Iterator
     elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
         for index, pair in enumerate(zip(mine, theirs, strict=True)):
             yield from _differences(what, *pair, f"{field}[{index}]")
-    elif mine != theirs:
+    elif mine != theirs and not _rounded_alike(mine, theirs):
         yield Disagreement(what=what, field=field or "it", stored=_short(mine), found=_short(theirs))
+
+
+def _rounded_alike(mine: Any, theirs: Any) -> bool:
+    """Whether two figures differ by no more than what the order of a sum does to its last digits."""
+    figures = isinstance(mine, float) and isinstance(theirs, float)
+    return figures and math.isclose(mine, theirs, rel_tol=_LAST, abs_tol=_LAST)
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ from redteam.disagreement import disagreements
 from redteam.evaluation.results import WITHOUT_FIGURE, OverVictims, Results, Subject, Verdict
 from redteam.files import write_atomically
 from redteam_reports import wording
+from redteam_reports.templating import without_tags
 
 Ranked = list[tuple[int | None, Verdict]]
 
@@ -21,7 +22,7 @@ def write(results: Results, path: Path) -> None:
     Raises:
         UnwritableOutput: If the file cannot be written.
     """
-    write_atomically(path, markdown(results))
+    write_atomically(path, without_tags(markdown(results)))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
 from redteam.files import write_atomically
 from redteam_reports import by_merger, heatmap, leaderboard, wording
+from redteam_reports.templating import without_tags
 
 
 def write(results: Results, path: Path) -> None:
@@ -16,7 +17,7 @@ def write(results: Results, path: Path) -> None:
     Raises:
         UnwritableOutput: If the file cannot be written.
     """
-    write_atomically(path, "\n\n".join(part for part in _parts(results) if part) + "\n")
+    write_atomically(path, without_tags("\n\n".join(part for part in _parts(results) if part) + "\n"))
 
 
 def _parts(results: Results) -> Iterable[str]:

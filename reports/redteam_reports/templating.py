@@ -1,13 +1,21 @@
-"""What the HTML pages share: a template environment that escapes everything, and the style sheet."""
+"""What pages share: templates that escape everything, the style sheet, and Markdown without foreign tags."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+_TAG = re.compile(r"<(?!/?(?:details|summary)>)(?=[A-Za-z/!?])")
+
+
+def without_tags(markdown: str) -> str:
+    """Markdown in which nothing but what folds is HTML, whatever strangers' names and sentences hold."""
+    return _TAG.sub("&lt;", markdown)
 
 
 def environment(**filters: Callable[..., Any]) -> Environment:

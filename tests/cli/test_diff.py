@@ -190,6 +190,17 @@ def test_what_protects_nothing_and_what_is_gone_does_not_count(shell: Shell, kep
     assert f"Only in {KEPT}:" in told.out
 
 
+def test_of_long_entries_the_terminal_gets_what_differs(shell: Shell, kept: Results, tmp_path: Path) -> None:
+    for name, end in (("a", "one"), ("b", "other and then much more " * 9)):
+        entry = {"note": f"{'the same ' * 30}{end}"}
+        kept.model_copy(update={"plan": {**kept.plan, **entry}}).write(tmp_path / f"{name}.json")
+    told = shell("diff", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    (line,) = (line for line in told.out.splitlines() if line.startswith("  note: "))
+    assert "… the same the same one / … the same the same other and then" in line
+    assert line.endswith("…")
+    assert len(line) < 140
+
+
 def test_the_page_of_two_runs(shell: Shell, changed: Path, tmp_path: Path) -> None:
     assert shell("diff", str(KEPT), str(changed), "-o", str(tmp_path / "r.html")).code == 1
     page = (tmp_path / "r.html").read_text()

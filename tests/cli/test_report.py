@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,3 +247,16 @@ def test_the_results_to_try_a_writer_on_go_through_every_writer(redteam: Invoke,
     _, _, err = redteam("report", tmp_path, *(word for file in files for word in ("-o", file)))
     assert err == ""
     assert all(file.stat().st_size for file in files)
+
+
+def test_no_tag_of_a_stranger_is_one_in_markdown(redteam: Invoke, finished: Path, tmp_path: Path) -> None:
+    found, evil = Results.read(finished), "` <script>x</script><!-- <img src=x> ``"
+    rows = tuple(row.model_copy(update={"reason": evil, "defense": evil}) for row in found.verdicts[:1])
+    found.model_copy(update={"verdicts": rows, "claims": {evil: evil}}).write(finished / "results.json")
+    files = [tmp_path / "page.md", tmp_path / "page.leaderboard.md"]
+    redteam("report", finished, *(word for file in files for word in ("-o", file)))
+    for file in files:
+        text = file.read_text()
+        assert "&lt;script>x" in text
+        assert "<details>" in text
+        assert not re.search(r"<(script|/script|!|img)", text)

@@ -174,6 +174,18 @@ def test_rows_in_another_order_are_the_same_rows(shell: Shell, copy: Path) -> No
     assert told.code == 0, told.out
 
 
+def test_the_last_digit_of_a_sum_is_no_disagreement_and_the_tenth_is(shell: Shell, copy: Path) -> None:
+    for moved, code in ((1e-15, 0), (1e-10, 1)):
+
+        def nudged(results: dict[str, Any], moved: float = moved) -> None:
+            figure = next(f for f in results["figures"] if f["seen"] is not None)
+            figure["seen"] += moved
+
+        edited(copy / "results.json", nudged)
+        told = shell("verify", str(copy), "--workers", "0", "--sample", "0")
+        assert told.code == code, told.out
+
+
 def test_a_record_that_was_edited_is_found_by_sum_and_by_sample(shell: Shell, copy: Path) -> None:
     labels = {json.loads(file.read_text())["label"]: file for file in (copy / "cells").glob("*.json")}
     record = next(file for label, file in labels.items() if label.startswith("attack procrustes on rotation ("))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from redteam.evaluation import aggregate
@@ -179,3 +180,10 @@ def test_an_interval_is_never_narrower_than_those_of_its_seeds(seeds: int) -> No
     # Test items of one seed are the only thing that equal seeds do not know.
     assert found.high - found.low >= 0.95 * sum(s.high - s.low for s in fit.per_seed) / seeds
     assert all(s.high > 0.5 for s in fit.per_seed)
+
+
+def test_a_mean_is_the_same_in_whatever_order_pairings_end() -> None:
+    values = [0.1, 0.2, 0.3, 0.7, -0.4]
+    assert aggregate._mean(values) == aggregate._mean([None, *values[::-1]])
+    assert np.mean(values) != np.mean(values[::-1]), "which theirs is not"
+    assert aggregate._mean([None]) is None

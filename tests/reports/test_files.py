@@ -119,4 +119,4 @@ def test_markdown_has_what_keeps_every_expert_whole(full: Results, tmp_path: Pat
     part = (tmp_path / "r.md").read_text().partition("## Mergers that keep every expert whole")[2].partition("\n## ")[0]
     first, second = (line for line in part.splitlines() if line.startswith("| `masks`"))
     assert first == "| `masks` | `lock` | 0.97 [0.93, 1.00] | 0.98 [0.94, 1.00] | `gauge-fit` | 2.09 × | 1.00 × |"
-    assert second == "| `masks` | `none` | – | – | adds too little <here> | – | – |"
+    assert second == "| `masks` | `none` | – | – | adds too little &lt;here> | – | – |"
