@@ -54,6 +54,9 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="One of N processes that share OUT and the work, I from 1 to N.")
+    ] = "",
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="What all processes together may take, as in 4GB or 512MB.")
     ] = None,
@@ -128,6 +131,7 @@ def run(
             observer=progress,
             command=command(),
             workers=cores() if workers is None else workers,
+            shard=shard,
         )
     home = run_folder(found, out)
     page = home / "report.html"

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from redteam.evaluation.estimate import Estimate
     from redteam.evaluation.pairings import Pairing
     from redteam.evaluation.resolve import Resolved
-    from redteam.evaluation.runner.pool import Pool
+    from redteam.evaluation.runner.shards import Shard
     from redteam.evaluation.runner.store import Store
+    from redteam.evaluation.runner.workers import Workers
     from redteam.evaluation.steps import Outcome, Step
     from redteam.events import Observer
 
@@ -36,6 +37,7 @@ class Engine:
         pool: Processes; without one everything is computed in this one.
         observer: Told how it goes on.
         estimate: Of its cost.
+        shard: Where other processes compute steps of it, too.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Engine:
         design: Design,
         store: Store,
         *,
-        pool: Pool | None,
+        pool: Workers | None,
         observer: Observer,
         estimate: Estimate,
+        shard: Shard | None = None,
     ) -> None:
         self.design, self.observer, self.estimate = design, observer, estimate
         self.scheduler = Scheduler(
@@ -55,6 +58,8 @@ class Engine:
             time_limit=resolved.plan.time_limit,
             settled=self._settled,
             room=None if estimate.budget is None else estimate.budget.room,
+            memory=estimate.memory,
+            shard=shard,
         )
         self.table = Table(design, self.scheduler.outcomes)
         everything = resolved.plan.controls == "all"

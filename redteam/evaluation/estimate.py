@@ -56,6 +56,13 @@ class Estimate:
             f"{span(merge)} for a merge's; merging, fits and training come on top.{self._memory()}"
         )
 
+    def memory(self, step: Step) -> int:
+        """Bytes that a step takes at least, its process included; 0 where the size of its scenario is not known."""
+        if self.budget is not None:
+            return WORKER + self.budget.room.own
+        held = self.footprints.get(str(step.settings.get("scenario")))
+        return 0 if held is None else WORKER + held.least
+
     def _memory(self) -> str:
         if self.budget is None:
             most = max(size.least for size in self.footprints.values())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 
 import torch
 
@@ -14,14 +16,16 @@ from redteam.errors import PluginFault, RedteamError
 from redteam.evaluation.bench import load_scenario, scenario_digest, scenario_reference
 from redteam.evaluation.footprint import Footprint
 from redteam.evaluation.resolve import Pipeline, Resolved
-from redteam.evaluation.runner.pool import Pool
+from redteam.evaluation.runner.shards import Shard
 from redteam.evaluation.runner.store import Store
+from redteam.evaluation.runner.workers import Workers
 from redteam.evaluation.steps import content_name
 from redteam.tasks import Scenario
 
 Where = tuple[str, int]
 
 _LIVES = 3  # how often a scenario is loaded whose worker dies over it
+_LOOK = 1.0  # seconds after which it is looked up what other shards have loaded
 
 
 def known_scenarios(resolved: Resolved, store: Store) -> dict[Where, str]:
@@ -45,9 +49,10 @@ def load_scenarios(
     resolved: Resolved,
     store: Store,
     *,
-    pool: Pool | None,
+    pool: Workers | None,
     tell: Callable[[str, int], None] = lambda *_: None,
     sizes: bool = True,
+    shard: Shard | None = None,
 ) -> dict[Where, str]:
     """Loads every scenario under every seed, which trains what isn't there yet; not at all where all are known.
 
@@ -57,6 +62,7 @@ def load_scenarios(
         pool: Processes that load them; without one this process does.
         tell: Told of each before it starts.
         sizes: Whether to remember their sizes, too, for which the test items are counted.
+        shard: Where other processes load some of them.
 
     Returns:
         (scenario, seed) → digest of its weights and data.
@@ -64,15 +70,32 @@ def load_scenarios(
     Raises:
         RedteamError: With a scenario's own sentence, or one about how it failed.
     """
-    known = known_scenarios(resolved, store)
-    if all(known.values()) and (not sizes or len(footprints(resolved, store)) == len(known)):
-        return known
-    found = _loaded(resolved, pool, tell, sizes)
-    for where, pipeline in resolved.places.items():
-        if (size := found[where].footprint) is not None:
-            store.put_text(_record(pipeline, where[1], "size"), json.dumps(asdict(size)))
-        store.put_text(_record(pipeline, where[1]), found[where].digest)
-    return {where: one.digest for where, one in found.items()}
+    while True:
+        known = known_scenarios(resolved, store)
+        measured = footprints(resolved, store) if sizes else known
+        unknown = {w: pipeline for w, pipeline in resolved.places.items() if not known[w] or w not in measured}
+        if not unknown:
+            return known
+        taken = _taken(unknown, shard)
+        for where, one in _loaded(taken, pool, tell, sizes).items():
+            if one.footprint is not None:
+                store.put_text(_record(taken[where], where[1], "size"), json.dumps(asdict(one.footprint)))
+            store.put_text(_record(taken[where], where[1]), one.digest)
+        if shard is not None:
+            for where, pipeline in taken.items():
+                shard.give_back(_record(pipeline, where[1]))
+            if not taken:
+                time.sleep(_LOOK)
+
+
+def _taken(unknown: Mapping[Where, Pipeline], shard: Shard | None) -> Mapping[Where, Pipeline]:
+    """What is to be loaded here: of what nobody else is at, a shard's own, or the first."""
+    if shard is None:
+        return unknown
+    names = {where: _record(pipeline, where[1]) for where, pipeline in unknown.items()}
+    own = [where for where, name in names.items() if shard.mine(name) and shard.take(name)]
+    taken = own or list(islice((where for where, name in names.items() if shard.take(name)), 1))
+    return {where: unknown[where] for where in taken}
 
 
 def _record(pipeline: Pipeline, seed: int, what: str = "scenario") -> str:
@@ -80,9 +103,9 @@ def _record(pipeline: Pipeline, seed: int, what: str = "scenario") -> str:
 
 
 def _loaded(
-    resolved: Resolved, pool: Pool | None, tell: Callable[[str, int], None], sizes: bool
+    places: Mapping[Where, Pipeline], pool: Workers | None, tell: Callable[[str, int], None], sizes: bool
 ) -> dict[Where, Loaded]:
-    references = {where: scenario_reference(pipeline.how[0], where[1]) for where, pipeline in resolved.places.items()}
+    references = {where: scenario_reference(pipeline.how[0], where[1]) for where, pipeline in places.items()}
     found: dict[Where, Loaded] = {}
     if pool is None:
         for where, reference in references.items():

@@ -8,12 +8,13 @@ rests on all that it has to rest on; the scheduler computes what any of them nee
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,7 +36,9 @@ from redteam.evaluation.preview import laid_out
 from redteam.evaluation.resolve import Ensemble, Resolved
 from redteam.evaluation.results import Results
 from redteam.evaluation.runner.pool import Pool
+from redteam.evaluation.runner.shards import Shard, living_shards
 from redteam.evaluation.runner.store import Store
+from redteam.evaluation.runner.workers import Workers
 from redteam.evaluation.summarize import Summary
 from redteam.evaluation.thresholds import THRESHOLDS
 from redteam.events import Observer
@@ -51,6 +54,7 @@ def run(
     *,
     out: str | Path | None = None,
     workers: int = 2,
+    shard: str = "",
     observer: Observer | None = None,
     folder: Path | None = None,
     command: str = "",
@@ -61,6 +65,8 @@ def run(
         plan: See `find_plan`.
         out: The folder for results and finished steps; `runs/NAME` by default.
         workers: Processes; 0 runs in this one, without time limits.
+        shard: `"i/n"`, where several processes are to compute the plan in one folder, each called alike but for `i`.
+            Each of them ends when all is computed, with the same results.
         observer: Told how it goes on; `redteam.events.Observers` passes events to several.
         folder: Where relative paths of plugin files start; by default the plan's own folder.
         command: The command that repeats the run, for the report.
@@ -75,27 +81,48 @@ def run(
     observer, started = observer or Observer(), time.monotonic()
     plan, home = find_plan(plan)
     root = run_folder(plan, out)
+    one = _shard(root, shard, plan) if shard else None
     # Where there are results already, the same command again may have nothing to compute.
     first = workers if plan.memory is None else min(1, workers)  # until it is known how large the models are
     with Pool(first, soon=not (root / "results.json").exists()) if workers else nullcontext() as pool:
         resolved = Resolved.of(plan, folder or home)
-        return _run(resolved, Store(root), pool, workers, observer, command, started)
+        return _run(resolved, Store(root), pool, workers, observer, command, started, one)
+
+
+def _shard(root: Path, text: str, plan: Plan) -> Shard:
+    index, count = Shard.parse(text)
+    return Shard(root, index, count, hashlib.sha256(plan.model_dump_json().encode()).hexdigest())
 
 
 def _run(
-    resolved: Resolved, store: Store, pool: Pool | None, workers: int, observer: Observer, command: str, started: float
+    resolved: Resolved,
+    store: Store,
+    pool: Workers | None,
+    workers: int,
+    observer: Observer,
+    command: str,
+    started: float,
+    shard: Shard | None,
 ) -> Results:
-    with alone_in(store.root), _told(observer, resolved.plan, store.root) as found:
-        identities = load_scenarios(resolved, store, pool=pool, tell=observer.preparing)
+    ours: AbstractContextManager[Any] = alone_in(store.root) if shard is None else shard
+    with ours, _told(observer, resolved.plan, store.root) as found:
+        identities = load_scenarios(resolved, store, pool=pool, tell=observer.preparing, shard=shard)
         design, _ = laid_out(resolved, identities)
-        store.clear_work(keep=frozenset(design.steps))
+        if shard is None or shard.first:
+            store.clear_work(keep=frozenset(design.steps))
         _announce(store, resolved, identities)
-        engine = engine_of(resolved, design, store, identities, pool=pool, workers=workers, observer=observer)
-        engine.run()
+        while True:
+            engine = engine_of(
+                resolved, design, store, identities, pool=pool, workers=workers, observer=observer, shard=shard
+            )
+            engine.run()
+            if not engine.scheduler.overtaken:
+                break
         summary = Summary(design, engine.table, engine.places)
         results = results_of(resolved, engine, summary, command=command, duration=time.monotonic() - started)
         results.write(store.root / "results.json")
-        store.clear_work()
+        if shard is None or shard.leave():
+            store.clear_work()
         found.append(results)
     return results
 
@@ -106,9 +133,10 @@ def engine_of(
     store: Store,
     identities: Mapping[tuple[str, int], str],
     *,
-    pool: Pool | None,
+    pool: Workers | None,
     workers: int,
     observer: Observer,
+    shard: Shard | None = None,
 ) -> Engine:
     """What computes a plan that is laid out, with as many workers as its memory allows.
 
@@ -118,7 +146,7 @@ def engine_of(
     estimate = _estimated(resolved, store, identities, design, workers)
     if pool is not None:
         pool.resize(estimate.workers)
-    return Engine(resolved, design, store, pool=pool, observer=observer, estimate=estimate)
+    return Engine(resolved, design, store, pool=pool, observer=observer, estimate=estimate, shard=shard)
 
 
 def _estimated(
@@ -255,7 +283,7 @@ def _as_written(values: Any) -> Any:
 
 @contextmanager
 def alone_in(root: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder; the system frees the lock however this process ends."""
+    """Keeps other runs out of the folder; the system frees the lock however this process ends."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(root / ".lock", timeout=0)
@@ -264,6 +292,8 @@ def alone_in(root: Path) -> Iterator[None]:
     except Timeout:
         raise BadInput(f"Another run is writing to {root}; wait for it, or name another folder with --out.") from None
     try:
+        if living_shards(root):
+            raise BadInput(f"Shards are writing to {root}; wait for them, or name another folder with --out.")
         yield
     finally:
         lock.release()

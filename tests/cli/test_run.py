@@ -302,6 +302,10 @@ class TestRefusals:
         with evaluation.alone_in(tmp_path / "out"):
             assert "Another run is writing to out" in refused("--out", "out")
 
+    @pytest.mark.parametrize("text", ["0/3", "4/3", "3"])
+    def test_no_share(self, refused: Callable[..., str], text: str) -> None:
+        assert f"--shard {text} cannot be used; expected I/N with I from 1 to N" in refused("--shard", text)
+
     @pytest.mark.parametrize("words", [("--workers", "-1"), ("--keys", "0"), ("--seeds", "x"), ("--time-limit", "0")])
     def test_numbers_out_of_range_are_misuse(self, tmp_path: Path, words: tuple[str, str]) -> None:
         told = redteam("run", planned(tmp_path), *words)

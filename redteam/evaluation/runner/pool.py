@@ -22,32 +22,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from redteam.errors import RedteamError
+from redteam.evaluation.runner.workers import Ended
 
 _PRELOAD = ("redteam.evaluation.computations", "transformers.modeling_utils")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STILLBORN = 5  # so many workers in a row that end by themselves before they are ready: the next would too
 _KILLED = 50  # so many that are killed before they are: says nothing of the next, but there must be an end
 _PATIENCE = 5.0  # seconds that an idle worker gets to leave by itself
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended.
-
-    Attributes:
-        job: Its name.
-        how: `"done"`; `"timeout"`: it was ended; `"died"`: its process did, by itself or by a signal.
-        value: What its function returned.
-        exit_code: The process's, negative for a signal.
-    """
-
-    job: str
-    how: Literal["done", "timeout", "died"]
-    value: Any = None
-    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,12 +82,10 @@ class Pool:
 
     @property
     def jobs(self) -> int:
-        """How many jobs have not ended."""
         return len(self._queue) + sum(worker.job is not None for worker in self._workers)
 
     @property
     def free(self) -> bool:
-        """Whether a further job would not have to wait for another one."""
         return self.jobs < self._size
 
     def resize(self, size: int) -> None:
@@ -112,31 +94,25 @@ class Pool:
         while len(self._workers) > size:
             self._dismiss(self._workers[-1])
 
-    def start(self, name: str, function: Callable[..., Any], *arguments: Any, seconds: float) -> None:
-        """Takes a job in.
-
-        Args:
-            name: Under which its end is told.
-            function: Importable by name; must not raise.
-            arguments: For the function.
-            seconds: Its time limit, from when a worker takes it up.
-        """
+    def start(self, name: str, function: Callable[..., Any], *arguments: Any, seconds: float, memory: int = 0) -> None:
+        """Takes a job in; its memory is not asked for here, where all workers share what there is."""
         self._queue.append(_Job(name, (function, arguments), seconds))
 
-    def wait(self) -> list[Ended]:
-        """Waits until a job ends, if there is one; every job that has ended by then.
+    def wait(self, seconds: float = float("inf")) -> list[Ended]:
+        """Waits until a job ends, if there is one, and no longer than that; every job that has ended by then.
 
         Raises:
             RedteamError: If workers end before they are ready to work, one after the other.
         """
         ended: list[Ended] = []
+        until = time.monotonic() + seconds
         while not ended and self.jobs:
             while len(self._workers) < min(self._size, self.jobs):
                 self._hire()
             for worker in self._workers:
                 if worker.ready and worker.job is None and self._queue:
                     self._hand(worker, self._queue.popleft())
-            soonest = min(worker.deadline for worker in self._workers)
+            soonest = min(until, *(worker.deadline for worker in self._workers))
             patience = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
             signs = [sign for worker in self._workers for sign in (worker.pipe, worker.process.sentinel)]
             signalled = multiprocessing.connection.wait(signs, patience)
@@ -146,6 +122,8 @@ class Pool:
                 elif worker.job is not None and worker.deadline <= time.monotonic():
                     ended.append(Ended(worker.job.name, "timeout"))
                     self._dismiss(worker)
+            if time.monotonic() >= until:
+                break
         return ended
 
     def _hire(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from redteam.errors import IllegalGauge, Inapplicable, NotEnoughMemory, RedteamError
-from redteam.evaluation.runner.pool import Ended, Pool
+from redteam.evaluation.runner.shards import Shard
 from redteam.evaluation.runner.store import Store
+from redteam.evaluation.runner.workers import Ended, Workers
 from redteam.evaluation.steps import Outcome, Step
 from redteam.memory import Room, limited_to
 from redteam.terminal import disarmed
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _LEAST = 300.0  # seconds that every step may take
 _MANY = 30.0  # how many times as long as scoring base and experts
 _LIVES = 3  # how often a step is started whose worker dies under it
+_LOOK = 1.0  # seconds after which it is looked up what other shards have done
+_GRACE = 60.0  # seconds for which shards keep what they have merged, since others may be a little behind or ahead
 
 
 class Scheduler:
@@ -39,31 +43,46 @@ class Scheduler:
         time_limit: Seconds after which a step is ended; `None` for 300, or 30 times what scoring base and experts took.
         settled: Called with every step that was computed or failed, and its outcome; may call `add`.
         room: What memory a step may take; `None` for whatever there is.
+        memory: What a step takes at least, in bytes, where that is known.
+        shard: Where other processes compute steps of the same run.
     """
 
     def __init__(
         self,
         store: Store,
         *,
-        pool: Pool | None,
+        pool: Workers | None,
         time_limit: float | None,
         settled: Callable[[Step, Outcome], None],
         room: Room | None = None,
+        memory: Callable[[Step], int] = lambda _: 0,
+        shard: Shard | None = None,
     ) -> None:
         self.store, self.pool, self.time_limit, self.settled, self.room = store, pool, time_limit, settled, room
+        self.memory, self.shard = memory, shard
         self.steps: dict[str, Step] = {}
         self.outcomes: dict[str, Outcome] = {}
         self._failed: dict[str, Outcome] = {}
-        self._ready: list[tuple[int, int, str]] = []
+        self._ready: list[tuple[bool, int, int, str]] = []
         self._blocked: dict[str, set[str]] = {}
         self._waiting: dict[str, set[str]] = {}
         self._open: set[str] = set()
-        self._rank: dict[str, tuple[int, int]] = {}
+        self._rank: dict[str, tuple[bool, int, int]] = {}
+        self._lives: Counter[str] = Counter()
+        self._elsewhere: list[str] = []
+        self._merged: dict[str, float] = {}
 
     @property
     def pending(self) -> int:
         """How many steps have not ended."""
         return len(self._open)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether another shard has computed what failed in this one."""
+        return self.shard is not None and any(
+            self.store.get(name) for name in self._failed if self.outcomes[name].status != "ok"
+        )
 
     def add(self, steps: Iterable[Step], *, priority: int = 0) -> int:
         """Takes in steps, inputs first; those with a record are settled already.
@@ -88,34 +107,105 @@ class Scheduler:
                 self.outcomes[step.name] = held
         again = self._vanished(missing)
         todo = [*(self.steps[name] for name in again), *missing]
-        for step in todo:
-            self._rank[step.name] = (priority, len(self._rank))
-            self._open.add(step.name)
-        for step in todo:
-            self._enter(step)
+        self._take_in(todo, priority)
         return len(todo)
 
     def run(self) -> None:
         """Computes what was added, and what is added on the way, until nothing is left."""
-        if self.pool is None:
-            while (name := self._next()) is not None:
-                self._settle(name, compute(self.steps[name], self.store.root, self.room))
-            return
-        lives: Counter[str] = Counter()
         while True:
-            while self.pool.free and (name := self._next()) is not None:
-                self._start(self.pool, name)
-            if not self.pool.jobs:
+            while (self.pool is None or self.pool.free) and (name := self._next()) is not None:
+                self._start(name)
+            if not self._elsewhere and (self.pool is None or not self.pool.jobs):
                 return
-            for ended in self.pool.wait():
-                lives[ended.job] += 1
-                if ended.how == "died" and lives[ended.job] < _LIVES:
-                    self._start(self.pool, ended.job)
+            for ended in self._wait():
+                self._lives[ended.job] += 1
+                if ended.how == "died" and self._lives[ended.job] < _LIVES:
+                    self._start(ended.job)
                 else:
-                    self._settle(ended.job, _outcome(ended, self._limit(ended.job)))
+                    self._end(ended.job, _outcome(ended, self._limit(ended.job)))
 
-    def _start(self, pool: Pool, name: str) -> None:
-        pool.start(name, compute, self.steps[name], self.store.root, self.room, seconds=self._limit(name))
+    def _take_in(self, steps: Iterable[Step], priority: int) -> None:
+        steps = list(steps)
+        for step in steps:
+            other = self.shard is not None and not self.shard.mine(step.name)
+            self._rank[step.name] = (other, priority, len(self._rank))
+            self._open.add(step.name)
+        for step in steps:
+            self._enter(step)
+
+    def _start(self, name: str) -> None:
+        step = self.steps[name]
+        arguments = (step, self.store.root, self.room)
+        if self.pool is None:
+            self._end(name, compute(*arguments))
+        else:
+            self.pool.start(name, compute, *arguments, seconds=self._limit(name), memory=self.memory(step))
+
+    def _wait(self) -> list[Ended]:
+        """What has ended here; what others have on their hands is looked up again after a while."""
+        if self.pool is not None and self.shard is None:
+            return self.pool.wait()
+        ended: list[Ended] = []
+        if self.pool is not None and self.pool.jobs:
+            ended = self.pool.wait(_LOOK)
+        else:
+            time.sleep(_LOOK)
+        for name in self._elsewhere:
+            heapq.heappush(self._ready, (*self._rank[name], name))
+        self._elsewhere.clear()
+        for name in [name for name, since in self._merged.items() if time.monotonic() - since > _GRACE]:
+            del self._merged[name]
+            if not self._waiting.get(name):
+                self.store.drop_artefact(name)
+        return ended
+
+    def _end(self, name: str, outcome: Outcome) -> None:
+        """Takes in how a step ended that was started here."""
+        if self.shard is not None:
+            if outcome.status == "error" and self._lives[name] < _LIVES and self._bring_back(name):
+                return
+            if outcome.status == "ok":
+                self.shard.give_back(name)
+            else:
+                self.shard.fail(name, outcome)
+        self._settle(name, outcome)
+
+    def _bring_back(self, name: str) -> bool:
+        """Where another shard has dropped what a step reads, has it made anew first; whether that is so."""
+        step = self.steps[name]
+        gone = [n for n in step.inputs.values() if self.steps[n].makes and not self.store.has_artefact(n)]
+        if gone and self.shard is not None:
+            self._lives[name] += 1
+            self.shard.give_back(name)
+            self._take_in([self.steps[need] for need in self._vanished([step])], self._rank[name][1])
+            self._enter(step)
+        return bool(gone)
+
+    def _found(self, name: str) -> Outcome | None:
+        """How a step ended elsewhere, if it did."""
+        if self.shard is None:
+            return None
+        held = self.store.get(name)
+        if held is not None and (name not in self.outcomes or self.store.has_artefact(name)):
+            return held
+        return self.shard.failed(name)
+
+    def _is_mine(self, name: str) -> bool:
+        """Whether a step that is ready is to be started here; if not, it is settled, put off or entered anew."""
+        if self.shard is None:
+            return True
+        found = self._found(name)
+        if found is None:
+            if not self.shard.take(name):
+                self._elsewhere.append(name)
+                return False
+            found = self._found(name)  # it may have ended just before
+            if found is None:
+                return not self._bring_back(name)
+            if found.status == "ok":
+                self.shard.give_back(name)
+        self._settle(name, found)
+        return False
 
     def _limit(self, name: str) -> float:
         """Seconds that a step may take: models of any size are scored, and nothing else is waited for without end."""
@@ -160,7 +250,9 @@ class Scheduler:
             *_, name = heapq.heappop(self._ready)
             failed = next((need for need in self.steps[name].inputs.values() if need in self._failed), None)
             if failed is None:
-                return name
+                if self._is_mine(name):
+                    return name
+                continue
             cause = self._failed[failed]
             reason = cause.reason if cause.status == "skipped" else f"{self.steps[failed].label}: {cause.reason}"
             self._settle(name, Outcome("skipped", reason=reason, inapplicable=cause.inapplicable))
@@ -190,7 +282,10 @@ class Scheduler:
     def _drop(self, name: str) -> None:
         """Removes what an attack returned as soon as it is merged; locks stay, since further attacks may need them."""
         if self.steps[name].kind == "attack" and not self._waiting.get(name):
-            self.store.drop_artefact(name)
+            if self.shard is None:
+                self.store.drop_artefact(name)
+            else:
+                self._merged[name] = time.monotonic()
 
 
 def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
@@ -240,4 +335,5 @@ def _outcome(ended: Ended, time_limit: float) -> Outcome:
         return ended.value  # type: ignore[no-any-return]
     if ended.how == "timeout":
         return Outcome("timeout", reason=f"ended after {time_limit:g} s")
-    return Outcome("error", reason=f"its process died {_LIVES} times (exit code {ended.exit_code})")
+    code = "" if ended.exit_code is None else f" (exit code {ended.exit_code})"
+    return Outcome("error", reason=f"its process died {_LIVES} times{code}")

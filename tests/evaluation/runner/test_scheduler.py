@@ -234,12 +234,12 @@ class TestLimits:
         from types import SimpleNamespace
 
         found: dict[str, float] = {}
-        pool: Any = SimpleNamespace(start=lambda name, *_, seconds: found.__setitem__(name, seconds))
+        pool: Any = SimpleNamespace(start=lambda name, *_, seconds, memory: found.__setitem__(name, seconds))
         made = Scheduler(store, pool=pool, time_limit=limit, settled=lambda *_: None)
         made.add(steps)
         for one in steps:
             if one.name not in made.outcomes:
-                made._start(pool, one.name)
+                made._start(one.name)
         return {one.label: found[one.name] for one in steps if one.name in found}
 
     def test_it_follows_from_how_long_the_models_take_to_score(self, tmp_path: Path) -> None:
