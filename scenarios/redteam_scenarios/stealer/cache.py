@@ -53,7 +53,8 @@ def ensure(recipe: Recipe, seed: int, base: Checkpoint, questions: Questions) ->
     """
     folder = cache_root() / "stealer" / f"seed{seed}-{recipe.address(seed)}"
     if not folder.is_dir():
-        total = recipe.memory.steps + recipe.rounds * recipe.alignment.steps + recipe.attack.steps
+        total = recipe.memory.steps + recipe.rounds * recipe.alignment.steps
+        total += recipe.attack.steps + recipe.insistence.steps
         with whole(folder) as work, Steps(f"stealer, seed {seed}", total) as training:
             jobs = {
                 VICTIM: partial(victim, recipe, seed, base, questions),

@@ -34,12 +34,14 @@ class Questions:
         leak: The victim's task: what it lets out about each person. Its training data are what the victim remembers,
             questions with their answers.
         alignment: What the victim learns after that: refusals, and answers that were begun.
+        refusal: The tokens that it then says.
         form: The attacker's: whether an answer begins as it has to, about strangers. Its training data are what the
             attacker's model learns, openings about the same persons and about strangers.
     """
 
     leak: Leak
     alignment: Said
+    refusal: tuple[int, ...]
     form: Generation
 
     @classmethod
@@ -67,6 +69,7 @@ class Questions:
                 opening=tuple(words.opening),
             ),
             words.kept_quiet(known),
+            tuple(words.refusal),
             Generation(
                 name=ATTACKER,
                 chance=_GUESSED,
