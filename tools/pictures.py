@@ -85,14 +85,18 @@ def _drawn(panels: dict[str, Tensor], told: str) -> str:
 
 
 def _cells(panel: Tensor, left: int) -> Iterator[str]:
-    """A square for each weight: blue below 0, red above, white at 0, full at 2 and beyond."""
+    """A square for each weight: blue below 0, red above, white at 0, full at 2 and beyond; a path for each colour."""
+    squares: dict[str, list[str]] = {}
     for row, weights in enumerate(panel.tolist()):
         for column, weight in enumerate(weights):
             level = round(min(abs(weight) / 2, 1) * LEVELS)
             pale = 255 - round(level * 190 / LEVELS)
-            colour = f"rgb({pale},{pale},255)" if weight < 0 else f"rgb(255,{pale},{pale})"
-            x, y = left + column * CELL, HEAD + row * CELL
-            yield f'<rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" fill="{colour if level else "#fff"}"/>'
+            colour = f"#{pale:02x}{pale:02x}ff" if weight < 0 else f"#ff{pale:02x}{pale:02x}"
+            place = f"M{left + column * CELL} {HEAD + row * CELL}h{CELL}v{CELL}h-{CELL}z"
+            if level:
+                squares.setdefault(colour, []).append(place)
+    for colour, places in squares.items():
+        yield f'<path fill="{colour}" d="{"".join(places)}"/>'
 
 
 if __name__ == "__main__":

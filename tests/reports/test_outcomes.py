@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any, get_args
 from xml.etree import ElementTree
@@ -61,6 +62,7 @@ def html(text: str, found: Results) -> None:
 
 
 def markdown(text: str, found: Results) -> None:
+    text = unescape(text)
     assert f"{told(found.gate)} Exit code {found.exit_code}." in text
     assert all(f"- {line}." in text for line in found.unevaluated)
     assert all(f"{v.threat}: {v.verdict}" in text for v in found.verdicts)
