@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -314,3 +317,39 @@ def test_shards_that_run_together_come_to_the_results_of_one_run(
     assert sorted(p.name for p in (tmp_path / "cells").iterdir()) == sorted(
         p.name for p in (whole.folder / "cells").iterdir()
     )
+
+
+@pytest.mark.slow
+def test_three_processes_killed_and_repeated_come_to_the_results_of_one_run(
+    once: Callable[..., Any], toys: Any, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    whole = once("undisturbed", toys.small())
+    draw, out = random.Random(4), tmp_path / "out"
+    plan = toys.write({**toys.small(), "name": "custom"}, tmp_path / "plan.toml")
+    command = [toys.redteam, "run", plan, "--out", out, "--workers", "1", "--shard"]
+
+    def started() -> list[subprocess.Popen[bytes]]:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return [subprocess.Popen([*command, f"{index}/3"], env=environment, **quiet) for index in (1, 2, 3)]
+
+    def kept() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.glob("cells/*.json")}
+
+    kills = 0
+    for _ in range(2):
+        before, runs = kept(), started()
+        while len(kept()) < len(before) + 5 and any(run.poll() is None for run in runs):
+            time.sleep(0.05)
+        for run in draw.sample(runs, 3):
+            time.sleep(draw.uniform(0, 0.3))
+            kills += run.poll() is None
+            run.kill()
+            run.wait()
+        assert before.items() <= kept().items()
+    assert kills >= 3
+    before, runs = kept(), started()
+    assert [run.wait(900) for run in runs] == [0, 0, 0]
+    assert before.items() <= kept().items()
+    assert toys.numbers(toys.read(out).results) == toys.numbers(whole.results)
+    assert kept().keys() == {path.name for path in (whole.folder / "cells").iterdir()}
+    assert list((out / "work").iterdir()) == []
