@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from redteam.anatomy import ARCHITECTURES, Architecture, Layout
 from redteam.checkpoint import Checkpoint
+from tests.chromium import CHROMIUM
 
 
 @dataclass(frozen=True)
@@ -280,3 +282,15 @@ def shell() -> Callable[..., Told]:
         return Told(int(left.value.code or 0), out.getvalue(), err.getvalue())
 
     return redteam
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real browser; opened once for the tests of a module."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "REDTEAM_REQUIRE_BROWSER=1, and there is no chromium on the path"
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()

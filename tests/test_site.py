@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from filelock import FileLock
 
+from tests.chromium import in_a_browser
+
 ROOT = Path(__file__).parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_a_browser = pytest.mark.skipif(
-    CHROMIUM is None and os.environ.get("REDTEAM_REQUIRE_BROWSER") != "1",
-    reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip",
-)
 LOOKED_AT = ("index", "leaderboard", "verdicts", "reference/commands", "reference/python")
 
 
@@ -102,17 +97,6 @@ def test_every_command_export_and_row_is_there(pages: dict[Path, Read], site: Pa
     assert exported <= pages[site / "reference/python.html"].anchors
     rows = {name.lower() for name in Results.model_json_schema()["$defs"]}
     assert rows <= pages[site / "reference/results.html"].anchors
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "REDTEAM_REQUIRE_BROWSER=1, and there is no chromium on the path"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 class Opened:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from redteam.archive import LARGEST_RESULTS, RESULTS, is_archive, read_archive
+from redteam.archive import RESULTS
 from redteam.errors import BadInput
+from redteam.evaluation.reading import require_whole, text_of
 from redteam.evaluation.rows import (
     FELL_BEFORE,
     Adversary,
@@ -32,7 +31,6 @@ from redteam.evaluation.rows import (
 )
 from redteam.evaluation.statistics import Interval
 from redteam.files import write_atomically
-from redteam.terminal import disarmed_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +70,6 @@ FALLEN = ("BROKEN", "INEFFECTIVE")
 """Words that say of a defense that it does not protect."""
 WITHOUT_FIGURE = ("UNSCORABLE", "INVALID")
 """Words that say of the figures that they cannot be trusted."""
-_NAMED = ("scenarios", "defenses", "attacks", "mergers", "threats")
 
 
 class Span(Model):
@@ -342,8 +339,8 @@ class Results(Model):
         named = path.is_file() or (path.suffix in (".json", ".gz") and not path.is_dir())
         file = path if named else path / RESULTS
         try:
-            found = cls.model_validate_json(disarmed_json(_content(file).decode("utf-8")))
-            _require_whole(found)
+            found = cls.model_validate_json(text_of(file))
+            require_whole(found)
             return found
         except OSError as error:
             raise BadInput(f"{file} cannot be read ({error.strerror}); name the folder of a finished run.") from None
@@ -410,38 +407,3 @@ class Results(Model):
         if self.unevaluated:
             return 2
         return 1 if self.gate is not None and self.gate.outcome == "failed" else 0
-
-
-def _require_whole(results: Results) -> None:
-    """Refuses what readers take for granted and no type says.
-
-    Raises:
-        ValueError: If rows lead nowhere, or the plan is none.
-    """
-    also = results.plan.get("also", [])
-    products = [results.plan, *(also if isinstance(also, list) else [also])]
-    if not isinstance(results.plan.get("name"), str) or not all(isinstance(one, dict) for one in products):
-        raise ValueError("the plan")
-    for named in (one.get(kind, []) for one in products for kind in _NAMED):
-        if not isinstance(named, list) or not all(isinstance(text, str) for text in named):
-            raise ValueError("what the plan names")
-    if not all(0 <= index < len(results.controls) for row in results.verdicts for index in row.rests_on):
-        raise ValueError("controls of verdicts")
-    if not all(isinstance(value, (int, float)) for name, value in results.thresholds.items() if name != "digest"):
-        raise ValueError("limits")
-
-
-def _content(file: Path) -> bytes:
-    """What `results.json` says, which may be compressed or lie in an archive."""
-    if is_archive(file):
-        return read_archive(file)[RESULTS]
-    if file.suffix != ".gz":
-        return file.read_bytes()
-    try:
-        with gzip.open(file) as unpacked:
-            content = unpacked.read(LARGEST_RESULTS + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise BadInput(f"{file} is no whole gzip file; fetch or write it again.") from None
-    if len(content) > LARGEST_RESULTS:
-        raise BadInput(f"{file} holds more than results ever take; ask for it again.")
-    return content

@@ -55,7 +55,7 @@ def members_of(run: Path) -> dict[str, bytes]:
     digests = {places[written]: about["digest"] for written, about in named.items()}
     begun = {**announced, "plan": plan, "files": {file: {"digest": digests[file]} for file in sorted(digests)}}
     members[PLAN] = _json(begun)
-    members[RESULTS] = (moved.model_dump_json(indent=1, by_alias=True) + "\n").encode()
+    members[RESULTS] = (moved.as_json() + "\n").encode()
     return members
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,8 @@ from redteam_reports.audit_html import _codes, pictures, render, write
 
 from redteam.anatomy import GROUPS
 from redteam.audit import Audit, PairFinding, ShiftFinding, SiteFinding, TensorFinding
+from tests.chromium import in_a_browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REQUIRED = os.environ.get("REDTEAM_REQUIRE_BROWSER") == "1"
 LAYERS = 6
 FOUND: dict[str, tuple[str, str | None, float | None, float | None]] = {
     "heads": ("locked", "permutation", 1.2, 0.1),
@@ -111,29 +108,23 @@ def test_a_single_model_has_no_picture_of_two(audited: Audit) -> None:
     assert "other model" not in render(alone)
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED, reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip"
-)
-def test_in_a_browser(audited: Audit, tmp_path: Path) -> None:
+@in_a_browser
+def test_in_a_browser(audited: Audit, browser: Any, tmp_path: Path) -> None:
     """Silent, no wider than the window, and nothing for axe to complain of, in light and dark, wide and narrow."""
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
     write(audited, tmp_path / "audit.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):
-            context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-            page, asked, complaints = context.new_page(), [], []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("console", lambda message, complaints=complaints: complaints.append(message.text))
-            page.goto((tmp_path / "audit.html").as_uri())
-            page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-            assert wide <= room
-            assert (len(asked), complaints) == (1, [])
-            found = Axe().run(page)
-            assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
-            assert found.violations_count == 0, found.generate_report()
-            context.close()
-        browser.close()
+    for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page, asked, complaints = context.new_page(), [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("console", lambda message, complaints=complaints: complaints.append(message.text))
+        page.goto((tmp_path / "audit.html").as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide <= room
+        assert (len(asked), complaints) == (1, [])
+        found = Axe().run(page)
+        assert "color-contrast" in {rule["id"] for rule in found.response["passes"]}
+        assert found.violations_count == 0, found.generate_report()
+        context.close()

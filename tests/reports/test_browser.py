@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,9 @@ from redteam_reports.results_html import write
 
 from redteam.evaluation.gate import gate
 from redteam.evaluation.results import Results
+from tests.chromium import in_a_browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REQUIRED = os.environ.get("REDTEAM_REQUIRE_BROWSER") == "1"
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED, reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip"
-)
+pytestmark = in_a_browser
 SIZES = [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
 
 
@@ -46,17 +41,6 @@ def little(made: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("little") / "report.html"
     write(small.model_copy(update={"gate": gate(small.verdicts, ["theft>=0.5"])}), path)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "REDTEAM_REQUIRE_BROWSER=1, and there is no chromium on the path"
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 class Opened:

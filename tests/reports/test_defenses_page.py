@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,8 @@ from redteam_reports.defenses_html import plot, render
 from redteam_reports.defenses_markdown import write as write_markdown
 
 from redteam.search.defenders.price import OwnersPrice
+from tests.chromium import in_a_browser
 from tests.search import made
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REQUIRED = os.environ.get("REDTEAM_REQUIRE_BROWSER") == "1"
 
 
 @pytest.fixture
@@ -81,25 +77,19 @@ def test_the_text_says_the_same(found: Any, tmp_path: Path) -> None:
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {9}
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED, reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip"
-)
-def test_in_a_browser(found: Any, tmp_path: Path) -> None:
+@in_a_browser
+def test_in_a_browser(found: Any, browser: Any, tmp_path: Path) -> None:
     """No wider than the window however long a chain is, and nothing for axe to complain of."""
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
     long = made.trial(7, 0.1, 0.96, 0.0, pipeline="a:" + ",".join(f"setting{n}=[0.01,{n}]" for n in range(30)))
     (tmp_path / "x.html").write_text(render(made.found(*found.trials, long)))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (400, "dark")):
-            context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-            page = context.new_page()
-            page.goto((tmp_path / "x.html").as_uri())
-            wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-            assert wide <= room
-            found_by_axe = Axe().run(page)
-            assert found_by_axe.violations_count == 0, found_by_axe.generate_report()
-            context.close()
-        browser.close()
+    for width, scheme in ((1280, "light"), (400, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page = context.new_page()
+        page.goto((tmp_path / "x.html").as_uri())
+        wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide <= room
+        found_by_axe = Axe().run(page)
+        assert found_by_axe.violations_count == 0, found_by_axe.generate_report()
+        context.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,8 @@ from redteam.diff.findings import (
     VerdictChange,
 )
 from redteam.evaluation.statistics import Interval
+from tests.chromium import in_a_browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REQUIRED = os.environ.get("REDTEAM_REQUIRE_BROWSER") == "1"
 NAMED = {"a": "<b>mine</b> & yours", "b": "a/rather/long/path/to/where/the/other/one/of/the/two/has/been/put"}
 PLACE = {"scenario": "digits", "defense": "mergelock", "threat": "weights-only"}
 
@@ -99,26 +96,20 @@ def test_every_row_is_on_its_page() -> None:
     assert 'data-counts="true"' in page
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED, reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip"
-)
+@in_a_browser
 @pytest.mark.parametrize("found", [MODELS, RUNS], ids=["models", "runs"])
-def test_in_a_browser(found: ModelDiff | RunDiff, tmp_path: Path) -> None:
+def test_in_a_browser(found: ModelDiff | RunDiff, browser: Any, tmp_path: Path) -> None:
     """Silent, no wider than the window, and nothing for axe to complain of, in light and dark, wide and narrow."""
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
     write(found, tmp_path / "diff.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (400, "dark")):
-            context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-            page = context.new_page()
-            page.goto((tmp_path / "diff.html").as_uri())
-            page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-            assert wide <= room
-            findings = Axe().run(page)
-            assert findings.violations_count == 0, findings.generate_report()
-            context.close()
-        browser.close()
+    for width, scheme in ((1280, "light"), (400, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page = context.new_page()
+        page.goto((tmp_path / "diff.html").as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide <= room
+        findings = Axe().run(page)
+        assert findings.violations_count == 0, findings.generate_report()
+        context.close()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,7 @@ from redteam_reports.search_html import plot, render, write
 
 from redteam.evaluation.statistics import Interval
 from redteam.search.results import Scored, SearchResults, Trial, front, winner
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REQUIRED = os.environ.get("REDTEAM_REQUIRE_BROWSER") == "1"
+from tests.chromium import in_a_browser
 
 
 def made(*figures: tuple[float, float], **rest: Any) -> SearchResults:
@@ -91,28 +87,22 @@ def test_little_and_nothing_can_be_shown(figures: tuple[tuple[float, float], ...
     assert ('class="chart"' in page) == bool(figures)
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED, reason="no chromium; REDTEAM_REQUIRE_BROWSER=1 forbids this skip"
-)
-def test_in_a_browser(found: SearchResults, tmp_path: Path) -> None:
+@in_a_browser
+def test_in_a_browser(found: SearchResults, browser: Any, tmp_path: Path) -> None:
     """Silent, no wider than the window, and nothing for axe to complain of, in light and dark, wide and narrow."""
     from axe_playwright_python.sync_playwright import Axe
-    from playwright.sync_api import sync_playwright
 
     write(found, tmp_path / "search.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):
-            context: Any = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
-            page, asked, complaints = context.new_page(), [], []
-            page.on("request", lambda request, asked=asked: asked.append(request.url))
-            page.on("console", lambda message, complaints=complaints: complaints.append(message.text))
-            page.goto((tmp_path / "search.html").as_uri())
-            wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
-            assert wide <= room
-            assert (len(asked), complaints) == (1, [])
-            found_by_axe = Axe().run(page)
-            assert "color-contrast" in {rule["id"] for rule in found_by_axe.response["passes"]}
-            assert found_by_axe.violations_count == 0, found_by_axe.generate_report()
-            context.close()
-        browser.close()
+    for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page, asked, complaints = context.new_page(), [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("console", lambda message, complaints=complaints: complaints.append(message.text))
+        page.goto((tmp_path / "search.html").as_uri())
+        wide, room = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide <= room
+        assert (len(asked), complaints) == (1, [])
+        found_by_axe = Axe().run(page)
+        assert "color-contrast" in {rule["id"] for rule in found_by_axe.response["passes"]}
+        assert found_by_axe.violations_count == 0, found_by_axe.generate_report()
+        context.close()
