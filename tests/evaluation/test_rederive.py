@@ -115,7 +115,7 @@ def test_what_a_terminal_would_obey_is_taken_out_of_what_is_read(kept: Results, 
 
 
 def test_a_bomb_of_a_results_file_is_not_unpacked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redteam.evaluation.results.LARGEST_RESULTS", 1 << 20)
+    monkeypatch.setattr("redteam.evaluation.reading.LARGEST_RESULTS", 1 << 20)
     (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * (1 << 22)))
     with pytest.raises(BadInput, match="holds more than results ever take"):
         Results.read(tmp_path / "bomb.json.gz")
