@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import secrets
-import shutil
 import threading
 from contextlib import suppress
 from dataclasses import asdict
@@ -131,8 +130,8 @@ class Shard:
             raise BadInput(f"Shards of another plan are writing to {self.root}; name another folder with --out.")
         self.first = not others
         if self.first:  # nobody lives who could hold a claim, and what failed is tried again
-            shutil.rmtree(self._claims, ignore_errors=True)
-            self._claims.mkdir(exist_ok=True)
+            for claim in self._claims.iterdir():  # the folder stays: another one may just be making sure that it is there
+                claim.unlink(missing_ok=True)
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
