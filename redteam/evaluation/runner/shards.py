@@ -130,7 +130,7 @@ class Shard:
             raise BadInput(f"Shards of another plan are writing to {self.root}; name another folder with --out.")
         self.first = not others
         if self.first:  # nobody lives who could hold a claim, and what failed is tried again
-            for claim in self._claims.iterdir():  # the folder stays: another one may just be making sure that it is there
+            for claim in self._claims.iterdir():  # the folder stays, which another one may just be looking for
                 claim.unlink(missing_ok=True)
         threading.Thread(target=self._beat, daemon=True).start()
         return self

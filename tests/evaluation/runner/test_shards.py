@@ -155,6 +155,18 @@ class TestRefused:
         with shard(tmp_path) as one:
             assert one.first
 
+    def test_two_may_begin_at_the_same_moment(self, tmp_path: Path) -> None:
+        both = threading.Barrier(2)
+
+        def run(index: int) -> None:
+            for _ in range(50):
+                both.wait(60)
+                with shard(tmp_path, index):
+                    pass
+
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(run, (1, 2))) == [None, None]
+
 
 def step(label: str, inputs: dict[str, Step] | None = None, *, makes: bool = False, **settings: Any) -> Step:
     names = {role: one.name for role, one in (inputs or {}).items()}
