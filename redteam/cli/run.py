@@ -22,6 +22,13 @@ from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
 
 
+class Engine(StrEnum):
+    """What starts the processes of a run."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Controls(StrEnum):
     """Which controls a run computes."""
 
@@ -54,6 +61,13 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="What starts them: this program, here, or Ray, on the machines of a cluster.")
+    ] = Engine.local,
+    ray_address: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Of the cluster [default: $RAY_ADDRESS, else Ray on this machine]."),
+    ] = "",
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="One of N processes that share OUT and the work, I from 1 to N.")
     ] = "",
@@ -130,7 +144,9 @@ def run(
             folder=folder,
             observer=progress,
             command=command(),
-            workers=cores() if workers is None else workers,
+            workers=cores() if workers is None and engine is Engine.local else workers,
+            engine=engine.value,
+            ray_address=ray_address,
             shard=shard,
         )
     home = run_folder(found, out)

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from redteam.errors import BadInput
 from redteam.evaluation.design import Design
@@ -36,6 +36,7 @@ from redteam.evaluation.preview import laid_out
 from redteam.evaluation.resolve import Ensemble, Resolved
 from redteam.evaluation.results import Results
 from redteam.evaluation.runner.pool import Pool
+from redteam.evaluation.runner.ray_pool import RayPool
 from redteam.evaluation.runner.shards import Shard, living_shards
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.runner.workers import Workers
@@ -53,7 +54,9 @@ def run(
     plan: Plan | Mapping[str, Any] | str | Path = DEFAULT_PLAN,
     *,
     out: str | Path | None = None,
-    workers: int = 2,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str = "",
     shard: str = "",
     observer: Observer | None = None,
     folder: Path | None = None,
@@ -64,7 +67,10 @@ def run(
     Args:
         plan: See `find_plan`.
         out: The folder for results and finished steps; `runs/NAME` by default.
-        workers: Processes; 0 runs in this one, without time limits.
+        workers: Processes; 0 runs in this one, without time limits. By default 2, with Ray all CPUs of the cluster.
+        engine: What starts processes: this program, on this machine, or Ray, on the machines of a cluster.
+        ray_address: Of the cluster, `HOST:PORT`, on one of whose machines this runs; by default `$RAY_ADDRESS`, and
+            without that Ray is started on this machine alone.
         shard: `"i/n"`, where several processes are to compute the plan in one folder, each called alike but for `i`.
             Each of them ends when all is computed, with the same results.
         observer: Told how it goes on; `redteam.events.Observers` passes events to several.
@@ -82,6 +88,13 @@ def run(
     plan, home = find_plan(plan)
     root = run_folder(plan, out)
     one = _shard(root, shard, plan) if shard else None
+    if engine == "ray":
+        if workers == 0:
+            raise BadInput("--engine ray computes in workers, and --workers 0 leaves it none; expected 1 or more.")
+        resolved, root = Resolved.of(plan, folder or home), root.absolute()
+        with RayPool(workers, address=ray_address, root=root, files=tuple(resolved.files.values())) as cluster:
+            return _run(resolved, Store(root), cluster, cluster.size, observer, command, started, one)
+    workers = 2 if workers is None else workers
     # Where there are results already, the same command again may have nothing to compute.
     first = workers if plan.memory is None else min(1, workers)  # until it is known how large the models are
     with Pool(first, soon=not (root / "results.json").exists()) if workers else nullcontext() as pool:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,6 +306,13 @@ class TestRefusals:
     @pytest.mark.parametrize("text", ["0/3", "4/3", "3"])
     def test_no_share(self, refused: Callable[..., str], text: str) -> None:
         assert f"--shard {text} cannot be used; expected I/N with I from 1 to N" in refused("--shard", text)
+
+    def test_ray_without_workers(self, refused: Callable[..., str]) -> None:
+        assert "--workers 0 leaves it none" in refused("--engine", "ray", "--workers", "0")
+
+    def test_ray_that_is_not_installed(self, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "ray", None)
+        assert "pip install 'merge-redteam[ray]'" in refused("--engine", "ray")
 
     @pytest.mark.parametrize("words", [("--workers", "-1"), ("--keys", "0"), ("--seeds", "x"), ("--time-limit", "0")])
     def test_numbers_out_of_range_are_misuse(self, tmp_path: Path, words: tuple[str, str]) -> None:
