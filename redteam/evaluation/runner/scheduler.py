@@ -71,6 +71,7 @@ class Scheduler:
         self._lives: Counter[str] = Counter()
         self._elsewhere: list[str] = []
         self._merged: dict[str, float] = {}
+        self._scoring = 0.0  # seconds that scoring base and experts took at most
 
     @property
     def pending(self) -> int:
@@ -104,7 +105,7 @@ class Scheduler:
             if held is None:
                 missing.append(step)
             else:
-                self.outcomes[step.name] = held
+                self._keep(step, held)
         again = self._vanished(missing)
         todo = [*(self.steps[name] for name in again), *missing]
         self._take_in(todo, priority)
@@ -211,14 +212,7 @@ class Scheduler:
         """Seconds that a step may take: models of any size are scored, and nothing else is waited for without end."""
         if self.time_limit is not None:
             return self.time_limit
-        if self.steps[name].kind == "alone":
-            return math.inf
-        alone = [
-            outcome.record.seconds
-            for other, outcome in self.outcomes.items()
-            if outcome.status == "ok" and self.steps[other].kind == "alone"
-        ]
-        return max(_LEAST, _MANY * max(alone, default=0.0))
+        return math.inf if self.steps[name].kind == "alone" else max(_LEAST, _MANY * self._scoring)
 
     def _vanished(self, missing: Iterable[Step]) -> list[str]:
         """Steps with a record whose checkpoint is gone and is needed once more, inputs first."""
@@ -258,11 +252,16 @@ class Scheduler:
             self._settle(name, Outcome("skipped", reason=reason, inapplicable=cause.inapplicable))
         return None
 
+    def _keep(self, step: Step, outcome: Outcome) -> None:
+        self.outcomes[step.name] = outcome
+        if step.kind == "alone":
+            self._scoring = max(self._scoring, outcome.record.seconds)
+
     def _settle(self, name: str, outcome: Outcome) -> None:
         self._open.discard(name)
         if outcome.status == "ok":
             # The first writer's record, so that another run's figures stay.
-            self.outcomes[name] = self.store.get(name) or outcome
+            self._keep(self.steps[name], self.store.get(name) or outcome)
         else:
             # A step that was computed before, and now failed to make its checkpoint anew, keeps its record.
             self._failed[name] = outcome
