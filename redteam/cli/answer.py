@@ -156,7 +156,10 @@ def _line(results: Results) -> Iterator[str]:
     if imitated:
         found = sorted(set(imitated))
         told = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
-        yield f"Whoever only runs the model, its weights unseen, steals {told} by imitating it: any release leaks that."
+        yield (
+            f"Whoever only runs the unlocked model, its weights unseen, steals {told} by imitating it; a lock that "
+            "keeps its answers leaks that, too."
+        )
 
 
 def _row(verdict: Verdict | OverVictims) -> tuple[str, ...]:

@@ -152,8 +152,8 @@ class Verdict(Placed):
         theft: In the worst case over attacks, mergers and keys.
         counted: The part of it that verdicts count; see `Figure`.
         protection: 1 − theft without any attack.
-        imitation: Theft by whoever only runs the model (the attack in the role `interface` that steals most): what any
-            release leaks, an interface too.
+        imitation: Theft by whoever only runs the model (the attack in the role `interface` that steals most): what an
+            interface to the unlocked victim leaks, and any lock that keeps its answers.
         beyond: Theft less that, seed by seed: what the weights leak over what any interface does.
         by: Attack → on how many seeds it is the worst case.
         fallen: On how many seeds half or more was surely stolen.
