@@ -18,6 +18,7 @@ from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
+from redteam.extras import require_extra
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
 
@@ -112,6 +113,9 @@ def run(
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
     asked = writers(report or ())
+    to_mlflow = mlflow or mlflow_uri is not None
+    if to_mlflow:
+        require_extra("mlflow", "Logging to mlflow")
     mention(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate
@@ -138,7 +142,7 @@ def run(
     reports = [*writers((home / "report.md", page)), *asked]
     for path, writer in reports:
         writer(results, path)
-    if mlflow or mlflow_uri is not None:
+    if to_mlflow:
         from redteam.tracking import export_mlflow
 
         export_mlflow(results, mlflow_uri, folder=home)

@@ -12,6 +12,7 @@ import pytest
 SCRIPT = """
 import contextlib, io, json, sys
 from redteam.cli.main import main
+sys.modules["mlflow"] = sys.modules["optuna"] = None  # as if they were not installed
 told = []
 for words in json.load(sys.stdin):
     slow = "torch" in sys.modules
@@ -47,6 +48,10 @@ SLIPS = {
     "run --threat few-shot:sample=3": "few-shot has no setting 'sample'; did you mean 'samples'?",
     "run -o page.htm": "No report can be written to page.htm; the file's name must end in one of",
     "run --fail-on verdict==BROKN": "did you mean BROKEN?",
+    "run --mlflow": "Logging to mlflow needs mlflow, which is not installed; pip install 'merge-redteam[mlflow]'.",
+    "run --mlflow-uri http://127.0.0.1:9": "Logging to mlflow needs mlflow, which is not installed;",
+    "search --defense mergelock": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[op",
+    "search --defend": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[optuna]'.",
     "rum": "There is no command called 'rum'; did you mean 'run'",
     "list atacks": "There is no kind of plugin called 'atacks'; did you mean 'attack'?",
     "show guage-fit": "did you mean 'gauge-fit'?",
