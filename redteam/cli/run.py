@@ -18,6 +18,7 @@ from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
+from redteam.errors import BadInput
 from redteam.extras import require_extra
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
@@ -53,6 +54,9 @@ def run(
     ] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="Keys to try each keyed defense under.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="This seed in place of all those from 0 on; may be repeated.")
+    ] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
     shard: Annotated[
@@ -87,7 +91,12 @@ def run(
     started = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and numpy read it when they load: the work is in the workers
     from redteam.evaluation.plan import find_plan, require_names, run_folder
+    from redteam.evaluation.runner.shards import Shard
 
+    if shard:
+        Shard.parse(shard)  # a slip is said before torch is imported
+    if seed and seeds is not None:
+        raise BadInput("--seed names seeds and --seeds counts them from 0 on; give one of the two.")
     found, folder = find_plan(plan)
     given = {
         "scenarios": scenario,
@@ -96,7 +105,7 @@ def run(
         "mergers": merger,
         "threats": threat,
         "keys": keys,
-        "seeds": seeds,
+        "seeds": tuple(dict.fromkeys(seed)) if seed else seeds,
         "time_limit": time_limit,
         "memory": memory,
         "controls": controls and controls.value,
