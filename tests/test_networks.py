@@ -156,5 +156,7 @@ def test_a_config_of_open_clip_that_does_not_belong_is_refused(clip: Path, model
 
 def test_without_open_clip_the_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
-    with pytest.raises(NotACheckpoint, match="pip install open_clip_torch"):
+    with pytest.raises(
+        NotACheckpoint, match=r"open_clip, which is not installed; pip install 'merge-redteam\[open-clip\]'"
+    ):
         Checkpoint.of({"w": torch.ones(1)}, {"model_type": "open_clip", "model_cfg": CLIP}).module()

@@ -85,6 +85,8 @@ def test_every_package_in_the_lock_is_pinned_and_hashed() -> None:
 def test_the_lock_holds_what_is_declared_and_what_installs_it() -> None:
     pinned = set(re.findall(r"^([a-z0-9._-]+)==", LOCK, flags=re.MULTILINE))
     wanted = PROJECT["project"]["dependencies"] + PROJECT["dependency-groups"]["dev"]
+    for extra in ("mlflow", "open-clip", "optuna", "peft"):
+        wanted += PROJECT["project"]["optional-dependencies"][extra]
     assert {re.match(r"[A-Za-z0-9_-]+", each).group() for each in wanted} <= pinned  # type: ignore[union-attr]
     assert {"uv", "hatchling", "editables"} <= pinned
 

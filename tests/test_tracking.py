@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,11 @@ def test_what_goes_wrong_costs_a_sentence(
     assert len(said) == 1
     assert said[0].endswith("its results are kept.")
     assert "secret" not in said[0]
+
+
+def test_without_mlflow_the_sentence_says_how_to_get_it(
+    results: Results, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert export_mlflow(results, "http://127.0.0.1:9", folder=tmp_path) == ""
+    assert "needs mlflow, which is not installed; pip install 'merge-redteam[mlflow]'); its" in capsys.readouterr().err

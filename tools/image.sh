@@ -27,7 +27,7 @@ case $what in
 dependencies)
     python3 -m venv --without-pip "$where"
     "$tools/bin/uv" pip install --no-cache --compile-bytecode --python "$where/bin/python" "$@" \
-        --constraints requirements.lock -r pyproject.toml
+        --constraints requirements.lock --extra mlflow --extra open-clip --extra optuna -r pyproject.toml
     ;;
 wheel)
     "$tools/bin/uv" pip install --quiet --no-cache --python "$tools/bin/python" "$@" \

@@ -16,6 +16,7 @@ from redteam.checkpoint.libraries import as_a_sentence, require_fit
 from redteam.checkpoint.tensors import Tensors
 from redteam.checkpoint.zero_shot import ZERO_SHOT, with_prompts
 from redteam.errors import NotACheckpoint
+from redteam.extras import require_extra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,12 +65,9 @@ def initialised_open_clip(config: Mapping[str, Any], seed: int) -> nn.Module:
 
 def _maker(config: Mapping[str, Any]) -> Callable[[str], Any]:
     """Makes the network that a config describes on a device, with whatever weights torch draws."""
-    try:
-        import open_clip
-    except ImportError:
-        raise NotACheckpoint(
-            "This is a checkpoint of open_clip, which is not installed; install it: pip install open_clip_torch."
-        ) from None
+    require_extra("open-clip", "A network of open_clip", NotACheckpoint)
+    import open_clip
+
     settings = config.get("model_cfg")
     if not isinstance(settings, dict):
         raise NotACheckpoint("The config of this open_clip checkpoint has no model_cfg; restore open_clip_config.json.")

@@ -52,6 +52,7 @@ def attack(
         bool, typer.Option("--unproven", help="Write it without running the network before and after.")
     ] = False,
     check: shared.Check = False,
+    seed: shared.Seed = 0,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
@@ -71,6 +72,7 @@ def attack(
     if defense is not None:
         DEFENSES.require_all(defense)
     shared.require_usable(device, out, force, [model, base], key)
+    model, base = opening.on_disk(model), base and opening.on_disk(base)
     said = Said(as_json)
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.resolve import Pipeline
@@ -99,8 +101,9 @@ def attack(
         protected = of_tokenizers.by_their_strings(protected, layout, base, what)
     kept = _keeps_function(chain, lock)
     rows = {"attack": f"`{chain.text}`", "base": "none" if base is None else opening.named(base)}
+    rows |= {"seed": str(seed)} if seed else {}
     with shared.working() as progress:
-        recovered = _recovered(chain, lock, protected, anchor, secret, device)
+        recovered = _recovered(chain, lock, protected, anchor, secret, device, seed)
         rewritten: Rewritten | None = None
         if like is not None and recovered.has_factors:
             of_adapters.refuse_options({"--certify": certify, "--load": check}, what)
@@ -169,6 +172,7 @@ def _recovered(
     anchor: Checkpoint | None,
     secret: Secret | None,
     device: str,
+    seed: int,
 ) -> Checkpoint:
     """What the links of a chain make of a model, one after the other, in float64."""
     import torch
@@ -189,7 +193,7 @@ def _recovered(
         view = AttackerView(
             recovered,
             OWNER,
-            Key.derive(seed=0, index=0, name=f"attack {link.spec.name}"),
+            Key.derive(seed=seed, index=0, name=f"attack {link.spec.name}"),
             needs=link.spec.needs,
             _anchor=exact,
             _key=secret,

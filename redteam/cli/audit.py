@@ -43,13 +43,12 @@ def audit(
     Needs the base and no data, and reads layer by layer. A lock that moves the weights by less than training did is
     not told from training.
     """
-    from redteam.files import require_model
     from redteam.plugins.registry import AUDIT_REPORTS
 
-    others = [] if other is None else [other]
-    for path in (base, model, *others):  # a slip in a path is said before torch is imported
-        require_model(path)
+    names = (str(model), str(base), str(other or ""))
     asked = writers(report or (), AUDIT_REPORTS)
+    base, model = opening.on_disk(base), opening.on_disk(model)  # a slip in a path is said before torch is imported
+    others = [] if other is None else [opening.on_disk(other)]
     require_apart([path for path, _ in asked], [model, base, *others])
     from redteam.audit import audit as look
     from redteam.checkpoint import shared_tensors
@@ -62,7 +61,6 @@ def audit(
         raise BadInput(
             f"The model {model} shares no tensor of one name and shape with its base; check that they belong together."
         )
-    names = (str(model), str(base), str(other or ""))
     shared.require_device(device)
     with shared.working() as shown:
         found = look(opened[0], anchor, *opened[1:], device=device, names=names, progress=shown.advanced)

@@ -55,7 +55,9 @@ CHAIN = "As in name:setting=value or path/to/file.py@name; a+b for a chain."
 Model = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="A Hugging Face or open_clip folder, or a safetensors file.", callback=at_home
+        metavar="MODEL",
+        help="A Hugging Face or open_clip folder, a safetensors file, or a name on the hub (ORG/MODEL@REVISION).",
+        callback=at_home,
     ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", callback=at_home)]
@@ -76,6 +78,7 @@ Dequantise = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace DIR where it exists.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn at random.")]
 _LOADED = "Load what was written, with transformers, and fail where a key is missing, unexpected or misshapen."
 Load = Annotated[bool, typer.Option("--load", help=_LOADED)]
 Check = Annotated[
@@ -161,7 +164,7 @@ def require_usable(device: str, out: Path, force: bool, models: Iterable[Path | 
         device: Where to compute.
         out: The folder to write.
         force: Whether it may be replaced.
-        models: What is read.
+        models: What is read; names on the hub are not looked up yet.
         key: The key, where one is read.
 
     Raises:
@@ -170,8 +173,9 @@ def require_usable(device: str, out: Path, force: bool, models: Iterable[Path | 
         UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
     """
     from redteam.files import apart, require_model, vacant
+    from redteam.hub import of_hub
 
-    given = [model for model in models if model is not None]
+    given = [model for model in models if model is not None and of_hub(model) is None]
     for model in given:
         require_model(model)
     vacant(out, force)

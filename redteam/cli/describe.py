@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +20,11 @@ if TYPE_CHECKING:
 
 def describe(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A folder with a config.json, such a file, or a model type by name.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder with a config.json, such a file, a name on the hub (ORG/MODEL@REVISION), or a model type.",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the description here, as JSON.", callback=shared.at_home)
@@ -37,13 +40,16 @@ def describe(
     lock from it comes off again. Weights of MODEL are not read. The file goes to protect, attack, audit and merge as
     --architecture FILE.
     """
-    from redteam.describe.describing import describe as look
-
     if out is not None and out.is_dir():
         raise UnwritableOutput(f"{out} is a folder; name a file.")
     if out is not None and out.exists() and not force:
         raise UnwritableOutput(f"{out} exists; give --force to replace it.")
-    config = _config(model)
+    file = _file(model)
+    from redteam.checkpoint.known import completed
+    from redteam.describe.describing import describe as look
+    from redteam.describe.shrink import complete
+
+    config = complete(model) if file is None else completed(_read(file))
     with shared.working():
         found = look(config, mention)
     if out is not None:
@@ -56,24 +62,29 @@ def describe(
         typer.echo(f"Written: {out}")
 
 
-def _config(model: str) -> Mapping[str, Any]:
-    """The complete config that a path or a name stands for."""
-    from redteam.checkpoint.known import completed
-    from redteam.describe.shrink import complete
+def _file(model: str) -> Path | None:
+    """The config that a path, or a name on the hub, stands for; `None` of a model type."""
+    from redteam.hub import fetched_config, of_hub, on_disk
 
     path = Path(model).expanduser()
+    if of_hub(path):
+        path = on_disk(path, fetched_config)
     file = path / "config.json" if path.is_dir() else path
-    if not file.is_file():
-        if path.is_dir() or path.suffix == ".json" or "/" in model:
-            raise BadInput(f"{file} is not there; give a folder with a config.json, such a file, or a model type.")
-        return complete(model)
+    if file.is_file():
+        return file
+    if path.is_dir() or path.suffix == ".json" or "/" in model:
+        raise BadInput(f"{file} is not there; give a folder with a config.json, such a file, or a model type.")
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"The config {file} cannot be read ({error}); expected JSON.") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise BadInput(f"The config {file} names no model_type; expected that of a model of transformers.")
-    return completed(config)
+    return config
 
 
 def _tell(found: Description) -> None:

@@ -88,6 +88,10 @@ def diff(
 
 def _is_run(path: Path) -> bool:
     """Whether a path is a run's; all else is a model's, and said so when it is opened."""
+    from redteam.hub import of_hub
+
+    if of_hub(path):
+        return False
     opening.require_there(path, "a run or a model on disk")
     if path.is_dir():
         return (path / "results.json").exists()
@@ -102,6 +106,8 @@ def _runs(a: Path, b: Path) -> RunDiff:
 
 
 def _models(a: Path, b: Path, base: Path | None, architecture: Path | None, dequantise: bool) -> ModelDiff:
+    names = (str(a), str(b), str(base or ""))
+    a, b, base = opening.on_disk(a), opening.on_disk(b), base and opening.on_disk(base)
     from redteam.diff.models import diff_models
 
     dtype = shared.read_as(dequantise)
@@ -115,7 +121,7 @@ def _models(a: Path, b: Path, base: Path | None, architecture: Path | None, dequ
             one,
             other,
             None if anchor is None else alike[0],
-            names=(str(a), str(b), str(base or "")),
+            names=names,
             progress=shown.advanced,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -54,7 +54,14 @@ def doctor(
         _look_at_installation(as_json=json)
     if not models:
         raise typer.BadParameter("name what is to be merged over this base.", param_hint="MODEL")
-    found = diagnosed(base, opening.by_name(models), architecture, dequantise=shared.read_as(dequantise))
+    named = opening.by_name(models)
+    found = diagnosed(
+        opening.on_disk(base),
+        {name: opening.on_disk(path) for name, path in named.items()},
+        architecture,
+        written=(base, *named.values()),
+        dequantise=shared.read_as(dequantise),
+    )
     tell(found, json=json)
     raise typer.Exit(1 if found.fails else 0)
 
@@ -76,7 +83,12 @@ def _look_at_installation(*, as_json: bool) -> NoReturn:
 
 
 def diagnosed(
-    base: Path, models: Mapping[str, Path], architecture: Path | None, *, dequantise: torch.dtype | None
+    base: Path,
+    models: Mapping[str, Path],
+    architecture: Path | None,
+    *,
+    written: Sequence[Path],
+    dequantise: torch.dtype | None,
 ) -> Diagnosis:
     """What is found between a base and models.
 
@@ -84,25 +96,23 @@ def diagnosed(
         base: Where the base lies.
         models: Where the models lie, by name.
         architecture: A description that was given.
+        written: Base and models as they were named.
         dequantise: As of `Checkpoint.open`.
 
     Raises:
-        BadInput: If nothing is there, or the base cannot be read.
+        BadInput: If the base cannot be read.
     """
-    from redteam.files import require_model
-
-    for path in (base, *models.values()):  # a slip in a path is said before torch is imported
-        require_model(path)
     from redteam.doctor import examine
     from redteam.doctor.tokens import tokens
 
-    paths = {name: str(path) for name, path in models.items()}
+    at, *others = map(str, written)
+    paths = dict(zip(models, others, strict=True))
     found: list[Finding] = []
     held: dict[str, Checkpoint] = {}
     try:
         anchor = opening.open_base(base, dequantise=dequantise)
     except Quantised as error:
-        return _of_the_base(base, paths, error)
+        return _of_the_base(at, paths, error)
     opening.tell_description(architecture, anchor, base)
     for name, path in models.items():
         try:
@@ -117,7 +127,7 @@ def diagnosed(
             anchor,
             dict(zip(held, alike, strict=True)),
             paths=paths,
-            at=str(base),
+            at=at,
             already=found,
             restoring=opening.restoring,
             progress=shown.advanced,
@@ -147,11 +157,11 @@ def tell(found: Diagnosis, *, json: bool) -> None:
         typer.echo("Nothing was found that stops or damages a merge of these.")
 
 
-def _of_the_base(base: Path, paths: Mapping[str, str], error: BadInput) -> Diagnosis:
+def _of_the_base(base: str, paths: Mapping[str, str], error: BadInput) -> Diagnosis:
     from redteam.doctor import Diagnosis, Examined
 
     return Diagnosis(
-        base=str(base),
+        base=base,
         models=tuple(Examined(name=name, path=path) for name, path in paths.items()),
         findings=(_refused("the base", error),),
     )

@@ -31,6 +31,8 @@ def extract_lora(
     folder, and every command here takes it in place of a model.
     """
     shared.require_usable(device, out, force, [model, base])
+    given = base
+    model, base = opening.on_disk(model), opening.on_disk(base)
     said = Said(as_json)
     from redteam.anatomy.alike import finite, require_related, require_same_settings
     from redteam.checkpoint import own_tensors
@@ -58,7 +60,9 @@ def extract_lora(
             table = "\n".join(f"| {key} | {value} |" for key, value in said.facts.items())
             return f"## Extracted adapter\n\n| | |\n|---|---|\n{table}\n"
 
-        extraction.write(out, base=str(base), force=force, card=card)
+        extraction.write(
+            out, base=given.as_posix().partition("@")[0] if base != given else str(base), force=force, card=card
+        )
     said(f"It has {len(extraction.layers)} linear layers and keeps {extraction.share:.2%} of ‖Δ‖².")
     if left := extraction.left_out:
         lost = sum(extraction.squares[name] for name in left) / sum(extraction.squares.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from redteam.cli.achieved import Achieved
 from redteam.cli.doctor import diagnosed, tell
 from redteam.cli.printing import Json, Quiet, Said, Verbose
 from redteam.errors import BadInput, RedteamError, UnknownName
-from redteam.files import require_model
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,7 @@ def merge(
     ],
     expert: Annotated[
         list[str],
-        typer.Option(metavar="[NAME=]PATH", help="A model fine-tuned from the base; repeat it for each."),
+        typer.Option(metavar="[NAME=]MODEL", help="A model fine-tuned from the base; repeat it for each."),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to write.", callback=shared.at_home, show_default=False)
@@ -52,6 +51,7 @@ def merge(
         typer.Option("--check", help="Write nothing: say what stops or damages this merge, as redteam doctor."),
     ] = False,
     load: shared.Load = False,
+    seed: shared.Seed = 0,
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     force: shared.Force = False,
@@ -70,10 +70,12 @@ def merge(
 
     MERGERS.require_all(merger)  # a slip in a name or a path is said before torch is imported
     experts, said = opening.by_name(expert), Said(as_json)
-    for path in (base, *experts.values()):
-        require_model(path)
+    if out is None and not check:
+        raise BadInput("A merge is written to a folder, so add --out DIR.")
     if out is not None and not check:
         shared.require_usable(device, out, force, [base, *experts.values()])
+    written = (base, *experts.values())
+    base, experts = opening.on_disk(base), {name: opening.on_disk(path) for name, path in experts.items()}
     from redteam.checkpoint import own_tensors, shared_tensors
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.checkpoint.naming import is_remnant
@@ -91,26 +93,35 @@ def merge(
     _require_names(plugin.settings, list(experts))
     if check:
         shared.require_device(device)
-        found = _looked_at(plugin, base, experts, device, architecture, dequantise=shared.read_as(dequantise))
+        found = _looked_at(
+            plugin,
+            base,
+            experts,
+            device,
+            architecture,
+            seed=seed,
+            written=written,
+            dequantise=shared.read_as(dequantise),
+        )
         tell(found, json=as_json)
         if out is not None:
             typer.echo(f"Nothing was written to {out}: --check only looks; leave it out to merge.", err=True)
         raise typer.Exit(1 if found.fails else 0)
-    if out is None:
-        raise BadInput("A merge is written to a folder, so add --out DIR.")
+    assert out is not None  # said above
     origin, *alike = opening.open_alike(base, *experts.values(), dequantise=shared.read_as(dequantise))
     opening.tell_description(architecture, origin, base)
     longer = {name: token_rows(one, origin) for name, one in zip(experts, alike, strict=True)}
     opened = _fit(dict(zip(experts, alike, strict=True)), origin)
     twins = tied_twins(origin, list(opened.values()))
     table = {"merger": f"`{plugin.canonical}`", "base": opening.named(base), "experts": ", ".join(experts)}
+    table |= {"seed": str(seed)} if seed else {}
     with shared.working() as progress, ExitStack() as stack:
-        merged, counted = _merged(plugin, origin, opened, device)
+        merged, counted = _merged(plugin, origin, opened, device, seed)
         home = stack.enter_context(new_folder(out, force=force)) if plugin.spec.whole else out
         for task, one in merged.items():
             with shared.read_ahead(one) as ready:
                 achieved = Achieved(ready, origin)
-                written = shared.save(
+                saved = shared.save(
                     achieved,
                     home / task,
                     like=base,
@@ -138,7 +149,7 @@ def merge(
             said(f"Not merged of {name}, since the base lacks them in this shape: {some(own)}.")
     each = ", a folder for the task of each" if plugin.spec.whole else ""
     said.facts |= table
-    shared.tell(said, written, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}{each}.")
+    shared.tell(said, saved, achieved, f"{plugin.spec.name} of {', '.join(experts)} is in {out}{each}.")
     for task in merged:
         require_agreement(out / task, base)
         if load:
@@ -166,7 +177,7 @@ def _fit(models: Mapping[str, Checkpoint], base: Checkpoint) -> dict[str, Checkp
 
 
 def _merged(
-    plugin: LoadedPlugin[MergerSpec], base: Checkpoint, experts: Mapping[str, Checkpoint], device: str
+    plugin: LoadedPlugin[MergerSpec], base: Checkpoint, experts: Mapping[str, Checkpoint], device: str, seed: int
 ) -> tuple[dict[str, Checkpoint], int]:
     """What a merger makes, in the base's layout and dtypes; computed when it is read.
 
@@ -187,7 +198,7 @@ def _merged(
     view = MergerView(
         {name: one.cast(device=device) for name, one in experts.items()},
         start,
-        Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
+        Key.derive(seed=seed, index=0, name=f"merger {plugin.spec.name}"),
         plugin.spec.needs_base,
     )
     made, names = plugin(view), {name for name, _ in view.shared()}
@@ -221,12 +232,14 @@ def _looked_at(
     device: str,
     architecture: Path | None,
     *,
+    seed: int,
+    written: Sequence[Path],
     dequantise: torch.dtype | None,
 ) -> Diagnosis:
     """What the doctor says of the experts, and then the merger: the merge is computed and thrown away."""
     from redteam.doctor import Finding
 
-    found = diagnosed(base, experts, architecture, dequantise=dequantise)
+    found = diagnosed(base, experts, architecture, written=written, dequantise=dequantise)
     found = found.model_copy(update={"merger": plugin.canonical})
     if any(finding.severity == "stops" for finding in found.findings):
         return found
@@ -234,7 +247,7 @@ def _looked_at(
     try:
         with shared.working() as progress:
             opened = _fit(dict(zip(experts, alike, strict=True)), anchor)
-            merged, _ = _merged(plugin, anchor, opened, device)
+            merged, _ = _merged(plugin, anchor, opened, device, seed)
             for one in merged.values():
                 achieved = Achieved(one, anchor)
                 for done, name in enumerate(achieved.checkpoint):

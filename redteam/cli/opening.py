@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from redteam.cli.progress import Progress
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ def require_there(path: Path, what: str) -> None:
     raise BadInput(
         f"There is nothing at {path}; " + (f"did you mean {' or '.join(close)}?" if close else f"name {what}.")
     )
+
+
+def on_disk(path: Path) -> Path:
+    """Where a model is, after fetching it where it is named as on the hub; torch is not imported for it.
+
+    Raises:
+        NotACheckpoint: As `redteam.hub.on_disk`.
+    """
+    from redteam.hub import on_disk
+
+    with Progress():
+        return on_disk(path)
 
 
 def open_alike(base: Path, *models: Path, dequantise: torch.dtype | None = None) -> tuple[Checkpoint, ...]:
@@ -134,7 +147,11 @@ def restoring() -> str:
 
 
 def named(path: Path) -> str:
-    """What one is called: its folder's name, its file's without the ending, or in the hub's cache the model's."""
+    """What one is called: its folder's name, its file's without the ending, on the hub and in its cache the model's."""
+    from redteam.hub import of_hub
+
+    if hub := of_hub(path):
+        return hub[0].rpartition("/")[2]
     full = Path(os.path.realpath(path))
     repository = full.parent.parent.name
     if full.parent.name == "snapshots" and repository.startswith("models--"):

@@ -92,6 +92,7 @@ def protect(
 
     DEFENSES.require_all(defense)  # a slip in a name or a path is said before torch is imported
     shared.require_usable(device, out, force, [model, base])
+    model, base = opening.on_disk(model), base and opening.on_disk(base)
     said = Said(as_json)
     import torch
 

@@ -18,6 +18,8 @@ from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
+from redteam.errors import BadInput
+from redteam.extras import require_extra
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
 
@@ -59,6 +61,9 @@ def run(
     ] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="Keys to try each keyed defense under.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="This seed in place of all those from 0 on; may be repeated.")
+    ] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
     engine: Annotated[
@@ -100,7 +105,12 @@ def run(
     started = time.perf_counter()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch and numpy read it when they load: the work is in the workers
     from redteam.evaluation.plan import find_plan, require_names, run_folder
+    from redteam.evaluation.runner.shards import Shard
 
+    if shard:
+        Shard.parse(shard)  # a slip is said before torch is imported
+    if seed and seeds is not None:
+        raise BadInput("--seed names seeds and --seeds counts them from 0 on; give one of the two.")
     found, folder = find_plan(plan)
     given = {
         "scenarios": scenario,
@@ -109,7 +119,7 @@ def run(
         "mergers": merger,
         "threats": threat,
         "keys": keys,
-        "seeds": seeds,
+        "seeds": tuple(dict.fromkeys(seed)) if seed else seeds,
         "time_limit": time_limit,
         "memory": memory,
         "controls": controls and controls.value,
@@ -126,6 +136,9 @@ def run(
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
     asked = writers(report or ())
+    to_mlflow = mlflow or mlflow_uri is not None
+    if to_mlflow:
+        require_extra("mlflow", "Logging to mlflow")
     mention(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate
@@ -154,7 +167,7 @@ def run(
     reports = [*writers((home / "report.md", page)), *asked]
     for path, writer in reports:
         writer(results, path)
-    if mlflow or mlflow_uri is not None:
+    if to_mlflow:
         from redteam.tracking import export_mlflow
 
         export_mlflow(results, mlflow_uri, folder=home)

@@ -14,6 +14,7 @@ from redteam.cli import completion
 from redteam.cli.outputs import Pages, writers
 from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.errors import BadInput
+from redteam.extras import require_extra
 from redteam.plugins.shipped import default_merger, defaults
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def search(
     require_names(
         {"defenses": list(named), "scenarios": [scenario], "mergers": [merger], "attacks": attack or []}, Path()
     )
+    require_extra("optuna", "redteam search")
     shared: dict[str, Any] = {
         "scenario": absolute(scenario),
         "seed": seed,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from redteam.errors import BadInput
+from redteam.extras import require_extra
 from redteam.search.space import Space
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Study(Generic[R]):
         owner: Tells this search's unfinished trials from those of others in the same storage.
 
     Raises:
-        BadInput: If the storage cannot be used, or its study is about something else.
+        BadInput: If optuna is not installed, the storage cannot be used, or its study is about something else.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Study(Generic[R]):
         self.goal, self.space, self.seed, self.wanted, self.owner = goal, space, seed, wanted, owner
         self.singles = list(space.singles())[: wanted // 2]
         self.exhausted = False
+        require_extra("optuna", "A search")
         with _quiet():
             self._storage, self._study = _opened(storage, name, goal.directions)
             _require_same(self._study, about, name)

@@ -62,6 +62,17 @@ def test_the_gauge_fit_takes_the_lock_off(shell: Shell, here: Path) -> None:
     assert float(found[1]) > 1e-2, "an attack that does not keep the function"
 
 
+def test_another_seed_draws_otherwise(shell: Shell, here: Path) -> None:
+    assert shell("protect", "permutation", "victim", "--key", "key", "--unproven", "--out", "locked").code == 0
+    guess = ("attack", "random-key", "locked", "--defense", "permutation", "--unproven")
+    for out, seed in (("zero", 0), ("again", 0), ("one", 1)):
+        told = shell(*guess, "--seed", str(seed), "--out", out)
+        assert told.code == 0, told.err
+    assert away("zero", "again") == 0
+    assert away("zero", "one") > 0.1
+    assert "| seed | 1 |" in Path("one/README.md").read_text()
+
+
 def test_a_chain_restores_shapes_first(shell: Shell, here: Path) -> None:
     assert shell("protect", "split-neurons+mergelock", "victim", "--key", "key", "--out", "wide").code == 0
     assert shell("attack", "gauge-fit", "wide", "--base", "base", "--out", "fitted").code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 SCRIPT = """
 import contextlib, io, json, sys
 from redteam.cli.main import main
+sys.modules["mlflow"] = sys.modules["optuna"] = None  # as if they were not installed
 told = []
 for words in json.load(sys.stdin):
     slow = "torch" in sys.modules
@@ -25,6 +27,9 @@ json.dump(told, sys.stdout)
 PLAN = 'scenarios = ["digits"]\ndefenses = ["{defense}"]\n{more}\n'
 NO_MODEL = "expected a folder with model.safetensors, or a safetensors file."
 OUT = "--out written"
+NO_HUB = (
+    "Nothing lies at org/model, and org/model is not in the hub's cache, and HF_HUB_OFFLINE is set; unset it once, or"
+)
 SLIPS = {
     "run --scenario digit": "There is no scenario called 'digit'; did you mean 'digits'?",
     "run --defense mergelok": "There is no defense called 'mergelok'; did you mean 'mergelock'",
@@ -47,6 +52,12 @@ SLIPS = {
     "run --threat few-shot:sample=3": "few-shot has no setting 'sample'; did you mean 'samples'?",
     "run -o page.htm": "No report can be written to page.htm; the file's name must end in one of",
     "run --fail-on verdict==BROKN": "did you mean BROKEN?",
+    "run --shard 4/3": "--shard 4/3 cannot be used; expected I/N with I from 1 to N, as in 2/3.",
+    "run --seed 1 --seeds 2": "--seed names seeds and --seeds counts them from 0 on; give one of the two.",
+    "run --mlflow": "Logging to mlflow needs mlflow, which is not installed; pip install 'merge-redteam[mlflow]'.",
+    "run --mlflow-uri http://127.0.0.1:9": "Logging to mlflow needs mlflow, which is not installed;",
+    "search --defense mergelock": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[op",
+    "search --defend": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[optuna]'.",
     "rum": "There is no command called 'rum'; did you mean 'run'",
     "list atacks": "There is no kind of plugin called 'atacks'; did you mean 'attack'?",
     "show guage-fit": "did you mean 'gauge-fit'?",
@@ -66,6 +77,18 @@ SLIPS = {
     "audit . --base nowhere": NO_MODEL,
     "audit . --base . --other nowhere": NO_MODEL,
     "doctor . nowhere": NO_MODEL,
+    "audit org/model --base org/base": "Nothing lies at org/base, and org/base is not in the hub's cache, and ",
+    f"protect rotation org/model@v1 {OUT}": "Nothing lies at org/model@v1, and org/model at v1 is not in the hub's ",
+    f"attack gauge-fit org/model --base org/model {OUT}": NO_HUB,
+    f"merge ties --base org/model --expert org/other {OUT}": NO_HUB,
+    "merge ties --base . --expert mine=org/model --check": NO_HUB,
+    f"extract-lora org/model --base org/other {OUT}": NO_HUB,
+    "doctor . org/model": NO_HUB,
+    "diff org/model .": NO_HUB,
+    "diff . . --base org/model": NO_HUB,
+    "describe org/model": NO_HUB,
+    "merge ties --base . --expert .": "A merge is written to a folder, so add --out DIR.",
+    "describe nowhere/config.json": "nowhere/config.json is not there; give a folder with a config.json, such a file,",
     "diff nowhere .": "There is nothing at nowhere; name a run or a model on disk.",
     "verify nowhere": "There is nothing at nowhere; name the folder of a finished run.",
     "submit nowhere": "nowhere/results.json cannot be read",
@@ -98,7 +121,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
         (place / f"{name}.toml").write_text(text, encoding="utf-8")
     words = json.dumps([slip.split() for slip in SLIPS])
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=place, input=words, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT],
+        cwd=place,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(place / "hub")},
+        input=words,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert not (place / "runs").exists()
     assert not (place / "written").exists()

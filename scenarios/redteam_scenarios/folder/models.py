@@ -28,7 +28,7 @@ def located(plan: Plan, name: str, revision: str | None) -> Path:
     if path.exists():
         return path
     if name.count("/") == 1 and name[0] not in "./~" and not path.parent.exists():
-        from redteam.checkpoint.hub import fetched
+        from redteam.hub import fetched
 
         return fetched(name, revision)
     raise BadInput(f"There is no {path}; {plan.file} names it as a model.")
@@ -58,7 +58,7 @@ def data_located(plan: Plan, entry: TaskEntry, name: str, what: str = "data") ->
     called, _, part = name.partition(":")
     known = path.suffix.lower() in ENDINGS or path.parent.exists()
     if what != "head" and name[0] not in "./~" and not known:
-        from redteam.checkpoint.hub import fetched_dataset, is_hub_name
+        from redteam.hub import fetched_dataset, is_hub_name
 
         if is_hub_name(called):
             return fetched_dataset(called, entry.data_revision, part)

@@ -9,6 +9,7 @@ import torch
 
 from redteam.checkpoint import Checkpoint
 from redteam.errors import BadInput
+from redteam.extras import require_extra
 
 _LENGTH, _PIXELS = 77, 224
 
@@ -17,8 +18,9 @@ def transform_of(expert: Checkpoint) -> Callable[[Any], torch.Tensor]:
     """What makes pixels `[channels, height, width]` of a picture.
 
     Raises:
-        BadInput: If the config does not say how.
+        BadInput: If the config does not say how, or open_clip is not installed.
     """
+    require_extra("open-clip", "A network of open_clip")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     said = dict(expert.config.get("preprocess_cfg") or {})
@@ -34,7 +36,12 @@ def transform_of(expert: Checkpoint) -> Callable[[Any], torch.Tensor]:
 
 
 def tokens_of(expert: Checkpoint, texts: Sequence[str]) -> torch.Tensor | None:
-    """Tokens int64 `[n, context]` by open_clip's own vocabulary; `None` where the config names another's tokenizer."""
+    """Tokens int64 `[n, context]` by open_clip's own vocabulary; `None` where the config names another's tokenizer.
+
+    Raises:
+        BadInput: If open_clip is not installed.
+    """
+    require_extra("open-clip", "A network of open_clip")
     from open_clip.tokenizer import SimpleTokenizer
 
     settings = _part(expert, "text_cfg")

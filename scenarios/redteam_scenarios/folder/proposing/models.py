@@ -13,9 +13,9 @@ import torch
 from redteam.anatomy.alike import named_alike
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.discover import find
-from redteam.checkpoint.hub import is_hub_name
 from redteam.checkpoint.safetensors_io import read_json
 from redteam.errors import BadInput, RedteamError
+from redteam.hub import is_hub_name
 
 DEEP = 2
 """Levels of folders that are looked through."""

@@ -11,8 +11,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from redteam.errors import BadInput
+from redteam.errors import BadInput, NotACheckpoint
 from redteam.events import current
+from redteam.files import require_model
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo
@@ -50,6 +51,7 @@ _MODEL = _Kind(
     _COPIES,
     "has no safetensors on the hub, and pickles are never read; name a model that has.",
 )
+_CONFIG = _Kind("model", "config.json", ("config.json",), (), "has no config.json on the hub; name a model that has.")
 _DATASET = _Kind(
     "dataset",
     "*.parquet",
@@ -84,6 +86,42 @@ def fetched(name: str, revision: str | None = None) -> Path:
             f"{name!r} is neither a folder nor the name of a model on the hub; expected for example org/name."
         )
     return _fetched(_MODEL, name, revision)
+
+
+def fetched_config(name: str, revision: str | None = None) -> Path:
+    """The folder of a model of which the config alone is taken; else as `fetched`."""
+    return _fetched(_CONFIG, name, revision)
+
+
+def of_hub(path: Path) -> tuple[str, str | None] | None:
+    """Name and revision, where what was written as a path is a name of the hub's, `org/model` or `org/model@revision`.
+
+    `None` where something lies there or beside it, or what is named is a file: that is a path, if a mistyped one.
+    """
+    name, _, revision = path.as_posix().partition("@")
+    local = path.parent.exists() or path.suffix in (".json", ".safetensors")
+    return None if local or not is_hub_name(name) else (name, revision or None)
+
+
+def on_disk(path: Path, fetch: Callable[[str, str | None], Path] = fetched) -> Path:
+    """Where a model is on the disk: a path as it is; of a name of the hub's, the folder in its cache.
+
+    Args:
+        path: As it was written.
+        fetch: What fetches it: `fetched` or `fetched_config`.
+
+    Raises:
+        NotACheckpoint: If there is nothing at the path, or the hub's model cannot be had.
+    """
+    named = of_hub(path)
+    if named is None:
+        require_model(path)
+        return path
+    try:
+        return fetch(*named)
+    except BadInput as error:
+        told = str(error)
+        raise NotACheckpoint(f"Nothing lies at {path}, and {told[0].lower()}{told[1:]}") from None
 
 
 def fetched_dataset(name: str, revision: str | None = None, part: str = "") -> Path:
