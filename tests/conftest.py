@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 from redteam.anatomy import ARCHITECTURES, Architecture, Layout
 from redteam.checkpoint import Checkpoint
 from tests.chromium import CHROMIUM
+from tests.pages import Page
 
 
 @dataclass(frozen=True)
@@ -225,39 +224,10 @@ def rotated(x: Tensor, planes: str) -> Tensor:
     return turned
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page of documentation, and the examples in it."""
-
-    path: Path
-    text: str
-
-    def indented(self, first: str) -> str:
-        """The indented block that starts with a line."""
-        found = re.match(r"(?:    .*\n|\n)+", self.text[self.text.index(f"    {first}") :])
-        assert found is not None
-        return dedent(found.group()).strip() + "\n"
-
-    def fenced(self, language: str) -> list[str]:
-        """The fenced blocks in a language, in order."""
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.MULTILINE | re.DOTALL)
-
-    def between(self, tag: str) -> str:
-        """What stands between `<!-- tag: … -->` and `<!-- end -->`."""
-        found = re.search(rf"<!-- {tag}:.*?-->\n(.*?)<!-- end -->", self.text, re.DOTALL)
-        assert found is not None
-        return found.group(1)
-
-
 @pytest.fixture(scope="session")
 def page() -> Callable[[str], Page]:
     """Reads a page, named from the root of the repository."""
-
-    def read(name: str) -> Page:
-        path = Path(__file__).parent.parent / name
-        return Page(path, path.read_text(encoding="utf-8"))
-
-    return read
+    return Page.read
 
 
 @dataclass(frozen=True)

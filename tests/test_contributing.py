@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from redteam.views import AttackerView
 
 
 def test_the_plugin_in_the_guide_works_as_it_is(page: Callable[[str], Any], tmp_path: Path) -> None:
-    (tmp_path / "shorten.py").write_text(page("CONTRIBUTING.md").indented("# shorten.py"))
+    (tmp_path / "shorten.py").write_text(page("CONTRIBUTING.md").files["shorten.py"])
     plugin = Registry("redteam.attacks", AttackSpec).load("shorten.py@shorten:share=0.25", folder=tmp_path)
     base = Checkpoint.of({"body": torch.ones(2), "head": torch.ones(3)}, {})
     expert = Checkpoint.of({"body": torch.tensor([2.0, 0.0]), "head": torch.ones(5)}, {})
@@ -30,12 +29,9 @@ def test_the_plugin_in_the_guide_works_as_it_is(page: Callable[[str], Any], tmp_
 def test_the_plugins_in_the_guides_keep_their_contracts(
     page: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = {"shorten.py": page("CONTRIBUTING.md").indented("# shorten.py")}
-    for text in page("docs/write-an-attack.md").fenced("python"):
-        if named := re.match(r"# (\w+\.py)\n", text):
-            shown[named[1]] = text
+    shown = page("CONTRIBUTING.md").files | page("docs/write-an-attack.md").files
     names = ["shorten.py@shorten", "my.py@mine", "lock.py@shuffle", "total.py@total"]
-    assert [name.partition("@")[0] for name in names] == list(shown)
+    assert [*(name.partition("@")[0] for name in names), "lines.py"] == list(shown), "writers have no contract"
     monkeypatch.chdir(tmp_path)
     for file, text in shown.items():
         (tmp_path / file).write_text(text)

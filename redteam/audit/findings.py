@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from redteam.notebook import html
+
 State = Literal["equal", "unlocked", "locked", "unexplained", "reshaped"]
 Standing = Literal["shared", "apart", "one", "neither", "reshaped"]
 
@@ -125,3 +127,6 @@ class Audit(Model):
     sites: tuple[SiteFinding, ...]
     tensors: tuple[TensorFinding, ...]
     pairs: tuple[PairFinding, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return html(self)

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 from redteam.audit.findings import Audit, PairFinding, SiteFinding, TensorFinding
 from redteam.audit.renumbered import Renumbered, taking_off
+from redteam.notebook import Table, fragment, html
 
 F = TypeVar("F", SiteFinding, PairFinding)
 
+LEGEND = "Before and after: distance to the base in units of its norm, as the weights are and after the best legal fit."
 FEW = 3  # names that a sentence lists before it only counts
 
 
@@ -83,6 +85,28 @@ def rows(audit: Audit) -> tuple[Row, ...]:
         made.append(_row(name, _found(first), pairs.get(first.site, ""), sites))
     order = list(every)
     return tuple(sorted(made, key=lambda row: order.index(row.kind.partition("/")[0])))
+
+
+def table(audit: Audit) -> Table:
+    """The rows as texts."""
+    found = rows(audit)
+    shared = any(row.shared for row in found)
+    columns = ("site", "layers", "found", "before", "after", "comes off", "shifts", *["other model"] * shared)
+    texts = [
+        (
+            *(row.kind, row.layers, row.found),
+            *("–" if x is None else percent(x) for x in (row.before, row.after, row.comes_off)),
+            ", ".join(f"{name} {size:.2g}" for name, size in row.shifts) or "–",
+            *[row.shared] * shared,
+        )
+        for row in found
+    ]
+    return Table(columns, texts)
+
+
+@html.register
+def _(audit: Audit) -> str:
+    return fragment(audit.summary, [table(audit)], [LEGEND])
 
 
 def summary(

@@ -10,15 +10,11 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import Pages, require_apart, writers
-from redteam.cli.printing import Json, Quiet, Verbose
+from redteam.cli.printing import Json, Quiet, Verbose, table_lines
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     from redteam.audit import Audit
-
-_LEGEND = (
-    "Before and after: distance to the base in units of its norm, as the weights are and after the best legal fit."
-)
 
 
 def audit(
@@ -75,36 +71,11 @@ def audit(
 
 
 def _tell(found: Audit) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from redteam.audit import rows
-    from redteam.audit.words import percent
+    from redteam.audit.words import LEGEND, table
 
     for sentence in found.summary:
         typer.echo(sentence)
-    shared = any(row.shared for row in rows(found))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = (
-        "site",
-        "layers",
-        "found",
-        "before",
-        "after",
-        "comes off",
-        "shifts",
-        *(("other model",) if shared else ()),
-    )
-    for column in columns:
-        table.add_column(column, no_wrap=column not in ("found", "shifts", "other model"))
-    for row in rows(found):
-        figures = ("–" if x is None else percent(x) for x in (row.before, row.after, row.comes_off))
-        shifts = ", ".join(f"{name} {size:.2g}" for name, size in row.shifts) or "–"
-        table.add_row(row.kind, row.layers, row.found, *figures, shifts, *((row.shared,) if shared else ()))
     typer.echo("")
-    # Wide enough for a row where it is not a terminal, whose width rich guesses at 80.
-    console = Console(width=None if Console().is_terminal else 140, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
-    typer.echo(f"\n{_LEGEND}")
+    for line in table_lines(table(found), folded=("found", "shifts", "other model")):
+        typer.echo(line)
+    typer.echo(f"\n{LEGEND}")

@@ -56,11 +56,11 @@ def _tell(found: Defenses, home: Path, seconds: float) -> None:
     typer.echo("")
     for sentence in found.sentences:
         typer.echo(sentence)
-    if found.front:
-        typer.echo("\nNothing else beats these in theft, fidelity and price at once, on the tuning data:")
-    for trial in found.on_front:
-        mark = "*" if found.best is not None and trial.number == found.best.number else " "
-        typer.echo(f"{mark} {trial.pipeline}: {trial.figures}")
+    table = found.table()
+    if table.rows:
+        typer.echo(f"\n{table.title}")
+    for mark, pipeline, figures in table.rows:
+        typer.echo(f"{mark or ' '} {pipeline}: {figures}")
     if found.repeat:
         typer.echo(f"\nRepeat them on seeds that were not searched on: {found.repeat}")
     typer.echo(f"{len(found.trials)} trials, {seconds:.0f} s; page: {home / 'search.html'}")

@@ -10,17 +10,15 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import require_apart, writers
-from redteam.cli.printing import Json, Quiet, Verbose
+from redteam.cli.printing import Json, Quiet, Verbose, table_lines
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from redteam.diff import ModelDiff, RunDiff
-    from redteam.diff.findings import OnlyIn
 
 _SHOWN = 12  # rows that the terminal gets of each list; pages and JSON have all
-_WIDE = 60  # characters of a long text
 _A = (
     "A run (its folder, a results file, an archive of redteam submit) "
     "or a model (a folder, a safetensors file, an adapter with --base)."
@@ -127,54 +125,12 @@ def _models(a: Path, b: Path, base: Path | None, architecture: Path | None, dequ
 
 
 def _told_runs(found: RunDiff) -> Iterator[str]:
-    from redteam.diff.words import run_summary
+    from redteam.diff.words import run_summary, run_tables
 
     yield from run_summary(found)
-    if found.verdicts:
-        yield "\nVerdicts:"
-        yield from _some(
-            f"  {v.defense} on {v.scenario} under {v.threat}: {v.before} → {v.after}"
-            f"{''.join(f', +{flag}' for flag in v.raised)}{''.join(f', -{flag}' for flag in v.dropped)}"
-            f"{'' if v.counts else ' (does not count)'}"
-            for v in found.verdicts
-        )
-    if found.figures:
-        yield "\nFigures whose intervals part:"
-        yield from _some(
-            f"  {f.figure} of {' with '.join(filter(None, (f.attack, f.merger))) or 'the verdict'} on {f.defense}, "
-            f"{f.scenario} under {f.threat}: {f.before} → {f.after}"
-            for f in found.figures
-        )
-    if found.controls:
-        yield "\nControls that came out otherwise:"
-        yield from _some(
-            f"  {' '.join(filter(None, (c.control, c.attack, c.site, c.group)))} on "
-            f"{', '.join(filter(None, (c.defense, c.scenario)))}: {c.before} → {c.after}"
-            for c in found.controls
-        )
-    for name, only in ((found.a, found.only_a), (found.b, found.only_b)):
-        if only:
-            yield f"\nOnly in {name}:"
-            yield from _some(f"  {_row(one)}" for one in only)
-    for what, entries in (("The plans", found.plan), ("What made them", found.engine)):
-        if entries:
-            yield f"\n{what} differ:" if what.endswith("s") else f"\n{what} differs:"
-            yield from _some(f"  {one.name}: {' / '.join(_cut(one.a, one.b))}" for one in entries)
-
-
-def _cut(a: str, b: str) -> tuple[str, str]:
-    """Two texts, of long ones the part where they begin to differ."""
-    if max(len(a), len(b)) <= _WIDE:
-        return a or "–", b or "–"
-    same = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    start = max(0, same - _WIDE // 3)
-    a, b = (f"{'…' * bool(start)}{one[start : start + _WIDE]}{'…' * (len(one) > start + _WIDE)}" for one in (a, b))
-    return a or "–", b or "–"
-
-
-def _row(one: OnlyIn) -> str:
-    place = f"{one.defense} on {one.scenario} under {one.threat}"
-    return f"{one.attack} with {one.merger} on {place}" if one.attack else f"the verdict on {place}"
+    for table in run_tables(found):
+        yield f"\n{table.title}"
+        yield from _some(f"  {line}" for (line,) in table.rows)
 
 
 def _some(lines: Iterable[str]) -> Iterator[str]:
@@ -185,23 +141,10 @@ def _some(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _told_models(found: ModelDiff) -> Iterator[str]:
-    from rich.console import Console
-    from rich.table import Table
-
-    from redteam.diff.words import distance
+    from redteam.diff.words import kinds_table, legend
 
     yield from found.summary
-    if not found.kinds:
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("site", "count", "equal", "as they are", "up to gauge", "furthest", "gauge"):
-        table.add_column(column, no_wrap=column != "gauge")
-    for kind in found.kinds:
-        figures = (distance(value) for value in (kind.as_is, kind.up_to_gauge, kind.furthest))
-        table.add_row(kind.kind, str(kind.sites), str(kind.equal), *figures, " and ".join(kind.groups) or "–")
-    console = Console(width=None if Console().is_terminal else 140, highlight=False)
-    with console.capture() as captured:
-        console.print(table)
-    yield ""
-    yield from (line.rstrip() for line in captured.get().splitlines())
-    yield f"\nDistances are in units of {found.b}'s norm, by kind of site; furthest: the largest of a single one."
+    if found.kinds:
+        yield ""
+        yield from table_lines(kinds_table(found), folded=("gauge",))
+        yield f"\n{legend(found)}"

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from redteam.terminal import Loudness, at_loudness
 
+if TYPE_CHECKING:
+    from redteam.notebook import Table
+
 
 def print_json(value: Any) -> None:
     """Prints plain values as JSON on standard output."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def table_lines(table: Table, *, folded: Collection[str]) -> Iterator[str]:
+    """The lines of a table as wide as the terminal; elsewhere, where rich guesses 80 columns, wide enough for a row.
+
+    Args:
+        table: What is printed.
+        folded: Columns whose texts may be broken.
+    """
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    made = RichTable(box=None, header_style="bold", pad_edge=False)
+    for column in table.columns:
+        made.add_column(column, no_wrap=column not in folded)
+    for row in table.rows:
+        made.add_row(*row)
+    console = Console(width=None if Console().is_terminal else 140, highlight=False)
+    with console.capture() as captured:
+        console.print(made)
+    yield from (line.rstrip() for line in captured.get().splitlines())
 
 
 class Said:

@@ -165,12 +165,11 @@ def _tell(found: SearchResults, home: Path, seconds: float) -> None:
     typer.echo("")
     for sentence in found.sentences:
         typer.echo(sentence)
-    numbers = {trial.number: trial for trial in found.trials}
-    if found.front:
-        typer.echo("\nNo other trial beats these in theft and seconds at once, on the tuning data:")
-    for number in found.front:
-        mark = "*" if number == found.winner else " "
-        typer.echo(f"{mark} {numbers[number].figures}  {numbers[number].pipeline}")
+    table = found.table()
+    if table.rows:
+        typer.echo(f"\n{table.title}")
+    for mark, figures, pipeline in table.rows:
+        typer.echo(f"{mark or ' '} {figures}  {pipeline}")
     if found.repeat:
         typer.echo(f"\nRepeat the winner: {found.repeat}")
     typer.echo(f"{len(found.trials)} trials, {seconds:.0f} s; page: {home / 'search.html'}")

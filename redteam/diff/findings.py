@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.evaluation.statistics import Interval
+from redteam.notebook import html
 
 Relation = Literal["same", "regauged", "near", "near-regauged", "far", "stranger", "apart", "unknown"]
 
@@ -126,6 +127,9 @@ class RunDiff(Row):
         """Whether a verdict changed that counts."""
         return any(verdict.counts for verdict in self.verdicts)
 
+    def _repr_html_(self) -> str:
+        return html(self)
+
 
 class ShapeChange(Row):
     """A tensor of one name and two shapes."""
@@ -227,3 +231,6 @@ class ModelDiff(Row):
     kinds: tuple[KindDistance, ...]
     tensors: tuple[TensorDistance, ...]
     share: Share | None = None
+
+    def _repr_html_(self) -> str:
+        return html(self)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from redteam.diff.findings import ModelDiff, RunDiff
+from redteam.diff.findings import ModelDiff, OnlyIn, RunDiff
 from redteam.doctor.weighed import FAR
+from redteam.notebook import Table, fragment, html
 
 ROUNDING = 1e-5
 """Distance, in units of the norm, that rounding to float32 leaves of a lock that is taken off; the dtype's own epsilon
 where that is more."""
 _AS_STORED = " as far as numbers of this dtype tell"
+_WIDE = 60  # characters of a long text
 _FEW = 3  # names that a sentence lists before it only counts
 
 
@@ -162,3 +164,83 @@ def run_summary(found: RunDiff) -> Iterator[str]:
 
 def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def run_tables(found: RunDiff) -> Iterator[Table]:
+    """What changed between two runs, a sentence in a row, under a title for each kind of change."""
+    lists = (
+        (
+            "Verdicts:",
+            [
+                f"{v.defense} on {v.scenario} under {v.threat}: {v.before} → {v.after}"
+                f"{''.join(f', +{flag}' for flag in v.raised)}{''.join(f', -{flag}' for flag in v.dropped)}"
+                f"{'' if v.counts else ' (does not count)'}"
+                for v in found.verdicts
+            ],
+        ),
+        (
+            "Figures whose intervals part:",
+            [
+                f"{f.figure} of {' with '.join(filter(None, (f.attack, f.merger))) or 'the verdict'} on {f.defense}, "
+                f"{f.scenario} under {f.threat}: {f.before} → {f.after}"
+                for f in found.figures
+            ],
+        ),
+        (
+            "Controls that came out otherwise:",
+            [
+                f"{' '.join(filter(None, (c.control, c.attack, c.site, c.group)))} on "
+                f"{', '.join(filter(None, (c.defense, c.scenario)))}: {c.before} → {c.after}"
+                for c in found.controls
+            ],
+        ),
+        (f"Only in {found.a}:", list(map(_row, found.only_a))),
+        (f"Only in {found.b}:", list(map(_row, found.only_b))),
+        ("The plans differ:", [f"{one.name}: {' / '.join(_cut(one.a, one.b))}" for one in found.plan]),
+        ("What made them differs:", [f"{one.name}: {' / '.join(_cut(one.a, one.b))}" for one in found.engine]),
+    )
+    yield from (Table((), [(line,) for line in lines], title) for title, lines in lists if lines)
+
+
+def _cut(a: str, b: str) -> tuple[str, str]:
+    """Two texts, of long ones the part where they begin to differ."""
+    if max(len(a), len(b)) <= _WIDE:
+        return a or "–", b or "–"
+    same = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - _WIDE // 3)
+    a, b = (f"{'…' * bool(start)}{one[start : start + _WIDE]}{'…' * (len(one) > start + _WIDE)}" for one in (a, b))
+    return a or "–", b or "–"
+
+
+def _row(one: OnlyIn) -> str:
+    place = f"{one.defense} on {one.scenario} under {one.threat}"
+    return f"{one.attack} with {one.merger} on {place}" if one.attack else f"the verdict on {place}"
+
+
+def kinds_table(found: ModelDiff) -> Table:
+    """Distances of two models by kind of site, as texts."""
+    columns = ("site", "count", "equal", "as they are", "up to gauge", "furthest", "gauge")
+    rows = [
+        (
+            *(kind.kind, str(kind.sites), str(kind.equal)),
+            *(distance(value) for value in (kind.as_is, kind.up_to_gauge, kind.furthest)),
+            " and ".join(kind.groups) or "–",
+        )
+        for kind in found.kinds
+    ]
+    return Table(columns, rows)
+
+
+def legend(found: ModelDiff) -> str:
+    """What the figures of that table are."""
+    return f"Distances are in units of {found.b}'s norm, by kind of site; furthest: the largest of a single one."
+
+
+@html.register
+def _(found: RunDiff) -> str:
+    return fragment(run_summary(found), run_tables(found))
+
+
+@html.register
+def _(found: ModelDiff) -> str:
+    return fragment(found.summary, [kinds_table(found)], [legend(found)] if found.kinds else [])

@@ -305,6 +305,11 @@ class Results(Model):
 
     __str__ = __repr__
 
+    def _repr_html_(self) -> str:
+        from redteam.overview import html
+
+        return html(self)
+
     def to_frame(self, table: str = "cells") -> pd.DataFrame:
         """One row per cell, or of another table, with the same columns and dtypes whatever was found.
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.notebook import Table, fragment
 from redteam.plugins.reference import parse_chain
 
 
@@ -115,6 +116,19 @@ class SearchResults(_Model):
     def strong(self) -> bool:
         """Whether the winner steals as much as was wanted, on the tuning data."""
         return self.best is not None and (self.best.theft or 0.0) >= self.theft
+
+    def table(self) -> Table:
+        """The trials that no other beats, as texts; a star is at the winner."""
+        numbers = {trial.number: trial for trial in self.trials}
+        rows = [
+            ("*" if number == self.winner else "", numbers[number].figures, numbers[number].pipeline)
+            for number in self.front
+        ]
+        return Table((), rows, "No other trial beats these in theft and seconds at once, on the tuning data:")
+
+    def _repr_html_(self) -> str:
+        again = [f"Repeat the winner: {self.repeat}"] if self.repeat else []
+        return fragment(self.sentences, [self.table()], again)
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -154,12 +154,13 @@ def test_what_the_page_shows_runs_in_order(
     shown = page("docs/submissions.md")
     shutil.copytree(runs[0], tmp_path / "runs/mine")
     assert redteam("submit", runs[1], "--out", "yours.redteam.tar.gz", where=tmp_path).code == 0
-    assert redteam(*shown.indented("redteam submit").split()[1:], where=tmp_path).code == 0
-    asked = shown.indented("redteam report").split()[1:]
-    redteam(*asked, where=tmp_path)
-    assert (tmp_path / asked[-1]).read_text().startswith("**Theft figures are lower bounds")
+    submit, report = (block.split()[1:] for block in shown.fenced("sh"))
+    assert redteam(*submit, where=tmp_path).code == 0
+    redteam(*report, where=tmp_path)
+    assert (tmp_path / report[-1]).read_text().startswith("**Theft figures are lower bounds")
     monkeypatch.chdir(tmp_path)
-    exec(shown.indented("from pathlib"), {})
+    (unpacked,) = shown.fenced("python")
+    exec(unpacked, {})
     held = {path.name for path in (tmp_path / "mine").iterdir()}
     assert {line.split("`")[1].split("/")[0] for line in shown.text.splitlines() if line.startswith("| `")} == held
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.thresholds import THRESHOLDS
+from redteam.notebook import Table, fragment
 from redteam.plugins.reference import parse_chain
 from redteam.search.defenders.price import LEAST, OwnersPrice
 from redteam.search.study import coarse
@@ -145,6 +146,16 @@ class Defenses(_Model):
     def holds(self) -> bool:
         """Whether its upper bound lies under the line."""
         return self.best is not None and _values(self.best)[0] < self.line
+
+    def table(self) -> Table:
+        """The trials that nothing else beats, as texts; a star is at the best."""
+        best = None if self.best is None else self.best.number
+        rows = [("*" if trial.number == best else "", trial.pipeline, trial.figures) for trial in self.on_front]
+        return Table((), rows, "Nothing else beats these in theft, fidelity and price at once, on the tuning data:")
+
+    def _repr_html_(self) -> str:
+        again = [f"Repeat them on seeds that were not searched on: {self.repeat}"] if self.repeat else []
+        return fragment(self.sentences, [self.table()], again)
 
     @property
     def sentences(self) -> tuple[str, ...]:
