@@ -89,10 +89,11 @@ class Objective:
             )
         self.merger = mergers[0]
         self.lock = self.layout.defend(self.defense, 0)
-        self.scheduler = Scheduler(self.store, pool=pool, time_limit=resolved.plan.time_limit, settled=_ignore)
+        self.scheduler = Scheduler(self.store, pool=pool, time_limit=None, settled=_ignore)
         self.table = Table(self.design, self.scheduler.outcomes)
         (naive,) = (attack for attack in part.attacks if attack.role == "naive")
         self.naive = self._ground(naive)
+        self.scheduler.time_limit = resolved.plan.time_limit  # of trials: a lock may take longer to put on
 
     def measure(self, pipeline: str) -> Measured:
         """Attacks, merges and scores; what was computed before is only read."""

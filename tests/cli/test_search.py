@@ -14,6 +14,8 @@ import pytest
 import redteam.search.run as running
 from redteam.errors import PluginFault
 from redteam.evaluation.plan import Plan
+from redteam.evaluation.resolve import Resolved
+from redteam.evaluation.runner.pool import Pool
 from redteam.events import Observer
 from redteam.search.objective import Measured, Objective
 from redteam.search.results import SearchResults
@@ -353,3 +355,11 @@ def test_killed_as_a_process_it_goes_on(tmp_path: Path) -> None:
     assert watching.done_before == 2
     assert found is not None
     assert len(found.trials) == 4
+
+
+@pytest.mark.slow
+def test_a_time_limit_ends_trials_and_not_the_lock_before_them(tmp_path: Path) -> None:
+    resolved = Resolved.of(asked(time_limit=0.001).plan(), Path())
+    with Pool(1) as pool:
+        objective = Objective(resolved, tmp_path, pool=pool)
+        assert objective.measure(f"{PLUGINS}@qk-part").status == "timeout"
