@@ -20,6 +20,21 @@ from tests.chromium import CHROMIUM
 from tests.pages import Page
 
 
+@pytest.fixture(scope="session")
+def lasting_no_power_cut() -> Iterator[None]:
+    """SQLite waits for no disk: what a test writes has to outlive processes, and no power cut."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def careless(connection: Any, _: Any) -> None:
+        if type(connection).__module__ == "sqlite3":
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", careless)
+    yield
+    event.remove(Engine, "connect", careless)
+
+
 @dataclass(frozen=True)
 class Case:
     """A checkpoint and what it computes on some fixed inputs."""

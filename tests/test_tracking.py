@@ -17,6 +17,8 @@ from redteam.tracking import export_mlflow
 
 pytest.importorskip("mlflow")
 
+pytestmark = pytest.mark.usefixtures("lasting_no_power_cut")
+
 
 @pytest.fixture(scope="module")
 def results() -> Results:

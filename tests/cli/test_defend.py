@@ -28,6 +28,8 @@ TESTS = Path(__file__).parent.parent
 ROOMY = f"{TESTS / 'search' / 'plugins.py'}@roomy"
 TOY = f"{TESTS / 'evaluation' / 'toy.py'}@toy"
 
+pytestmark = pytest.mark.usefixtures("lasting_no_power_cut")
+
 
 class Watching(Observer):
     """Remembers what it was told, and may interrupt."""

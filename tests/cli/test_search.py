@@ -26,6 +26,8 @@ PLUGINS = TESTS / "search" / "plugins.py"
 TOY = f"{TESTS / 'evaluation' / 'toy.py'}@toy"
 PARTS = ("qk-part", "vo-part")
 
+pytestmark = pytest.mark.usefixtures("lasting_no_power_cut")
+
 
 class Watching(Observer):
     """Remembers what it was told, and may interrupt."""
