@@ -30,7 +30,7 @@ def audit(
             help="A second model made from that base: do the two share their gauges?", callback=shared.at_home
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or cuda:1 of several GPUs.")] = "cpu",
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     report: Pages = None,
@@ -43,6 +43,7 @@ def audit(
     Needs the base and no data, and reads layer by layer. A lock that moves the weights by less than training did is
     not told from training.
     """
+    from redteam.devices import require_device
     from redteam.files import require_model
     from redteam.plugins.registry import AUDIT_REPORTS
 
@@ -51,6 +52,7 @@ def audit(
         require_model(path)
     asked = writers(report or (), AUDIT_REPORTS)
     require_apart([path for path, _ in asked], [model, base, *others])
+    require_device(device)
     from redteam.audit import audit as look
     from redteam.checkpoint import shared_tensors
     from redteam.checkpoint.parts import part_of
@@ -63,7 +65,6 @@ def audit(
             f"The model {model} shares no tensor of one name and shape with its base; check that they belong together."
         )
     names = (str(model), str(base), str(other or ""))
-    shared.require_device(device)
     with shared.working() as shown:
         found = look(opened[0], anchor, *opened[1:], device=device, names=names, progress=shown.advanced)
     for path, writer in asked:

@@ -14,10 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from redteam.cli import completion
+from redteam.cli.checkpoint_options import Device
 from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
+from redteam.devices import require_device
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
 
@@ -54,6 +56,10 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds: base and experts are retrained for each.")] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.001, help="Seconds after which a cell is ended.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0 runs in this one, for debuggers.")] = None,
+    device: Annotated[
+        Device | None,
+        typer.Option(metavar="[cpu|cuda]", help="Where locks are fitted and models run; results are a device's own."),
+    ] = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="One of N processes that share OUT and the work, I from 1 to N.")
     ] = "",
@@ -97,10 +103,13 @@ def run(
         "keys": keys,
         "seeds": seeds,
         "time_limit": time_limit,
+        "device": device and device.value,
         "memory": memory,
         "controls": controls and controls.value,
     }
     changed = {key: value for key, value in given.items() if value is not None}
+    if device is not None and not dry_run:
+        require_device(device.value)
     if fail_on:
         found = found.changed({"fail_on": fail_on}, origin="The command line")
     if changed:
@@ -112,6 +121,8 @@ def run(
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
     asked = writers(report or ())
+    if not dry_run:
+        require_device(found.device)
     mention(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ SLIPS = {
     "run --attack none.py@mine": "Cannot read the plugin file",
     "run --scenario none.toml": "There is no scenario",
     "run --scenario broken.toml": "has an entry 'victm' that means nothing; did you mean 'victim'",
+    "run --device mps": "The device 'mps' has no float64, in which locks are fitted; leave --device out",
+    "run --device cuda": "There is no CUDA device that torch can use (",
+    "run gpu.toml": "There is no CUDA device that torch can use (",
+    "search --defense mergelock --device cuda": "There is no CUDA device that torch can use (",
+    "search --defense mergelock --device mps": "has no float64",
     "run nope": "There is no plan called 'nope'",
     "run slip.toml": "There is no defense called 'mergelok'; did you mean 'mergelock'",
     "run wrong.toml": "keys must be a whole number from 1 on, not 'two'.",
@@ -90,6 +96,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
         "slip": PLAN.format(defense="mergelok", more=""),
         "wrong": PLAN.format(defense="none", more='keys = "two"'),
         "entry": 'attack = ["gauge-fit"]',
+        "gpu": PLAN.format(defense="none", more='device = "cuda"'),
         "alone": 'keys = "two"',
         "further": "[[also]]\nkeys = 2\n[[also]]\nseed = 3",
         "broken": 'base = "base"\nvictm = "mine"\n',
@@ -98,7 +105,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
         (place / f"{name}.toml").write_text(text, encoding="utf-8")
     words = json.dumps([slip.split() for slip in SLIPS])
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=place, input=words, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT],
+        cwd=place,
+        input=words,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert not (place / "runs").exists()
     assert not (place / "written").exists()
