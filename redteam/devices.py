@@ -65,9 +65,11 @@ def reproducible(name: str) -> Iterator[None]:
 
 def model_of(name: str) -> str:
     """What a device is, for results: `"NVIDIA H200"`; the CPU is not told here."""
+    if name == CPU:
+        return ""
     import torch
 
-    return "" if name == CPU else str(torch.cuda.get_device_name(name))
+    return str(torch.cuda.get_device_name(name))
 
 
 def settle(name: str) -> None:
