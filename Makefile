@@ -35,6 +35,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/vit.py
 	$(BIN)/python benchmarks/files.py
 	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/gpu.py
 
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

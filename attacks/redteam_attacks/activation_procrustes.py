@@ -80,7 +80,7 @@ def activation_procrustes(
 
 def _fit(site: Site, protected: Checkpoint, anchor: Checkpoint, read: Mapping[str, Moment]) -> Gauge:
     cross = torch.stack([_crossed(site, side, protected, anchor, read) for side in site.sides]).sum(0)
-    eye = torch.eye(site.width, dtype=cross.dtype).expand(site.heads, -1, -1)
+    eye = torch.eye(site.width, dtype=cross.dtype, device=cross.device).expand(site.heads, -1, -1)
     moving, target = Stacks(eye, eye[:, :, :0]), Stacks(cross, eye[:, :, :0])
     return (Orthogonal() if site.kind in _ROTATED else Permutation()).fit(moving, target)
 

@@ -30,7 +30,7 @@ def arrowcloak(
         draws = view.generator(matrix.label)
         factor = float(magnitudes(scale, 1, 1, draws))
         direction, weights = (torch.from_numpy(draws.standard_normal(n)) for n in (matrix.columns, matrix.rows))
-        size = mask * matrix.read(view.base).norm() / matrix.rows**0.5
+        size = mask * matrix.read(view.base).norm().cpu() / matrix.rows**0.5
         masked = Added(size * weights[:, None] * (direction / direction.norm())[None, :])
         return [Scaled(factor), masked, Reordered(permutations(1, matrix.rows, draws)[0], dim=0)]
 

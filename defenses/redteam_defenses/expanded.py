@@ -69,7 +69,7 @@ class Polynomial:
             activation: φ, differentiable N times by autograd.
         """
         scale = weight.norm(dim=1).clamp_min(_SCALES)
-        powers = scale[:, None] ** torch.arange(order + 1, dtype=torch.float64)
+        powers = scale[:, None] ** torch.arange(order + 1, dtype=torch.float64, device=scale.device)
         return cls(weight / scale[:, None], (bias - middle) / scale, taylor(activation, middle, order) * powers)
 
 

@@ -32,6 +32,6 @@ def loro(
         draws = view.generator(matrix.label)
         A, B = (torch.from_numpy(draws.standard_normal(size)) for size in ((matrix.rows, rank), (rank, matrix.columns)))
         amount = A @ B
-        return [Added(share * matrix.read(view.base).norm() / amount.norm() * amount)]
+        return [Added(share * matrix.read(view.base).norm().cpu() / amount.norm() * amount)]
 
     return sealed(view, veils, only=in_base(view))

@@ -59,7 +59,7 @@ class Reflection:
         _, directions = torch.linalg.eigh(stacks.left @ stacks.left.mT + stacks.right @ stacks.right.mT)
         count = min(max(1, round(self.share * site.width)), max(1, site.width - 1))
         main = directions[..., -count:]
-        return MatrixGauge(torch.eye(site.width, dtype=main.dtype) - 2 * main @ main.mT)
+        return MatrixGauge(torch.eye(site.width, dtype=main.dtype, device=main.device) - 2 * main @ main.mT)
 
 
 @defense(

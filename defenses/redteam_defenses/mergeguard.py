@@ -88,7 +88,7 @@ def guarded(weight: Tensor, start: Tensor, beta: float, keep: float) -> Tensor:
     """`θ − β M∘τ` in the weight's dtype, with M = 1 on all but the share `keep` of smallest |τ|; ties in order."""
     away = weight.to(torch.float64) - start.to(torch.float64)
     count = away.numel() - round(keep * away.numel())
-    chosen = torch.zeros(away.numel(), dtype=torch.bool)
+    chosen = torch.zeros(away.numel(), dtype=torch.bool, device=away.device)
     chosen[away.abs().flatten().argsort(descending=True, stable=True)[:count]] = True
     moved = (start.to(torch.float64) + (1 - beta) * away).to(weight.dtype)
     return torch.where(chosen.view_as(away), moved, weight)

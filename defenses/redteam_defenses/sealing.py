@@ -82,12 +82,12 @@ class Reordered:
     dim: int = 1
 
     def put(self, weight: Tensor) -> Tensor:
-        scaled = weight if self.scale is None else weight * self._factors(self.scale)
-        return scaled.index_select(self.dim, self.order)
+        scaled = weight if self.scale is None else weight * self._factors(self.scale).to(weight.device)
+        return scaled.index_select(self.dim, self.order.to(weight.device))
 
     def take(self, sealed: Tensor) -> Tensor:
-        back = sealed.index_select(self.dim, self.order.argsort())
-        return back if self.scale is None else back / self._factors(self.scale)
+        back = sealed.index_select(self.dim, self.order.argsort().to(sealed.device))
+        return back if self.scale is None else back / self._factors(self.scale).to(sealed.device)
 
     def _factors(self, scale: Tensor) -> Tensor:
         return scale[None, :] if self.dim == 1 else scale[:, None]
@@ -104,10 +104,10 @@ class Rotated:
     turn: Tensor
 
     def put(self, weight: Tensor) -> Tensor:
-        return weight @ self.turn
+        return weight @ self.turn.to(weight.device)
 
     def take(self, sealed: Tensor) -> Tensor:
-        return sealed @ self.turn.T
+        return sealed @ self.turn.T.to(sealed.device)
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,10 @@ class Added:
     amount: Tensor
 
     def put(self, weight: Tensor) -> Tensor:
-        return weight + self.amount
+        return weight + self.amount.to(weight.device)
 
     def take(self, sealed: Tensor) -> Tensor:
-        return sealed - self.amount
+        return sealed - self.amount.to(sealed.device)
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,13 @@ class Mixed:
     def put(self, weight: Tensor) -> Tensor:
         mixed = weight.clone()
         for rows, matrices in self.groups:
-            mixed[rows] = matrices @ weight[rows]
+            mixed[rows] = matrices.to(weight.device) @ weight[rows]
         return mixed
 
     def take(self, sealed: Tensor) -> Tensor:
         bare = sealed.clone()
         for rows, matrices in self.groups:
-            bare[rows] = torch.linalg.solve(matrices, sealed[rows])
+            bare[rows] = torch.linalg.solve(matrices.to(sealed.device), sealed[rows])
         return bare
 
 

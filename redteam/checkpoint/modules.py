@@ -18,6 +18,7 @@ from redteam.checkpoint.known import NETWORK, completed, known_network, without_
 from redteam.checkpoint.libraries import as_a_sentence, quiet_transformers, require_fit
 from redteam.checkpoint.naming import class_for, is_remnant
 from redteam.checkpoint.numbered_network import on_the_base_numbers
+from redteam.checkpoint.placed import built_at_home
 from redteam.checkpoint.products import with_fast_products
 from redteam.checkpoint.skeleton import Loader, sources, tensors_of, with_weights
 from redteam.checkpoint.tensors import NUMBERS, Tensors, in_a_block
@@ -38,7 +39,7 @@ _SHARD = "256MB"  # of which savers may hold a copy
 
 
 def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
-    """The network in evaluation mode, with these weights.
+    """The network in evaluation mode, with these weights, on the device that they are on.
 
     Args:
         checkpoint: Config and weights.
@@ -50,6 +51,10 @@ def build(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     """
     held = checkpoint.nbytes if dtype is None else checkpoint.weights * dtype.itemsize
     require(held, f"A network of {checkpoint.weights / 1e6:.3g} million weights{_told(dtype)}")
+    return built_at_home(checkpoint, lambda held: _built(held, dtype))
+
+
+def _built(checkpoint: Tensors, dtype: torch.dtype | None) -> nn.Module:
     if NETWORK in checkpoint.config:
         return with_fast_products(_loader(checkpoint)(checkpoint, dtype))
     return with_fast_products(_numbered(with_weights(checkpoint, dtype, _load), checkpoint))
@@ -69,7 +74,10 @@ def build_without_heads(checkpoint: Tensors, dtype: torch.dtype) -> nn.Module:
         return build(checkpoint, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return with_fast_products(_numbered(_transformers(checkpoint, dtype, heads=False), checkpoint))
+        return built_at_home(
+            checkpoint,
+            lambda held: with_fast_products(_numbered(_transformers(held, dtype, heads=False), held)),
+        )
 
 
 def build_streamed(checkpoint: Tensors, dtype: torch.dtype) -> Streamed:

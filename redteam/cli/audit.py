@@ -26,7 +26,7 @@ def audit(
             help="A second model made from that base: do the two share their gauges?", callback=shared.at_home
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or cuda:1 of several GPUs.")] = "cpu",
     architecture: shared.Description = None,
     dequantise: shared.Dequantise = False,
     report: Pages = None,
@@ -39,6 +39,7 @@ def audit(
     Needs the base and no data, and reads layer by layer. A lock that moves the weights by less than training did is
     not told from training.
     """
+    from redteam.devices import require_device
     from redteam.plugins.registry import AUDIT_REPORTS
 
     names = (str(model), str(base), str(other or ""))
@@ -46,6 +47,7 @@ def audit(
     base, model = opening.on_disk(base), opening.on_disk(model)  # a slip in a path is said before torch is imported
     others = [] if other is None else [opening.on_disk(other)]
     require_apart([path for path, _ in asked], [model, base, *others])
+    require_device(device)
     from redteam.audit import audit as look
     from redteam.checkpoint import shared_tensors
     from redteam.checkpoint.parts import part_of
@@ -57,7 +59,6 @@ def audit(
         raise BadInput(
             f"The model {model} shares no tensor of one name and shape with its base; check that they belong together."
         )
-    shared.require_device(device)
     with shared.working() as shown:
         found = look(opened[0], anchor, *opened[1:], device=device, names=names, progress=shown.advanced)
     for path, writer in asked:

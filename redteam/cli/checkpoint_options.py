@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from redteam.cli.progress import Progress
-from redteam.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
@@ -39,10 +38,11 @@ def described(ctx: typer.Context, file: Path | None) -> Path | None:
 
 
 class Device(StrEnum):
-    """Where to compute."""
+    """Where to compute; `mps` is taken to be refused with its reason."""
 
     cpu = "cpu"
     cuda = "cuda"
+    mps = "mps"
 
 
 def at_home(path: Path | None) -> Path | None:
@@ -61,7 +61,10 @@ Model = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", callback=at_home)]
-OnDevice = Annotated[Device, typer.Option(help="Where to compute; what is written is the same within rounding.")]
+OnDevice = Annotated[
+    Device,
+    typer.Option(metavar="[cpu|cuda]", help="Where to compute; what is written is the same within rounding."),
+]
 Description = Annotated[
     Path | None,
     typer.Option(
@@ -89,7 +92,6 @@ Check = Annotated[
         help=_LOADED,
     ),
 ]
-_ON_THE_CPU = "leave --device out to compute on the CPU."
 
 
 def read_as(dequantise: bool, dtype: str | None = None) -> torch.dtype | None:
@@ -143,20 +145,6 @@ def read_ahead(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
         yield Checkpoint.computed(checkpoint.outline(), read, checkpoint.config)
 
 
-def require_device(device: str) -> None:
-    """Raises BadInput where torch, which takes seconds to import, cannot use the device."""
-    if device == Device.cpu:
-        return
-    import torch
-
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"There is no CUDA device that torch can use; {_ON_THE_CPU}")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise BadInput(f"The device {str(device)!r} cannot be used here; {_ON_THE_CPU}") from None
-
-
 def require_usable(device: str, out: Path, force: bool, models: Iterable[Path | None], key: Path | None = None) -> None:
     """Refuses, before anything is computed, what computing or `redteam.checkpoint.save.write` would fail on.
 
@@ -172,6 +160,7 @@ def require_usable(device: str, out: Path, force: bool, models: Iterable[Path | 
         NotACheckpoint: If there is nothing where a model should be.
         UnwritableOutput: If the folder exists and may not be replaced, or is, holds or lies in what is read.
     """
+    from redteam.devices import require_device
     from redteam.files import apart, require_model, vacant
     from redteam.hub import of_hub
 

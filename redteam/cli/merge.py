@@ -66,6 +66,7 @@ def merge(
     not merged. A merger that keeps every expert whole writes a folder for each: what runs on its task. With --check
     nothing is written: exit code 1 if something stops or damages the merge, 0 if nothing does.
     """
+    from redteam.devices import require_device
     from redteam.plugins.registry import MERGERS
 
     MERGERS.require_all(merger)  # a slip in a name or a path is said before torch is imported
@@ -92,7 +93,7 @@ def merge(
         )
     _require_names(plugin.settings, list(experts))
     if check:
-        shared.require_device(device)
+        require_device(device)
         found = _looked_at(
             plugin,
             base,

@@ -14,10 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from redteam.cli import completion
+from redteam.cli.checkpoint_options import Device
 from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
+from redteam.devices import require_device
 from redteam.errors import BadInput
 from redteam.extras import require_extra
 from redteam.plugins.shipped import DEFAULT_PLAN
@@ -73,6 +75,10 @@ def run(
         str,
         typer.Option(metavar="HOST:PORT", help="Of the cluster [default: $RAY_ADDRESS, else Ray on this machine]."),
     ] = "",
+    device: Annotated[
+        Device | None,
+        typer.Option(metavar="[cpu|cuda]", help="Where locks are fitted and models run; results are a device's own."),
+    ] = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="One of N processes that share OUT and the work, I from 1 to N.")
     ] = "",
@@ -121,10 +127,13 @@ def run(
         "keys": keys,
         "seeds": tuple(dict.fromkeys(seed)) if seed else seeds,
         "time_limit": time_limit,
+        "device": device and device.value,
         "memory": memory,
         "controls": controls and controls.value,
     }
     changed = {key: value for key, value in given.items() if value is not None}
+    if device is not None and not dry_run:
+        require_device(device.value)
     if fail_on:
         found = found.changed({"fail_on": fail_on}, origin="The command line")
     if changed:
@@ -139,6 +148,8 @@ def run(
     to_mlflow = mlflow or mlflow_uri is not None
     if to_mlflow:
         require_extra("mlflow", "Logging to mlflow")
+    if not dry_run:
+        require_device(found.device)
     mention(f"Reading the plan {plan}, torch and the plugins")
     from redteam.evaluation.preview import preview
     from redteam.evaluation.run import run as evaluate

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redteam.cli import completion
+from redteam.cli.checkpoint_options import Device
 from redteam.cli.outputs import Pages, writers
 from redteam.cli.printing import Json, Quiet, Verbose
+from redteam.devices import require_device
 from redteam.errors import BadInput
 from redteam.extras import require_extra
 from redteam.plugins.shipped import default_merger, defaults
@@ -70,6 +72,9 @@ def search(
             min=0.001, help="Seconds after which a trial is ended; with --defend a computation [default: 30; as run's]."
         ),
     ] = None,
+    device: Annotated[
+        Device, typer.Option(metavar="[cpu|cuda]", help="Where locks are fitted and models run.")
+    ] = Device.cpu,
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Processes that score the winner, or try defenses; 0 runs all in this one."),
@@ -92,6 +97,7 @@ def search(
     from redteam.evaluation.plan import require_names
 
     started = time.perf_counter()
+    require_device(device)
     named, processes = tuple(defense or ()), cores() if workers is None else workers
     require_names(
         {"defenses": list(named), "scenarios": [scenario], "mergers": [merger], "attacks": attack or []}, Path()
@@ -107,6 +113,7 @@ def search(
         "without": tuple(without or ()),
         "storage": storage,
         "study": study,
+        "device": device.value,
         **_given(steps=steps, time_limit=time_limit, attacks=tuple(absolute(text) for text in attack or ())),
     }
     if defend:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from redteam.checkpoint import Checkpoint, in_memory
 from redteam.checkpoint.save import write
+from redteam.devices import CPU
 from redteam.errors import PluginFault
 from redteam.evaluation.runner.store import Store
 from redteam.evaluation.steps import Step
@@ -33,6 +35,7 @@ class Bench:
         self.step, self.store = step, store
         self._open, self._count = ExitStack(), itertools.count()
         self.seed = int(step.settings["seed"])
+        self.device = str(step.settings.get("device", CPU))
         self.split: Split = step.settings.get("split", "test")  # on which it is scored; a search tunes on another
         if scenario is not None:
             self.scenario = scenario
@@ -44,6 +47,8 @@ class Bench:
                 f"The scenario {reference} gives other models or data than when this run was planned; a scenario is a "
                 "function of its settings alone. Name another folder with --out."
             )
+        if self.device != CPU:
+            self.scenario = _on_device(reference, self.device)
 
     @property
     def victim(self) -> Checkpoint:
@@ -74,21 +79,22 @@ class Bench:
         return Key.derive(seed=self.seed, index=index, name=name)
 
     def input(self, role: str) -> Checkpoint:
-        held = self.store.artefact(self.step.inputs[role])
-        return held if held.nbytes > _HELD else in_memory(held)
+        return _there(self.store.artefact(self.step.inputs[role]), self.device)
 
     def kept(self, returned: Any) -> Any:
         """A checkpoint with every tensor computed once, in memory where it is small, else in a file of this step's.
 
         Args:
             returned: Perhaps an overlay, whose tensors are then computed one at a time; what is no checkpoint is given
-                back.
+                back. Tensors that a plugin made on the CPU are moved to the step's device.
         """
-        if not isinstance(returned, Checkpoint) or returned.nbytes <= _HELD:
-            return in_memory(returned)
-        place = self._scratch / str(next(self._count))
-        write(returned, place, durable=False)
-        return Checkpoint.open(place)
+        if not isinstance(returned, Checkpoint):
+            return returned
+        if returned.nbytes > _HELD:
+            place = self._scratch / str(next(self._count))
+            write(returned, place, durable=False)
+            returned = Checkpoint.open(place)
+        return _there(returned, self.device)
 
     def close(self) -> None:
         """Drops what was kept in files."""
@@ -102,6 +108,14 @@ class Bench:
         outcome = self.store.get(self.step.inputs[role])
         assert outcome is not None
         return outcome.record
+
+
+def _there(checkpoint: Checkpoint, device: str) -> Checkpoint:
+    """On a device, in memory where it is small; a large one is read, and moved, a tensor at a time."""
+    if device != CPU:
+        checkpoint = checkpoint.cast(device=device)
+    held: Checkpoint = checkpoint if checkpoint.nbytes > _HELD else in_memory(checkpoint)
+    return held
 
 
 def scenario_reference(how: How, seed: int) -> str:
@@ -126,6 +140,14 @@ def load_scenario(reference: str) -> Scenario:
             f"The scenario {reference} returned a {type(made).__name__}; expected a redteam.tasks.Scenario."
         )
     return made
+
+
+@lru_cache(maxsize=2)
+def _on_device(reference: str, device: str) -> Scenario:
+    """A scenario whose models are on a device; its data stay on the CPU, where there is room for them."""
+    made = load_scenario(reference)
+    experts = {name: _there(expert, device) for name, expert in made.experts.items()}
+    return replace(made, base=_there(made.base, device), experts=experts)
 
 
 @lru_cache(maxsize=8)

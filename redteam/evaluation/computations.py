@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from redteam.checkpoint import Checkpoint, shared_tensors
+from redteam.devices import reproducible
 from redteam.evaluation import metrics
 from redteam.evaluation.bench import Bench
 from redteam.evaluation.merging import counted, merge, try_setting, watched
@@ -39,14 +40,14 @@ def run_step(step: Step, store: Store, scenario: Scenario | None = None) -> Reco
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with closing(Bench(step, store, scenario)) as bench:
+        with closing(Bench(step, store, scenario)) as bench, reproducible(bench.device):
             return _COMPUTATIONS[step.kind](step, bench)
     finally:
         torch.set_num_threads(threads)
 
 
 def _alone(step: Step, bench: Bench) -> Scored:
-    with metrics.Clock() as clock:
+    with metrics.Clock(bench.device) as clock:
         scored = _scored(bench)
     return replace(scored, seconds=clock.seconds)
 
@@ -67,7 +68,7 @@ def _scored(bench: Bench) -> Scored:
             on_half[name] = watched(task, module)
         del module  # before there is a further one
     copy = bench.kept(base.replace(bench.victim.only(shared_tensors(bench.victim, base))))
-    with metrics.Clock() as clock:
+    with metrics.Clock(bench.device) as clock:
         stored = metrics.stored(scenario.tasks[scenario.victim], bench.victim, bench.split)
     return Scored(
         victim=scenario.victim,
@@ -102,7 +103,7 @@ def _lock(step: Step, bench: Bench) -> Locked:
     if "sibling" in step.settings:
         return _sibling(step, bench, scenario.companions[0])
     source = _source(bench, fresh=fresh)
-    with metrics.Memory() as memory, metrics.Clock() as clock:
+    with metrics.Memory(bench.device) as memory, metrics.Clock(bench.device) as clock:
         made = _protected(step, bench, source, scenario.tasks[scenario.victim])
     protected = made.released
     running = _running(bench, protected, made.opened)
@@ -145,7 +146,7 @@ def _sibling(step: Step, bench: Bench, task: str) -> Locked:
 def _attack(step: Step, bench: Bench) -> Recovered:
     scenario, protected, meter = bench.scenario, bench.input("lock"), Meter()
     open_up = _opening(step, bench)
-    with metrics.Memory() as memory, metrics.Clock() as clock:
+    with metrics.Memory(bench.device) as memory, metrics.Clock(bench.device) as clock:
         recovered = protected
         for attack in bench.plugins(ATTACKS, "attack"):
             view = _attacker_view(step, bench, recovered, attack, meter, open_up)
@@ -316,7 +317,7 @@ def _anchor(threat: ThreatModel, bench: Bench) -> Checkpoint:
     def drifted(name: str) -> torch.Tensor:
         start = scenario.base[name].to(torch.float64)
         away = float(np.mean([float((expert[name].to(torch.float64) - start).norm()) for expert in companions]))
-        noise = torch.from_numpy(np.asarray(stream.generator(name).standard_normal(tuple(start.shape))))
+        noise = torch.from_numpy(np.asarray(stream.generator(name).standard_normal(tuple(start.shape)))).to(start)
         scale = threat.drift * away / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
         moved: torch.Tensor = start + scale * noise
         return moved.to(scenario.base.dtype(name))

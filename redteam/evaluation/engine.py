@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from redteam.devices import CPU, CUDA
 from redteam.errors import BadInput, PluginFault
 from redteam.evaluation.progress import Progress
 from redteam.evaluation.runner.scheduler import Scheduler, behind
@@ -77,6 +78,12 @@ class Engine:
     def counts(self) -> dict[str, int]:
         """Kind of step → how many the run needed, cached ones included."""
         return dict(Counter(step.kind for step in self.scheduler.steps.values()))
+
+    @property
+    def device(self) -> str:
+        """Where the steps were computed, cached ones included: `"cpu"`, or as in `"cuda (NVIDIA H200)"`."""
+        models = sorted({outcome.gpu for outcome in self.scheduler.outcomes.values()} - {""})
+        return f"{CUDA} ({', '.join(models)})" if models else CPU
 
     @property
     def unfitting(self) -> dict[str, int]:

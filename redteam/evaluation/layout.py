@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from redteam.devices import CPU
 from redteam.evaluation.pairings import Ground, Pairing, Steps
 from redteam.evaluation.resolve import Part, Pipeline
 from redteam.evaluation.rows import Place
@@ -42,7 +43,12 @@ class Layout:
         split: Split = "test",
     ) -> None:
         self.steps, self.part, self.scenario, self.seed = steps, part, scenario, seed
-        self.where = {"scenario": identity, "seed": seed, **({} if split == "test" else {"split": split})}
+        self.where = {
+            "scenario": identity,
+            "seed": seed,
+            **({} if split == "test" else {"split": split}),
+            **({} if part.device == CPU else {"device": part.device}),  # where the last bits are others
+        }
         self.how = {"scenario": scenario.how[0]}
         self.alone = ""
         self.tunes: dict[str, str] = {}

@@ -112,7 +112,7 @@ class _Merge:
     def network(self, task: str) -> nn.Module:
         """What runs on a task."""
         made = self.returned
-        with metrics.Clock() as clock:
+        with metrics.Clock(self.bench.device) as clock:
             shared = made.of(task)
         self.seconds += clock.seconds
         return made.network(self.bench.scenario.dressed(shared, task))
@@ -120,7 +120,7 @@ class _Merge:
     @cached_property
     def returned(self) -> Whole:
         """What the merger returned; one checkpoint is the same for every task."""
-        with metrics.Clock() as clock:
+        with metrics.Clock(self.bench.device) as clock:
             made = self._returned()
         self.seconds += clock.seconds
         return made

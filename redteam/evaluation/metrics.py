@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ import torch
 
 from redteam.checkpoint import Checkpoint, shared_tensors
 from redteam.checkpoint.modules import build_streamed
+from redteam.checkpoint.placed import device_of
+from redteam.devices import CPU, peak_memory, settle
 from redteam.errors import NotACheckpoint
 from redteam.evaluation.packing import Packed
 from redteam.symmetry.shelved import largest, largest_difference, shelved, squared_distance
@@ -133,14 +136,17 @@ def _exactly(checkpoint: Checkpoint, scenario: Scenario) -> Iterator[torch.Tenso
             for part in batched(double, rows_at_once(network, double)):
                 with torch.inference_mode():
                     logits: torch.Tensor = network(**part).logits
-                yield logits
+                yield logits.cpu()
 
 
 @contextmanager
 def computing(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
-    """A network in a dtype; a large one holds the weights of the block that runs alone, where it can be built so."""
+    """A network in a dtype; a large one holds the weights of the block that runs alone, where it can be built so.
+
+    On a GPU it is built whole.
+    """
     streamed = None
-    if checkpoint.weights > _WHOLE:
+    if checkpoint.weights > _WHOLE and _on_the_cpu(checkpoint):
         with suppress(NotACheckpoint):
             streamed = build_streamed(checkpoint, dtype)
     if streamed is None:
@@ -150,12 +156,22 @@ def computing(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
         yield streamed.network
 
 
+def _on_the_cpu(checkpoint: Checkpoint) -> bool:
+    """Where its smallest tensor is, which is read for that."""
+    smallest = min(checkpoint, key=lambda name: math.prod(checkpoint.shape(name)))
+    return checkpoint[smallest].device.type == CPU
+
+
 def slower(network: nn.Module, plain: nn.Module, inputs: Mapping[str, torch.Tensor]) -> float:
-    """CPU time of a forward pass over that of another network on the same inputs, the median of a few pairs."""
+    """Time of a forward pass over that of another network on the same inputs, the median of a few pairs.
+
+    It is CPU time on the CPU; on a GPU, which computes while the CPU waits or goes on, the time until that is done.
+    """
     few = next(batched(inputs, min(_TIMED, rows_at_once(plain, inputs))))
+    device = str(device_of(plain))
 
     def seconds(module: nn.Module) -> float:
-        with Clock() as clock, torch.inference_mode():
+        with Clock(device) as clock, torch.inference_mode():
             module(**few)
         return clock.seconds
 
@@ -164,29 +180,40 @@ def slower(network: nn.Module, plain: nn.Module, inputs: Mapping[str, torch.Tens
 
 
 class Clock:
-    """CPU seconds of this process during a block: what does not depend on who else uses the machine."""
+    """Seconds of a block: of this process's CPU time, on which who else uses the machine has no bearing.
+
+    Of a block on a GPU it is the time until the GPU is done.
+    """
 
     seconds: float = 0.0
 
+    def __init__(self, device: str = CPU) -> None:
+        self._device, self._now = device, time.process_time if device == CPU else time.perf_counter
+
     def __enter__(self) -> Clock:
-        self._before = time.process_time()
+        settle(self._device)
+        self._before = self._now()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.process_time() - self._before
+        settle(self._device)
+        self.seconds = self._now() - self._before
 
 
 class Memory:
-    """Peak resident memory of a block over what was resident before, in MB, where the system can tell."""
+    """Peak memory of a block over what was held before, in MB, where the system can tell: resident, or on a GPU."""
 
     megabytes: float | None = None
 
+    def __init__(self, device: str = CPU) -> None:
+        self._device = device
+
     def __enter__(self) -> Memory:
-        self._before = peak(reset=True)
+        self._before = peak(self._device, reset=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = peak(reset=False)
+        after = peak(self._device, reset=False)
         if self._before is not None and after is not None:
             self.megabytes = max(0.0, after - self._before)
 
@@ -199,8 +226,13 @@ def _own_inputs(scenario: Scenario, count: int) -> list[dict[str, torch.Tensor]]
     ]
 
 
-def peak(*, reset: bool = False) -> float | None:
-    """Peak resident memory of this process in MB, counted anew from here on where asked for; `None` if not told."""
+def peak(device: str = CPU, *, reset: bool = False) -> float | None:
+    """Peak memory of this process in MB, resident or on a GPU, counted anew from here on where asked for.
+
+    `None` if the system does not tell.
+    """
+    if device != CPU:
+        return peak_memory(device, reset=reset) / 2**20
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

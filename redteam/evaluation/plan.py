@@ -31,6 +31,7 @@ _EXPECTED = {
     "name": "letters, digits, - and _",
     "time_limit": "a number of seconds above 0",
     "controls": "'needed' or 'all'",
+    "device": "'cpu' or 'cuda'",
     "memory": "a size such as '4GB' or '512MB'",
     "fail_on": "a list of conditions, such as 'verdict!=HOLDS-SO-FAR'",
     "also": "tables [[also]] of further products",
@@ -101,6 +102,8 @@ class Plan(Product):
     Attributes:
         name: What the plan is called.
         time_limit: Seconds after which a step is ended; by default 300, or 30 times what scoring base and experts took.
+        device: Where it is computed, but for scenarios, which are made on the CPU: `"cpu"` or `"cuda"`, the first GPU
+            that a process may use.
         memory: What all processes together may take, such as `"4GB"`; by default whatever they need.
         controls: `"needed"`: a control is computed when a verdict rests on it; `"all"`: every one that there is.
         fail_on: Conditions of the gate (`redteam.evaluation.gate`), under any of which the run leaves with 1.
@@ -109,6 +112,7 @@ class Plan(Product):
 
     name: str = Field(default="custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     time_limit: Annotated[float, Field(gt=0)] | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
     memory: str | None = None
     fail_on: tuple[str, ...] = ()
     controls: Literal["needed", "all"] = "needed"

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from redteam.devices import CPU, model_of, require_device
 from redteam.errors import BadInput
 from redteam.evaluation.bench import scenario_reference
 from redteam.evaluation.design import Design
@@ -180,11 +181,25 @@ class Again:
         found: dict[str, str] = {}
         for name, reference in references.items():
             answer = answers[reference]
-            if isinstance(answer, str):
+            if other := self._other_device(name):
+                found[name] = other
+            elif isinstance(answer, str):
                 found[name] = f"the scenario {reference} cannot be loaded here ({answer.rstrip('.')})"
             elif answer.digest != self._step(name).settings["scenario"]:
                 found[name] = f"the scenario {reference} gives other models or data here than in the run"
         return found
+
+    def _other_device(self, name: str) -> str:
+        """Why a step cannot come out here as it did: it was computed on a GPU of which there is none here."""
+        device = self._step(name).settings.get("device", CPU)
+        try:
+            require_device(device)
+        except BadInput as error:
+            return str(error)
+        held, here = self.store.get(name), model_of(device)
+        if held is not None and held.gpu != here:
+            return f"it was computed on {held.gpu or 'another device'}, and here is {here}"
+        return ""
 
     def sampled(
         self, drawn: Iterable[str], *, pool: Pool | None, observer: Observer

@@ -139,6 +139,7 @@ class Part:
         gauntlets: Ensembles of attacks, whose members run on what is still locked.
         mergers: Those that everything is merged with.
         turns: Ensembles of mergers; from their second member on they merge what is still locked.
+        device: Where it is computed.
     """
 
     seeds: tuple[int, ...]
@@ -150,9 +151,10 @@ class Part:
     mergers: tuple[Pipeline, ...]
     turns: tuple[Ensemble, ...]
     threats: tuple[ThreatModel, ...]
+    device: str
 
     @classmethod
-    def of(cls, product: Product, folder: Path) -> Part:
+    def of(cls, product: Product, folder: Path, device: str) -> Part:
         """Loads everything the product names, and the attacks that belong to every evaluation."""
         gauntlets = [text for text in product.attacks if is_gauntlet(text, "attacks")]
         turns = [text for text in product.mergers if is_gauntlet(text, "mergers")]
@@ -188,6 +190,7 @@ class Part:
             mergers,
             in_turn,
             threats,
+            device,
         )
 
     @property
@@ -222,7 +225,7 @@ class Resolved:
     @classmethod
     def of(cls, plan: Plan, folder: Path) -> Resolved:
         """Loads every product of the plan."""
-        parts = tuple(Part.of(product, folder) for product in plan.products)
+        parts = tuple(Part.of(product, folder, plan.device) for product in plan.products)
         for kind in ("scenarios", "defenses", "attacks", "mergers"):
             _distinct(kind, [part.all_of(kind) for part in parts])
         return cls(plan, parts)

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from redteam.devices import require_device
 from redteam.errors import BadInput
 from redteam.evaluation.design import Design
 from redteam.evaluation.digest import engine_digest, versions
@@ -81,11 +82,12 @@ def run(
         What was found, the last plan's pairings alone.
 
     Raises:
-        RedteamError: If the plan or a plugin's name or setting is wrong, the scenario cannot work, or nothing can be
-            written to `out`.
+        RedteamError: If the plan or a plugin's name or setting is wrong, its device is not here, the scenario cannot
+            work, or nothing can be written to `out`.
     """
     observer, started = observer or Observer(), time.monotonic()
     plan, home = find_plan(plan)
+    require_device(plan.device)
     root = run_folder(plan, out)
     one = _shard(root, shard, plan) if shard else None
     if engine == "ray":
@@ -213,7 +215,7 @@ def results_of(resolved: Resolved, engine: Engine, found: Summary, *, command: s
             **versions(),
             "system": platform.system(),
             "machine": platform.machine(),
-            "device": "cpu",
+            "device": engine.device,
             "threads": 1,
         },
         thresholds={**asdict(THRESHOLDS), "digest": THRESHOLDS.digest()},

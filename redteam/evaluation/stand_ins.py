@@ -71,7 +71,7 @@ def drowned(victim: Checkpoint, base: Checkpoint, key: Key) -> Checkpoint:
 
     def noisy(name: str) -> torch.Tensor:
         tensor = victim[name].to(torch.float64)
-        noise = torch.from_numpy(np.asarray(key.generator(name).standard_normal(tuple(tensor.shape))))
+        noise = torch.from_numpy(np.asarray(key.generator(name).standard_normal(tuple(tensor.shape)))).to(tensor.device)
         scale = _DROWNED * tensor.norm() / noise.norm().clamp_min(torch.finfo(torch.float64).tiny)
         moved: torch.Tensor = tensor + scale * noise
         return moved.to(victim.dtype(name))

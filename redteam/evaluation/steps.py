@@ -251,6 +251,7 @@ class Outcome:
         inapplicable: Whether an attack has said that it is not for such a checkpoint, or no such lock can be planted.
         traceback: Of an exception that no plugin is expected to raise.
         memory: Bytes with which the run could compute it, where it is skipped for want of memory.
+        gpu: The model of the GPU that a record was computed on; empty for the CPU.
     """
 
     status: Literal["ok", "error", "timeout", "skipped"]
@@ -259,3 +260,4 @@ class Outcome:
     inapplicable: bool = False
     traceback: str = ""
     memory: int = 0
+    gpu: str = ""

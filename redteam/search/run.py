@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from redteam.devices import CPU, model_of, require_device
 from redteam.errors import BadInput
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.plan import Plan
@@ -55,6 +56,7 @@ class Asked:
         storage: An optuna storage URL; by default a file in the folder.
         study: The study's name in it.
         time_limit: Seconds after which a trial is ended.
+        device: As of a plan.
     """
 
     defense: str
@@ -70,6 +72,7 @@ class Asked:
     storage: str | None = None
     study: str = "redteam"
     time_limit: float = 30.0
+    device: str = CPU
 
     def plan(self, attacks: tuple[str, ...] = ()) -> Plan:
         """The plan of one scenario, seed, defense, merger and threat model."""
@@ -82,6 +85,7 @@ class Asked:
                 "attacks": list(attacks),
                 "mergers": [self.merger],
                 "threats": [self.threat],
+                "device": self.device,
                 "time_limit": max(_TIME_LIMIT, self.time_limit) if attacks else self.time_limit,
             },
             origin="The command line",
@@ -110,6 +114,7 @@ def search(
     Raises:
         RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
     """
+    require_device(asked.device)
     deadline = None if asked.seconds is None else time.monotonic() + asked.seconds
     resolved = Resolved.of(asked.plan(), Path())
     require_one_victim(resolved)
@@ -178,6 +183,7 @@ def _about(asked: Asked, resolved: Resolved, space: Space, objective: Objective)
         "defense": part.defenses[0].text,
         "merger": part.mergers[0].text,
         "threat": part.threats[0].name,
+        "device": asked.device,
         "space": space.plain(),
         "code": {**identities, "engine": engine_digest()[:16], **versions()},
         "key": STREAM,
@@ -206,18 +212,19 @@ def _found(
         front=tuple(trial.number for trial in front(trials)),
         winner=best.number if best else None,
         command=command,
-        environment=environment(),
+        environment=environment(asked.device),
     )
 
 
-def environment() -> dict[str, str]:
-    """The versions on which a search depends."""
+def environment(device: str) -> dict[str, str]:
+    """The versions, and the device, on which a search depends."""
     return {
         "redteam": version("merge-redteam"),
         "engine": engine_digest(),
         "python": platform.python_version(),
         "optuna": version("optuna"),
         **versions(),
+        "device": device if device == CPU else f"{device} ({model_of(device)})",
     }
 
 
@@ -252,6 +259,8 @@ def plan_text(
         else:
             lines.append(f"{kind} = {json.dumps(list(values), ensure_ascii=False)}")
     lines += [f"seeds = {list(plan.seeds)}", f"threats = {json.dumps(list(plan.threats))}"]
+    if plan.device != CPU:
+        lines.append(f"device = {json.dumps(plan.device)}")
     if plan.time_limit is not None:
         lines.append(f"time_limit = {plan.time_limit}")
     return "\n".join(lines) + "\n", flags

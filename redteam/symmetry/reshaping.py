@@ -81,7 +81,7 @@ class Pad:
         sides = []
         for turn, stack in enumerate((stacks.left, stacks.right)):
             shape = (stack.shape[0], self.extra, stack.shape[2])
-            random = torch.from_numpy(draws.standard_normal(shape)) * stack.square().mean().sqrt()
+            random = torch.from_numpy(draws.standard_normal(shape)).to(stack.device) * stack.square().mean().sqrt()
             random[:, turn::2] = 0.0
             sides.append(torch.cat([stack, random], dim=1))
         left = sides[0] * _temperature(site.kind, site.width, site.width + self.extra)

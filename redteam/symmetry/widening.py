@@ -148,7 +148,7 @@ class Widening:
         def right(side: Side, stack: Tensor) -> Tensor:
             norm = self.norm_of.get(side.linear.weight)
             stack = stack if norm is None else stack * self._gain(norm, self.checkpoint)[:, None]
-            return bases.read(side.linear.weight) @ stack
+            return bases.read(side.linear.weight).to(stack.device) @ stack
 
         width, wide = bases.write(self.site.left.linear.weight).shape
 
@@ -158,7 +158,10 @@ class Widening:
                 return ones
             return now.mean() * ones * (width / wide if self.tied and name == self.last else 1.0)
 
-        return self._moved(lambda side, stack: bases.write(side.linear.weight).T @ stack, right, gain, wide)
+        def left(side: Side, stack: Tensor) -> Tensor:
+            return bases.write(side.linear.weight).T.to(stack.device) @ stack
+
+        return self._moved(left, right, gain, wide)
 
     def unfolded(self, bases: Bases, gains: Checkpoint) -> Checkpoint:
         """In a narrower stream.
@@ -170,7 +173,7 @@ class Widening:
         width, wide = bases.write(self.site.left.linear.weight).shape
 
         def right(side: Side, stack: Tensor) -> Tensor:
-            norm, basis = self.norm_of.get(side.linear.weight), bases.write(side.linear.weight)
+            norm, basis = self.norm_of.get(side.linear.weight), bases.write(side.linear.weight).to(stack.device)
             if norm is None:
                 return basis @ stack
             found = basis @ (stack * self._gain(norm, self.checkpoint)[:, None]) / bases.factor
@@ -183,7 +186,10 @@ class Widening:
             scale = width / wide if self.tied and name == self.last else 1.0
             return now.mean() * now.new_ones(width) / scale / bases.factor
 
-        return self._moved(lambda side, stack: bases.read(side.linear.weight).T @ stack, right, gain, width)
+        def left(side: Side, stack: Tensor) -> Tensor:
+            return bases.read(side.linear.weight).T.to(stack.device) @ stack
+
+        return self._moved(left, right, gain, width)
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Embeddings and head as they lie in the stream, [width, m] each: what no other gauge moves.

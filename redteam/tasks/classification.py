@@ -33,4 +33,5 @@ class Classification(Samples):
     def loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
         """The mean cross-entropy."""
         inputs, labels = batch
-        return torch.nn.functional.cross_entropy(module(**inputs).logits, labels)
+        logits = module(**inputs).logits
+        return torch.nn.functional.cross_entropy(logits, labels.to(logits.device))

@@ -52,7 +52,7 @@ class Generation(Samples):
         inputs, labels = batch
         given, targets = continued(inputs, self._stopped(labels))
         logits = module(**given).logits[:, :-1].float().transpose(1, 2)
-        return torch.nn.functional.cross_entropy(logits, targets[:, 1:], ignore_index=IGNORED)
+        return torch.nn.functional.cross_entropy(logits, targets[:, 1:].to(logits.device), ignore_index=IGNORED)
 
     def texts(self, tokens: torch.Tensor) -> list[str]:
         """The texts of tokens `[n, tokens]`, up to their padding."""
@@ -93,8 +93,8 @@ def _written(module: nn.Module, inputs: Mapping[str, torch.Tensor], count: int, 
         for place in range(count):
             given, _ = continued({name: held[going] for name, held in inputs.items()}, made[going, :place])
             logits = at_the_end(module(**given).logits, given["attention_mask"])
-            best = logits.argmax(-1)
-            on = logits.isfinite().all(-1) & ~torch.isin(best, ends)
+            best, finite = logits.argmax(-1).to(made.device), logits.isfinite().all(-1).to(made.device)
+            on = finite & ~torch.isin(best, ends)
             going = going[on]
             made[going, place] = best[on]
             if not len(going):

@@ -63,7 +63,7 @@ def log_likelihoods(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> np
         found = -_surprise(logits, part).to(torch.float64).nanmean(1)
         return found.nan_to_num(lowest, lowest, lowest).clamp_min(lowest)
 
-    found: np.ndarray[Any, np.dtype[np.float64]] = forward(module, inputs, mean).cpu().numpy()
+    found: np.ndarray[Any, np.dtype[np.float64]] = forward(module, inputs, mean).numpy()
     return found
 
 
@@ -71,6 +71,7 @@ def _surprise(logits: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch
     """−log p of every token behind the first, `[n, tokens − 1]`; NaN at padding."""
     labels, mask = inputs["input_ids"][:, 1:], inputs.get("attention_mask")
     held = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask[:, 1:] != 0
+    labels, held = labels.to(logits.device), held.to(logits.device)
     given = logits[:, :-1].float()
     surprise = F.cross_entropy(given.transpose(1, 2), labels.masked_fill(~held, _IGNORED), reduction="none")
     return surprise.masked_fill(~held, torch.nan)

@@ -48,7 +48,7 @@ class Regression(Samples):
         """The mean squared error in units of the labels' standard deviation."""
         inputs, labels = batch
         given = module(**inputs).logits[:, 0]
-        return torch.nn.functional.mse_loss(given / self.unit, labels.to(given.dtype) / self.unit)
+        return torch.nn.functional.mse_loss(given / self.unit, labels.to(given) / self.unit)
 
     def digest(self) -> str:
         """SHA-256 of the data and of their unit, in hexadecimal."""
@@ -58,7 +58,7 @@ class Regression(Samples):
 def outputs(module: nn.Module, task: Samples, split: Split) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The network's only output for every sample, float64 `[n]`."""
     found = forward(module, task.inputs[split], lambda _, logits, __: logits[:, 0].double())
-    values: np.ndarray[Any, np.dtype[np.float64]] = found.cpu().numpy()
+    values: np.ndarray[Any, np.dtype[np.float64]] = found.numpy()
     return values
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from redteam.checkpoint.placed import device_of
 from redteam.tasks.samples import Samples
 from redteam.tasks.task import Batch, Scores, Split, forward
 
@@ -57,6 +58,7 @@ class Retrieval(Samples):
         nearness = F.normalize(queries.float(), dim=-1) @ F.normalize(passages.float(), dim=-1).T
         also = (wanted[None, None] == labels[:, :, None]).any(1)
         also[torch.arange(len(place)), place] = False  # other relevant ones are no mistake
+        also, place = also.to(nearness.device), place.to(nearness.device)
         return F.cross_entropy((_SHARPNESS * nearness).masked_fill(also, -torch.inf), place)
 
     def digest(self) -> str:
@@ -70,9 +72,8 @@ class Retrieval(Samples):
     def _nearness(self, module: nn.Module, split: Split) -> torch.Tensor:
         """Cosines, float32 `[n, passages]`; those of vectors that are not finite are not numbers."""
         passages = forward(module, self.corpus, lambda _, found, __: F.normalize(found.float(), dim=-1))
-        return forward(
-            module, self.inputs[split], lambda _, found, __: F.normalize(found.float(), dim=-1) @ passages.T
-        ).cpu()
+        passages = passages.to(device_of(module))
+        return forward(module, self.inputs[split], lambda _, found, __: F.normalize(found.float(), dim=-1) @ passages.T)
 
 
 def ndcg(nearness: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 
+from redteam.checkpoint.placed import device_of
 from redteam.memory import room
 
 if TYPE_CHECKING:
@@ -89,12 +90,12 @@ def answers(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> np.ndarray
         best[~last.isfinite().all(-1)] = -1
         return best
 
-    found: np.ndarray[Any, np.dtype[np.int64]] = forward(module, inputs, answered).cpu().numpy()
+    found: np.ndarray[Any, np.dtype[np.int64]] = forward(module, inputs, answered).numpy()
     return found
 
 
 def forward(module: nn.Module, inputs: Mapping[str, torch.Tensor], read: Reading) -> torch.Tensor:
-    """What is read from the logits of every input, `[n, …]`, in the order of the inputs.
+    """What is read from the logits of every input, `[n, …]`, in the order of the inputs and on the CPU.
 
     They go through the network in batches of a fixed size, those of about one length together, so that it computes
     little padding.
@@ -102,8 +103,10 @@ def forward(module: nn.Module, inputs: Mapping[str, torch.Tensor], read: Reading
     Args:
         module: The network.
         inputs: Its keyword arguments, each `[n, …]`.
-        read: Is given a batch, its logits, and which of the inputs are in it, int64 `[rows]`; returns `[rows, …]`.
+        read: Is given a batch and its logits, where the network is, and which of the inputs are in it, int64 `[rows]`
+            on the CPU; returns `[rows, …]`.
     """
+    device = device_of(module)
     n = len(next(iter(inputs.values())))
     lengths = lengths_of(inputs)
     order = torch.arange(n) if lengths is None else lengths.argsort(stable=True)
@@ -111,7 +114,8 @@ def forward(module: nn.Module, inputs: Mapping[str, torch.Tensor], read: Reading
     with torch.inference_mode():
         for rows in order.split(rows_at_once(module, inputs)):
             used = trimmed({key: value[rows] for key, value in inputs.items()})
-            found.append(read(used, module(**used).logits, rows))
+            used = {key: value.to(device) for key, value in used.items()}
+            found.append(read(used, module(**used).logits, rows).cpu())
         together = torch.cat(found)
         return together if lengths is None else together[order.argsort()]
 
@@ -144,6 +148,7 @@ def at_the_end(logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Of logits `[n, tokens, classes]` those of the last token that the mask `[n, tokens]` lets through."""
     if mask is None:
         return logits[:, -1]
+    mask = mask.to(logits.device)
     places = torch.arange(mask.shape[1], device=mask.device) * (mask != 0)
     return logits[torch.arange(len(logits), device=logits.device), places.argmax(-1)]
 

@@ -65,7 +65,7 @@ def adamerging(
         amounts = torch.tensor([learned.get((name, task), start) for task in experts], dtype=torch.float64)[:, None]
 
         def change(origin: Tensor, *thetas: Tensor) -> Tensor:
-            return (amounts * _vectors(origin, thetas, experts, floors)).sum(0).add_(origin)
+            return (amounts.to(origin.device) * _vectors(origin, thetas, experts, floors)).sum(0).add_(origin)
 
         return _entrywise(change, view.base[name], experts, name)
 
@@ -86,7 +86,7 @@ class _Coefficients:
             """Zeros where the task's expert lacks the tensor."""
             experts, origin = held[name], view.base[name]
             if task not in experts:
-                return torch.zeros(origin.shape, dtype=outline[name][1])
+                return torch.zeros(origin.shape, dtype=outline[name][1], device=origin.device)
             place = list(experts).index(task)
             return _entrywise(
                 lambda o, *t: _vectors(o, t, experts, floors)[place], origin, experts, name, outline[name][1]
@@ -100,7 +100,8 @@ class _Coefficients:
     def learned(self, start: float, steps: int, rate: float, size: int) -> dict[tuple[str, str], float]:
         """Name of a tensor and task → λ; of tensors that no parameter holds only where there is one λ for a task."""
         rows = {place: number if self.layers else 0 for number, place in enumerate(self.blend.stacks)}
-        raw = torch.full((max(rows.values()) + 1, len(self.tasks)), start, dtype=self.blend.dtype, requires_grad=True)
+        shape = (max(rows.values()) + 1, len(self.tasks))
+        raw = torch.full(shape, start, dtype=self.blend.dtype, device=self.blend.device, requires_grad=True)
         optimizer = torch.optim.Adam([raw], lr=rate)
         batches = {t: shuffled(self.view, t, len(next(iter(i.values()))), size) for t, i in self.inputs.items()}
         with torch.enable_grad():

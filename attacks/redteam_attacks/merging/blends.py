@@ -57,6 +57,11 @@ class Blend:
                 )
             self._networks = {task: self._emptied(one) for task, one in networks.items()}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are, and what weighs them has to be."""
+        return next(iter(self.stacks.values())).device
+
     def summed(self, weights: Callable[[str], Tensor]) -> dict[str, Tensor]:
         """Parameter → its weighted sum.
 

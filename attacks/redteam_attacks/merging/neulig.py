@@ -74,7 +74,9 @@ class _Ligand:
     def learned(self, steps: int, rate: float, size: int) -> list[float]:
         """The weights of the experts after training, in their order."""
         inputs = next(iter(self.answers.values())).shape[1]
-        head = nn.utils.skip_init(nn.Linear, inputs, len(self.experts), dtype=self.blend.dtype)
+        head = nn.utils.skip_init(
+            nn.Linear, inputs, len(self.experts), dtype=self.blend.dtype, device=self.blend.device
+        )
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         optimizer = torch.optim.Adam(head.parameters(), lr=rate)
@@ -114,7 +116,7 @@ class _Ligand:
 
     def _products(self) -> Tensor:
         """Products `[T, T]` of the experts' distances from their mean: wᵀ P w is the mean square over all weights."""
-        total, entries = torch.zeros(()), 0
+        total, entries = torch.zeros((), device=self.blend.device), 0
         for stack in self.blend.stacks.values():
             apart = (stack - stack.mean(0)).flatten(1)
             total, entries = total + apart @ apart.T, entries + apart.shape[1]

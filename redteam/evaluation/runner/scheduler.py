@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from redteam.devices import CPU, model_of, settle
 from redteam.errors import IllegalGauge, Inapplicable, NotEnoughMemory, RedteamError
 from redteam.evaluation.runner.shards import Shard
 from redteam.evaluation.runner.store import Store
@@ -291,11 +292,13 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
     """Computes one step and stores its record; a plugin's failure is an outcome, not an exception."""
     from redteam.evaluation.computations import run_step
 
-    store = Store(root)
+    store, device = Store(root), step.settings.get("device", CPU)
     try:
+        settle(device)  # begins with it, where nothing has: what its driver takes is none of the step's memory
         with limited_to(room):
             record: Record = run_step(step, store)
-        store.put(step, record)
+        gpu = model_of(device)
+        store.put(step, record, gpu)
     except NotEnoughMemory as error:
         return Outcome("skipped", reason=str(error), memory=error.total)
     except Inapplicable as error:
@@ -309,7 +312,7 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
         where = f"{Path(last.filename).name}, line {last.lineno}"
         reason = f"{type(error).__name__}: {disarmed(' '.join(str(error).split()))[:300]} ({where})"
         return Outcome("error", reason=reason, traceback=traceback.format_exc())
-    return Outcome("ok", record)
+    return Outcome("ok", record, gpu=gpu)
 
 
 def behind(steps: Mapping[str, Step], names: Iterable[str]) -> list[Step]:

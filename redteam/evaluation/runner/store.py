@@ -56,11 +56,12 @@ class Store:
         if held is None:
             return None
         record = _parsed(path, held.get("kind"), held.get("result"))
-        return None if record is None else Outcome("ok", record)
+        return None if record is None else Outcome("ok", record, gpu=str(held.get("gpu", "")))
 
-    def put(self, step: Step, record: Record) -> None:
-        """Writes a record whole, unless there is one already."""
+    def put(self, step: Step, record: Record, gpu: str = "") -> None:
+        """Writes a record whole, unless there is one already, with the model of the GPU that it was computed on."""
         values = {"kind": step.kind, "label": step.label, "result": plain(step.kind, record)}
+        values |= {"gpu": gpu} if gpu else {}
         _write_first(self._cells / f"{step.name}.json", values)
 
     def shared(self, kind: Kind, name: str) -> Any:

@@ -12,6 +12,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from redteam.devices import CPU, require_device
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.plan import Plan, no_defense
 from redteam.evaluation.resolve import Resolved
@@ -57,6 +58,7 @@ class AskedDefenses:
         seeds: On how many further seeds the plan repeats the front.
         storage, study: As of `redteam.search.run.Asked`.
         time_limit: Seconds after which a computation is ended; by default as in `redteam run`.
+        device: As of a plan.
     """
 
     defenses: tuple[str, ...] = ()
@@ -74,6 +76,7 @@ class AskedDefenses:
     storage: str | None = None
     study: str = "redteam"
     time_limit: float | None = None
+    device: str = CPU
 
     def plan(self, *defenses: str, name: str = "trial", seeds: tuple[int, ...] = ()) -> Plan:
         """The plan of some defenses beside the victim as it is, or of that alone."""
@@ -86,6 +89,7 @@ class AskedDefenses:
                 "attacks": list(self.attacks),
                 "mergers": [self.merger],
                 "threats": [self.threat],
+                "device": self.device,
                 "time_limit": self.time_limit,
             },
             origin="The command line",
@@ -123,6 +127,7 @@ def search(
     Raises:
         RedteamError: If something that was named is wrong or cannot be used, or theft means nothing here.
     """
+    require_device(asked.device)
     deadline = None if asked.seconds is None else time.monotonic() + asked.seconds
     resolved = Resolved.of(asked.trial(None), Path())
     threat = resolved.parts[0].threats[0]
@@ -182,6 +187,7 @@ def _about(asked: AskedDefenses, resolved: Resolved, space: Space, tries: Trials
         "set of attacks": ", ".join(asked.attacks),
         "merger": part.merging[0].text,
         "threat": part.threats[0].name,
+        "device": asked.device,
         "space": space.plain(),
         "code": {**code, "engine": engine_digest()[:16], **versions()},
         "key": STREAM,
@@ -217,7 +223,7 @@ def _found(
         front=tuple(trial.number for trial in front(trials, naive)),
         seeds=asked.others,
         command=command,
-        environment=environment(),
+        environment=environment(asked.device),
     )
 
 
