@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from redteam.devices import require_device
+from redteam.devices import CPU, require_device
 from redteam.errors import BadInput
 from redteam.evaluation.design import Design
 from redteam.evaluation.digest import engine_digest, versions
@@ -94,7 +94,8 @@ def run(
         if workers == 0:
             raise BadInput("--engine ray computes in workers, and --workers 0 leaves it none; expected 1 or more.")
         resolved, root = Resolved.of(plan, folder or home), root.absolute()
-        with RayPool(workers, address=ray_address, root=root, files=tuple(resolved.files.values())) as cluster:
+        files, gpus = tuple(resolved.files.values()), int(plan.device != CPU)
+        with RayPool(workers, address=ray_address, root=root, files=files, gpus=gpus) as cluster:
             return _run(resolved, Store(root), cluster, cluster.size, observer, command, started, one)
     workers = 2 if workers is None else workers
     # Where there are results already, the same command again may have nothing to compute.

@@ -58,14 +58,22 @@ class RayPool:
             without that a cluster of this machine alone, which ends with the pool.
         root: The run's folder, which every machine must see under this path.
         files: Of plugins, which every machine must see likewise.
+        gpus: How many GPUs a task has to itself.
 
     Raises:
-        BadInput: If Ray is not installed, or no cluster answers.
+        BadInput: If Ray is not installed, no cluster answers, or it has not as many GPUs.
     """
 
-    def __init__(self, size: int | None, *, address: str = "", root: Path, files: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, size: int | None, *, address: str = "", root: Path, files: Sequence[Path] = (), gpus: int = 0
+    ) -> None:
         self._ray, self._ours = _connected(address or os.environ.get("RAY_ADDRESS", ""), size)
-        self.size = size or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        there = self._ray.cluster_resources()
+        if gpus > there.get("GPU", 0):
+            if self._ours:
+                self._ray.shutdown()
+            raise BadInput(f"A computation takes {gpus} GPU, and the Ray cluster has {there.get('GPU', 0):g}.")
+        self.size = size or max(1, int(there.get("CPU", 1)))
         self._jobs: list[_Job] = []
         root.mkdir(parents=True, exist_ok=True)
         self._mark = root.absolute() / f".ray-{secrets.token_hex(8)}"
@@ -76,6 +84,7 @@ class RayPool:
         self._task = self._ray.remote(_work)
         self._options = {
             "num_cpus": 1,
+            "num_gpus": gpus,
             "max_retries": 0,
             "num_returns": "streaming",
             "runtime_env": {"env_vars": _ONE_THREAD},

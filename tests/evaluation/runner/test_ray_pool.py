@@ -151,6 +151,10 @@ class TestPool:
         pool.start("large", os.getpid, seconds=60, memory=10**15)
         assert ends(pool, 1)["large"].how == "done"
 
+    def test_a_gpu_that_no_node_has(self, cluster: Nodes, tmp_path: Path) -> None:
+        with pytest.raises(BadInput, match="A computation takes 1 GPU, and the Ray cluster has 0"):
+            RayPool(1, address=cluster.address, root=tmp_path, gpus=1)
+
     def test_a_lost_node_costs_its_job(self, pool: RayPool, cluster: Nodes) -> None:
         for name in ("a", "b"):
             pool.start(name, time.sleep, 3, seconds=600)
