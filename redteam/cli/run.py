@@ -18,7 +18,7 @@ from redteam.cli.outputs import FailOn, Files, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
-from redteam.errors import BadInput
+from redteam.errors import BadInput, UnwritableOutput
 from redteam.extras import require_extra
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
@@ -121,6 +121,9 @@ def run(
         }
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
+    home = run_folder(found, out)
+    if home.exists() and not home.is_dir():
+        raise UnwritableOutput(f"{home} is no folder; name another one with --out.")
     asked = writers(report or ())
     to_mlflow = mlflow or mlflow_uri is not None
     if to_mlflow:
@@ -146,7 +149,6 @@ def run(
             workers=cores() if workers is None else workers,
             shard=shard,
         )
-    home = run_folder(found, out)
     page = home / "report.html"
     reports = [*writers((home / "report.md", page)), *asked]
     for path, writer in reports:
