@@ -78,7 +78,7 @@ SLIPS = {
     f"protect mergelock models --key plan-as-key {OUT}": "expected 32 random ones, as redteam protect writes them.",
     f"protect soter models --key k {OUT}": "soter seals the weights, which then run in an enclave alone",
     f"protect none models --data digit {OUT}": "There is no scenario called 'digit'; did you mean 'digits'?",
-    f"protect none models --architecture nowhere.json {OUT}": "There is nothing at nowhere.json; name what redteam describe",
+    f"protect none models --architecture nowhere.json {OUT}": "There is nothing at nowhere.json; name what redteam",
     f"attack gauge-fit . {OUT}": "The attack gauge-fit needs the public base (--base); give it as well.",
     f"attack shape-restore+key-holder . --base . {OUT}": "needs the defender's key (--key) and the defense as it was",
     f"attack key-holder . --key nokey --defense mergelock {OUT}": "The key nokey cannot be read (No such file or dir",
