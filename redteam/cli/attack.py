@@ -66,23 +66,27 @@ def attack(
     `redteam attack key-holder MODEL --key FILE --defense DEFENSE --out DIR`. What only changes the basis must keep the
     outputs: the network runs before and after, in float64, unless it can't or --unproven says not to.
     """
+    from redteam.key import read_key
+    from redteam.plugins.contracts import Needs
     from redteam.plugins.registry import ATTACKS, DEFENSES
 
     ATTACKS.require_all(attack)  # a slip in a name or a path is said before torch is imported
     if defense is not None:
         DEFENSES.require_all(defense)
+    if key is not None:
+        read_key(key)
+    held = [need for need, value in ((Needs.ANCHOR, base), (Needs.KEY, key), (Needs.CODE, defense)) if value]
+    for link in ATTACKS.decorations(attack):
+        _require_grants(Needs.written(link.get("needs", "")), attack, held)
     shared.require_usable(device, out, force, [model, base], key)
     model, base = opening.on_disk(model), base and opening.on_disk(base)
     said = Said(as_json)
     from redteam.checkpoint.loading import require_agreement, require_loads
     from redteam.evaluation.resolve import Pipeline
-    from redteam.key import read_key
-    from redteam.plugins.contracts import Needs
 
     chain = Pipeline.load(ATTACKS, attack, Path())
     lock = None if defense is None else Pipeline.load(DEFENSES, defense, Path())
-    held = {Needs.ANCHOR: base, Needs.KEY: key, Needs.CODE: lock}
-    _require_grants(chain, attack, [need for need, value in held.items() if value is not None])
+    _require_grants(chain.needs, attack, held)
     secret: Secret | None = None if key is None else read_key(key)
     key_told = _key_told(model, lock, secret)
     what = f"The attack {chain.text}"
@@ -287,7 +291,7 @@ def _key_told(model: Path, lock: Pipeline | None, secret: Secret | None) -> bool
     return True
 
 
-def _require_grants(chain: Pipeline, text: str, held: list[Needs]) -> None:
+def _require_grants(needs: Needs, text: str, held: list[Needs]) -> None:
     """Refuses an attack that needs what was not given, or what no file holds."""
     from redteam.plugins.contracts import Needs
     from redteam.threat import THREAT_MODELS, threat_model
@@ -302,10 +306,10 @@ def _require_grants(chain: Pipeline, text: str, held: list[Needs]) -> None:
         Needs.RELEASES: ("further releases of the victim", ""),
         Needs.SIBLINGS: ("an expert of the attacker's own under the victim's defense", ""),
     }
-    missing = [need for need in words if need in chain.needs and need not in held]
+    missing = [need for need in words if need in needs and need not in held]
     beyond = [need for need in missing if not words[need][1]]
     if beyond:
-        granting = [name for name in THREAT_MODELS if threat_model(name).allows(chain.needs)]
+        granting = [name for name in THREAT_MODELS if threat_model(name).allows(needs)]
         where = f"which the threat model {' or '.join(granting)} grants" if granting else "which only the owner has"
         raise BadInput(
             f"The attack {text} needs {' and '.join(words[need][0] for need in beyond)}, {where}; no checkpoint "

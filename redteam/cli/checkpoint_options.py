@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from redteam.cli.opening import require_there
 from redteam.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def described(ctx: typer.Context, file: Path | None) -> Path | None:
     """Has the model type that a file describes stand as described there until the command has run."""
     if file is not None:
+        require_there(file.expanduser(), "what redteam describe wrote")
         from redteam.anatomy.auto import described_as
         from redteam.anatomy.files import read_description
 

@@ -33,10 +33,10 @@ def search_defenses(
     """
     from redteam.cli.progress import Progress
     from redteam.plugins.registry import DEFENSE_SEARCH_REPORTS
-    from redteam.search.defenders.run import AskedDefenses, search
 
     started = time.perf_counter()
-    written = writers((home / "search.html", home / "search.md", *report), DEFENSE_SEARCH_REPORTS)
+    written = writers((*report, home / "search.html", home / "search.md"), DEFENSE_SEARCH_REPORTS)
+    from redteam.search.defenders.run import AskedDefenses, search
 
     def keep(found: Defenses) -> None:
         for path, writer in written:

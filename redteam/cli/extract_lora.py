@@ -57,8 +57,7 @@ def extract_lora(
                 "rank": str(rank),
                 "kept": f"{extraction.share:.2%} of ‖Δ‖²",
             }
-            table = "\n".join(f"| {key} | {value} |" for key, value in said.facts.items())
-            return f"## Extracted adapter\n\n| | |\n|---|---|\n{table}\n"
+            return shared.section("Extracted adapter", said.facts)
 
         extraction.write(
             out, base=given.as_posix().partition("@")[0] if base != given else str(base), force=force, card=card

@@ -67,10 +67,15 @@ def merge(
     nothing is written: exit code 1 if something stops or damages the merge, 0 if nothing does.
     """
     from redteam.devices import require_device
+    from redteam.plugins.contracts import Needs
+    from redteam.plugins.reference import Reference
     from redteam.plugins.registry import MERGERS
 
     MERGERS.require_all(merger)  # a slip in a name or a path is said before torch is imported
+    if any(Needs.written(link.get("needs", "")) for link in MERGERS.decorations(merger)):
+        raise _takes_data(merger)
     experts, said = opening.by_name(expert), Said(as_json)
+    _require_names(Reference.parse(merger).settings, list(experts))
     if out is None and not check:
         raise BadInput("A merge is written to a folder, so add --out DIR.")
     if out is not None and not check:
@@ -87,11 +92,7 @@ def merge(
 
     plugin = MERGERS.load(merger)
     if plugin.spec.needs:
-        raise BadInput(
-            f"The merger {plugin.spec.name} takes data of every expert's task, and redteam merge is given checkpoints "
-            "alone; name it in redteam run, under a threat model that grants them, such as --threat data-rich."
-        )
-    _require_names(plugin.settings, list(experts))
+        raise _takes_data(plugin.spec.name)
     if check:
         require_device(device)
         found = _looked_at(
@@ -275,6 +276,13 @@ def _with_masks(merged: object, base: Checkpoint) -> object:
         return base[name] if not is_finite(found) and name in base and not is_finite(base[name]) else found
 
     return Checkpoint.computed(merged.outline(), read, merged.config)
+
+
+def _takes_data(merger: str) -> BadInput:
+    return BadInput(
+        f"The merger {merger} takes data of every expert's task, and redteam merge is given checkpoints alone; name it "
+        "in redteam run, under a threat model that grants them, such as --threat data-rich."
+    )
 
 
 def _require_names(settings: Mapping[str, Any], experts: list[str]) -> None:

@@ -88,10 +88,17 @@ def protect(
     and dtype stay as they were; computed in float64 and rounded once. Keep the key: with it `redteam attack key-holder`
     takes the lock off again.
     """
-    from redteam.plugins.registry import DEFENSES
+    from redteam.plugins.registry import DEFENSES, SCENARIOS
 
     DEFENSES.require_all(defense)  # a slip in a name or a path is said before torch is imported
     shared.require_usable(device, out, force, [model, base])
+    flags = DEFENSES.decorations(defense)
+    if any(said.get("sealed") == "True" for said in flags):
+        raise _sealed(defense)
+    if any(said.get("keyed") == "True" for said in flags):
+        shared.key_at(_require_key(defense, key), out)
+    if data is not None:
+        SCENARIOS.require_all(data)
     model, base = opening.on_disk(model), base and opening.on_disk(base)
     said = Said(as_json)
     import torch
@@ -271,9 +278,13 @@ def _key_for(chain: Pipeline, path: Path | None, out: Path) -> tuple[Key, bool]:
 
     if not _keyed(chain):
         return Key.generate(), False
+    return shared.key_at(_require_key(chain.text, path), out)
+
+
+def _require_key(text: str, path: Path | None) -> Path:
     if path is None:
-        raise BadInput(f"The defense {chain.text} draws on a key; name its file with --key, which is made if missing.")
-    return shared.key_at(path, out)
+        raise BadInput(f"The defense {text} draws on a key; name its file with --key, which is made if missing.")
+    return path
 
 
 def _told_of_key(path: Path, new: bool) -> str:
@@ -283,10 +294,14 @@ def _told_of_key(path: Path, new: bool) -> str:
 def _require_alone(chain: Pipeline) -> None:
     """Refuses what seals: what is written here must run by itself."""
     if chain.any(lambda spec: spec.sealed):
-        raise BadInput(
-            f"{chain.text} seals the weights, which then run in an enclave alone, and there is none here to write for; "
-            f"judge it with redteam run --defense {chain.text} --threat sealed."
-        )
+        raise _sealed(chain.text)
+
+
+def _sealed(defense: str) -> BadInput:
+    return BadInput(
+        f"{defense} seals the weights, which then run in an enclave alone, and there is none here to write for; judge "
+        f"it with redteam run --defense {defense} --threat sealed."
+    )
 
 
 def _keyed(chain: Pipeline) -> bool:

@@ -20,7 +20,7 @@ from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
 from redteam.devices import require_device
-from redteam.errors import BadInput
+from redteam.errors import BadInput, UnwritableOutput
 from redteam.extras import require_extra
 from redteam.plugins.shipped import DEFAULT_PLAN
 from redteam.terminal import mention
@@ -144,6 +144,9 @@ def run(
         }
         require_names(here, Path())
         found = found.changed(here, origin="The command line")
+    home = run_folder(found, out)
+    if home.exists() and not home.is_dir():
+        raise UnwritableOutput(f"{home} is no folder; name another one with --out.")
     asked = writers(report or ())
     to_mlflow = mlflow or mlflow_uri is not None
     if to_mlflow:
@@ -173,7 +176,6 @@ def run(
             ray_address=ray_address,
             shard=shard,
         )
-    home = run_folder(found, out)
     page = home / "report.html"
     reports = [*writers((home / "report.md", page)), *asked]
     for path, writer in reports:

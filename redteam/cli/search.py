@@ -15,7 +15,7 @@ from redteam.cli.checkpoint_options import Device
 from redteam.cli.outputs import Pages, writers
 from redteam.cli.printing import Json, Quiet, Verbose
 from redteam.devices import require_device
-from redteam.errors import BadInput
+from redteam.errors import BadInput, UnknownName
 from redteam.extras import require_extra
 from redteam.plugins.shipped import default_merger, defaults
 
@@ -95,6 +95,8 @@ def search(
     from redteam.cli.run import absolute, command
     from redteam.cores import cores
     from redteam.evaluation.plan import require_names
+    from redteam.plugins.registry import ATTACKS, DEFENSES
+    from redteam.threat import threat_model
 
     started = time.perf_counter()
     require_device(device)
@@ -102,6 +104,11 @@ def search(
     require_names(
         {"defenses": list(named), "scenarios": [scenario], "mergers": [merger], "attacks": attack or []}, Path()
     )
+    threat_model(threat)
+    kind = DEFENSES if defend else ATTACKS
+    for name in without or ():
+        if name not in kind and not any("@" in text for text in (*named, *(attack or ()))):
+            raise UnknownName.among(kind.kind, name, kind.names)
     require_extra("optuna", "redteam search")
     shared: dict[str, Any] = {
         "scenario": absolute(scenario),
@@ -150,10 +157,11 @@ def _search_attackers(
 ) -> SearchResults:
     from redteam.cli.progress import Progress
     from redteam.plugins.registry import SEARCH_REPORTS
+
+    written = writers((*report, home / "search.html"), SEARCH_REPORTS)
     from redteam.search.run import Asked
     from redteam.search.run import search as look
 
-    written = writers((home / "search.html", *report), SEARCH_REPORTS)
     with Progress() as progress:
         found = look(
             Asked(**asked),

@@ -40,7 +40,7 @@ def verify(
     anew, where engine, plugins and scenarios are those of the run; else it says so. Nothing is written to DIR. Exit
     codes: 0 nothing disagrees, 1 something does, 2 there are no results.
     """
-    require_there(run, "the folder of a finished run")
+    require_there(run / "results.json" if run.is_dir() else run, "the folder of a finished run")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from redteam.cli.progress import Progress
     from redteam.cores import cores

@@ -11,6 +11,7 @@ from redteam.errors import BadInput
 from redteam.evaluation.results import OverVictims, Results, Verdict
 from redteam.evaluation.rows import Model
 from redteam.evaluation.statistics import Interval
+from redteam.evaluation.submission import comparable
 
 _TIMES = ("date", "duration")  # of the environment, which no figure depends on
 _TABLES: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +53,7 @@ def diff_runs(one: Results, other: Results, *, names: tuple[str, str] = ("A", "B
         controls=tuple(_controls(one, other)),
         only_a=tuple(_only(one, other)),
         only_b=tuple(_only(other, one)),
-        plan=tuple(_entries(one.plan, other.plan)),
+        plan=tuple(_entries(*comparable(one.plan, other.plan))),
         engine=tuple(_entries(_made_by(one), _made_by(other))),
         agreeing=sum(mine[place].verdict == theirs[place].verdict for place in mine if place in theirs),
     )

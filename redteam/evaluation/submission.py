@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def members_of(run: Path) -> dict[str, bytes]:
         for name, content in _unchanged(file, about["digest"], run).items():
             members[f"{folder}/{name}"] = content
         places[written] = f"{folder}/{file.name}"
-    plan = _placed(results.plan, places)
+    plan = _placed(results.plan, lambda file: places.get(file, file))
     told = {**_without_folders(results.model_dump(mode="json", by_alias=True)), "command": _placeless(results.command)}
     moved = Results.model_validate({**told, "plan": plan})
     digests = {places[written]: about["digest"] for written, about in named.items()}
@@ -102,21 +102,24 @@ def _unchanged(file: Path, expected: str, run: Path) -> dict[str, bytes]:
     return found
 
 
-def _placed(plan: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """The plan with its files where an archive has them."""
-    moved = {
-        kind: [_moved(text, places) for text in value] if kind in _KINDS else value for kind, value in plan.items()
-    }
+def comparable(*plans: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The plans; where one of them is an archive's, whose files lie elsewhere, with files by their last names."""
+    if not any(re.search(rf"\b{FILES}/\d+/", json.dumps(plan)) for plan in plans):
+        return [*plans]
+    return [_placed(plan, lambda file: re.split(r"[/\\]", file)[-1]) for plan in plans]
+
+
+def _placed(plan: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
+    """The plan with its files at other places."""
+    moved = {kind: [_moved(text, place) for text in value] if kind in _KINDS else value for kind, value in plan.items()}
     if "also" in plan:
-        moved["also"] = [_placed(one, places) for one in plan["also"]]
+        moved["also"] = [_placed(one, place) for one in plan["also"]]
     return moved
 
 
-def _moved(text: str, places: Mapping[str, str]) -> str:
+def _moved(text: str, place: Callable[[str], str]) -> str:
     chain = [
-        Reference(places.get(link.file, link.file) + ("" if link.is_data else f"@{link.plugin}"), link.settings)
-        if link.file
-        else link
+        Reference(place(link.file) + ("" if link.is_data else f"@{link.plugin}"), link.settings) if link.file else link
         for link in parse_chain(text)
     ]
     return chain_text(tuple(chain))

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
@@ -47,6 +49,12 @@ class Needs(Flag):
     """An expert of the attacker's own as the victim's owner would publish it: the same defense, the same key."""
     OUTPUTS = auto()
     """Answers of the protected model to inputs of the attacker's own. Whoever asks for them never sees its weights."""
+
+    @classmethod
+    def written(cls, source: str) -> Needs:
+        """What the source of an expression names, such as `Needs.ANCHOR | Needs.KEY`."""
+        named = re.findall(r"\bNeeds\.(\w+)", source)
+        return reduce(or_, (cls[name] for name in named if name in cls.__members__), cls.NONE)
 
 
 @dataclass(frozen=True, kw_only=True)

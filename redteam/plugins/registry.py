@@ -20,7 +20,7 @@ from redteam.plugins.contracts import AttackSpec, DefenseSpec, MergerSpec, Repor
 from redteam.plugins.files import SNAPSHOT, import_file, located, read_plugin_file
 from redteam.plugins.reference import Reference, parse_chain
 from redteam.plugins.settings import bind, unknown_setting
-from redteam.plugins.source import digest_of, first_line, locate, parameters_in
+from redteam.plugins.source import decoration_in, digest_of, first_line, locate, parameters_in
 
 S = TypeVar("S", bound=Spec)
 
@@ -194,6 +194,18 @@ class Registry(Generic[S]):
         """`require`, of every link of a chain `a+b`."""
         for reference in parse_chain(text):
             self.require(reference, folder=folder)
+
+    def decorations(self, text: str) -> tuple[dict[str, str], ...]:
+        """What each link of a chain `a+b` says of itself: keyword → source of its value; nothing of one in a file.
+
+        Nothing is imported for it, so that a command can say at once what it lacks; `Spec` has the last word.
+
+        Raises:
+            UnknownName: If there is no such plugin.
+        """
+        links = [link for link in parse_chain(text) if not link.file and not link.is_data]
+        entries = [self._entry(link.name) for link in links]
+        return tuple(decoration_in(locate(entry.module), entry.attr) for entry in entries)
 
     def find(self, reference: Reference, *, folder: Path | None = None) -> Found[S]:
         """Imports a plugin and leaves its settings alone; see `load`."""

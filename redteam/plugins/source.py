@@ -86,12 +86,24 @@ def first_line(file: Path | None) -> str:
 
 def parameters_in(file: Path | None, function: str) -> tuple[str, ...] | None:
     """The keyword-only parameters of a function at the top of a Python file; `None` where it is not written there."""
+    found = _function_in(file, function)
+    return None if found is None else tuple(argument.arg for argument in found.args.kwonlyargs)
+
+
+def decoration_in(file: Path | None, function: str) -> dict[str, str]:
+    """The keywords of the decorators of such a function → the source of their values; empty where there are none."""
+    found = _function_in(file, function)
+    calls = [call for call in (found.decorator_list if found else ()) if isinstance(call, ast.Call)]
+    return {keyword.arg: ast.unparse(keyword.value) for call in calls for keyword in call.keywords if keyword.arg}
+
+
+def _function_in(file: Path | None, function: str) -> ast.FunctionDef | None:
     try:
         tree = ast.parse(file.read_bytes()) if file is not None else ast.Module([], [])
     except (OSError, SyntaxError, ValueError):
         return None
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
-    return tuple(argument.arg for argument in found[-1].args.kwonlyargs) if found else None
+    return found[-1] if found else None
 
 
 @dataclass(frozen=True)

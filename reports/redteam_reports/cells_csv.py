@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ from redteam.evaluation.results import Cell, Results
 from redteam.files import write_atomically
 
 _PLACE = ("scenario", "seed", "victim", "defense", "key", "threat", "attack", "role", "merger", "status", "reason")
+FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r\n])")
+"""Text that a spreadsheet may compute (OWASP, CSV injection), with apostrophes in front of it or none."""
 
 
 def write(results: Results, path: Path) -> None:
     """Writes the cells. Columns are `scores.theft`, `scores.fidelity.float32`, `tasks.NAME`, `cost.seconds` and so on.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe in front of it. Cells without a result leave the
-    columns of figures empty.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front of it, and so does text that would look
+    as if it had got one: without the first, what `FORMULA` matches behind it is as it was. Cells without a
+    result leave the columns of figures empty.
 
     Raises:
         UnwritableOutput: If the file cannot be written.
@@ -44,5 +48,4 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 
 def _safe(value: Any) -> Any:
-    risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n")
-    return f"'{value}" if risky else value
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value

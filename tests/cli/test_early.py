@@ -61,6 +61,10 @@ SLIPS = {
     "run --seed 1 --seeds 2": "--seed names seeds and --seeds counts them from 0 on; give one of the two.",
     "run --mlflow": "Logging to mlflow needs mlflow, which is not installed; pip install 'merge-redteam[mlflow]'.",
     "run --mlflow-uri http://127.0.0.1:9": "Logging to mlflow needs mlflow, which is not installed;",
+    "search --defense none --threat weight-only": "There is no threat model called 'weight-only'; did you mean",
+    "search --defense none --without gauge-fti": "There is no attack called 'gauge-fti'; did you mean 'gauge-fit'?",
+    "search --defend --without mergelok": "There is no defense called 'mergelok'; did you mean 'mergelock'",
+    "run --out slip.toml": "slip.toml is no folder; name another one with --out.",
     "search --defense mergelock": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[op",
     "search --defend": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[optuna]'.",
     "rum": "There is no command called 'rum'; did you mean 'run'",
@@ -74,6 +78,18 @@ SLIPS = {
     "show nowhere --why none": "nowhere/results.json cannot be read",
     f"protect rotatoin nowhere {OUT}": "There is no defense called 'rotatoin'; did you mean 'rotation'?",
     f"protect rotation nowhere {OUT}": NO_MODEL,
+    f"protect mergelock models {OUT}": "The defense mergelock draws on a key; name its file with --key",
+    f"protect none+mergelock models {OUT}": "The defense none+mergelock draws on a key",
+    f"protect mergelock models --key plan-as-key {OUT}": "expected 32 random ones, as redteam protect writes them.",
+    f"protect soter models --key k {OUT}": "soter seals the weights, which then run in an enclave alone",
+    f"protect none models --data digit {OUT}": "There is no scenario called 'digit'; did you mean 'digits'?",
+    f"protect none models --architecture nowhere.json {OUT}": "There is nothing at nowhere.json; name what redteam",
+    f"attack gauge-fit . {OUT}": "The attack gauge-fit needs the public base (--base); give it as well.",
+    f"attack shape-restore+key-holder . --base . {OUT}": "needs the defender's key (--key) and the defense as it was",
+    f"attack key-holder . --key nokey --defense mergelock {OUT}": "The key nokey cannot be read (No such file or dir",
+    f"attack distillation . --base . {OUT}": "no checkpoint on disk holds that, so evaluate it with redteam run",
+    f"merge regmean --base . --expert . {OUT}": "The merger regmean takes data of every expert's task",
+    f"merge linear:weights=[[mien,2.0]] --base . --expert mine=. {OUT}": "no expert called 'mien'; did you mean 'mine'",
     f"attack gauge-fit nowhere --base . {OUT}": NO_MODEL,
     f"attack gauge-fit . --base nowhere {OUT}": NO_MODEL,
     f"merge ties --base . --expert nowhere {OUT}": NO_MODEL,
@@ -83,7 +99,7 @@ SLIPS = {
     "audit . --base . --other nowhere": NO_MODEL,
     "doctor . nowhere": NO_MODEL,
     "audit org/model --base org/base": "Nothing lies at org/base, and org/base is not in the hub's cache, and ",
-    f"protect rotation org/model@v1 {OUT}": "Nothing lies at org/model@v1, and org/model at v1 is not in the hub's ",
+    f"protect none org/model@v1 {OUT}": "Nothing lies at org/model@v1, and org/model at v1 is not in the hub's ",
     f"attack gauge-fit org/model --base org/model {OUT}": NO_HUB,
     f"merge ties --base org/model --expert org/other {OUT}": NO_HUB,
     "merge ties --base . --expert mine=org/model --check": NO_HUB,
@@ -95,6 +111,7 @@ SLIPS = {
     "merge ties --base . --expert .": "A merge is written to a folder, so add --out DIR.",
     "describe nowhere/config.json": "nowhere/config.json is not there; give a folder with a config.json, such a file,",
     "diff nowhere .": "There is nothing at nowhere; name a run or a model on disk.",
+    "verify models": "There is nothing at models/results.json; name the folder of a finished run.",
     "verify nowhere": "There is nothing at nowhere; name the folder of a finished run.",
     "submit nowhere": "nowhere/results.json cannot be read",
 }
@@ -125,6 +142,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
     }
     for name, text in plans.items():
         (place / f"{name}.toml").write_text(text, encoding="utf-8")
+    (place / "models").mkdir()
+    (place / "plan-as-key").write_bytes(bytes(12))
+    (place / "plan-as-key").chmod(0o600)
     words = json.dumps([slip.split() for slip in SLIPS])
     ran = subprocess.run(
         [sys.executable, "-c", SCRIPT],

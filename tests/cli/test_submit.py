@@ -16,6 +16,7 @@ import pytest
 from redteam import archive
 from redteam.cli.main import main
 from redteam.evaluation.results import Results
+from redteam.evaluation.submission import comparable
 
 TOY = Path(__file__).parent.parent / "evaluation" / "toy.py"
 DEFENSE = """
@@ -97,12 +98,24 @@ def test_packs_results_plan_and_sources_and_no_path(runs: tuple[Path, Path], tmp
     }
 
 
+def test_plans_are_the_same_wherever_their_files_lie() -> None:
+    folder = {"name": "x", "defenses": ["none", "a.py@a:share=0.5+rotation"], "also": [{"scenarios": ["deep/b.toml"]}]}
+    packed: dict[str, Any] = {"name": "x", "defenses": ["none", "files/0/a.py@a:share=0.5+rotation"]}
+    packed["also"] = [{"scenarios": ["files/1/b.toml"]}]
+    one, other = comparable(folder, packed)
+    assert one == other
+    assert comparable(folder, folder) == [folder, folder]
+    one, other = comparable(folder, {**packed, "defenses": ["none", "files/0/a.py@a:share=0.6+rotation"]})
+    assert one["defenses"] != other["defenses"]
+
+
 def test_verify_and_diff_take_archives(runs: tuple[Path, Path], copied: Path, tmp_path: Path) -> None:
     assert redteam("submit", runs[0], "--out", "x.tar.gz", where=tmp_path).code == 0
     told = redteam("verify", "x.tar.gz", where=tmp_path)
     assert (told.code, told.err) == (0, "")
     assert "agrees       plan" in told.out
-    assert redteam("diff", "x.tar.gz", runs[0], where=tmp_path).code == 0
+    told = redteam("diff", "x.tar.gz", runs[0], where=tmp_path)
+    assert (told.code, "The plans differ" in told.out) == (0, False)
     announced = json.loads((copied / "plan.json").read_text())
     (copied / "plan.json").write_text(json.dumps({**announced, "thresholds_digest": "0" * 64}))
     assert redteam("submit", copied, "--out", "y.tar.gz", where=tmp_path).code == 0

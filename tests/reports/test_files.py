@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,22 @@ class TestCsv:
         assert content.count(b"\r\n") == 2
         assert not content.startswith(b"\xef\xbb\xbf")
 
-    @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(x)"])
+    @pytest.mark.parametrize(
+        "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\nx", " =1", "＝1", "=HYPERLINK(x)", "'=1", "''-1"]
+    )
     def test_nothing_is_taken_for_a_formula(self, full: Results, tmp_path: Path, text: str) -> None:
         odd = full.cells[0].model_copy(update={"reason": text})
         below = full.cells[0].model_copy(update={"scores": {"seen": -0.5}})
         rows = self.read(full.model_copy(update={"cells": (odd, below)}), tmp_path / "c.csv")
         assert rows[0]["reason"] == f"'{text}"
+        assert re.sub(rf"^'(?={cells_csv.FORMULA.pattern})", "", rows[0]["reason"]) == text, "it can be read back"
         assert float(rows[1]["scores.seen"]) == -0.5, "numbers stay numbers"
+
+    @pytest.mark.parametrize("text", ["gauge-fit+graft", "a-b", "'tis", "x@y", "mine.py@mine:share=-0.5", "n = 1"])
+    def test_honest_names_are_as_they_were(self, full: Results, tmp_path: Path, text: str) -> None:
+        odd = full.cells[0].model_copy(update={"attack": text, "reason": text})
+        (row,) = self.read(full.model_copy(update={"cells": (odd,)}), tmp_path / "c.csv")
+        assert (row["attack"], row["reason"]) == (text, text)
 
 
 class TestMarkdown:
