@@ -10,8 +10,7 @@ from html import escape
 from redteam.terminal import disarmed
 
 _MOST = 100  # rows of a table that a notebook gets
-_CELL = "text-align:left;padding:0.1em 1em 0.1em 0;white-space:pre-wrap"
-_LINE = "border-bottom:1px solid;opacity:0.7"
+_LEFT = 'style="text-align:left"'
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,15 @@ def fragment(above: Iterable[str], tables: Iterable[Table], below: Iterable[str]
 
 
 def _table(table: Table) -> str:
-    title = f'<caption style="text-align:left">{_text(table.title)}</caption>' if table.title else ""
-    head = "".join(f'<th scope="col" style="{_CELL};{_LINE}">{_text(name)}</th>' for name in table.columns)
+    title = f"<caption {_LEFT}>{_text(table.title)}</caption>" if table.title else ""
+    head = "".join(f'<th scope="col" {_LEFT}>{_text(name)}</th>' for name in table.columns)
     rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows[:_MOST])
     more = f"<p><small>and {len(table.rows) - _MOST} more</small></p>" if len(table.rows) > _MOST else ""
     return f"<table>{title}{f'<thead><tr>{head}</tr></thead>' * bool(head)}<tbody>{rows}</tbody></table>{more}"
 
 
 def _cell(text: str) -> str:
-    return f'<td style="{_CELL}">{_text(text)}</td>'
+    return f"<td {_LEFT}>{_text(text)}</td>"
 
 
 def _text(text: str) -> str:

@@ -10,6 +10,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,8 @@ TAKEN_IN = {
     **{f"scenarios/redteam_scenarios/published/{name}.toml": f"scenarios/{name}.toml" for name in ("clip-8", "glue")},
 }
 """Path in the repository → path on the site, of what lies outside docs/."""
+NOTEBOOKS = {"docs/notebooks/where-the-lock-lies.ipynb": "notebooks/where-the-lock-lies.md"}
+"""Notebook → the page that is made of it; the file itself is on the site beside it."""
 SCHEMA = ROOT / "reports" / "redteam_reports" / "results.schema.json"
 
 
@@ -45,6 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/python.md": python,
         "reference/results.md": results_file,
         "leaderboard.md": leaderboard,
+        **{uri: partial(notebook, ROOT / source) for source, uri in NOTEBOOKS.items()},
     }
     for uri, make in made.items():
         files.append(File.generated(config, uri, content="\n".join(make()) + "\n"))
@@ -62,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not path or ":" in path:
             return link[0]
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        uri = TAKEN_IN.get(target, target.removeprefix("docs/"))
+        uri = (TAKEN_IN | NOTEBOOKS).get(target, target.removeprefix("docs/"))
         return f"{link[1]}({posixpath.relpath(uri, posixpath.dirname(here) or '.')}{hash_}{anchor})"
 
     return re.sub(r"(\])\(([^()\s]+)\)", turned, markdown)
@@ -171,6 +175,28 @@ def _type(kind: dict[str, Any]) -> str:
     if "enum" in kind:
         return ", ".join(f"`{one}`" for one in kind["enum"])
     return str(kind.get("type") or (f"`{kind['const']}`" if "const" in kind else "any"))
+
+
+def notebook(path: Path) -> Iterator[str]:
+    """A notebook as it was kept: its text, its code, and what that showed."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        yield source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```"
+        for output in cell.get("outputs", ()):
+            yield ""
+            yield _shown(output)
+        yield ""
+    yield f'<a href="{path.name}" download>This page as a notebook</a>'
+
+
+def _shown(output: dict[str, Any]) -> str:
+    data = {form: "".join(lines) for form, lines in output.get("data", {}).items()}
+    if "text/html" in data:
+        return data["text/html"]
+    if "image/png" in data:
+        picture = data["image/png"].replace("\n", "")
+        return f'<img src="data:image/png;base64,{picture}" alt="What the code above draws">'
+    return f"```text\n{data.get('text/plain') or ''.join(output['text'])}\n```"
 
 
 COLUMNS = ("#", "defense", "verdict", "theft", "fidelity", "price", "scenario", "threat model")
