@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from redteam.files import write_atomically
 from redteam.search.defenders.results import Defenses, Trial
+from redteam_reports.tables import markdown_table
 
 _HEADS = ("defense", "theft", "by", "fidelity", "price", "the owner pays", "verdict")
 
@@ -29,16 +30,10 @@ def _parts(found: Defenses) -> Iterator[str]:
     )
     yield "\n".join(f"- {sentence}" for sentence in found.sentences)
     yield "## The front"
-    yield _table((found.naive, *found.on_front))
+    yield markdown_table(_HEADS, map(_cells, (found.naive, *found.on_front)))
     yield f"Repeat it on seeds that were not searched on: `{found.repeat}`" if found.repeat else ""
     yield "## Every other trial"
-    yield _table(trial for trial in found.trials if trial.number not in found.front)
-
-
-def _table(trials: Iterable[Trial]) -> str:
-    lines = [f"| {' | '.join(_HEADS)} |", "|---|---|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in _cells(trial))} |" for trial in trials]
-    return "\n".join(lines)
+    yield markdown_table(_HEADS, (_cells(trial) for trial in found.trials if trial.number not in found.front))
 
 
 def _cells(trial: Trial) -> tuple[str, ...]:

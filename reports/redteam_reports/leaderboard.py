@@ -11,6 +11,7 @@ from redteam.disagreement import disagreements
 from redteam.evaluation.results import WITHOUT_FIGURE, OverVictims, Results, Subject, Verdict
 from redteam.files import write_atomically
 from redteam_reports import wording
+from redteam_reports.tables import markdown_table
 from redteam_reports.templating import without_tags
 
 Ranked = list[tuple[int | None, Verdict]]
@@ -182,7 +183,7 @@ def _worst(row: OverVictims) -> float:
 def victims_table(here: Iterable[OverVictims]) -> str:
     """Rows over all victims as a Markdown table."""
     heads = ("defense", "verdict", "theft", "worst victim", "all victims")
-    return _lines(
+    return markdown_table(
         heads,
         (
             (
@@ -217,9 +218,4 @@ def table(here: Iterable[Row]) -> str:
         )
         for row in here
     )
-    return _lines(heads, cells)
-
-
-def _lines(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table(heads, cells)

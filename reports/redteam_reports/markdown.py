@@ -8,6 +8,7 @@ from redteam.evaluation import gate
 from redteam.evaluation.results import Control, Results, Verdict
 from redteam.files import write_atomically
 from redteam_reports import by_merger, heatmap, leaderboard, wording
+from redteam_reports.tables import markdown_table
 from redteam_reports.templating import without_tags
 
 
@@ -96,7 +97,7 @@ def _flags(results: Results) -> Iterable[str]:
     if results.flags:
         yield "### What the flags say"
         rows = [[name, flag.raised_if, flag.means, flag.do] for name, flag in results.flags.items()]
-        yield _table(["flag", "raised if", "what it means", "what to do"], rows)
+        yield markdown_table(["flag", "raised if", "what it means", "what to do"], rows)
 
 
 def _threats(results: Results) -> Iterable[str]:
@@ -111,7 +112,7 @@ def _heatmaps(results: Results) -> Iterable[str]:
             rows = [[f"`{row.attack}`", *map(_square, row.squares)] for row in table.rows]
             uncounted = ", which no verdict counts" if table.whole else ""
             yield f"{block.scenario}, {block.threat}, merged with `{table.merger}`{uncounted}:"
-            yield _table(["attack", *(f"`{d}`" for d in table.defenses)], rows)
+            yield markdown_table(["attack", *(f"`{d}`" for d in table.defenses)], rows)
             yield _list(wording.unlucky(table.figures))
 
 
@@ -126,7 +127,7 @@ def _by_merger(results: Results) -> Iterable[str]:
     for matrix in matrices:
         rows = [[f"`{defense}`", *(square.text for square in squares)] for defense, squares in matrix.rows.items()]
         yield f"{matrix.scenario}, {matrix.threat}:"
-        yield _table(["defense", *(f"`{m}`" for m in matrix.mergers)], [["*gain*", *matrix.gains], *rows])
+        yield markdown_table(["defense", *(f"`{m}`" for m in matrix.mergers)], [["*gain*", *matrix.gains], *rows])
 
 
 def _whole(results: Results) -> Iterable[str]:
@@ -148,7 +149,7 @@ def _whole(results: Results) -> Iterable[str]:
             ]
             for row in rows
         ]
-        yield _table(heads, table)
+        yield markdown_table(heads, table)
 
 
 def _square(square: heatmap.Square) -> str:
@@ -168,7 +169,7 @@ def _beside(results: Results) -> Iterable[str]:
     for scenario, names in wording.counted_beside(results).items():
         rows = [row for row in results.beside if row.scenario == scenario]
         yield f"## What {scenario} counts beside theft"
-        yield _table(
+        yield markdown_table(
             ["of", *names],
             [[wording.beside(row), *(wording.interval(row.figures.get(name)) for name in names)] for row in rows],
         )
@@ -204,7 +205,7 @@ def _grounds(results: Results) -> str:
         "n = (accuracy − chance) ÷ (accuracy of the task's own expert − chance). The merger's setting is chosen once "
         "per seed, on the companions-only merge, with the attacker's own validation data, and used in every merge."
     )
-    return f"{told}\n\n{_table(heads, rows)}"
+    return f"{told}\n\n{markdown_table(heads, rows)}"
 
 
 def _summary(results: Results) -> str:
@@ -215,7 +216,7 @@ def _summary(results: Results) -> str:
         if mine:
             told = f"{passed} of {len(mine)}"
             rows.append([kind, told if passed == len(mine) else f"**{told}**", shows])
-    return _table(["control", "passed", "what it shows"], rows)
+    return markdown_table(["control", "passed", "what it shows"], rows)
 
 
 def _controls(controls: Sequence[Control]) -> str:
@@ -229,7 +230,7 @@ def _controls(controls: Sequence[Control]) -> str:
         ]
         for control in controls
     ]
-    return _table(["control", "of", "defense", "outcome", "what was found"], rows)
+    return markdown_table(["control", "of", "defense", "outcome", "what was found"], rows)
 
 
 def _cells(results: Results) -> str:
@@ -258,7 +259,7 @@ def _cells(results: Results) -> str:
         "chooses by: the share of the protected model's answers that came over, on inputs of the attacker's own tasks, "
         "and by how much the own tasks changed."
     )
-    return f"{told}\n\n{_table(heads, rows)}"
+    return f"{told}\n\n{markdown_table(heads, rows)}"
 
 
 def _repeat(results: Results) -> str:
@@ -272,7 +273,7 @@ def _repeat(results: Results) -> str:
             f"```\n{results.command or 'redteam.run(plan)'}\n```",
             f"{facts}; engine {engines}, "
             f"thresholds `{str(results.thresholds.get('digest', '–'))[:16]}` (fixed before any attack ran).",
-            _table(["scenario", "seed", "weights and data, SHA-256"], rows),
+            markdown_table(["scenario", "seed", "weights and data, SHA-256"], rows),
         ]
     )
 
@@ -283,10 +284,3 @@ def _folded(summary: str, text: str) -> str:
 
 def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
