@@ -146,7 +146,7 @@ def run(
         found = found.changed(here, origin="The command line")
     home = run_folder(found, out)
     if home.exists() and not home.is_dir():
-        raise UnwritableOutput(f"{home} is no folder; name another one with --out.")
+        raise UnwritableOutput(f"{home} cannot be written (it is no folder); name another one with --out.")
     asked = writers(report or ())
     to_mlflow = mlflow or mlflow_uri is not None
     if to_mlflow:

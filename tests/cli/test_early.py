@@ -64,7 +64,7 @@ SLIPS = {
     "search --defense none --threat weight-only": "There is no threat model called 'weight-only'; did you mean",
     "search --defense none --without gauge-fti": "There is no attack called 'gauge-fti'; did you mean 'gauge-fit'?",
     "search --defend --without mergelok": "There is no defense called 'mergelok'; did you mean 'mergelock'",
-    "run --out slip.toml": "slip.toml is no folder; name another one with --out.",
+    "run --out slip.toml": "slip.toml cannot be written (it is no folder); name another one with --out.",
     "search --defense mergelock": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[op",
     "search --defend": "redteam search needs optuna, which is not installed; pip install 'merge-redteam[optuna]'.",
     "rum": "There is no command called 'rum'; did you mean 'run'",

@@ -63,6 +63,7 @@ NOT_OURS = {
     "git clone … && cd …": "the address is the reader's",
     "python3 -m venv mine && mine/bin/pip install torch": "downloads gigabytes",
     "mine/bin/pip install --editable . && mine/bin/redteam run": "downloads gigabytes",
+    "pip install 'merge-redteam[ray]'": "downloads; tests/evaluation/runner/test_ray_pool.py",
     "pip install 'merge-redteam[docstrings]'": "downloads; that the extra exists is tested",
     "head -c 32 /dev/urandom >lock.key && base64 <lock.key": "the jobs of tests/test_pipeline.py read such a key",
     "pip download --require-hashes --only-binary :all: -d wheelhouse -r requirements.lock": "downloads gigabytes",
