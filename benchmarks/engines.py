@@ -49,9 +49,10 @@ def run(out: Path, workers: int, *more: str) -> float:
 
 
 def figures(out: Path) -> Any:
-    """Every theft of a run."""
+    """Every score of a run, whatever the order in which its cells ended."""
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return [(cell["defense"], cell["attack"], cell["seed"], cell["scores"]) for cell in results["cells"]]
+    names = ("defense", "attack", "merger", "seed", "key")
+    return {tuple(cell[name] for name in names): cell["scores"] for cell in results["cells"]}
 
 
 if __name__ == "__main__":
