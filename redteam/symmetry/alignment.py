@@ -15,7 +15,7 @@ from redteam.symmetry.canonicals import canonical, canonical_side
 from redteam.symmetry.groups import largest_legal_group
 from redteam.symmetry.head_matching import Heads, matched, paired_features
 from redteam.symmetry.norm_scales import Scales
-from redteam.symmetry.screening import SAMPLE, can_be_sampled, sampled
+from redteam.symmetry.screening import SAMPLE, can_be_sampled, in_both, sampled
 from redteam.symmetry.stream_tokens import Alike, least_deviations, unturned
 
 _STAYS = 0.2  # by so much another dimension must be more alike, in cosines, to be taken for the one that was there
@@ -123,11 +123,7 @@ def _staying(cosines: Tensor) -> Tensor:
 
 def shared_sides(site: Site, checkpoint: Checkpoint, anchor: Checkpoint) -> tuple[Side, ...]:
     """The sides that two checkpoints both have, in one shape, carried ones left out; () if none is moved by G alone."""
-    found = tuple(
-        side
-        for side in (*site.lefts, *site.rights)
-        if all(name in anchor and anchor.shape(name) == checkpoint.shape(name) for name in side.linear.names)
-    )
+    found = tuple(side for side in (*site.lefts, *site.rights) if in_both(side, checkpoint, anchor))
     return found if any(not side.shared and side in site.lefts for side in found) else ()
 
 

@@ -66,7 +66,7 @@ def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
         return False
     looked = False
     for sides in (site.lefts, site.rights):
-        there_too = tuple(side for side in sides if all(name in anchor for name in side.linear.names))
+        there_too = tuple(side for side in sides if in_both(side, protected, anchor))
         if not there_too:
             continue
         here, there = (_beside(there_too, x, site) for x in (protected, anchor))
@@ -78,6 +78,11 @@ def of_its_size(site: Site, protected: Checkpoint, anchor: Checkpoint) -> bool:
             if not bool(((factor - 1).abs() <= _DEVIATIONS * uncertain + _EXACT).all()):
                 return False
     return looked
+
+
+def in_both(side: Side, checkpoint: Checkpoint, anchor: Checkpoint) -> bool:
+    """Whether two checkpoints have a side's tensors in one shape, unlike the heads of different tasks."""
+    return all(name in anchor and anchor.shape(name) == checkpoint.shape(name) for name in side.linear.names)
 
 
 def sampled(side: Side, checkpoint: Checkpoint, *, count: int = SAMPLE, folded: bool = True) -> Tensor:

@@ -116,3 +116,21 @@ def test_a_sample_of_everything_is_the_canonical_stack(name):
             seen = sampled(side, checkpoint)
             biased = not side.columns and side.linear.bias is not None
             assert torch.allclose(seen, whole[:, : whole.shape[1] - biased], atol=1e-12)
+
+
+def test_heads_of_different_tasks_are_passed_over():
+    """The last norm is read by a head of 39 classes in one and of 20 in the other: both enough to be sampled."""
+    network_ = network("vit").checkpoint
+    draws = np.random.default_rng(0)
+
+    def of(classes):
+        head = torch.from_numpy(draws.standard_normal((classes, 24)))
+        return network_.replace({"classifier.weight": head, "classifier.bias": head[:, 0].clone()})
+
+    one, other = of(39), of(20)
+    (last,) = (
+        s for s in anatomy_of(one).sites(("norm",)) if any("classifier.weight" in d.linear.names for d in s.rights)
+    )
+    assert not of_its_size(last, one, other)  # nothing is left that was looked at
+    back = fit_gauges(one, other, ("norm",), None)
+    assert all(torch.allclose(back[name], one[name]) for name in one)

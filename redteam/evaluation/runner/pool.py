@@ -18,17 +18,16 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from redteam.errors import RedteamError
-from redteam.evaluation.runner.workers import Ended
+from redteam.evaluation.runner.workers import Ended, one_thread
 
 _PRELOAD = ("redteam.evaluation.computations", "transformers.modeling_utils")
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _STILLBORN = 5  # so many workers in a row that end by themselves before they are ready: the next would too
 _KILLED = 50  # so many that are killed before they are: says nothing of the next, but there must be an end
 _PATIENCE = 5.0  # seconds that an idle worker gets to leave by itself
@@ -226,20 +225,14 @@ def _leave_with_the_main_process() -> None:
 
 @contextmanager
 def _as_children_inherit() -> Iterator[None]:
-    """One thread, read when they first load torch; no interrupts from the keyboard, even while they load it."""
-    before: Mapping[str, str | None] = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    """One thread, and no interrupts from the keyboard, even while they load torch."""
     masks = hasattr(signal, "pthread_sigmask")
     if masks:
         resource_tracker.ensure_running()  # started later, it would lift the mask
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with one_thread():
+            yield
     finally:
         if masks:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

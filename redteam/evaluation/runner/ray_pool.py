@@ -20,9 +20,8 @@ from typing import Any
 
 from redteam.errors import BadInput, RedteamError
 from redteam.evaluation.digest import engine_digest, versions
-from redteam.evaluation.runner.workers import Ended
+from redteam.evaluation.runner.workers import ONE_THREAD, Ended, one_thread
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _STORE = 100_000_000  # bytes for what a cluster of this machine passes on: outcomes, since weights go through files
 
 
@@ -67,7 +66,8 @@ class RayPool:
     def __init__(
         self, size: int | None, *, address: str = "", root: Path, files: Sequence[Path] = (), gpus: int = 0
     ) -> None:
-        self._ray, self._ours = _connected(address or os.environ.get("RAY_ADDRESS", ""), size)
+        address = address or os.environ.get("RAY_ADDRESS", "")
+        self._ray, self._ours = _connected(address, size)
         there = self._ray.cluster_resources()
         if gpus > there.get("GPU", 0):
             if self._ours:
@@ -87,8 +87,9 @@ class RayPool:
             "num_gpus": gpus,
             "max_retries": 0,
             "num_returns": "streaming",
-            "runtime_env": {"env_vars": _ONE_THREAD},
         }
+        if address or not self._ours:  # another's workers: those with these settings have to be started first
+            self._options["runtime_env"] = {"env_vars": ONE_THREAD}
 
     @property
     def jobs(self) -> int:
@@ -186,7 +187,11 @@ def _connected(address: str, size: int | None) -> tuple[Any, bool]:
     local = {"num_cpus": size, "object_store_memory": _STORE, "include_dashboard": False}
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=address or "local", **quiet, **({} if address else local))
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            with one_thread():
+                ray.init(address="local", **quiet, **local)
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
