@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,15 @@ def workers() -> list[int]:
 
 
 @contextlib.contextmanager
-def slaughter(draw: random.Random, *, pause: float, most: int) -> Iterator[list[int]]:
-    """Kills some worker of this process after random pauses; gives the list of those killed."""
+def slaughter(
+    draw: random.Random, *, pause: float, most: int, find: Callable[[], Collection[int]] = workers
+) -> Iterator[list[int]]:
+    """Kills some worker, of this process where nothing else is said, after random pauses; gives those killed."""
     ended, killed = threading.Event(), []
 
     def hand() -> None:
         while len(killed) < most and not ended.wait(draw.uniform(0, pause)):
-            if victims := workers():
+            if victims := find():
                 killed.append(draw.choice(sorted(victims)))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(killed[-1], signal.SIGKILL)
@@ -71,6 +74,33 @@ def slaughter(draw: random.Random, *, pause: float, most: int) -> Iterator[list[
     finally:
         ended.set()
         thread.join()
+
+
+def killed_twenty_times(
+    run: Callable[[Path], Any], folder: Path, find: Callable[[], Collection[int]] = workers
+) -> Iterator[Any]:
+    """Runs in new folders until twenty workers were killed, each again until nothing failed; what each comes to."""
+    draw, count = random.Random(3), 0
+    for turn in itertools.count():
+        home = folder / str(turn)
+        with slaughter(draw, pause=0.5, most=20 - count, find=find) as killed:
+            while failed := failures(run, home):
+                assert all("its process died 3 times" in reason for reason in failed)
+        count += len(killed)
+        kept = {file: file.read_bytes() for file in home.glob("cells/*.json")}
+        yield run(home)
+        assert {file: file.read_bytes() for file in kept} == kept
+        if count == 20:
+            return
+
+
+def failures(run: Callable[[Path], Any], folder: Path) -> list[str]:
+    """Why cells failed; one reason where those failed that all else is measured against, which ends the run."""
+    try:
+        cells = run(folder).results.cells
+    except PluginFault as stopped:
+        return [str(stopped)]
+    return [cell.reason for cell in cells if cell.status != "ok"]
 
 
 def gone(pids: set[int], seconds: float = 10) -> bool:
@@ -112,20 +142,16 @@ class TestWorkers:
 
     def test_killed_over_and_over_then_run_again(self, undisturbed: Any, toys: Any, tmp_path: Path) -> None:
         with slaughter(random.Random(2), pause=0.3, most=20) as killed:
-            failed = self.failures(toys, tmp_path)
+            failed = failures(lambda folder: toys.run(toys.small(), folder, workers=2), tmp_path)
         assert len(killed) > 2
         assert all("its process died 3 times" in reason for reason in failed)
         second = toys.run(toys.small(), tmp_path, workers=2)
         assert toys.numbers(second.results) == toys.numbers(undisturbed.results)
 
-    @staticmethod
-    def failures(toys: Any, folder: Path) -> list[str]:
-        """Why cells failed; one reason where those failed that all else is measured against, which ends the run."""
-        try:
-            cells = toys.run(toys.small(), folder, workers=2).results.cells
-        except PluginFault as stopped:
-            return [str(stopped)]
-        return [cell.reason for cell in cells if cell.status != "ok"]
+    @pytest.mark.slow
+    def test_twenty_kills_at_random_moments(self, undisturbed: Any, toys: Any, tmp_path: Path) -> None:
+        for done in killed_twenty_times(lambda folder: toys.run(toys.small(), folder, workers=2), tmp_path):
+            assert toys.numbers(done.results) == toys.numbers(undisturbed.results)
 
     @pytest.mark.slow
     def test_together_with_the_server_that_forks_them(self) -> None:

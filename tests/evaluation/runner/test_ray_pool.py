@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -20,7 +18,7 @@ from redteam.errors import BadInput
 from redteam.evaluation.runner import ray_pool
 from redteam.evaluation.runner.ray_pool import RayPool
 from redteam.evaluation.runner.workers import Ended
-from tests.evaluation.test_kill import below
+from tests.evaluation.test_kill import below, killed_twenty_times
 
 pytestmark = [
     pytest.mark.slow,
@@ -214,38 +212,11 @@ class TestRun:
         assert toys.numbers(done.results) == toys.numbers(undisturbed.results)
 
     def test_twenty_kills_at_random_moments(self, undisturbed: Any, toys: Any, cluster: Nodes, tmp_path: Path) -> None:
-        draw, over = random.Random(3), threading.Event()
-        killed: list[int] = []
-        failures: list[str] = []
+        def run(folder: Path) -> Any:
+            return toys.run(toys.small(), folder, workers=2, engine="ray", ray_address=cluster.address)
 
-        def hand() -> None:
-            while len(killed) < 20 and not over.wait(draw.uniform(0, 1)):
-                if victims := workers(cluster):
-                    killed.append(draw.choice(sorted(victims)))
-                    os.kill(killed[-1], signal.SIGKILL)
-
-        thread = threading.Thread(target=hand)
-        thread.start()
-        kept = -1
-        try:
-            for _ in range(20):
-                cells = {p.name: p.read_bytes() for p in tmp_path.glob("cells/*.json")}
-                assert len(cells) >= kept
-                kept = len(cells)
-                try:
-                    done = toys.run(toys.small(), tmp_path, workers=2, engine="ray", ray_address=cluster.address)
-                except Exception as error:  # everything that is measured against failed
-                    failures.append(str(error))
-                assert {name: (tmp_path / "cells" / name).read_bytes() for name in cells} == cells
-                if len(killed) == 20:
-                    break
-        finally:
-            over.set()
-            thread.join()
-        assert len(killed) > 5
-        assert all("its process died 3 times" in failure for failure in failures)
-        done = toys.run(toys.small(), tmp_path, workers=2, engine="ray", ray_address=cluster.address)
-        assert toys.numbers(done.results) == toys.numbers(undisturbed.results)
+        for done in killed_twenty_times(run, tmp_path, lambda: workers(cluster)):
+            assert toys.numbers(done.results) == toys.numbers(undisturbed.results)
 
     def test_the_driver_is_killed_and_started_again(
         self, undisturbed: Any, toys: Any, cluster: Nodes, tmp_path: Path, environment: dict[str, str]
