@@ -15,7 +15,7 @@ from typing import Any
 
 from processes import spent
 
-COMMAND = (Path(sys.executable).with_name("redteam"), "run", "quick", "--seeds", "6", "--keys", "1", "--quiet")
+COMMAND = (Path(sys.executable).with_name("redteam"), "run", "quick", "--seeds", "4", "--keys", "3", "--quiet")
 AIM = 1.7
 
 
@@ -28,7 +28,7 @@ def main() -> None:
         raise SystemExit(f"{cores} core; two workers need two.")
     found: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
-        run(Path(folder, "trained"), 2)
+        run(Path(folder, "trained"), 2, "--keys", "1")
         for engine in ("processes", "ray")[: 1 + ray]:
             more = () if engine == "processes" else ("--engine", engine)
             seconds = {}
