@@ -43,7 +43,7 @@ FLAGS: dict[str, Flag] = {
         do="look at the theft seed by seed",
     ),
     "NEEDS-LABELS": Flag(
-        raised_if="the attack that breaks it uses labelled samples of the victim's task",
+        raised_if="on some seed only attacks that use labelled samples of the victim's task break it",
         means="an attacker without such samples has not broken it here; theft is counted beyond what the same labels "
         "buy when training starts from the base",
         do="look at the verdict under weights-only, at the curve of theft over labels, and at the price",
@@ -106,7 +106,7 @@ def raised(e: Evidence, word: str, judged: Figure | None, down: int) -> Iterator
     if word == "BROKEN" and judged is not None:
         if down < len(judged.per_seed):
             yield "SOMETIMES"
-        if judged.advantage is not None:
+        if down > len(e.fallen_without_labels):
             yield "NEEDS-LABELS"
         seen = e.chosen("seen")
         if seen is None or not any(seed.sure >= THRESHOLDS.stolen for seed in seen.per_seed):

@@ -69,6 +69,12 @@ class Evidence:
             and f.merger not in self.subject.left_out
         ]
 
+    @property
+    def fallen_without_labels(self) -> frozenset[int]:
+        """Seeds on which half is surely stolen without data of the victim's task."""
+        free = (figure for figure in self.candidates if figure.advantage is None)
+        return frozenset(seed.seed for f in free for seed in f.per_seed if seed.sure >= THRESHOLDS.stolen)
+
     def chosen(self, choice: str) -> Figure | None:
         """The row of a choice over several attacks."""
         return next((f for f in self.figures if f.choice == choice and f.per_seed), None)

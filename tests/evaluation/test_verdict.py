@@ -187,6 +187,12 @@ class TestData:
         decision = decide(held(BREAK, tune))
         assert (decision.word, decision.flags) == ("BROKEN", ())
 
+    def test_labels_that_take_more_of_what_has_fallen_without_them_are_not_needed(self) -> None:
+        tune = figure("tune", 0.97, advantage=0.97)
+        decision = decide(held(BREAK, tune))
+        assert (decision.word, decision.flags) == ("BROKEN", ())
+        assert decision.reason.startswith("tune")
+
     def test_who_uses_data_has_no_floor(self) -> None:
         tune = figure("tune", 0.7, advantage=0.7)
         assert ("floor", "tune") not in decide(held(tune, controls=(), tried=())).wanted
