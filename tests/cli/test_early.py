@@ -55,6 +55,7 @@ SLIPS = {
     "run further.toml": "has an entry 'also.1.seed' that means nothing; did you mean 'seeds'?",
     "run --threat weight-only": "There is no threat model called 'weight-only'; did you mean 'weights-only'?",
     "run --threat few-shot:sample=3": "few-shot has no setting 'sample'; did you mean 'samples'?",
+    "run --out there -o there/plan.json": "there/plan.json is a record of the run that it would be written over",
     "run -o page.htm": "No report can be written to page.htm; the file's name must end in one of",
     "run --fail-on verdict==BROKN": "did you mean BROKEN?",
     "run --shard 4/3": "--shard 4/3 cannot be used; expected I/N with I from 1 to N, as in 2/3.",
