@@ -117,6 +117,8 @@ def run(
         Shard.parse(shard)  # a slip is said before torch is imported
     if seed and seeds is not None:
         raise BadInput("--seed names seeds and --seeds counts them from 0 on; give one of the two.")
+    if ray_address and engine is not Engine.ray:
+        raise BadInput("--ray-address names the cluster of --engine ray; add that, or leave the address out.")
     found, folder = find_plan(plan)
     given = {
         "scenarios": scenario,

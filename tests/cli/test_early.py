@@ -58,6 +58,7 @@ SLIPS = {
     "run --out there -o there/plan.json": "there/plan.json is a record of the run that it would be written over",
     "run -o page.htm": "No report can be written to page.htm; the file's name must end in one of",
     "run --fail-on verdict==BROKN": "did you mean BROKEN?",
+    "run --ray-address 10.0.0.1:6379": "--ray-address names the cluster of --engine ray; add that, or leave the",
     "run --shard 4/3": "--shard 4/3 cannot be used; expected I/N with I from 1 to N, as in 2/3.",
     "run --seed 1 --seeds 2": "--seed names seeds and --seeds counts them from 0 on; give one of the two.",
     "run --mlflow": "Logging to mlflow needs mlflow, which is not installed; pip install 'merge-redteam[mlflow]'.",
