@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redteam.cli.printing import print_answer
 from redteam.errors import BadInput, UnwritableOutput
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def tell(results: Results, *, verbose: bool, as_json: bool = False) -> None:
         as_json: Whether what `results.json` holds is printed in place of all that.
     """
     if as_json:
-        typer.echo(results.as_json())
+        print_answer(results.as_json())
         return
     from redteam.cli.answer import answer
     from redteam.evaluation.gate import told
