@@ -84,6 +84,9 @@ class Said:
 def _for_json_alone() -> Iterator[None]:
     """Lets nothing but the answer to standard output; what plugins, libraries and workers print goes to the other."""
     out, copy = sys.stdout, None
+    if out is None or sys.stderr is None:  # closed by the shell: nothing is read there, or nothing can be put there
+        yield
+        return
     out.flush()
     with suppress(OSError, ValueError):  # streams of notebooks and tests have no descriptor
         if out.fileno() == _STDOUT:

@@ -84,6 +84,13 @@ def test_nor_is_what_is_written_past_python(tmp_path: Path) -> None:
     assert rest == "afterwards"
 
 
+def test_a_shell_may_close_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["list", "--json"])
+    assert not left.value.code
+
+
 def test_what_writes_a_model_says_the_same_as_json(shell: Shell, here: Path) -> None:
     commands = {
         "locked": ("protect", "mergelock", "left", "--key", "key"),
