@@ -10,7 +10,7 @@ import typer
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
 from redteam.cli.outputs import Pages, require_apart, writers
-from redteam.cli.printing import Json, Quiet, Verbose, table_lines
+from redteam.cli.printing import Json, Quiet, Verbose, print_answer, table_lines
 from redteam.errors import BadInput
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def audit(
     for path, writer in asked:
         writer(found, path)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+        print_answer(found.model_dump_json(indent=1, by_alias=True))
         return
     _tell(found)
     for path, _ in asked:

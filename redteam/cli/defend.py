@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from redteam.cli.outputs import writers
+from redteam.cli.printing import print_answer
 
 if TYPE_CHECKING:
     from redteam.search.defenders.results import Defenses
@@ -42,7 +43,7 @@ def search_defenses(
         for path, writer in written:
             writer(found, path)
         if as_json:
-            typer.echo(found.model_dump_json(indent=1, by_alias=True))
+            print_answer(found.model_dump_json(indent=1, by_alias=True))
         else:
             _tell(found, home, time.perf_counter() - started)
 

@@ -11,7 +11,7 @@ import typer
 
 from redteam.cli import checkpoint_options as shared
 from redteam.cli import opening
-from redteam.cli.printing import Json, Quiet, Verbose, print_json
+from redteam.cli.printing import Json, Quiet, Verbose, print_answer, print_json
 from redteam.errors import BadInput, NotACheckpoint, Quantised
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def diagnosed(
 def tell(found: Diagnosis, *, json: bool) -> None:
     """Prints what was found: a line for each finding, with its remedy under it, or JSON."""
     if json:
-        typer.echo(found.model_dump_json(by_alias=True, indent=2))
+        print_answer(found.model_dump_json(by_alias=True, indent=2))
         return
     for finding in found.findings:
         new = [place for place in finding.where if place not in finding.told]

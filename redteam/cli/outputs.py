@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from redteam.cli.printing import print_answer
 from redteam.errors import BadInput, UnwritableOutput
 
 if TYPE_CHECKING:
@@ -119,6 +120,25 @@ def require_apart(reports: list[Path], sources: list[Path]) -> None:
                 raise UnwritableOutput(f"{path} lies in {source}, which is read; name a file elsewhere.")
 
 
+def require_no_record(reports: Iterable[Path], runs: Iterable[Path]) -> None:
+    """Refuses a report in the place of what a run rests on: its results, or the plan that it announced.
+
+    Args:
+        reports: Where reports go.
+        runs: The runs: folders, results files, archives.
+
+    Raises:
+        UnwritableOutput: In this case.
+    """
+    from redteam.archive import PLAN, RESULTS
+
+    homes = [run.parent if run.name == RESULTS else run for run in runs]
+    kept = {os.path.realpath(home / file) for home in homes for file in ("", RESULTS, PLAN)}
+    for path in reports:
+        if os.path.realpath(path) in kept:
+            raise UnwritableOutput(f"{path} is a record of the run that it would be written over; name another file.")
+
+
 def check_gate(expressions: Sequence[str] | None) -> None:
     """Reads what `--fail-on` says, before anything is computed.
 
@@ -149,7 +169,7 @@ def tell(results: Results, *, verbose: bool, as_json: bool = False) -> None:
         as_json: Whether what `results.json` holds is printed in place of all that.
     """
     if as_json:
-        typer.echo(results.as_json())
+        print_answer(results.as_json())
         return
     from redteam.cli.answer import answer
     from redteam.evaluation.gate import told

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +18,18 @@ from redteam.terminal import Loudness, at_loudness
 if TYPE_CHECKING:
     from redteam.notebook import Table
 
+_STDOUT, _STDERR = 1, 2
+_kept: ContextVar[IO[str] | None] = ContextVar("kept for JSON", default=None)
+
 
 def print_json(value: Any) -> None:
     """Prints plain values as JSON on standard output."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    print_answer(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_answer(text: str) -> None:
+    """Prints JSON on standard output, which `--json` keeps for it."""
+    typer.echo(text, file=_kept.get())
 
 
 def table_lines(table: Table, *, folded: Collection[str]) -> Iterator[str]:
@@ -68,6 +80,37 @@ class Said:
             print_json({"written": str(written), "facts": self.facts, "sentences": self._sentences})
 
 
+@contextmanager
+def _for_json_alone() -> Iterator[None]:
+    """Lets nothing but the answer to standard output; what plugins, libraries and workers print goes to the other."""
+    out, copy = sys.stdout, None
+    if out is None or sys.stderr is None:  # closed by the shell: nothing is read there, or nothing can be put there
+        yield
+        return
+    out.flush()
+    with suppress(OSError, ValueError):  # streams of notebooks and tests have no descriptor
+        if out.fileno() == _STDOUT:
+            copy = os.fdopen(os.dup(_STDOUT), "w", encoding=out.encoding, errors=out.errors)
+    token = _kept.set(copy or out)
+    try:
+        if copy is not None:
+            os.dup2(_STDERR, _STDOUT)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept.reset(token)
+        if copy is not None:
+            os.dup2(copy.fileno(), _STDOUT)
+            with suppress(OSError):  # told when it was printed
+                copy.close()
+
+
+def _keep_apart(ctx: typer.Context, wanted: bool) -> bool:
+    if wanted and not ctx.resilient_parsing:  # a shell that completes asks for words on standard output
+        ctx.with_resource(_for_json_alone())
+    return wanted
+
+
 def _hush(ctx: typer.Context, wanted: bool) -> bool:
     if wanted:
         ctx.with_resource(at_loudness(Loudness.quiet))
@@ -80,7 +123,7 @@ def _show_all(ctx: typer.Context, wanted: bool) -> bool:
     return wanted
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.", callback=_keep_apart)]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.", callback=_hush)]
 Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Print a line for each step, also on a terminal.", callback=_show_all)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from redteam.cli.outputs import FailOn, Files, check_gate, gated, tell, writers
+from redteam.cli.outputs import FailOn, Files, check_gate, gated, require_no_record, tell, writers
 from redteam.cli.printing import Details, Json
 
 
@@ -42,6 +42,7 @@ def report(
     check_gate(fail_on)
     results = gated(joined({str(folder): Results.read(folder) for folder in folders}), fail_on)
     found = writers(files or ())
+    require_no_record((path for path, _ in found), folders)
     for path, writer in found:
         writer(results, path)
         if not as_json:

@@ -15,7 +15,7 @@ import typer
 
 from redteam.cli import completion
 from redteam.cli.checkpoint_options import Device
-from redteam.cli.outputs import FailOn, Files, tell, writers
+from redteam.cli.outputs import FailOn, Files, require_no_record, tell, writers
 from redteam.cli.printing import Details, Json, Quiet, print_json
 from redteam.cli.progress import Progress
 from redteam.cores import cores
@@ -117,6 +117,8 @@ def run(
         Shard.parse(shard)  # a slip is said before torch is imported
     if seed and seeds is not None:
         raise BadInput("--seed names seeds and --seeds counts them from 0 on; give one of the two.")
+    if ray_address and engine is not Engine.ray:
+        raise BadInput("--ray-address names the cluster of --engine ray; add that, or leave the address out.")
     found, folder = find_plan(plan)
     given = {
         "scenarios": scenario,
@@ -148,6 +150,7 @@ def run(
     if home.exists() and not home.is_dir():
         raise UnwritableOutput(f"{home} cannot be written (it is no folder); name another one with --out.")
     asked = writers(report or ())
+    require_no_record((path for path, _ in asked), [home])
     to_mlflow = mlflow or mlflow_uri is not None
     if to_mlflow:
         require_extra("mlflow", "Logging to mlflow")

@@ -13,7 +13,7 @@ import typer
 from redteam.cli import completion
 from redteam.cli.checkpoint_options import Device
 from redteam.cli.outputs import Pages, writers
-from redteam.cli.printing import Json, Quiet, Verbose
+from redteam.cli.printing import Json, Quiet, Verbose, print_answer
 from redteam.devices import require_device
 from redteam.errors import BadInput, UnknownName
 from redteam.extras import require_extra
@@ -141,7 +141,7 @@ def search(
     home = out or Path("runs") / f"search-{re.sub(r'[^A-Za-z0-9]+', '-', named[0]).strip('-')}"
     found = _search_attackers({**shared, "defense": absolute(named[0])}, home, report or (), processes, command())
     if as_json:
-        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+        print_answer(found.model_dump_json(indent=1, by_alias=True))
     else:
         _tell(found, home, time.perf_counter() - started)
     raise typer.Exit(0 if found.scored is not None and found.scored.theft is not None else 2)

@@ -10,7 +10,7 @@ import typer
 
 from redteam.cli.checkpoint_options import at_home
 from redteam.cli.opening import require_there
-from redteam.cli.printing import Json, Quiet, Verbose
+from redteam.cli.printing import Json, Quiet, Verbose, print_answer
 
 if TYPE_CHECKING:
     from redteam.evaluation.verify import Verification
@@ -49,7 +49,7 @@ def verify(
     with Progress() as progress:
         found = check(run, sample=sample, seed=seed, workers=cores() if workers is None else workers, observer=progress)
     if as_json:
-        typer.echo(found.model_dump_json(indent=1, by_alias=True))
+        print_answer(found.model_dump_json(indent=1, by_alias=True))
     else:
         _tell(found)
     raise typer.Exit(0 if found.agrees else 1)

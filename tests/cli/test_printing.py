@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from redteam.cli import main as cli
 from redteam.cli.main import COMMANDS
 from redteam.cli.progress import Progress
 from redteam.terminal import Loudness, at_loudness, loudness, mention
@@ -40,6 +43,52 @@ def test_every_command_has_the_options_that_mean_something_to_it(shell: Shell, c
     help_text = shell(command, "--help").out
     assert ("--json" in help_text) == (command not in SILENT)
     assert ("--quiet" in help_text) == (command not in UNMOVING)
+
+
+LOUD = """
+import os
+from redteam.plugins.contracts import attack
+
+print("a word of the file")
+os.write(1, b"a word past Python\\n")
+
+
+@attack("loud")
+def loud(view):
+    return view.protected
+"""
+
+
+def test_what_plugins_print_is_no_part_of_the_json(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    told = shell("show", f"{tmp_path}/loud.py@loud", "--json")
+    assert [one["name"] for one in json.loads(told.out)] == [f"{tmp_path}/loud.py@loud"]
+    assert "a word of the file" in told.err
+
+
+def test_nor_is_what_is_written_past_python(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    held = os.dup(1)
+    with (tmp_path / "out").open("wb") as file:
+        os.dup2(file.fileno(), 1)
+    try:
+        out = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        with out, contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+            cli.main(["show", f"{tmp_path}/loud.py@loud", "--json"])
+        os.write(1, b"\nafterwards")
+    finally:
+        os.dup2(held, 1)
+        os.close(held)
+    answer, _, rest = (tmp_path / "out").read_text().rpartition("\n")
+    assert json.loads(answer)
+    assert rest == "afterwards"
+
+
+def test_a_shell_may_close_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["list", "--json"])
+    assert not left.value.code
 
 
 def test_what_writes_a_model_says_the_same_as_json(shell: Shell, here: Path) -> None:

@@ -139,6 +139,8 @@ REFUSED = {
         "must end in one of .csv, .html, .json, .junit.xml, .leaderboard.md, .md.",
     ),
     "bad place": (["report", "{run}", "-o", "/proc/none/r.html"], "/proc/none/r.html cannot be written"),
+    "over the results": (["report", "{run}", "-o", "{run}/../{run.name}/results.json"], "is a record of the run"),
+    "over the plan": (["report", "{run}/results.json", "-o", "{run}/plan.json"], "is a record of the run"),
 }
 
 
