@@ -36,7 +36,14 @@ CONFIG: dict[str, Any] = {
     "initializer_range": 0.3,
     "tie_word_embeddings": False,
 }
-WITH_DATA = ("fine-tune", "distillation", "distill-own", "train-anew", "coefficient-search:samples=8,rounds=1")
+WITH_DATA = (
+    "fine-tune",
+    "distillation",
+    "distill-own",
+    "train-anew",
+    "pseudo-rehearsal",
+    "coefficient-search:samples=8,rounds=1",
+)
 BY_ACTIVATIONS = ("activation-procrustes:sites=[vo,mlp]", "regmean-regression")
 
 
@@ -90,7 +97,7 @@ def locked(scenario: Scenario) -> Checkpoint:
 @pytest.mark.parametrize("name", [*WITH_DATA, *BY_ACTIVATIONS])
 def test_an_attack_with_data_works_on_documents(scenario: Scenario, name: str) -> None:
     protected = locked(scenario)
-    steps = ":steps=2" if name in WITH_DATA[:4] else ""
+    steps = ":steps=2" if name in WITH_DATA[:5] else ""
     attack, made = view(name + steps, scenario, protected)
     found = attack(made)
     assert found.outline() == protected.outline()

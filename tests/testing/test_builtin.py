@@ -26,6 +26,7 @@ LONG = {
     "mergetune",
     "neulig",
     "optimal-transport",
+    "pseudo-rehearsal",
     "rebasin",
     "regmean-regression",
     "seed-regeneration",

@@ -25,7 +25,7 @@ PAIRS = {"arcee-fusion", "nearswap"}
 """Mergers of one expert into the base."""
 BRIEF = {
     **dict.fromkeys(("adamerging", "distill-own", "distillation", "fine-tune", "imitation"), "steps=2"),
-    **dict.fromkeys(("mergetune", "neulig", "path-fit", "train-anew"), "steps=2"),
+    **dict.fromkeys(("mergetune", "neulig", "path-fit", "pseudo-rehearsal", "train-anew"), "steps=2"),
 }
 LONG = {
     "arf",
@@ -43,6 +43,7 @@ LONG = {
     "mergeguard",
     "optimal-transport",
     "path-fit",
+    "pseudo-rehearsal",
     "rebasin",
     "regmean-regression",
     "seed-regeneration",
