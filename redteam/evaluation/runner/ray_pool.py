@@ -192,11 +192,14 @@ def _connected(address: str, size: int | None) -> tuple[Any, bool]:
         else:
             with one_thread():
                 ray.init(address="local", **quiet, **local)
-    except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # a node that is late raises no class of its own
+        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        if not address:
+            raise BadInput(
+                f"Ray does not start on this machine ({first}); try again when it is less busy, or leave --engine out."
+            ) from None
         raise BadInput(
-            f"No Ray cluster answers at {address or 'this machine'} ({first.rstrip('.')}); expected HOST:PORT of one "
-            "that this machine is part of."
+            f"No Ray cluster answers at {address} ({first}); expected HOST:PORT of one that this machine is part of."
         ) from None
     return ray, True
 
