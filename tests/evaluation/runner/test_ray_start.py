@@ -42,6 +42,6 @@ def test_a_node_that_is_late_is_a_sentence(asked: list[dict[str, Any]], tmp_path
 
 
 def test_so_is_a_cluster_that_does_not_answer(asked: list[dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="No Ray cluster answers at 127.0.0.1:1 "):
+    with pytest.raises(BadInput, match=r"No Ray cluster answers at 127\.0\.0\.1:1 "):
         RayPool(2, address="127.0.0.1:1", root=tmp_path)
     assert asked[0]["address"] == "127.0.0.1:1"
