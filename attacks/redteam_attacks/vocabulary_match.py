@@ -31,6 +31,7 @@ def vocabulary_match(view: AttackerView, *, directions: Annotated[int, Range(8, 
     """
     protected, anchor = view.protected, view.anchor
     try:
+        token_tables(anchor)  # asked first: a lock may have made a network of it that nobody else knows
         tables = token_tables(protected)
     except IllegalGauge:
         return protected
