@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from redteam.tasks import Batch
 from redteam.threat import QUERIES
 from redteam.training import Budget, endless, in_turn, train
 from redteam.views import AttackerView
-from redteam_attacks.training import Epsilon, Rate, Size, Steps
+from redteam_attacks.training import Epsilon, Rate, Size, Steps, evenly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -231,9 +230,6 @@ def _taught(
         )
     weight = features if same_basis(ours[1], theirs[1]) else 0.0
 
-    def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
-        return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
-
     return train(
         start,
         view.anchor,
@@ -241,7 +237,7 @@ def _taught(
         batches=chain((first,), batches),
         loss=imitating(teacher, temperature, weight),
         generator=view.generator("points of the path"),
-        points=points,
+        points=evenly(path),
         reach=reach,
         relatives=tuple(view.companions.values()),
         steps=view.steps(budget.steps),

@@ -1,16 +1,13 @@
 """Fine-tuning: the protected weights trained on labelled samples so that the whole way from the base to them works."""
 
-from collections.abc import Sequence
 from typing import Annotated
-
-import numpy as np
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.contracts import Needs, attack
 from redteam.plugins.settings import Range
 from redteam.training import Budget
 from redteam.views import AttackerView
-from redteam_attacks.training import Epsilon, Rate, Size, Steps, train
+from redteam_attacks.training import Epsilon, Rate, Size, Steps, evenly, train
 
 
 @attack(
@@ -50,8 +47,4 @@ def fine_tune(
             weights alone. `[1, 1]` with a large reach is plain fine-tuning.
         reach: How far a tensor may lie from the base, as a multiple of the farthest companion's distance.
     """
-
-    def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
-        return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
-
-    return train(view, view.protected, Budget(steps, rate, batch, epsilon), points=points, reach=reach)
+    return train(view, view.protected, Budget(steps, rate, batch, epsilon), points=evenly(path), reach=reach)

@@ -19,7 +19,8 @@ from redteam.plugins.settings import Range
 from redteam.tasks import Batch
 from redteam.training import Budget, endless, in_turn, train
 from redteam.views import AttackerView
-from redteam_attacks.training import Epsilon, Rate, Size, Steps
+from redteam_attacks.standing_in import standing_in
+from redteam_attacks.training import Epsilon, Rate, Size, Steps, evenly
 
 if TYPE_CHECKING:
     from torch import nn
@@ -134,7 +135,7 @@ def _learned(
         before = view.protected.module(torch.float32)
         experts = [expert.module(torch.float32) for expert in view.companions.values()]
         heads = [expert.module(torch.float32) for expert in view.companions.values()]
-    for network in (before, *experts):
+    for network in (before, *experts, *heads):
         network.requires_grad_(False)
     own = [view.own_inputs(task, _INPUTS) for task in view.companions]
     batches = in_turn(
@@ -146,25 +147,22 @@ def _learned(
     )
     imitated = [imitating(expert, temperature, 0.0) for expert in experts]
     rehearsed, disguise = imitating(before, temperature, 1.0), _disguise(view, own)
-    tied: list[nn.Module] = []
 
     def loss(network: nn.Module, given: Batch) -> Tensor:
         inputs, turn = given
-        if not tied:  # from here on every head stands on the network that is trained
-            tied.extend(_on(network, head, places) for head in heads)
         place = int(turn[0])
-        learned = imitated[place](tied[place], (inputs, turn))
+        trained = {name: network.get_parameter(name) for name in places}
+        learned = standing_in(heads[place], trained, lambda head: imitated[place](head, given))
         return learned + keep * rehearsed(network, (disguise(inputs), turn)) if keep else learned
 
-    draws = view.generator("points of the path")
     return train(
         view.protected,
         view.anchor,
         budget,
         batches=batches,
         loss=loss,
-        generator=draws,
-        points=lambda _: ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),),
+        generator=view.generator("points of the path"),
+        points=evenly(path),
         names=names,
         steps=view.steps(budget.steps),
     )
@@ -174,14 +172,6 @@ def _places(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
     """What its network calls the parameters that hold some tensors."""
     names_of = parameter_names(checkpoint)
     return tuple(dict.fromkeys(names_of[name] for name in names if name in names_of))
-
-
-def _on(network: nn.Module, head: nn.Module, places: Sequence[str]) -> nn.Module:
-    """A network whose parameters at these places are another one's own."""
-    for place in places:
-        path, _, last = place.rpartition(".")
-        setattr(head.get_submodule(path), last, network.get_parameter(place))
-    return head
 
 
 Disguise = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

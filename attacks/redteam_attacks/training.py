@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
+
+import numpy as np
 
 from redteam.checkpoint import Checkpoint
 from redteam.plugins.settings import Range
@@ -14,6 +17,15 @@ Steps = Annotated[int, Range(1, 100_000, log=True)]
 Rate = Annotated[float, Range(1e-6, 1e-1, log=True)]
 Size = Annotated[int, Range(1, 4096, log=True)]
 Epsilon = Annotated[float, Range(1e-12, 1.0, log=True)]
+
+
+def evenly(path: tuple[float, float]) -> Points:
+    """One point of a range a step, drawn evenly."""
+
+    def points(draws: np.random.Generator) -> Sequence[tuple[float, float]]:
+        return ((path[0] + (path[1] - path[0]) * float(draws.random()), 1.0),)
+
+    return points
 
 
 def train(
