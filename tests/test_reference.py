@@ -65,7 +65,7 @@ def test_the_page_is_of_the_same_run(name: str) -> None:
     for number, verdict in enumerate(TOOL.page_of(name).verdicts, 1):
         head = page[page.index(f'id="v{number}"') :][:600]
         assert f'data-verdict="{verdict.verdict}"' in head
-        assert verdict.theft is None or f'data-theft-mean="{verdict.theft.mean}"' in head
+        assert verdict.theft is None or f'data-theft-mean="{verdict.theft.mean:.6g}"' in head
 
 
 def test_the_folder_stays_small() -> None:
