@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from redteam.errors import BadInput
+from redteam.errors import BadInput, RedteamError
 from redteam.evaluation import over_victims
+from redteam.evaluation.flags import FLAGS
 from redteam.evaluation.gate import gate
 from redteam.evaluation.results import Choice, Results, Verdict
 from redteam.evaluation.rows import Model, Subject
 from redteam.evaluation.statistics import Interval
 from redteam.evaluation.thresholds import THRESHOLDS, Thresholds
 from redteam.evaluation.verdict import Decision, Evidence, decide
+from redteam.threat import threat_model
 
 _ROUNDING = 1e-9  # of sums of a handful of shares, in another order
 
@@ -56,6 +58,21 @@ def disagreements(results: Results) -> Iterator[Disagreement]:
     yield from _counts(results)
     if results.gate is not None and not results.runs:  # of several runs each gate spoke of its own
         yield from _gate(results)
+
+
+def reworded(results: Results) -> Iterator[Disagreement]:
+    """What results say of flags and threat models by name, where this version says something else."""
+    for name in sorted({flag for verdict in results.verdicts for flag in verdict.flags} | set(results.flags)):
+        held, here = (dict(flags[name]) if name in flags else {} for flags in (results.flags, FLAGS))
+        for field in (field for field in here or held if held.get(field) != here.get(field)):
+            yield _differs(f"the flag {name}", field, held.get(field), here.get(field))
+    for name, words in results.threats.items():
+        try:
+            known = threat_model(name).words
+        except RedteamError:  # a plugin's, which is not installed here
+            continue
+        if words != known:
+            yield _differs("the threat model", name, words, known)
 
 
 def follows(evidence: Evidence, decision: Decision) -> dict[str, Any]:

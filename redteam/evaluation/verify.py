@@ -13,7 +13,7 @@ from redteam.archive import PLAN, is_archive, read_archive
 from redteam.errors import RedteamError
 from redteam.evaluation.digest import engine_digest, versions
 from redteam.evaluation.recompute import Again
-from redteam.evaluation.rederive import Disagreement, disagreements, judged_alike, said
+from redteam.evaluation.rederive import Disagreement, disagreements, judged_alike, reworded, said
 from redteam.evaluation.results import Results
 from redteam.evaluation.rows import Model
 from redteam.evaluation.runner.pool import Pool
@@ -27,7 +27,7 @@ class Check(Model):
     """One thing that was looked at.
 
     Attributes:
-        name: `"rows"`, `"plan"`, `"engine"`, `"scenarios"`, `"records"` or `"sample"`.
+        name: `"rows"`, `"engine"`, `"words"`, `"plan"`, `"records"` or `"sample"`.
         told: What was looked at, or why nothing could be.
         found: What does not agree.
     """
@@ -73,10 +73,11 @@ def verify(
         BadInput: If there are no results.
     """
     results, root = Results.read(path), path.parent if path.name == "results.json" else path
-    checks = [_rows(results), _engine(results)]
+    engine = _engine(results)
+    checks = [_rows(results), engine, _words(results, engine)]
     if root.is_dir() or is_archive(root):
         checks.append(_plan(results, root))
-    checks += _recomputed(results, root, checks[1], sample, seed, workers, observer or Observer())
+    checks += _recomputed(results, root, engine, sample, seed, workers, observer or Observer())
     return Verification(run=str(path), checks=tuple(checks))
 
 
@@ -111,6 +112,13 @@ def _engine(results: Results) -> Check:
         return _check("engine", "the engine and the libraries are those that the results were made with")
     told = ", ".join(f"{key} {str(value)[:12]} (here {str(here[key])[:12]})" for key, value in other.items())
     return _unchecked("engine", f"the results were made with {told}, so that nothing can be computed anew here")
+
+
+def _words(results: Results, engine: Check) -> Check:
+    told = "what flags and threat models mean"
+    if engine.state != "agrees":
+        return _unchecked("words", f"{told} is said in another version's words")
+    return _check("words", told, reworded(results))
 
 
 def _plan(results: Results, root: Path) -> Check:

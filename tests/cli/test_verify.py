@@ -53,7 +53,7 @@ def test_an_untouched_run_agrees_and_stays_untouched(shell: Shell, finished: Pat
     told = shell("verify", str(finished), "--workers", "0", "--sample", "6", "--json")
     checks = found(told)
     assert {name: check["state"] for name, check in checks.items()} == dict.fromkeys(
-        ("rows", "engine", "plan", "records", "sample"), "agrees"
+        ("rows", "engine", "words", "plan", "records", "sample"), "agrees"
     ), told.out
     assert checks["sample"]["told"].startswith("6 of ")
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
@@ -103,6 +103,16 @@ RESULTS: dict[str, tuple[Edit, str, str]] = {
     "no counts": (lambda r: r.update(coverage=None), "records", "coverage is nothing in the results"),
     "a claim": (lambda r: r["claims"].update(rotation="safe"), "records", "claims.rotation is safe"),
     "settings": (lambda r: r["settings"]["attack"].clear(), "records", "settings.attack"),
+    "what a flag means": (
+        lambda r: next(iter(r["flags"].values())).update(means="nothing to see here"),
+        "words",
+        "means is nothing to see here in the results",
+    ),
+    "a threat model": (
+        lambda r: r["threats"].update({"weights-only": "The attacker has all there is."}),
+        "words",
+        "weights-only is The attacker has all there is. in the results",
+    ),
     "a row from nowhere": (_row_from_nowhere, "records", "the row is there in the results, and no such row follows"),
     "an engine, and a figure": (_another_engine, "records", "scores.theft is 0.123"),
 }
@@ -214,7 +224,7 @@ def test_another_engine_is_said_and_nothing_is_computed(
     told = shell("verify", str(copy), "--workers", "0")
     assert told.code == 0
     assert "(here ffffffffffff), so that nothing can be computed anew here" in told.out
-    assert "not checked: engine, records." in told.out
+    assert "not checked: engine, words, records." in told.out
 
 
 def test_a_scenario_that_is_not_to_be_had_here_shows_nothing_wrong(
