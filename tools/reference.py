@@ -1,6 +1,6 @@
 """Takes finished runs over: their reports to reports/reference, and what the documents say of them.
 
-python tools/reference.py runs/paper runs/tables runs/published runs/mergers runs/mergers-docstrings
+python tools/reference.py runs/paper runs/tables runs/published runs/mergers runs/mergers-docstrings runs/seals
 python tools/reference.py                           # draws what is kept anew
 
 Of each run it keeps the results without single cells (`NAME.json.gz`: every figure seed by seed, every control, all
@@ -29,10 +29,15 @@ Row = TypeVar("Row", ByMerger, WholeMerge)
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "reports" / "reference"
-TOLD = {"paper": "README.md", "tables": "README.md", "mergers": "docs/mergers.md"}
+TOLD = {"paper": "README.md", "tables": "README.md", "mergers": "docs/mergers.md", "seals": "docs/threat-models.md"}
 """What a page is called → the document that speaks of it."""
 ENDING = ".json.gz"
-PAGES = {"paper": ("paper",), "tables": ("tables", "published"), "mergers": ("mergers", "mergers-docstrings")}
+PAGES = {
+    "paper": ("paper",),
+    "tables": ("tables", "published"),
+    "mergers": ("mergers", "mergers-docstrings"),
+    "seals": ("seals",),
+}
 """What a page is called → the plans whose runs are side by side on it, that of the page's name first."""
 NAMES = tuple(name for names in PAGES.values() for name in names)
 HERO = "mergelock"  # the defense whose verdicts the README shows under every threat model
@@ -78,9 +83,9 @@ def draw(page: str, home: Path = HOME, root: Path = ROOT) -> Iterable[Path]:
     """
     shown, document = page_of(page, home), root / TOLD[page]
     written = {f"{page}.html": results_html.render(shown).encode()}
-    if page != "mergers":
+    if page in ("paper", "tables"):
         written[f"{page}.svg"] = picture(shown).encode()
-    if page == "tables":
+    if page in ("tables", "seals"):
         written[f"{page}.md"] = leaderboard.markdown(shown).encode()
     for file, content in written.items():
         (home / file).write_bytes(content)
@@ -130,7 +135,9 @@ def drawn(page: str, home: Path = HOME) -> str:
     """What its document says of a page: of its first run (of mergers each), and where the others disagree with it."""
     whole = page_of(page, home)
     told = [name for name in PAGES[page] if is_kept(name, home)] if page == "mergers" else [page]
-    tell = {"paper": _under_every_threat, "tables": _every_defense, "mergers": _every_merger}[page]
+    tell = {"paper": _under_every_threat, "tables": _every_defense, "mergers": _every_merger, "seals": _every_scheme}[
+        page
+    ]
     lines = [line for name in told for line in tell(read(name, home))]
     if whole.runs:
         lines.append(leaderboard.differing(whole))
@@ -158,7 +165,18 @@ def _under_every_threat(kept: Results) -> Iterable[str]:
     verdicts = [v for v in kept.verdicts if v.defense == HERO and v.scenario == kept.plan["scenarios"][0]]
     named = answer.named(HERO, kept.about.get("defense", {}))
     yield f"{named} by what the attacker has ({_run(kept)}):"
-    yield _table(("the attacker has", "verdict", "plain merge", "worst case", "by"), map(_line, verdicts))
+    yield _table(
+        ("the attacker has", "verdict", "plain merge", "worst case", "by"), (_line(v, v.threat) for v in verdicts)
+    )
+
+
+def _every_scheme(kept: Results) -> Iterable[str]:
+    """The verdicts on what seals weights, and the line of whoever has the answers alone."""
+    sealing = [verdict for verdict in kept.verdicts if verdict.gated]
+    line = wording.interval(next((v.imitation for v in sealing if v.imitation is not None), None))
+    scenario = kept.plan["scenarios"][0]
+    yield f"`redteam run {kept.plan['name']}` ({scenario}; {_run(kept)}) ends in this; imitation takes {line}."
+    yield _table(("scheme", "verdict", "plain merge", "worst case", "by"), (_line(v, v.defense) for v in sealing))
 
 
 def _every_merger(kept: Results) -> Iterable[str]:
@@ -198,10 +216,10 @@ def _change(before: Interval | None, after: Interval | None) -> str:
     return " → ".join("–" if one is None else f"{one.mean:.2f}" for one in (before, after))
 
 
-def _line(verdict: Verdict) -> tuple[str, ...]:
+def _line(verdict: Verdict, first: str) -> tuple[str, ...]:
     naive = "–" if verdict.protection is None else f"{1 - verdict.protection.mean:.2f}"
     attack = f"`{verdict.attack}`" if verdict.attack else "–"
-    return f"`{verdict.threat}`", verdict.verdict, naive, wording.interval(answer.stolen(verdict)), attack
+    return f"`{first}`", verdict.verdict, naive, wording.interval(answer.stolen(verdict)), attack
 
 
 def _run(kept: Results) -> str:
