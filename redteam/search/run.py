@@ -30,7 +30,7 @@ from redteam.plugins.shipped import default_merger, defaults
 from redteam.search.objective import SPLIT, STREAM, Objective
 from redteam.search.results import Scored, SearchResults, Trial, bounded, front, winner
 from redteam.search.space import Space
-from redteam.search.study import Goal, Study, coarse, default_storage
+from redteam.search.study import Goal, Study, coarse, default_storage, require_storage
 
 _TIME_LIMIT = 300.0  # of the plan that repeats the winner, unless the search was given more
 _LEAST = 1e-3  # seconds
@@ -121,6 +121,8 @@ def search(
     space = _space(asked, resolved)
     root = out / "tuning"
     Store(root)
+    if asked.storage:
+        require_storage(asked.storage)
     with alone_in(root), Pool(workers) if workers else nullcontext() as pool:
         objective = Objective(resolved, root, pool=pool, tell=observer.preparing)
         study = Study(

@@ -203,24 +203,49 @@ def _interrupted(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.name == "FAIL" and not {"result", "again"} & set(trial.user_attrs)
 
 
+def require_storage(storage: str) -> None:
+    """Refuses a storage that cannot be used, before anything is computed that would go there.
+
+    Args:
+        storage: An optuna storage URL.
+
+    Raises:
+        BadInput: If optuna is not installed, or the storage cannot be used.
+    """
+    require_extra("optuna", "A search")
+    import optuna
+
+    with _quiet(), _telling(storage):
+        opened = optuna.storages.RDBStorage(storage)
+        opened.remove_session()
+        opened.engine.dispose()
+
+
 def _opened(
     storage: str, name: str, directions: Mapping[str, Literal["maximize", "minimize"]]
 ) -> tuple[optuna.storages.RDBStorage, optuna.Study]:
     import optuna
 
-    try:
+    with _telling(storage):
         opened = optuna.storages.RDBStorage(storage)
         study = optuna.create_study(
             storage=opened, study_name=name, directions=list(directions.values()), load_if_exists=True
         )
         study.set_metric_names(list(directions))
+    return opened, study
+
+
+@contextmanager
+def _telling(storage: str) -> Iterator[None]:
+    """Tells in a sentence that a storage cannot be used."""
+    try:
+        yield
     except Exception as error:  # each driver has its own, and a URL may hold a password
         scheme = storage.partition("://")[0] + "://…" if "://" in storage else "that was named"
         raise BadInput(
             f"The storage {scheme} cannot be used ({type(error).__name__}); name an optuna "
             "storage URL whose driver is installed and whose place can be written, such as sqlite:///study.db."
         ) from None
-    return opened, study
 
 
 def _require_same(study: optuna.Study, about: Mapping[str, Any], name: str) -> None:

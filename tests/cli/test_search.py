@@ -207,6 +207,7 @@ def test_a_storage_that_cannot_be_used(
     assert sentence.startswith("Error: The storage ")
     assert "such as sqlite:///study.db" in sentence
     assert "secret" not in sentence
+    assert not [path for path in (tmp_path / "out").rglob("cells/*") if path.is_file()], "before anything is computed"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from redteam.search.defenders.trial import Trials
 from redteam.search.objective import SPLIT, STREAM
 from redteam.search.run import environment, plan_text, require_one_victim
 from redteam.search.space import Space
-from redteam.search.study import Goal, Study, default_storage
+from redteam.search.study import Goal, Study, default_storage, require_storage
 
 _GOAL = Goal(
     Trial,
@@ -135,6 +135,8 @@ def search(
     require_one_victim(resolved)
     root = out / "tuning"
     Store(root)
+    if asked.storage:
+        require_storage(asked.storage)
     with alone_in(root), Pool(workers) if workers else nullcontext() as pool:
         tries = Trials(asked.trial, root, pool=pool, workers=workers, tell=observer.preparing)
         naive = Trial(number=-1, pipeline=no_defense()[0], **vars(tries.naive))
