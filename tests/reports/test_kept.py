@@ -22,7 +22,7 @@ TOOL = module_from(Path(__file__).resolve().parents[2] / "tools" / "reference.py
 def run(made: Any, request: pytest.FixtureRequest) -> Results:
     """Of the plan that a page is called by."""
     small: Results = made(scenarios=("digits",), mergers=("ties",))
-    gauntlets = {"gauntlet-1": ("graft", "gauge-fit")} if request.param == "tables" else {}
+    gauntlets = {"gauntlet-1": ("graft", "gauge-fit")} if request.param in ("tables", "seals") else {}
     new = {"plan": {**small.plan, "name": request.param}, "gauntlets": gauntlets, "by_merger": ()}
     if request.param == "mergers":
         half = Interval(mean=0.5, low=0.4, high=0.6, seeds=5, over="seeds")
