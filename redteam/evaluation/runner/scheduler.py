@@ -13,6 +13,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,10 @@ class Scheduler:
         )
 
     def add(self, steps: Iterable[Step], *, priority: int = 0) -> int:
-        """Takes in steps, inputs first; those with a record are settled already.
+        """Takes in steps, inputs first; those with a record, or that were found not to apply, are settled already.
 
-        Steps that failed are not tried again. Where a step's checkpoint is needed and no longer there, it is made anew.
+        Steps that failed are not tried again, but by the next run. Where a step's checkpoint is needed and no longer
+        there, it is made anew.
 
         Args:
             steps: Every one of them after its inputs.
@@ -103,11 +105,18 @@ class Scheduler:
         missing = []
         for step in new:
             held = self.store.get(step.name)
-            if held is None:
-                missing.append(step)
-            else:
+            if held is not None:
                 self._keep(step, held)
-        again = self._vanished(missing)
+            elif reason := self.store.text(_inapplicable(step)):
+                self._failed[step.name] = Outcome("skipped", reason=reason, inapplicable=True)
+                self.outcomes.setdefault(step.name, self._failed[step.name])
+            else:
+                missing.append(step)
+        doomed = set(self._failed)
+        for step in missing:
+            if not doomed.isdisjoint(step.inputs.values()):
+                doomed.add(step.name)
+        again = self._vanished(step for step in missing if step.name not in doomed)
         todo = [*(self.steps[name] for name in again), *missing]
         self._take_in(todo, priority)
         return len(todo)
@@ -301,10 +310,11 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
         store.put(step, record, gpu)
     except NotEnoughMemory as error:
         return Outcome("skipped", reason=str(error), memory=error.total)
-    except Inapplicable as error:
-        return Outcome("skipped", reason=str(error), inapplicable=True)
     except RedteamError as error:
-        if isinstance(error, IllegalGauge) and (step.kind == "attack" or "plant" in step.settings):  # no such lock here
+        nowhere = isinstance(error, IllegalGauge) and (step.kind == "attack" or "plant" in step.settings)
+        if nowhere or isinstance(error, Inapplicable):  # as it will be again, under this name
+            with suppress(OSError, RedteamError):  # where it cannot be written it is found anew
+                store.put_text(_inapplicable(step), str(error))
             return Outcome("skipped", reason=str(error), inapplicable=True)
         return Outcome("error", reason=disarmed(str(error)))
     except (Exception, SystemExit) as error:
@@ -313,6 +323,11 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
         reason = f"{type(error).__name__}: {disarmed(' '.join(str(error).split()))[:300]} ({where})"
         return Outcome("error", reason=reason, traceback=traceback.format_exc())
     return Outcome("ok", record, gpu=gpu)
+
+
+def _inapplicable(step: Step) -> str:
+    """Under which a run's store keeps why a step does not apply."""
+    return f"{step.name}-inapplicable"
 
 
 def behind(steps: Mapping[str, Step], names: Iterable[str]) -> list[Step]:

@@ -192,6 +192,25 @@ class TestFailures:
             assert (outcome.status, outcome.inapplicable) == ("skipped", True)
             assert "not for such shapes" in outcome.reason
 
+    def test_what_does_not_apply_is_not_tried_by_the_next_run_and_what_failed_is(
+        self, ran: list[str], tmp_path: Path
+    ) -> None:
+        store, lock, fails = Store(tmp_path), step("lock", makes=True), step("fails", fails=True)
+        attack, other = step("attack", {"lock": lock}, refuses=True), step("other", illegal=True)
+        both = step("both", {"lock": lock, "attack": attack})
+        steps = [lock, attack, other, both, fails]
+        before = scheduler(store)
+        before.add(steps)
+        before.run()
+        assert ran == ["lock", "attack", "other", "fails"]
+        store.clear_work()
+        ran.clear()
+        again = scheduler(store)
+        again.add(steps)
+        again.run()
+        assert ran == ["fails"], "nor is the lock put on again that only they would have read"
+        assert again.outcomes == before.outcomes
+
     def test_what_an_attack_undoes_does_not_exist_everywhere_but_a_lock_that_cannot_be_put_on_failed(
         self, ran: list[str], tmp_path: Path
     ) -> None:
