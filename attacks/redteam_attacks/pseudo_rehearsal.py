@@ -21,6 +21,7 @@ from redteam.training import Budget, endless, in_turn, train
 from redteam.views import AttackerView
 from redteam_attacks.standing_in import standing_in
 from redteam_attacks.training import Epsilon, Rate, Size, Steps, evenly
+from redteam_attacks.written import written
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,8 @@ _CUT, _GAIN = 0.35, 2.0  # the largest: what is cut off of the darkest, and by h
     "pseudo-rehearsal",
     needs=Needs.ANCHOR | Needs.COMPANIONS,
     targets=("trap2",),
-    paper="Robins, Catastrophic Forgetting, Rehearsal and Pseudorehearsal, 1995; Li and Hoiem, arXiv:1606.09282",
+    paper="Robins, Catastrophic Forgetting, Rehearsal and Pseudorehearsal, 1995; Li and Hoiem, arXiv:1606.09282; "
+    "Sun et al., arXiv:1909.03329",
 )
 def pseudo_rehearsal(
     view: AttackerView,
@@ -53,16 +55,17 @@ def pseudo_rehearsal(
     A lock that fails between the base and its own weights does not fail at its own weights, and nothing says that a
     merge has to take place near the base. M starts from the protected weights θ and minimises, over the companions t,
     E [T² KL(expert t ‖ M under head t)] on inputs of their tasks + keep · [T² KL(θ ‖ M) + error of the hidden states]
-    on the same inputs, disguised. On plain foreign inputs a trapped network does not compute what it does on its own.
-    What its own are like is read out of the weights: the first layer can only have moved along inputs that it saw, so
-    that images are projected onto these directions, patch by patch (colours that the victim's inputs lack go), and each
-    is given a random contrast, light on dark or dark on light.
+    on inputs like the victim's. On plain foreign inputs a trapped network does not compute what it does on its own.
+    A causal language model writes its own, token by token. Of images, what the victim's are like is read out of the
+    weights: the first layer can only have moved along inputs that it saw, so that the attacker's own are projected onto
+    these directions, patch by patch (colours that the victim's inputs lack go), and each is given a random contrast,
+    light on dark or dark on light. Other inputs are rehearsed as they are.
 
     Args:
         view: Grants the base, the attacker's own experts, and inputs and validation data of their tasks.
         steps: Optimizer steps, each of one companion's task in turn.
         rate: The highest learning rate, after a warm-up of a tenth of the steps; it falls to zero.
-        batch: Samples to a step, and as many disguised ones.
+        batch: Samples to a step, and as many that are rehearsed.
         epsilon: AdamW's; small, since M has no need to stay near anything.
         temperature: T.
         keep: Weight of what is rehearsed.
@@ -146,7 +149,7 @@ def _learned(
         ]
     )
     imitated = [imitating(expert, temperature, 0.0) for expert in experts]
-    rehearsed, disguise = imitating(before, temperature, 1.0), _disguise(view, own)
+    rehearsed, disguise = imitating(before, temperature, 1.0), _disguise(view, before, own)
 
     def loss(network: nn.Module, given: Batch) -> Tensor:
         inputs, turn = given
@@ -177,8 +180,11 @@ def _places(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
 Disguise = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
-def _disguise(view: AttackerView, own: Sequence[Mapping[str, Tensor]]) -> Disguise:
-    """Makes foreign inputs like the victim's: images, where a layer that reads patches has moved; others stay."""
+def _disguise(view: AttackerView, network: nn.Module, own: Sequence[Mapping[str, Tensor]]) -> Disguise:
+    """Puts inputs like the victim's in the place of foreign ones: texts that the network writes, images in disguise."""
+    texts = written(network, _side_by_side(own), view.generator("texts"))
+    if texts is not None:
+        return _drawn(texts, view.generator("which texts"))
     low, high = ({k: f(x[k] for x in own if k in x) for k in own[0]} for f in (_least, _most))
     seen = {name: _seen(view, value) for name, value in own[0].items()}
     draws = view.generator("contrasts")
@@ -190,6 +196,23 @@ def _disguise(view: AttackerView, own: Sequence[Mapping[str, Tensor]]) -> Disgui
         }
 
     return disguised
+
+
+def _side_by_side(own: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """All of them, where they are as long; else those of the first."""
+    alike = all({k: v.shape[1:] for k, v in x.items()} == {k: v.shape[1:] for k, v in own[0].items()} for x in own)
+    return {name: torch.cat([x[name] for x in (own if alike else own[:1])]) for name in own[0]}
+
+
+def _drawn(texts: Mapping[str, Tensor], draws: np.random.Generator) -> Disguise:
+    """As many texts as there are inputs, whatever these are."""
+
+    def some(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        count, held = (len(next(iter(x.values()))) for x in (inputs, texts))
+        rows = torch.from_numpy(draws.integers(held, size=count))
+        return {name: value[rows] for name, value in texts.items()}
+
+    return some
 
 
 def _least(tensors: Iterable[Tensor]) -> float:

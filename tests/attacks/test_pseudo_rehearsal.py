@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,10 @@ def apart(scenario: Scenario, body: Checkpoint, task: str) -> float:
         return float(loss(scenario.dressed(body, task).module(), batch))
 
 
+def disguise(scenario: Scenario, victim: Checkpoint, own: dict[str, torch.Tensor]) -> Any:
+    return _disguise(view(scenario, victim), victim.module(), [own])
+
+
 def test_the_merge_has_learned_the_companions_tasks_and_keeps_the_victims(scenario: Scenario) -> None:
     found, made = attacked(scenario, "pseudo-rehearsal:steps=60,rate=0.003")
     forgot, _ = attacked(scenario, "pseudo-rehearsal:steps=60,rate=0.003,keep=0")
@@ -96,7 +101,7 @@ def test_images_keep_only_what_moved_the_layer_that_reads_them() -> None:
 def test_images_differ_in_contrast_and_stay_in_their_range() -> None:
     scenario = toy_scenario("vit")
     own = scenario.tasks["left"].inputs_of("train")
-    made = _disguise(view(scenario, scenario.experts["victim"]), [own])
+    made = disguise(scenario, scenario.experts["victim"], own)
     first, again = (made(own)["pixel_values"] for _ in range(2))
     assert not torch.equal(first, again)
     low, high = float(own["pixel_values"].min()), float(own["pixel_values"].max())
@@ -107,15 +112,28 @@ def test_where_the_layer_has_not_moved_images_stay() -> None:
     scenario = toy_scenario("vit")
     own = scenario.tasks["left"].inputs_of("train")
     still = scenario.experts["victim"].replace({PATCHES: scenario.base[PATCHES]})
-    assert torch.equal(_disguise(view(scenario, still), [own])(own)["pixel_values"], own["pixel_values"])
+    assert torch.equal(disguise(scenario, still, own)(own)["pixel_values"], own["pixel_values"])
 
 
-def test_tokens_stay_as_they_are() -> None:
+def test_tokens_of_a_classifier_stay_as_they_are() -> None:
     scenario = toy_scenario("bert")
     own = scenario.tasks["left"].inputs_of("train")
-    disguised = _disguise(view(scenario, scenario.experts["victim"]), [own])(own)
+    disguised = disguise(scenario, scenario.experts["victim"], own)(own)
     assert disguised
     assert all(torch.equal(disguised[name], value) for name, value in own.items())
+
+
+def test_a_language_model_rehearses_what_it_writes() -> None:
+    class Counts(torch.nn.Module):
+        """Expects the next number, whatever was before."""
+
+        def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, use_cache: bool = False) -> Any:
+            return SimpleNamespace(logits=100.0 * F.one_hot((input_ids + 1) % 9, 9))
+
+    scenario = toy_scenario("vit")
+    foreign = {"input_ids": torch.full((5, 7), 4)}
+    drawn = _disguise(view(scenario, scenario.experts["victim"]), Counts(), [foreign, foreign])(foreign)
+    assert drawn["input_ids"].tolist() == [[4, 5, 6, 7, 8, 0, 1]] * 5
 
 
 def test_what_it_cannot_work_with_is_one_sentence(scenario: Scenario) -> None:
