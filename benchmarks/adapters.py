@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 
 from redteam.checkpoint import Checkpoint
-from redteam.checkpoint.factors import Factors
 from redteam.checkpoint.modules import parameter_names
 from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.metrics import Clock
@@ -34,6 +33,7 @@ from redteam.evaluation.packing import Packed
 from redteam.evaluation.statistics import combine
 from redteam.evaluation.steps import Cost, Merged, Scored, parsed, plain
 from redteam.key import Key
+from redteam.plugins.reference import Reference
 from redteam.plugins.registry import ATTACKS, DEFENSES, MERGERS, SCENARIOS
 from redteam.tasks import Scenario, Split
 from redteam.views import AttackerView, DefenderView, MergerView
@@ -42,7 +42,8 @@ COMPANIONS = ("letters", "shapes")
 COMBINATIONS = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "cat", "svd")
 COEFFICIENTS = tuple(round(0.2 * step, 1) for step in range(1, 11))
 GROUPS = ("general-linear", "orthogonal", "scaling")
-BEFORE, ALIKE, APART = "before the lock", "began alike", "began apart"
+BEFORE, OUT = "before the lock", "`multiply-out`"
+ALIKE, APART = "began alike", "began apart"
 SAME = 1e-6  # entries of merges that differ by rounding alone
 
 
@@ -79,7 +80,7 @@ def trained(scenario: Scenario, task: str, begun: int, out: Path, recipe: Recipe
             warnings.simplefilter("ignore")
             torch.manual_seed(begun)
             network = get_peft_model(module, settings)
-            network.save_pretrained(out / f"begun-{begun}")
+            network.save_pretrained(out / f"begun-{begun}", save_embedding_layers=False)
         learned = [weight for weight in network.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=recipe.rate, eps=recipe.epsilon, weight_decay=0.0)
         schedule = get_cosine_schedule_with_warmup(optimizer, recipe.steps // 10, recipe.steps)
@@ -92,7 +93,7 @@ def trained(scenario: Scenario, task: str, begun: int, out: Path, recipe: Recipe
             nn.utils.clip_grad_norm_(learned, 1.0)
             optimizer.step()
             schedule.step()
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, save_embedding_layers=False)  # there are none, and it would ask the hub
     return held(Checkpoint.open(folder, base=scenario.base))
 
 
@@ -108,22 +109,10 @@ def locked(adapter: Checkpoint, group: str, key: Key) -> Checkpoint:
     return held(made)
 
 
-def multiplied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
-    """After `multiply-out`."""
-    made: Checkpoint = ATTACKS.load("multiply-out")(AttackerView.by_hand(adapter, anchor=base))
-    return held(made)
-
-
-def fitted(adapter: Checkpoint, *like: Checkpoint) -> Checkpoint:
-    """A ← G A and B ← B G⁻¹, where G A is nearest to the mean A of other adapters."""
-
-    def moved(name: str, own: Factors) -> Factors:
-        wide = own.to(dtype=torch.float64)
-        others = [found.down.double() for one in like if (found := one.factors(name)) is not None]
-        gauge = torch.stack(others).mean(0) @ torch.linalg.pinv(wide.down)
-        return Factors(torch.linalg.solve(gauge, wide.up, left=False), gauge @ wide.down, own.scale)
-
-    return held(adapter.refactored(moved))
+def multiplied(adapter: Checkpoint, base: Checkpoint, like: Path | None = None) -> Checkpoint:
+    """After `multiply-out`, in the basis of another adapter where one is given."""
+    text = "multiply-out" if like is None else str(Reference("multiply-out", {"like": str(like)}))
+    return held(ATTACKS.load(text)(AttackerView.by_hand(adapter, anchor=base)))
 
 
 class Bench:
@@ -140,7 +129,7 @@ class Bench:
     ) -> None:
         self.scenario, self.companions, self.victims = scenario, companions, victims
         self._networks = {task: scenario.dressed(scenario.base, task).module() for task in self.tasks}
-        self._names = parameter_names(scenario.base)
+        self._names = parameter_names(scenario.dressed(scenario.base, scenario.victim))
         self._seen: list[tuple[Tensor, Merged]] = []
 
     @property
@@ -199,28 +188,29 @@ class Bench:
         chance = {task: self.scenario.tasks[task].chance for task in adapters}
         return Scored(self.scenario.victim, chance, experts, {}, {}, {}, {}, 0.0)
 
-    def released(self, case: str, begun: Checkpoint) -> dict[str, Checkpoint]:
+    def released(self, case: str, out: Path) -> dict[str, Checkpoint]:
         """What a free-rider may have in the victim's place, by row of the table."""
-        victim, own, base = self.victims[case], tuple(self.companions.values()), self.scenario.base
+        victim, base = self.victims[case], self.scenario.base
         key = Key.derive(seed=self.scenario.seed, index=0, name="defender")
         under = {group: locked(victim, group, key) for group in (GROUPS if case == ALIKE else GROUPS[:1])}
-        one = under[GROUPS[0]]
-        rows = {BEFORE: victim, **under, "`multiply-out`": multiplied(one, base), "A fitted to own": fitted(one, *own)}
-        return rows if case == APART else {**rows, "A fitted to the first": fitted(one, begun)}
+        one, own, first = under[GROUPS[0]], out / f"{next(iter(self.companions))}-0", out / "begun-0"
+        attacked = {OUT: multiplied(one, base), f"{OUT}, like an own one": multiplied(one, base, own)}
+        if case == ALIKE:
+            attacked[f"{OUT}, like the first A"] = multiplied(one, base, first)
+        return {BEFORE: victim, **under, **attacked}
 
 
-def measured(seed: int, out: Path, recipe: Recipe, density: float) -> dict[str, Any]:
+def measured(
+    scenario: Scenario, companions: Sequence[str], out: Path, recipe: Recipe, density: float
+) -> dict[str, Any]:
     """All records of a seed, as JSON holds them: merger → case → row → merge; and the experts alone."""
-    out = out / f"seed{seed}"
     place = out / f"records-{density:g}.json"
     if place.exists():
         return json.loads(place.read_text())  # type: ignore[no-any-return]
-    scenario = SCENARIOS.load(f"digits:seed={seed}")()
-    companions = {task: trained(scenario, task, 0, out, recipe) for task in COMPANIONS}
+    own = {task: trained(scenario, task, 0, out, recipe) for task in companions}
     victims = {case: trained(scenario, scenario.victim, i, out, recipe) for i, case in enumerate((ALIKE, APART))}
-    bench = Bench(scenario, companions, victims)
-    begun = Checkpoint.open(out / "begun-0", base=scenario.base)
-    released = {case: bench.released(case, begun) for case in victims}
+    bench = Bench(scenario, own, victims)
+    released = {case: bench.released(case, out) for case in victims}
     found: dict[str, Any] = {"alone": {case: plain("alone", bench.alone(case)) for case in victims}, "merges": {}}
     for merger in mergers(density):
         coefficient = bench.chosen(merger)
@@ -229,7 +219,7 @@ def measured(seed: int, out: Path, recipe: Recipe, density: float) -> dict[str, 
         for case, rows in released.items():
             made = {row: bench.scored(bench.merge(merger, one, coefficient)) for row, one in rows.items()}
             found["merges"][merger][case] = {row: plain("merge", one) for row, one in made.items()}
-        print(f"  seed {seed}, {merger}: λ = {coefficient}", flush=True)
+        print(f"  seed {scenario.seed}, {merger}: λ = {coefficient}", flush=True)
     place.write_text(json.dumps(found))
     return found
 
@@ -267,27 +257,31 @@ def tables(records: Mapping[int, Mapping[str, Any]], density: float) -> Iterator
             yield f"| {row} | {' | '.join(map(str, cells))} |"
 
 
-def price(seed: int, out: Path, recipe: Recipe) -> str:
+def price(adapter: Checkpoint) -> str:
     """What the lock costs its owner."""
-    scenario = SCENARIOS.load(f"digits:seed={seed}")()
-    adapter = trained(scenario, scenario.victim, 0, out / f"seed{seed}", recipe)
     with Clock() as clock:
-        after = locked(adapter, GROUPS[0], Key.derive(seed=seed, index=0, name="defender"))
-    counts = [sum(f.up.numel() + f.down.numel() for n in one if (f := one.factors(n))) for one in (adapter, after)]
-    return f"locked in {clock.seconds:.2f} CPU s; {counts[0]} numbers in its factors before, {counts[1]} after."
+        after = locked(adapter, GROUPS[0], Key.derive(seed=0, index=0, name="defender"))
+    sizes = [
+        {name: (found.up.shape, found.down.shape) for name in one if (found := one.factors(name)) is not None}
+        for one in (adapter, after)
+    ]
+    told = "of the shapes that they had" if sizes[0] == sizes[1] else "of OTHER SHAPES"
+    return f"{len(sizes[0])} modules locked in {clock.seconds:.2f} CPU s, their factors {told}"
 
 
 def main() -> None:
-    """Prints the tables over all seeds."""
+    """Prints what the lock costs, and the tables over all seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--density", type=float, default=0.5, help="the share that pruning keeps")
     parser.add_argument("--out", type=Path, default=Path("runs/adapters"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = Recipe()
-    records = {seed: measured(seed, asked.out, recipe, asked.density) for seed in asked.seeds}
-    print(price(asked.seeds[0], asked.out, recipe))
+    records = {}
+    for seed in asked.seeds:
+        scenario, out = SCENARIOS.load(f"digits:seed={seed}")(), asked.out / f"seed{seed}"
+        records[seed] = measured(scenario, COMPANIONS, out, Recipe(), asked.density)
+    print(price(trained(scenario, scenario.victim, 0, out, Recipe())))
     for line in tables(records, asked.density):
         print(line)
 
