@@ -6,8 +6,8 @@ which peft combines adapters, and by `task-arithmetic`; theft is that of runs. E
 began with the same A, as those of one seed do, or the victim's began with another one.
 
 λ is chosen as in runs, on the companions' validation data for the merge of the companions alone, among fewer values.
-Steps and rate were chosen on seed 0 by what experts score alone on validation data, before any merge. A minute of CPU
-time a seed, and what training the scenario takes. What is in `--out` already is not computed again.
+Steps and rate were chosen on seed 0 by what experts score alone on validation data, before any merge. Half a
+minute of CPU time a seed, and what training the scenario takes. What is in `--out` already is not computed again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from redteam.checkpoint.modules import parameter_names
 from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.metrics import Clock
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.statistics import combine
+from redteam.evaluation.statistics import Vector
 from redteam.evaluation.steps import Cost, Merged, Scored, parsed, plain
 from redteam.key import Key
 from redteam.plugins.reference import Reference
@@ -239,22 +239,27 @@ def baselines(seed: int, record: Mapping[str, Any], merger: str, case: str) -> B
 
 
 def tables(records: Mapping[int, Mapping[str, Any]], density: float) -> Iterator[str]:
-    """Theft by row and merger, with the interval that reports give, and what there was to steal."""
+    """Theft by row and merger, and what there was to steal: means over seeds, with the least and the greatest."""
     columns = list(mergers(density))
     for case in (ALIKE, APART):
         based = {merger: {s: baselines(s, r, merger, case) for s, r in records.items()} for merger in columns}
         names = (merger.partition("=")[2].partition(",")[0] or merger for merger in columns)
         yield f"\n| {case} | {' | '.join(f'`{name}`' for name in names)} |"
         yield "|---" * (len(columns) + 1) + "|"
-        gains = (combine([one.gain for one in based[merger].values()]) for merger in columns)
-        yield f"| the victim's gain, {BEFORE} | {' | '.join(map(str, gains))} |"
+        gains = ([one.gain for one in based[merger].values()] for merger in columns)
+        yield f"| the victim's gain, {BEFORE} | {' | '.join(map(over_seeds, gains))} |"
         for row in next(iter(records.values()))["merges"][columns[0]][case]:
             thefts = (
                 [b.theft(parsed("merge", records[s]["merges"][m][case][row])) for s, b in based[m].items()]
                 for m in columns
             )
-            cells = (combine(each, lowest=0.0, highest=1.0) for each in thefts)
-            yield f"| {row} | {' | '.join(map(str, cells))} |"
+            yield f"| {row} | {' | '.join(map(over_seeds, thefts))} |"
+
+
+def over_seeds(figures: Sequence[Vector]) -> str:
+    """The mean, and the least and the greatest."""
+    points = [float(figure[0]) for figure in figures]
+    return f"{np.mean(points):.2f} [{min(points):.2f}, {max(points):.2f}]"
 
 
 def price(adapter: Checkpoint) -> str:
