@@ -30,7 +30,7 @@ from redteam.checkpoint.modules import parameter_names
 from redteam.evaluation.baselines import Baselines
 from redteam.evaluation.metrics import Clock
 from redteam.evaluation.packing import Packed
-from redteam.evaluation.statistics import Vector
+from redteam.evaluation.statistics import combine
 from redteam.evaluation.steps import Cost, Merged, Scored, parsed, plain
 from redteam.key import Key
 from redteam.plugins.reference import Reference
@@ -239,27 +239,22 @@ def baselines(seed: int, record: Mapping[str, Any], merger: str, case: str) -> B
 
 
 def tables(records: Mapping[int, Mapping[str, Any]], density: float) -> Iterator[str]:
-    """Theft by row and merger, and what there was to steal: means over seeds, with the least and the greatest."""
+    """Theft by row and merger, with the interval that reports give, and what there was to steal."""
     columns = list(mergers(density))
     for case in (ALIKE, APART):
         based = {merger: {s: baselines(s, r, merger, case) for s, r in records.items()} for merger in columns}
         names = (merger.partition("=")[2].partition(",")[0] or merger for merger in columns)
         yield f"\n| {case} | {' | '.join(f'`{name}`' for name in names)} |"
         yield "|---" * (len(columns) + 1) + "|"
-        gains = ([one.gain for one in based[merger].values()] for merger in columns)
-        yield f"| the victim's gain, {BEFORE} | {' | '.join(map(over_seeds, gains))} |"
+        gains = (combine([one.gain for one in based[merger].values()]) for merger in columns)
+        yield f"| the victim's gain, {BEFORE} | {' | '.join(map(str, gains))} |"
         for row in next(iter(records.values()))["merges"][columns[0]][case]:
             thefts = (
                 [b.theft(parsed("merge", records[s]["merges"][m][case][row])) for s, b in based[m].items()]
                 for m in columns
             )
-            yield f"| {row} | {' | '.join(map(over_seeds, thefts))} |"
-
-
-def over_seeds(figures: Sequence[Vector]) -> str:
-    """The mean, and the least and the greatest."""
-    points = [float(figure[0]) for figure in figures]
-    return f"{np.mean(points):.2f} [{min(points):.2f}, {max(points):.2f}]"
+            cells = (combine(each, lowest=0.0, highest=1.0) for each in thefts)
+            yield f"| {row} | {' | '.join(map(str, cells))} |"
 
 
 def price(adapter: Checkpoint) -> str:
