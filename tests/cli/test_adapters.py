@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,25 @@ def defended(adapter: Checkpoint, text: str, key: int = 0) -> Checkpoint:
     return DEFENSES.load(text)(DefenderView(adapter, None, Key.of_seed(key)))  # type: ignore[no-any-return]
 
 
-def canonical(adapter: Checkpoint) -> Checkpoint:
-    view = AttackerView.by_hand(adapter, anchor=adapter)
-    return ATTACKS.load("multiply-out")(view)  # type: ignore[no-any-return]
+def canonical(adapter: Checkpoint, text: str = "multiply-out", *, base: Checkpoint | None = None) -> Checkpoint:
+    view = AttackerView.by_hand(adapter, anchor=adapter if base is None else base)
+    return ATTACKS.load(text)(view)  # type: ignore[no-any-return]
+
+
+def beside(folder: Path, moved: float, **settings: Any) -> None:
+    """Writes `folder/own`: an adapter with a B of its own whose A has moved by so much of its size."""
+    draws = torch.Generator().manual_seed(2)
+
+    def apart(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(tensor.shape, generator=draws)
+        noise *= tensor.norm() / noise.norm()
+        return tensor + moved * noise if "lora_A" in name else noise
+
+    (folder / "own").mkdir()
+    stored = load_file(folder / "adapter" / "adapter_model.safetensors")
+    save_file({name: apart(name, tensor) for name, tensor in stored.items()}, folder / "own/adapter_model.safetensors")
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    (folder / "own/adapter_config.json").write_text(json.dumps({**config, **settings}))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -131,6 +148,46 @@ def test_multiplying_out_gives_one_form_whatever_the_gauge(group: str, tmp_path:
         assert torch.allclose(own.up, wanted[name].up, atol=1e-9)
         assert torch.allclose(own.down, wanted[name].down, atol=1e-9)
         assert torch.allclose(own.up.mT @ own.up, own.down @ own.down.mT, atol=1e-9), "split evenly"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_like_an_adapter_with_the_same_first_factor_the_lock_is_off(group: str, shell: Shell, tmp_path: Path) -> None:
+    made(tmp_path)
+    beside(tmp_path, 0.0)
+    protected(shell, tmp_path, defense=f"adapter-gauge:group={group}")
+    attacked(shell, tmp_path, f"multiply-out:like={tmp_path}/own")
+    wanted, found = (factors(opened(tmp_path, which)) for which in ("adapter", "after"))
+    for name, own in found.items():
+        assert torch.allclose(own.down, wanted[name].down, atol=1e-5)
+        assert torch.allclose(own.up, wanted[name].up, atol=1e-5)
+
+
+def test_like_one_that_has_moved_it_is_nearer_than_in_its_own_basis(tmp_path: Path) -> None:
+    made(tmp_path, "plain")
+    beside(tmp_path, 0.3)
+    adapter, base = opened(tmp_path, "adapter"), Checkpoint.open(tmp_path / "base").to(torch.float64)
+    text = f"multiply-out:like={tmp_path}/own"
+    first, second = (canonical(defended(adapter, "adapter-gauge", key), text, base=base) for key in (0, 1))
+    assert compared(adapter, first).change < 1e-10
+    own, own_basis = factors(adapter), factors(canonical(adapter))
+    for name, near in factors(first).items():
+        assert torch.allclose(near.down, factors(second)[name].down, atol=1e-8), "whatever the key"
+        far = torch.linalg.norm(own_basis[name].down - own[name].down)
+        assert torch.linalg.norm(near.down - own[name].down) < 0.5 * far
+
+
+def test_what_cannot_be_like_another_is_one_sentence(shell: Shell, tmp_path: Path) -> None:
+    made(tmp_path)
+    protected(shell, tmp_path)
+    for like, why in ((tmp_path / "base", "no factors to be like"), (tmp_path / "none", "none")):
+        told = attacked(shell, tmp_path, f"multiply-out:like={like}", code=2)
+        assert why in told.err
+    (tmp_path / "wider").mkdir()
+    model = peft.get_peft_model(fresh("llama"), lora(r=3))
+    model.save_pretrained(tmp_path / "wider")
+    told = attacked(shell, tmp_path, f"multiply-out:like={tmp_path}/wider", code=2)
+    assert "has rank 3 and this one 2" in told.err
+    assert not (tmp_path / "after").exists()
 
 
 def test_as_a_model_it_is_the_base_with_the_product_added(shell: Shell, tmp_path: Path) -> None:
