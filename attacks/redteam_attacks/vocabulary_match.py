@@ -23,7 +23,8 @@ def vocabulary_match(view: AttackerView, *, directions: Annotated[int, Range(8, 
     Embeddings and head stand side by side. Rows that occur unchanged in the base, as where embeddings were frozen, are
     found by their bytes. The others meet candidates in a projection, and the nearest go together; the Hungarian
     algorithm assigns what is left, up to 3,000 rows, and beyond that the order along one direction. Equal rows cannot
-    be told apart, and need not be. A network without a vocabulary is returned as it is.
+    be told apart, and need not be. A network without a vocabulary is returned as it is, and so is one all of whose
+    rows have another width than the base's: such a stream has to be cut first.
 
     Args:
         view: Grants the base.
@@ -38,6 +39,9 @@ def vocabulary_match(view: AttackerView, *, directions: Annotated[int, Range(8, 
     names = [n for n, axis in tables.axes.items() if n in anchor and axis == 0 and len(protected.shape(n)) == 2]
     if not names:
         raise Inapplicable("The base has none of the tables of tokens; expected the model that this one was made from.")
+    names = [name for name in names if protected.shape(name)[1:] == anchor.shape(name)[1:]]
+    if not names:
+        return protected
     free = numbers_of(protected)[0].sort().values
     free = free[free < min(anchor.shape(name)[0] for name in names)]
 
