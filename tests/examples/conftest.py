@@ -24,9 +24,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.base.save(folder / "base")
     toy.experts["victim"].save(folder / "victim")
     toy.experts["left"].save(folder / "mine")
-    adapter = Extraction(toy.experts["victim"], toy.base, 2)
-    adapter.layers = {name.removesuffix(".weight"): name for name in adapter.layers.values()}  # as its base has them
-    adapter.write(folder / "adapter", base="base", force=False, card=lambda: "## Of the reader\n")
+    for name, task in (("adapter", "victim"), ("my-adapter", "left")):
+        adapter = Extraction(toy.experts[task], toy.base, 2)
+        adapter.layers = {layer.removesuffix(".weight"): layer for layer in adapter.layers.values()}  # as its base has
+        adapter.write(folder / name, base="base", force=False, card=lambda: "## Of the reader\n")
     for page in PAGES.values():
         for file, text in page.files.items():
             (folder / file).write_text(text, encoding="utf-8")
