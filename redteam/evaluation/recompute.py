@@ -89,7 +89,7 @@ class Again:
         resolved = Resolved.of(Plan.of(results.plan), Path())
         with tempfile.TemporaryDirectory(prefix="redteam-verify-") as folder:
             store = Store(Path(folder))
-            # What is said not to apply is tried once more: a line of text takes an attack out, and nothing else sees it.
+            # What is said not to apply is tried once more: no sample would find a line that takes an attack out.
             told = (file for file in (root / "shared").glob("*.json") if not file.stem.endswith(INAPPLICABLE))
             _copy(told, store.root / "shared")
             identities = known_scenarios(resolved, store)

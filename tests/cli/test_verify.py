@@ -213,7 +213,8 @@ def test_an_attack_that_is_only_said_not_to_apply_is_found(shell: Shell, copy: P
         if "procrustes on rotation (" in label and label.startswith(("attack", "merge")):
             file.unlink()
             if label.startswith("attack"):
-                (copy / "shared" / f"{file.stem}-inapplicable.json").write_text('{"text": "It is not for such a lock."}')
+                said = copy / "shared" / f"{file.stem}-inapplicable.json"
+                said.write_text(json.dumps({"text": "It is not for such a lock."}))
     forged = Toys().run(Results.read(copy).plan, copy).results
     (cell,) = (c for c in forged.cells if (c.attack, c.defense, c.key) == ("procrustes", "rotation", 0))
     assert (cell.status, cell.reason) == ("skipped", "It is not for such a lock.")
