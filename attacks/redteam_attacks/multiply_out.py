@@ -33,7 +33,7 @@ def multiply_out(view: AttackerView, *, form: Literal["adapter", "model"] = "ada
         like: The folder of an adapter of the same base and the same ranks. Modules that it lacks keep their own basis.
 
     Raises:
-        BadInput: If `like` is no LoRA, or has another rank somewhere.
+        BadInput: If `like` is no LoRA, has another rank somewhere, or an A that is not finite.
         NotACheckpoint: If `like` cannot be read, or is not for this base.
         Inapplicable: If the A of `like` lacks rank where the adapter's does not.
     """
@@ -64,6 +64,8 @@ def _towards(name: str, own: Factors, other: Factors) -> Factors:
             f"At {name!r} the adapter to be like has rank {other.rank} and this one {own.rank}; expected one of the "
             "same ranks, as factors that are combined apart have."
         )
+    if not torch.isfinite(other.down).all():
+        raise BadInput(f"At {name!r} the A of the adapter to be like is not finite; expected weights that are.")
     gauge = other.down.to(own.down) @ torch.linalg.pinv(own.down)
     if torch.linalg.matrix_rank(gauge) < torch.linalg.matrix_rank(own.down):
         raise Inapplicable(

@@ -31,7 +31,9 @@ def written(network: nn.Module, like: Mapping[str, Tensor], draws: np.random.Gen
     ids, mask = like.get("input_ids"), like.get("attention_mask")
     if ids is None or not set(like) <= {"input_ids", "attention_mask"} or not _continues(network, ids):
         return None
-    at = torch.zeros(len(ids), 1, dtype=torch.int64) if mask is None else mask.argmax(1, keepdim=True)
+    if mask is not None and mask.shape != ids.shape:  # which places see which: not of one text from its beginning on
+        return None
+    at = torch.zeros(len(ids), 1, dtype=torch.int64) if mask is None else mask.int().argmax(1, keepdim=True)
     begun = ids.gather(1, at)
     generator = torch.Generator().manual_seed(int(draws.integers(2**63)))
     texts = torch.cat([_text(network, part, ids.shape[1], generator) for part in begun.split(_ROWS)])

@@ -64,9 +64,12 @@ def test_the_same_texts_without_a_cache() -> None:
     assert torch.equal(one["input_ids"], other["input_ids"])
 
 
-def test_texts_begin_behind_padding_and_have_none() -> None:
-    ids, mask = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 0]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
-    texts = written(network("LlamaForCausalLM"), {"input_ids": ids, "attention_mask": mask}, draws())
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_texts_begin_behind_padding_and_have_none(dtype: torch.dtype) -> None:
+    ids, mask = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 0]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]], dtype=dtype)
+    made = network("LlamaForCausalLM")
+    assert written(made, {"input_ids": ids, "attention_mask": mask[:, None]}, draws()) is None, "no mask of padding"
+    texts = written(made, {"input_ids": ids, "attention_mask": mask}, draws())
     assert texts is not None
     assert texts["input_ids"][:, 0].tolist() == [5, 7]
     assert texts["attention_mask"].tolist() == [[1] * 4] * 2

@@ -187,6 +187,9 @@ def test_what_cannot_be_like_another_is_one_sentence(shell: Shell, tmp_path: Pat
     model.save_pretrained(tmp_path / "wider")
     told = attacked(shell, tmp_path, f"multiply-out:like={tmp_path}/wider", code=2)
     assert "has rank 3 and this one 2" in told.err
+    beside(tmp_path, float("nan"))
+    told = attacked(shell, tmp_path, f"multiply-out:like={tmp_path}/own", code=2)
+    assert "the A of the adapter to be like is not finite" in told.err
     assert not (tmp_path / "after").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 from redteam.evaluation import recompute, steps
 from redteam.evaluation import verify as verifying
 from redteam.evaluation.load_scenarios import Loaded
+from redteam.evaluation.results import Results
 from redteam.evaluation.verify import Verification
 from tests.evaluation.conftest import Toys
 
@@ -204,6 +205,22 @@ def test_a_record_that_was_edited_is_found_by_sum_and_by_sample(shell: Shell, co
     checks = found(shell("verify", str(copy), "--workers", "0", "--sample", str(count), "--json"))
     assert checks["records"]["state"] == "disagrees"
     assert [one["field"] for one in checks["sample"]["found"]] == ["digest", "residual"]
+
+
+def test_an_attack_that_is_only_said_not_to_apply_is_found(shell: Shell, copy: Path) -> None:
+    for file in (copy / "cells").glob("*.json"):
+        label = json.loads(file.read_text())["label"]
+        if "procrustes on rotation (" in label and label.startswith(("attack", "merge")):
+            file.unlink()
+            if label.startswith("attack"):
+                said = copy / "shared" / f"{file.stem}-inapplicable.json"
+                said.write_text(json.dumps({"text": "It is not for such a lock."}))
+    forged = Toys().run(Results.read(copy).plan, copy).results
+    (cell,) = (c for c in forged.cells if (c.attack, c.defense, c.key) == ("procrustes", "rotation", 0))
+    assert (cell.status, cell.reason) == ("skipped", "It is not for such a lock.")
+    told = shell("verify", str(copy), "--workers", "0", "--sample", "0")
+    assert "procrustes on rotation failed in the run and comes out here" in told.out
+    assert "not checked: records." in told.out
 
 
 def test_a_record_that_is_gone_or_cut_is_said_and_shows_nothing_wrong(shell: Shell, copy: Path) -> None:

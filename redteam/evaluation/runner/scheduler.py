@@ -29,6 +29,8 @@ from redteam.terminal import disarmed
 if TYPE_CHECKING:
     from redteam.evaluation.steps import Record
 
+INAPPLICABLE = "-inapplicable"
+"""How names end under which a run's store keeps why a step does not apply."""
 _LEAST = 300.0  # seconds that every step may take
 _MANY = 30.0  # how many times as long as scoring base and experts
 _LIVES = 3  # how often a step is started whose worker dies under it
@@ -327,7 +329,7 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
 
 def _inapplicable(step: Step) -> str:
     """Under which a run's store keeps why a step does not apply."""
-    return f"{step.name}-inapplicable"
+    return f"{step.name}{INAPPLICABLE}"
 
 
 def behind(steps: Mapping[str, Step], names: Iterable[str]) -> list[Step]:
