@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ROWS = 256  # texts at a time
-_SAME = 1e-3  # of the logits' size: what batches of another composition differ by, and no token that is read does
+_SAME = 1e-5  # of the logits' size: what rounding may leave between two passes of one shape
 
 
 def written(network: nn.Module, like: Mapping[str, Tensor], draws: np.random.Generator) -> dict[str, Tensor] | None:
@@ -44,6 +44,9 @@ def written(network: nn.Module, like: Mapping[str, Tensor], draws: np.random.Gen
 def _continues(network: nn.Module, ids: Tensor) -> bool:
     """Whether it has a logit for each token at each place, and what it says there hangs on none that comes later."""
     if ids.ndim != 2 or ids.shape[1] < 2 or getattr(getattr(network, "config", None), "is_encoder_decoder", False):
+        return False
+    generates: Any = getattr(network, "can_generate", None)  # transformers' word on it
+    if generates is not None and not generates():
         return False
     some, other = ids[:1], ids[:1].clone()
     other[0, -1] = int(ids[0, -1] == 0)

@@ -66,13 +66,13 @@ def reworded(results: Results) -> Iterator[Disagreement]:
         held, here = (dict(flags[name]) if name in flags else {} for flags in (results.flags, FLAGS))
         for field in (field for field in here or held if held.get(field) != here.get(field)):
             yield _differs(f"the flag {name}", field, held.get(field), here.get(field))
-    for name, words in results.threats.items():
+    for name in sorted({verdict.threat for verdict in results.verdicts} | set(results.threats)):
         try:
             known = threat_model(name).words
-        except RedteamError:  # a plugin's, which is not installed here
+        except RedteamError:  # of another version
             continue
-        if words != known:
-            yield _differs("the threat model", name, words, known)
+        if results.threats.get(name) != known:
+            yield _differs("the threat model", name, results.threats.get(name), known)
 
 
 def follows(evidence: Evidence, decision: Decision) -> dict[str, Any]:

@@ -114,6 +114,7 @@ RESULTS: dict[str, tuple[Edit, str, str]] = {
         "words",
         "weights-only is The attacker has all there is. in the results",
     ),
+    "no threat models": (lambda r: r.update(threats={}), "words", "weights-only is nothing in the results"),
     "a row from nowhere": (_row_from_nowhere, "records", "the row is there in the results, and no such row follows"),
     "an engine, and a figure": (_another_engine, "records", "scores.theft is 0.123"),
 }

@@ -137,9 +137,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError:
+        record = None
+    if not isinstance(record, dict):
         path.unlink(missing_ok=True)
         return None
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def _write_first(path: Path, record: dict[str, Any]) -> None:

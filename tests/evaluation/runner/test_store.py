@@ -26,7 +26,7 @@ def test_the_first_writer_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"kin', '{"kind": "tune", "result": {"settings": 3}}', '{"kind": "merge", "result": {}}', "{}"]
+    "text", ['{"kin', '{"kind": "tune", "result": {"settings": 3}}', '{"kind": "merge", "result": {}}', "{}", "[]"]
 )
 def test_a_record_that_is_cut_off_or_another_ones_counts_as_none(tmp_path: Path, text: str) -> None:
     store = Store(tmp_path)
