@@ -88,6 +88,7 @@ def test_scores_are_those_of_the_network(bench: Any, benchmark: Any) -> None:
         assert (bench.scores(merged, task) == scenario.tasks[task].scores(module)).all()
 
 
+@pytest.mark.slow
 def test_records_tell_what_the_lock_stops(bench: Any, benchmark: Any) -> None:
     found = benchmark.measured(bench.scenario, COMPANIONS, bench.out, benchmark.Recipe(), 0.5)
     assert benchmark.measured(bench.scenario, COMPANIONS, bench.out, benchmark.Recipe(), 0.5) == found, "not once more"
