@@ -106,7 +106,7 @@ def test_scripts_can_be_run() -> None:
 def test_no_file_is_large() -> None:
     sizes = [file.stat().st_size for file in tracked()]
     assert max(sizes) < 1_000_000
-    assert sum(sizes) < 14_500_000  # weights of digits 4.3 MB, reference runs 2.9
+    assert sum(sizes) < 15_000_000  # weights of digits 4.3 MB, reference runs 3.2
 
 
 def test_licence() -> None:
