@@ -165,9 +165,7 @@ def _under_every_threat(kept: Results) -> Iterable[str]:
     verdicts = [v for v in kept.verdicts if v.defense == HERO and v.scenario == kept.plan["scenarios"][0]]
     named = answer.named(HERO, kept.about.get("defense", {}))
     yield f"{named} by what the attacker has ({_run(kept)}):"
-    yield _table(
-        ("the attacker has", "verdict", "plain merge", "worst case", "by"), (_line(v, v.threat) for v in verdicts)
-    )
+    yield _judged("the attacker has", {v.threat: v for v in verdicts})
 
 
 def _every_scheme(kept: Results) -> Iterable[str]:
@@ -176,7 +174,7 @@ def _every_scheme(kept: Results) -> Iterable[str]:
     line = wording.interval(next((v.imitation for v in sealing if v.imitation is not None), None))
     scenario = kept.plan["scenarios"][0]
     yield f"`redteam run {kept.plan['name']}` ({scenario}; {_run(kept)}) ends in this; imitation takes {line}."
-    yield _table(("scheme", "verdict", "plain merge", "worst case", "by"), (_line(v, v.defense) for v in sealing))
+    yield _judged("scheme", {v.defense: v for v in sealing})
 
 
 def _every_merger(kept: Results) -> Iterable[str]:
@@ -194,6 +192,12 @@ def _every_merger(kept: Results) -> Iterable[str]:
     yield f"Theft without an attack → after all attacks that ran ({first.scenario}, {first.threat}; {_run(kept)}):"
     yield _table(("merger", "gain", *(f"`{defense}`" for defense in defenses)), lines)
     yield r"\* keeps every expert whole, and counts for no verdict."
+
+
+def _judged(what: str, verdicts: Mapping[str, Verdict]) -> str:
+    """A verdict a line, under what they are told apart by."""
+    heads = (what, "verdict", "plain merge", "worst case", "by")
+    return _table(heads, (_line(verdict, name) for name, verdict in verdicts.items()))
 
 
 def _table(heads: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:

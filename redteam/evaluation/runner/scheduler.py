@@ -313,8 +313,8 @@ def compute(step: Step, root: Path, room: Room | None = None) -> Outcome:
     except NotEnoughMemory as error:
         return Outcome("skipped", reason=str(error), memory=error.total)
     except RedteamError as error:
-        nowhere = isinstance(error, IllegalGauge) and (step.kind == "attack" or "plant" in step.settings)
-        if nowhere or isinstance(error, Inapplicable):  # as it will be again, under this name
+        no_such_lock = isinstance(error, IllegalGauge) and (step.kind == "attack" or "plant" in step.settings)
+        if no_such_lock or isinstance(error, Inapplicable):  # as it will be again, under this name
             with suppress(OSError, RedteamError):  # where it cannot be written it is found anew
                 store.put_text(_inapplicable(step), str(error))
             return Outcome("skipped", reason=str(error), inapplicable=True)
